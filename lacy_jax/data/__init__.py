@@ -1,0 +1,1 @@
+"""From documents to batches: corpus, factual spans, tokenizer, packed windows, loader."""
