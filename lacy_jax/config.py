@@ -1,0 +1,203 @@
+"""Settings of a run: frozen dataclasses, validated once, at the door.
+
+A config file (configs/*.py) fills a `ConfigDict`, the command line overrides single fields
+(`--config.training.steps=2`), and `parse` turns the result into a frozen `Config`. Below the door
+nothing sees ml_collections, and no value needs to be checked again.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, get_type_hints
+
+import ml_collections
+import pydantic
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+_STRICT = pydantic.ConfigDict(extra="forbid")
+
+
+class ConfigError(ValueError):
+    """A setting that is unknown, out of range or contradicts another one."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class CorpusConfig:
+    """Where documents come from, and which of them are held out."""
+
+    name: Literal["vital_articles", "jsonl", "tfds"] = "vital_articles"
+    # jsonl: one path or glob, or several separated by commas (.jsonl, .jsonl.gz, .jsonl.zst).
+    files: str = ""
+    id_field: str = "id"
+    title_field: str = "title"
+    text_field: str = "text"
+    # tfds: any TFDS dataset with title and text features, read from (or prepared into) tfds_dir.
+    tfds_name: str = "wikipedia/20230601.en"
+    tfds_dir: str = ""
+    tfds_download: bool = False
+    max_documents: Count = 0  # 0: all of them
+    validation_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.02
+
+
+@dataclass(frozen=True, config=_STRICT)
+class AnnotateConfig:
+    """Who marks the facts. The rule (below) chooses among the marks later, when packing."""
+
+    annotator: Literal["spacy", "spans"] = "spacy"
+    spacy_model: str = ""  # "": an installed en_core_web_sm, else its mirror package
+    # spans: a .jsonl file (also .gz, .zst) of {"id": ..., "spans": [[start, end, kind], ...]}.
+    spans_file: str = ""
+    workers: Count = 0  # 0: one per core
+
+
+@dataclass(frozen=True, config=_STRICT)
+class RuleConfig:
+    """Which marked words count as factual (docs/design.md, `subject-free first mentions`)."""
+
+    # Kinds that count: "entity" stands for every entity label; others by name, e.g. "PROPN,NUM,DATE".
+    kinds: str = "entity,PROPN,NUM"
+    exclude_subjects: bool = True
+    first_mention_only: bool = True
+    sub_tokens: Literal["all", "first"] = "all"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TokenizerConfig:
+    """SentencePiece: trained on the corpus' training split, or loaded from `path`."""
+
+    path: str = ""
+    vocab_size: Annotated[int, Field(ge=300)] = 32_000  # pieces; <CALL> comes on top
+    train_characters: Positive = 200_000_000
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DataConfig:
+    """Where prepared data lies, and in what order it is read."""
+
+    directory: str = "runs/data"
+    # A packed dataset made elsewhere (its TFDS version folder); "": prepare what is missing.
+    packed: str = ""
+    batch_size: Positive = 112
+    seed: Count = 0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ModelConfig:
+    """Decoder: the defaults are GPT-2's, the alternatives Llama's."""
+
+    layers: Positive = 18
+    width: Positive = 768
+    heads: Positive = 12
+    kv_heads: Count = 0  # 0: as many as heads
+    mlp_width: Count = 0  # 0: four times the width
+    context: Annotated[int, Field(ge=8)] = 1024
+    positions: Literal["learned", "rope"] = "learned"
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    activation: Literal["gelu", "swiglu"] = "gelu"
+    bias: bool = True
+    tied_embedding: bool = True
+    norm_epsilon: Annotated[float, Field(gt=0.0)] = 1e-5
+    rope_theta: Annotated[float, Field(gt=0.0)] = 10_000.0
+    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    layer_loop: Literal["scan", "unroll"] = "scan"
+    remat: Literal["none", "dots", "full"] = "none"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ObjectiveConfig:
+    """What is taken, how much of it, and what happens to it (paper section 2)."""
+
+    rule: Literal[
+        "none",
+        "factual_loss",
+        "loss",
+        "excess_loss",
+        "judged_loss",
+        "factual",
+        "random",
+        "random_factual",
+    ] = "factual_loss"
+    rate: Share = 0.6
+    rate_of: Literal["factual", "valid"] = "factual"
+    rate_warmup_steps: Count = 0
+    treatment: Literal["call", "ignore", "joint"] = "call"
+    normalizer: Literal["renormalized", "full"] = "renormalized"
+    joint_weight: NonNegative = 1.0
+    scope: Literal["batch", "microbatch"] = "batch"
+    vocab_chunks: Positive = 1  # above 1: the head never holds all logits (docs/performance.md)
+    reference: str = ""  # excess_loss: the reference model's checkpoint
+
+
+@dataclass(frozen=True, config=_STRICT)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay; defaults of LMLM (arXiv 2505.15962)."""
+
+    learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
+    final_share: Share = 0.1  # of the peak learning rate, at the end of the budget
+    warmup_steps: Count = 2_000
+    b1: Share = 0.9
+    b2: Share = 0.95
+    epsilon: Annotated[float, Field(gt=0.0)] = 1e-8
+    weight_decay: NonNegative = 0.1
+    clip_norm: NonNegative = 1.0  # 0: no clipping
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TrainingConfig:
+    """How long, how often. Exactly one of the three budgets is set; the others are 0."""
+
+    steps: Count = 0
+    tokens: Count = 0
+    ground_truth_tokens: Count = 0  # targets that gave a ground-truth gradient: the paper's matching
+    seed: Count = 0
+    microbatches: Positive = 1
+    log_every: Positive = 50
+    evaluate_every: Positive = 1_000
+    evaluate_batches: Positive = 16
+    checkpoint_every: Positive = 1_000
+    keep_checkpoints: Positive = 2
+
+
+@dataclass(frozen=True, config=_STRICT)
+class MeshConfig:
+    """Devices an axis; one of them may be -1: all that are left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclass(frozen=True, config=_STRICT)
+class CascadeConfig:
+    """Defaults of the cascade samples in the report, and of `generate`."""
+
+    partner: str = "documents"
+    budget: Share = 0.22
+    window: Positive = 512
+    max_new_tokens: Positive = 64
+    samples: Count = 6
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Config:
+    """A whole run."""
+
+    name: str = "custom"
+    method: str = "lacy"
+    corpus: CorpusConfig = CorpusConfig()
+    annotate: AnnotateConfig = AnnotateConfig()
+    rule: RuleConfig = RuleConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig(steps=100_000)
+    mesh: MeshConfig = MeshConfig()
+    cascade: CascadeConfig = CascadeConfig()

@@ -1,0 +1,1 @@
+"""The decoder: tokens in, hidden states out. It knows neither the objective nor `<CALL>`."""

@@ -1,0 +1,242 @@
+"""A pre-norm decoder in Flax NNX: GPT-2's by default, Llama's by config (ModelConfig).
+
+The module is built once, for its structure; parameters are a plain nested dict of arrays and `forward` is a
+pure function of them, so that a training step is one jitted function over pytrees. All layers share one
+stacked set of parameters with a leading axis L, run by `lax.scan` (or unrolled).
+
+Axes: B batch, T time, D model, F feed-forward, H heads, K key-value heads, N head width, V vocabulary, L layers.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lacy_jax.config import ModelConfig
+from lacy_jax.model.attention import KVCache, attend, init_cache, rotate, write_cache
+
+Params = dict[str, Any]  # nested dict of arrays
+
+# The tensor units of TPUs and GPUs want vocabularies in whole tiles, and a mesh axis must divide them.
+VOCAB_MULTIPLE = 128
+
+# What each parameter's axes mean, by the end of its path; sharding.py maps the names onto mesh axes. Parameters
+# of blocks have a leading "layers" axis besides.
+PARAMETER_AXES: dict[str, tuple[str | None, ...]] = {
+    "embedding/embedding": ("vocab", "embed"),
+    "positions/embedding": (None, "embed"),
+    "output/embedding": ("vocab", "embed"),
+    "query/kernel": ("embed", "heads", None),
+    "query/bias": ("heads", None),
+    "key/kernel": ("embed", "kv_heads", None),
+    "key/bias": ("kv_heads", None),
+    "value/kernel": ("embed", "kv_heads", None),
+    "value/bias": ("kv_heads", None),
+    "attention/output/kernel": ("heads", None, "embed"),
+    "attention/output/bias": (None,),
+    "up/kernel": ("embed", "mlp"),
+    "up/bias": ("mlp",),
+    "gate/kernel": ("embed", "mlp"),
+    "gate/bias": ("mlp",),
+    "down/kernel": ("mlp", "embed"),
+    "down/bias": (None,),
+    "norm/scale": (None,),
+    "norm/bias": (None,),
+}
+
+
+def padded_vocab(size: int) -> int:
+    """Rows of the embedding for a vocabulary of `size` tokens: the next multiple of VOCAB_MULTIPLE."""
+    return -(-size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+def parameter_axes(path: str) -> tuple[str | None, ...]:
+    """Logical axis names of the parameter at `path` ("blocks/attention/query/kernel").
+
+    Raises:
+        KeyError: a parameter that PARAMETER_AXES does not know.
+    """
+    matches = [axes for end, axes in PARAMETER_AXES.items() if path == end or path.endswith(("/" + end, "_" + end))]
+    if not matches:
+        raise KeyError(f"no entry of PARAMETER_AXES in lacy_jax/model/decoder.py matches parameter {path!r}")
+    return ("layers", *matches[0]) if path.startswith("blocks/") else matches[0]
+
+
+def _norm(config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
+    dtype = jnp.dtype(config.compute_dtype)
+    if config.norm == "rmsnorm":
+        return nnx.RMSNorm(config.width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
+    return nnx.LayerNorm(config.width, epsilon=config.norm_epsilon, use_bias=config.bias, dtype=dtype, rngs=rngs)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention; fewer key-value heads than heads means grouped queries."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        heads, head_width = config.heads, config.width // config.heads
+        kv_heads = config.kv_heads or heads
+        linear = functools.partial(
+            nnx.LinearGeneral, use_bias=config.bias, dtype=jnp.dtype(config.compute_dtype), rngs=rngs
+        )
+        normal = nnx.initializers.normal
+        self.query = linear(config.width, (heads, head_width), kernel_init=normal(0.02))
+        self.key = linear(config.width, (kv_heads, head_width), kernel_init=normal(0.02))
+        self.value = linear(config.width, (kv_heads, head_width), kernel_init=normal(0.02))
+        # Residual projections are smaller, so that the sum over layers keeps its variance (GPT-2).
+        residual = normal(0.02 / (2 * config.layers) ** 0.5)
+        self.output = linear((heads, head_width), config.width, axis=(-2, -1), kernel_init=residual)
+        self.rope_theta = config.rope_theta if config.positions == "rope" else None
+
+    def __call__(
+        self, x_BTD: jax.Array, positions_BT: jax.Array, cache: tuple[jax.Array, jax.Array] | None
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        q_BTHN, k_BTKN, v_BTKN = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
+        if self.rope_theta is not None:
+            q_BTHN = rotate(q_BTHN, positions_BT, theta=self.rope_theta)
+            k_BTKN = rotate(k_BTKN, positions_BT, theta=self.rope_theta)
+        if cache is None:
+            return self.output(attend(q_BTHN, k_BTKN, v_BTKN)), None
+        k_BSKN = write_cache(cache[0], k_BTKN, positions_BT)
+        v_BSKN = write_cache(cache[1], v_BTKN, positions_BT)
+        mixed_BTHN = attend(q_BTHN, k_BSKN.astype(q_BTHN.dtype), v_BSKN.astype(q_BTHN.dtype), positions_BT=positions_BT)
+        return self.output(mixed_BTHN), (k_BSKN, v_BSKN)
+
+
+class MLP(nnx.Module):
+    """GELU feed-forward (GPT-2) or SwiGLU (arXiv 2002.05202)."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        hidden = config.mlp_width or 4 * config.width
+        linear = functools.partial(nnx.Linear, use_bias=config.bias, dtype=jnp.dtype(config.compute_dtype), rngs=rngs)
+        normal = nnx.initializers.normal
+        self.up = linear(config.width, hidden, kernel_init=normal(0.02))
+        self.gate = linear(config.width, hidden, kernel_init=normal(0.02)) if config.activation == "swiglu" else None
+        self.down = linear(hidden, config.width, kernel_init=normal(0.02 / (2 * config.layers) ** 0.5))
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        if self.gate is None:
+            return self.down(jax.nn.gelu(self.up(x_BTD), approximate=True))
+        return self.down(jax.nn.silu(self.gate(x_BTD)) * self.up(x_BTD))
+
+
+class Block(nnx.Module):
+    """One pre-norm layer."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.attention_norm = _norm(config, rngs=rngs)
+        self.attention = Attention(config, rngs=rngs)
+        self.mlp_norm = _norm(config, rngs=rngs)
+        self.mlp = MLP(config, rngs=rngs)
+
+    def __call__(
+        self, x_BTD: jax.Array, positions_BT: jax.Array, cache: tuple[jax.Array, jax.Array] | None
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        mixed_BTD, cache = self.attention(self.attention_norm(x_BTD), positions_BT, cache)
+        x_BTD = x_BTD + mixed_BTD
+        return x_BTD + self.mlp(self.mlp_norm(x_BTD)), cache
+
+
+REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Decoder(nnx.Module):
+    """Token ids [B, T] to final hidden states [B, T, D]."""
+
+    def __init__(self, config: ModelConfig, *, vocab: int, rngs: nnx.Rngs):
+        self.config = config
+        dtype = jnp.dtype(config.compute_dtype)
+        embed = functools.partial(
+            nnx.Embed, features=config.width, dtype=dtype, embedding_init=nnx.initializers.normal(0.02), rngs=rngs
+        )
+        self.embedding = embed(num_embeddings=vocab)
+        self.positions = embed(num_embeddings=config.context) if config.positions == "learned" else None
+        self.output = None if config.tied_embedding else embed(num_embeddings=vocab)
+        self.final_norm = _norm(config, rngs=rngs)
+
+        @nnx.split_rngs(splits=config.layers)
+        @nnx.vmap
+        def stacked_blocks(rngs: nnx.Rngs) -> Block:
+            return Block(config, rngs=rngs)
+
+        self.blocks = stacked_blocks(rngs)
+
+    def __call__(
+        self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: KVCache | None
+    ) -> tuple[jax.Array, KVCache | None]:
+        x_BTD = self.embedding(tokens_BT)
+        if self.positions is not None:
+            x_BTD = x_BTD + self.positions(positions_BT)
+        block_graph, stacked = nnx.split(self.blocks)
+
+        def layer(x_BTD: jax.Array, xs: tuple[Any, Any]) -> tuple[jax.Array, Any]:
+            params, layer_cache = xs
+            return nnx.merge(block_graph, params)(x_BTD, positions_BT, layer_cache)
+
+        if self.config.remat != "none" and cache is None:
+            # prevent_cse is for code outside loops; the scan is a loop already.
+            prevent_cse = self.config.layer_loop == "unroll"
+            layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.config.remat], prevent_cse=prevent_cse)
+        unroll = self.config.layers if self.config.layer_loop == "unroll" else 1
+        layer_caches = None if cache is None else (cache.k, cache.v)
+        x_BTD, layer_caches = jax.lax.scan(layer, x_BTD, (stacked, layer_caches), unroll=unroll)
+        return self.final_norm(x_BTD), None if cache is None else KVCache(*layer_caches)
+
+
+@functools.lru_cache(maxsize=64)
+def _structure(config: ModelConfig, vocab: int) -> tuple[Any, Any]:
+    """The decoder's graph and its parameters' shapes, without any array."""
+    model = nnx.eval_shape(lambda: Decoder(config, vocab=vocab, rngs=nnx.Rngs(0)))
+    return nnx.split(model, nnx.Param)
+
+
+def init_params(config: ModelConfig, *, vocab: int, key: jax.Array) -> Params:
+    """Float32 parameters of a new model; jit it to make them sharded. `vocab` comes from `padded_vocab`."""
+    model = Decoder(config, vocab=vocab, rngs=nnx.Rngs(key))
+    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+
+def forward(params: Params, tokens_BT: jax.Array, *, config: ModelConfig) -> jax.Array:
+    """Final hidden states [B, T, D] in the compute dtype: position t has seen tokens 0..t of its row."""
+    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    return _module(params, config)(tokens_BT, positions_BT, None)[0]
+
+
+def forward_cached(
+    params: Params, tokens_BT: jax.Array, *, positions_BT: jax.Array, cache: KVCache, config: ModelConfig
+) -> tuple[jax.Array, KVCache]:
+    """Hidden states [B, T, D] of a chunk at the given positions, and the cache with that chunk in it.
+
+    Padding at a row's right end is harmless: its slots lie beyond every real query, and the row's next
+    tokens overwrite them before a query can see them.
+    """
+    hidden_BTD, cache = _module(params, config)(tokens_BT, positions_BT, cache)
+    return hidden_BTD, cache
+
+
+def output_matrix(params: Params) -> jax.Array:
+    """The [V, D] matrix that turns hidden states into logits: the embedding where tied."""
+    return params.get("output", params["embedding"])["embedding"]
+
+
+def new_cache(config: ModelConfig, *, batch: int, length: int) -> KVCache:
+    """An empty cache for `batch` rows of at most `length` positions, in the compute dtype."""
+    return init_cache(
+        layers=config.layers,
+        batch=batch,
+        length=length,
+        kv_heads=config.kv_heads or config.heads,
+        head_width=config.width // config.heads,
+        dtype=jnp.dtype(config.compute_dtype),
+    )
+
+
+def _module(params: Params, config: ModelConfig) -> Decoder:
+    graph, abstract = _structure(config, params["embedding"]["embedding"].shape[0])
+    state = jax.tree.map(lambda leaf: leaf, abstract)  # a copy: the next line fills it in place
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graph, state)
