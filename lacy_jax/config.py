@@ -7,8 +7,8 @@ nothing sees ml_collections, and no value needs to be checked again.
 
 import dataclasses
 import difflib
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, get_type_hints
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 import ml_collections
 import pydantic
@@ -201,3 +201,133 @@ class Config:
     training: TrainingConfig = TrainingConfig(steps=100_000)
     mesh: MeshConfig = MeshConfig()
     cascade: CascadeConfig = CascadeConfig()
+
+
+# Every method of the paper's comparison is a setting of the objective (docs/objective.md).
+METHODS: dict[str, dict[str, Any]] = {
+    "ntp": {"rule": "none"},
+    "lacy": {"rule": "factual_loss"},
+    "lacy_full": {"rule": "factual_loss", "normalizer": "full"},
+    "loss": {"rule": "loss", "rate": 0.15, "rate_of": "valid"},
+    "rho": {"rule": "excess_loss", "rate": 0.15, "rate_of": "valid"},
+    "judge": {"rule": "judged_loss"},
+    "ignore": {"rule": "factual_loss", "treatment": "ignore"},
+    "ignore_facts": {"rule": "factual", "rate": 1.0, "treatment": "ignore"},
+    "random": {"rule": "random", "rate": 0.15, "rate_of": "valid"},
+    "random_factual": {"rule": "random_factual"},
+    "joint": {"rule": "factual_loss", "treatment": "joint"},
+}
+CORPORA: dict[str, dict[str, Any]] = {
+    "vital_articles": {"name": "vital_articles"},
+    "jsonl": {"name": "jsonl"},
+    "wikipedia": {"name": "tfds", "tfds_name": "wikipedia/20230601.en"},
+}
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """The settings as nested plain dicts, for JSON."""
+    return dataclasses.asdict(config)
+
+
+def config_from_dict(settings: dict[str, Any]) -> Config:
+    """Settings from nested plain dicts, types and ranges checked, contradictions refused.
+
+    Raises:
+        ConfigError: one line a problem, naming the field, what it got and what is allowed.
+    """
+    try:
+        config = pydantic.TypeAdapter(Config).validate_python(settings)
+    except pydantic.ValidationError as error:
+        raise ConfigError("\n".join(_describe(problem) for problem in error.errors())) from None
+    problems = list(_contradictions(config))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+def base_config() -> ml_collections.ConfigDict:
+    """All settings at their defaults, for a config file to change."""
+    return ml_collections.ConfigDict(config_to_dict(Config()))
+
+
+def parse(config: ml_collections.ConfigDict) -> Config:
+    """The door: what a config file and the command line gave, as a checked `Config`.
+
+    Raises:
+        ConfigError: see `config_from_dict`.
+    """
+    return config_from_dict(config.to_dict())
+
+
+def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigDict:
+    """Applies a config argument, `--config=configs/slm_334m.py:method=loss,corpus=wikipedia`.
+
+    Raises:
+        ConfigError: a key other than method or corpus, or a value that is not in METHODS or CORPORA.
+    """
+    tables = {"method": (METHODS, "objective"), "corpus": (CORPORA, "corpus")}
+    for item in filter(None, variant.split(",")):
+        key, _, value = item.partition("=")
+        if key not in tables:
+            raise ConfigError(f"config argument {item!r}: allowed are {', '.join(f'{k}=...' for k in tables)}")
+        table, section = tables[key]
+        if value not in table:
+            raise ConfigError(f"config argument {key}={value!r}: allowed are {', '.join(table)}")
+        config[section].update(table[value])
+        if key == "method":
+            config.method = value
+    return config
+
+
+def _describe(problem: Any) -> str:
+    """One line for one of pydantic's errors."""
+    field = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        *section, name = problem["loc"]
+        known = [f.name for f in dataclasses.fields(_section_type(section))]
+        near = difflib.get_close_matches(str(name), known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"config.{field}: unknown setting; {hint}allowed are {', '.join(known)}"
+    return f"config.{field}: got {problem['input']!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _section_type(path: list[Any]) -> Any:
+    node: Any = Config
+    for part in path:
+        node = next(f.type for f in dataclasses.fields(node) if f.name == part)
+    return node
+
+
+def _contradictions(config: Config) -> Iterator[str]:
+    """Settings that are fine alone but not together, each as one line."""
+    model, objective, training = config.model, config.objective, config.training
+    if model.width % model.heads:
+        yield f"config.model.heads: {model.heads} does not divide config.model.width ({model.width})"
+    if model.kv_heads and model.heads % model.kv_heads:
+        yield f"config.model.kv_heads: {model.kv_heads} does not divide config.model.heads ({model.heads})"
+    if model.positions == "rope" and model.width // model.heads % 2:
+        yield "config.model.positions: rope needs an even head width (config.model.width / config.model.heads)"
+    budgets = {name: getattr(training, name) for name in ("steps", "tokens", "ground_truth_tokens")}
+    if sum(value > 0 for value in budgets.values()) != 1:
+        given = ", ".join(f"{name}={value}" for name, value in budgets.items())
+        yield f"config.training: exactly one of steps, tokens, ground_truth_tokens must be above 0; got {given}"
+    if config.data.batch_size % training.microbatches:
+        yield (
+            f"config.training.microbatches: {training.microbatches} does not divide config.data.batch_size "
+            f"({config.data.batch_size})"
+        )
+    if objective.rule == "excess_loss" and not objective.reference:
+        yield "config.objective.reference: rule excess_loss (Rho-1) needs the checkpoint of a reference model"
+    if objective.reference and objective.rule != "excess_loss":
+        yield f"config.objective.reference: only rule excess_loss reads one, not {objective.rule!r}"
+    if objective.rule == "factual" and objective.rate != 1.0:
+        yield f"config.objective.rate: rule factual takes all factual targets, so rate must be 1.0; got {objective.rate}"
+    if config.corpus.name == "jsonl" and not config.corpus.files:
+        yield "config.corpus.files: corpus jsonl needs paths or globs of .jsonl, .jsonl.gz or .jsonl.zst files"
+    if config.annotate.annotator == "spans" and not config.annotate.spans_file:
+        yield "config.annotate.spans_file: annotator spans needs the file with the spans"
+    if sum(size == -1 for size in (config.mesh.data, config.mesh.fsdp, config.mesh.tensor)) > 1:
+        yield "config.mesh: at most one of data, fsdp, tensor can be -1 (all devices that are left)"
+    for axis in ("data", "fsdp", "tensor"):
+        if (size := getattr(config.mesh, axis)) < 1 and size != -1:
+            yield f"config.mesh.{axis}: got {size}; allowed are 1, 2, ... or -1 for all devices that are left"
