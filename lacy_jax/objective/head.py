@@ -1,0 +1,157 @@
+"""The output head: everything the objective needs to know of the logits, as three scalars a token.
+
+The columns of the logits are the vocabulary, then `<CALL>` (column `call_id`), then padding. No
+[B, T, V] array is ever held in float32: logits stay in the compute dtype, and in bfloat16 mode the
+float32 arithmetic on them lives inside fused reductions.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# Stands for "excluded": finite, so that no inf - inf can make a NaN, and below any real logit.
+EXCLUDED = -1e30
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class HeadScalars:
+    """What the logits say of each target, float32 [B, T] each."""
+
+    lse: jax.Array  # log-sum-exp over the vocabulary without <CALL>
+    target: jax.Array  # logit of the true next token
+    call: jax.Array  # logit of <CALL>
+
+
+def head_scalars(
+    hidden: jax.Array, embedding: jax.Array, targets: jax.Array, call_id: int, *, vocab_chunks: int = 1
+) -> HeadScalars:
+    """Scalars of the logits `hidden @ embedding.T`, without keeping those logits in float32.
+
+    Works unchanged under GSPMD with B sharded over data axes, V over a tensor axis, D over an fsdp
+    axis. `lse` and `target` come from the same rounded logits, so an NLL is never below 0.
+
+    Args:
+      hidden: [B, T, D], float32 or bfloat16; its dtype is the compute dtype of the logits.
+      embedding: [V, D] output matrix of any float dtype, tied or not; cast once to the compute dtype.
+      targets: int32 [B, T], each in [0, call_id).
+      call_id: the last real id; columns above it are padding and get exactly no gradient.
+      vocab_chunks: 1 keeps the logits (compute dtype) for the backward pass. More goes over the
+        vocabulary in that many chunks, keeps nothing of [B, T, V] and computes it again backwards:
+        8 instead of 6 FLOPs per token and parameter of the head. Must divide V.
+
+    Raises:
+      ValueError: call_id is not a column, or vocab_chunks does not divide V.
+    """
+    _check(embedding, call_id=call_id, vocab_chunks=vocab_chunks)
+    lse, target, call = _scalars(hidden, embedding, targets, call_id, vocab_chunks)
+    return HeadScalars(lse=lse, target=target, call=call)
+
+
+def greedy_tokens(hidden: jax.Array, embedding: jax.Array, call_id: int, *, vocab_chunks: int = 1) -> jax.Array:
+    """Most likely token without `<CALL>` and padding, int32 [B, T]; of equal logits the lowest id.
+
+    Arguments and errors as in `head_scalars`. Not meant to be differentiated.
+    """
+    _check(embedding, call_id=call_id, vocab_chunks=vocab_chunks)
+
+    def step(best: tuple[jax.Array, jax.Array], chunk: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+        weights, first = chunk
+        logits = _logits(hidden, weights)
+        ids = _ids(logits, first, vocab_chunks)
+        logits = jnp.where(ids < call_id, logits.astype(jnp.float32), EXCLUDED)
+        top = logits.max(axis=-1)
+        # Two plain reductions rather than an argmax: these stay local to a shard of the vocabulary.
+        token = jnp.where(logits == top[..., None], ids, jnp.iinfo(jnp.int32).max).min(axis=-1)
+        better = (top > best[0]) | ((top == best[0]) & (token < best[1]))
+        return (jnp.where(better, top, best[0]), jnp.where(better, token, best[1])), None
+
+    start = (jnp.full(hidden.shape[:-1], -jnp.inf), jnp.full(hidden.shape[:-1], call_id, jnp.int32))
+    (_, token), _ = jax.lax.scan(step, start, _chunks(embedding.astype(hidden.dtype), vocab_chunks))
+    return token
+
+
+def _check(embedding: jax.Array, *, call_id: int, vocab_chunks: int) -> None:
+    vocab = embedding.shape[0]
+    if not 0 < call_id < vocab:
+        raise ValueError(f"call_id {call_id} is not a column of an output matrix of {vocab} rows (0 < call_id < V)")
+    if vocab_chunks < 1 or vocab % vocab_chunks:
+        raise ValueError(f"vocab_chunks {vocab_chunks} does not divide the padded vocabulary of {vocab}")
+
+
+def _chunks(weights_VD: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """Chunk c holds rows c, c + count, ...: [count, V / count, D], and the first row of each.
+
+    Strided, so that every chunk of a vocabulary sharded over devices lies on all of them.
+    """
+    vocab, width = weights_VD.shape
+    weights = weights_VD.reshape(vocab // count, count, width).swapaxes(0, 1)
+    return weights, jnp.arange(count, dtype=jnp.int32)
+
+
+def _logits(hidden: jax.Array, weights: jax.Array) -> jax.Array:
+    return jnp.einsum("btd,vd->btv", hidden, weights)
+
+
+def _ids(logits: jax.Array, first: jax.Array, count: int) -> jax.Array:
+    """Vocabulary id of each column of a chunk's logits, int32 [B, T, V / count]."""
+    return jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) * count + first
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _scalars(
+    hidden: jax.Array, embedding: jax.Array, targets: jax.Array, call_id: int, vocab_chunks: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return _forward(hidden, embedding, targets, call_id, vocab_chunks)[0]
+
+
+def _forward(hidden: jax.Array, embedding: jax.Array, targets: jax.Array, call_id: int, vocab_chunks: int) -> Any:
+    """Online log-sum-exp over the chunks; a single chunk keeps its logits for the backward pass."""
+    weights = embedding.astype(hidden.dtype)
+
+    def step(carry: tuple[jax.Array, ...], chunk: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array | None]:
+        top, total, target = carry
+        logits = _logits(hidden, chunk[0])
+        ids = _ids(logits, chunk[1], vocab_chunks)
+        values = jnp.where(ids < call_id, logits.astype(jnp.float32), EXCLUDED)
+        new_top = jnp.maximum(top, values.max(axis=-1))
+        total = total * jnp.exp(top - new_top) + jnp.exp(values - new_top[..., None]).sum(axis=-1)
+        target += jnp.where(ids == targets[..., None], values, 0.0).sum(axis=-1)
+        return (new_top, total, target), logits if vocab_chunks == 1 else None
+
+    zeros = jnp.zeros(targets.shape, jnp.float32)
+    (top, total, target), kept = jax.lax.scan(step, (zeros + EXCLUDED, zeros, zeros), _chunks(weights, vocab_chunks))
+    lse = top + jnp.log(total)
+    # Its own product: taking the column out of the logits makes XLA write them in float32.
+    call = jnp.einsum("btd,d->bt", hidden, weights[call_id], preferred_element_type=jnp.float32)
+    return (lse, target, call), (hidden, embedding, targets, lse, kept)
+
+
+def _backward(call_id: int, vocab_chunks: int, kept: Any, grads: tuple[jax.Array, ...]) -> tuple[Any, Any, None]:
+    """dz = g_lse * softmax + g_target * onehot(target) + g_call * onehot(<CALL>), chunk by chunk."""
+    hidden, embedding, targets, lse, kept_logits = kept
+    g_lse, g_target, g_call = (g[..., None] for g in grads)
+    weights = embedding.astype(hidden.dtype)
+
+    def step(d_hidden: jax.Array, chunk: tuple[jax.Array, jax.Array, jax.Array | None]) -> tuple[jax.Array, jax.Array]:
+        weights, first, logits = chunk
+        logits = _logits(hidden, weights) if logits is None else logits
+        ids = _ids(logits, first, vocab_chunks)
+        # The exponent of excluded columns is not bounded by 0: replace it before exp, not after.
+        exponent = jnp.where(ids < call_id, logits.astype(jnp.float32) - lse[..., None], EXCLUDED)
+        dz = g_lse * jnp.exp(exponent)
+        dz += jnp.where(ids == targets[..., None], g_target, 0.0) + jnp.where(ids == call_id, g_call, 0.0)
+        dz = dz.astype(hidden.dtype)
+        d_hidden += jnp.einsum("btv,vd->btd", dz, weights, preferred_element_type=jnp.float32)
+        d_weights = jnp.einsum("btv,btd->vd", dz, hidden, preferred_element_type=jnp.float32)
+        return d_hidden, d_weights.astype(embedding.dtype)
+
+    start = jnp.zeros(hidden.shape, jnp.float32)
+    d_hidden, d_weights = jax.lax.scan(step, start, (*_chunks(weights, vocab_chunks), kept_logits))
+    return d_hidden.astype(hidden.dtype), d_weights.swapaxes(0, 1).reshape(embedding.shape), None
+
+
+_scalars.defvjp(_forward, _backward)
