@@ -58,10 +58,11 @@ def greedy_tokens(hidden: jax.Array, embedding: jax.Array, call_id: int, *, voca
     """
     _check(embedding, call_id=call_id, vocab_chunks=vocab_chunks)
 
-    def step(best: tuple[jax.Array, jax.Array], chunk: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
-        weights, first = chunk
-        logits = _logits(hidden, weights)
-        ids = _ids(logits, first, vocab_chunks)
+    weights = _interleaved(embedding.astype(hidden.dtype), vocab_chunks)
+
+    def step(best: tuple[jax.Array, jax.Array], chunk: jax.Array) -> tuple[Any, None]:
+        logits = _logits(hidden, weights, chunk)
+        ids = _ids(logits, chunk, vocab_chunks)
         logits = jnp.where(ids < call_id, logits.astype(jnp.float32), EXCLUDED)
         top = logits.max(axis=-1)
         # Two plain reductions rather than an argmax: these stay local to a shard of the vocabulary.
@@ -70,7 +71,7 @@ def greedy_tokens(hidden: jax.Array, embedding: jax.Array, call_id: int, *, voca
         return (jnp.where(better, top, best[0]), jnp.where(better, token, best[1])), None
 
     start = (jnp.full(hidden.shape[:-1], -jnp.inf), jnp.full(hidden.shape[:-1], call_id, jnp.int32))
-    (_, token), _ = jax.lax.scan(step, start, _chunks(embedding.astype(hidden.dtype), vocab_chunks))
+    (_, token), _ = jax.lax.scan(step, start, jnp.arange(vocab_chunks))
     return token
 
 
@@ -82,23 +83,22 @@ def _check(embedding: jax.Array, *, call_id: int, vocab_chunks: int) -> None:
         raise ValueError(f"vocab_chunks {vocab_chunks} does not divide the padded vocabulary of {vocab}")
 
 
-def _chunks(weights_VD: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """Chunk c holds rows c, c + count, ...: [count, V / count, D], and the first row of each.
+def _interleaved(weights_VD: jax.Array, vocab_chunks: int) -> jax.Array:
+    """[V / vocab_chunks, vocab_chunks, D]: chunk c, at [:, c], holds rows c, c + vocab_chunks, ...
 
-    Strided, so that every chunk of a vocabulary sharded over devices lies on all of them.
+    So every chunk of a vocabulary sharded over devices lies on all of them, and nothing moves.
     """
-    vocab, width = weights_VD.shape
-    weights = weights_VD.reshape(vocab // count, count, width).swapaxes(0, 1)
-    return weights, jnp.arange(count, dtype=jnp.int32)
+    return weights_VD.reshape(-1, vocab_chunks, weights_VD.shape[1])
 
 
-def _logits(hidden: jax.Array, weights: jax.Array) -> jax.Array:
-    return jnp.einsum("btd,vd->btv", hidden, weights)
+def _logits(hidden: jax.Array, weights: jax.Array, chunk: jax.Array) -> jax.Array:
+    """[B, T, V / vocab_chunks] in the compute dtype."""
+    return jnp.einsum("btd,vd->btv", hidden, jax.lax.dynamic_index_in_dim(weights, chunk, axis=1, keepdims=False))
 
 
-def _ids(logits: jax.Array, first: jax.Array, count: int) -> jax.Array:
-    """Vocabulary id of each column of a chunk's logits, int32 [B, T, V / count]."""
-    return jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) * count + first
+def _ids(logits: jax.Array, chunk: jax.Array, vocab_chunks: int) -> jax.Array:
+    """Vocabulary id of each column of a chunk's logits, int32 [B, T, V / vocab_chunks]."""
+    return jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) * vocab_chunks + chunk
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -110,12 +110,12 @@ def _scalars(
 
 def _forward(hidden: jax.Array, embedding: jax.Array, targets: jax.Array, call_id: int, vocab_chunks: int) -> Any:
     """Online log-sum-exp over the chunks; a single chunk keeps its logits for the backward pass."""
-    weights = embedding.astype(hidden.dtype)
+    weights = _interleaved(embedding.astype(hidden.dtype), vocab_chunks)
 
-    def step(carry: tuple[jax.Array, ...], chunk: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array | None]:
+    def step(carry: tuple[jax.Array, ...], chunk: jax.Array) -> tuple[Any, jax.Array | None]:
         top, total, target = carry
-        logits = _logits(hidden, chunk[0])
-        ids = _ids(logits, chunk[1], vocab_chunks)
+        logits = _logits(hidden, weights, chunk)
+        ids = _ids(logits, chunk, vocab_chunks)
         values = jnp.where(ids < call_id, logits.astype(jnp.float32), EXCLUDED)
         new_top = jnp.maximum(top, values.max(axis=-1))
         total = total * jnp.exp(top - new_top) + jnp.exp(values - new_top[..., None]).sum(axis=-1)
@@ -123,35 +123,36 @@ def _forward(hidden: jax.Array, embedding: jax.Array, targets: jax.Array, call_i
         return (new_top, total, target), logits if vocab_chunks == 1 else None
 
     zeros = jnp.zeros(targets.shape, jnp.float32)
-    (top, total, target), kept = jax.lax.scan(step, (zeros + EXCLUDED, zeros, zeros), _chunks(weights, vocab_chunks))
+    (top, total, target), kept = jax.lax.scan(step, (zeros + EXCLUDED, zeros, zeros), jnp.arange(vocab_chunks))
     lse = top + jnp.log(total)
     # Its own product: taking the column out of the logits makes XLA write them in float32.
-    call = jnp.einsum("btd,d->bt", hidden, weights[call_id], preferred_element_type=jnp.float32)
+    call = jnp.einsum("btd,d->bt", hidden, embedding[call_id].astype(hidden.dtype), preferred_element_type=jnp.float32)
     return (lse, target, call), (hidden, embedding, targets, lse, kept)
 
 
 def _backward(call_id: int, vocab_chunks: int, kept: Any, grads: tuple[jax.Array, ...]) -> tuple[Any, Any, None]:
     """dz = g_lse * softmax + g_target * onehot(target) + g_call * onehot(<CALL>), chunk by chunk."""
-    hidden, embedding, targets, lse, kept_logits = kept
+    hidden, embedding, targets, lse, logits_kept = kept
     g_lse, g_target, g_call = (g[..., None] for g in grads)
-    weights = embedding.astype(hidden.dtype)
+    weights = _interleaved(embedding.astype(hidden.dtype), vocab_chunks)
 
-    def step(d_hidden: jax.Array, chunk: tuple[jax.Array, jax.Array, jax.Array | None]) -> tuple[jax.Array, jax.Array]:
-        weights, first, logits = chunk
-        logits = _logits(hidden, weights) if logits is None else logits
-        ids = _ids(logits, first, vocab_chunks)
+    def step(carry: tuple[jax.Array, jax.Array], chunk: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
+        d_hidden, d_weights = carry
+        logits = logits_kept[0] if vocab_chunks == 1 else _logits(hidden, weights, chunk)
+        ids = _ids(logits, chunk, vocab_chunks)
         # The exponent of excluded columns is not bounded by 0: replace it before exp, not after.
         exponent = jnp.where(ids < call_id, logits.astype(jnp.float32) - lse[..., None], EXCLUDED)
         dz = g_lse * jnp.exp(exponent)
         dz += jnp.where(ids == targets[..., None], g_target, 0.0) + jnp.where(ids == call_id, g_call, 0.0)
         dz = dz.astype(hidden.dtype)
-        d_hidden += jnp.einsum("btv,vd->btd", dz, weights, preferred_element_type=jnp.float32)
-        d_weights = jnp.einsum("btv,btd->vd", dz, hidden, preferred_element_type=jnp.float32)
-        return d_hidden, d_weights.astype(embedding.dtype)
+        rows = jax.lax.dynamic_index_in_dim(weights, chunk, axis=1, keepdims=False)
+        d_hidden += jnp.einsum("btv,vd->btd", dz, rows, preferred_element_type=jnp.float32)
+        d_rows = jnp.einsum("btv,btd->vd", dz, hidden, preferred_element_type=jnp.float32).astype(embedding.dtype)
+        return (d_hidden, jax.lax.dynamic_update_index_in_dim(d_weights, d_rows, chunk, axis=1)), None
 
-    start = jnp.zeros(hidden.shape, jnp.float32)
-    d_hidden, d_weights = jax.lax.scan(step, start, (*_chunks(weights, vocab_chunks), kept_logits))
-    return d_hidden.astype(hidden.dtype), d_weights.swapaxes(0, 1).reshape(embedding.shape), None
+    start = jnp.zeros(hidden.shape, jnp.float32), jnp.zeros(weights.shape, embedding.dtype)
+    (d_hidden, d_weights), _ = jax.lax.scan(step, start, jnp.arange(vocab_chunks))
+    return d_hidden.astype(hidden.dtype), d_weights.reshape(embedding.shape), None
 
 
 _scalars.defvjp(_forward, _backward)
