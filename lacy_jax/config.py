@@ -322,6 +322,8 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield f"config.objective.reference: only rule excess_loss reads one, not {objective.rule!r}"
     if objective.rule == "factual" and objective.rate != 1.0:
         yield f"config.objective.rate: rule factual takes all factual targets, so rate must be 1.0; got {objective.rate}"
+    if objective.treatment == "joint" and objective.normalizer != "renormalized":
+        yield "config.objective.normalizer: treatment joint keeps the NLL without <CALL>; allowed is renormalized"
     if config.corpus.name == "jsonl" and not config.corpus.files:
         yield "config.corpus.files: corpus jsonl needs paths or globs of .jsonl, .jsonl.gz or .jsonl.zst files"
     if config.annotate.annotator == "spans" and not config.annotate.spans_file:

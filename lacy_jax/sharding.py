@@ -74,6 +74,13 @@ def tree_shardings(mesh: Mesh, axes: Any, shapes: Any) -> Any:
     return jax.tree.map(one, shapes, axes)
 
 
+def constrain(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+    """Pins an activation's axes to the mesh in use; does nothing where there is none (decoding, tests)."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(names))
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch split over data and fsdp; the sharding of tokens, masks and per-token scalars."""
     return NamedSharding(mesh, PartitionSpec(RULES["batch"]))

@@ -16,6 +16,7 @@ from flax import nnx
 
 from lacy_jax.config import ModelConfig
 from lacy_jax.model.attention import KVCache, attend, init_cache, rotate, write_cache
+from lacy_jax.sharding import constrain
 
 Params = dict[str, Any]  # nested dict of arrays
 
@@ -171,11 +172,13 @@ class Decoder(nnx.Module):
         x_BTD = self.embedding(tokens_BT)
         if self.positions is not None:
             x_BTD = x_BTD + self.positions(positions_BT)
+        x_BTD = constrain(x_BTD, ("batch", None, None))
         block_graph, stacked = nnx.split(self.blocks)
 
         def layer(x_BTD: jax.Array, xs: tuple[Any, Any]) -> tuple[jax.Array, Any]:
             params, layer_cache = xs
-            return nnx.merge(block_graph, params)(x_BTD, positions_BT, layer_cache)
+            x_BTD, layer_cache = nnx.merge(block_graph, params)(x_BTD, positions_BT, layer_cache)
+            return constrain(x_BTD, ("batch", None, None)), layer_cache
 
         if self.config.remat != "none" and cache is None:
             # prevent_cse is for code outside loops; the scan is a loop already.
@@ -184,7 +187,9 @@ class Decoder(nnx.Module):
         unroll = self.config.layers if self.config.layer_loop == "unroll" else 1
         layer_caches = None if cache is None else (cache.k, cache.v)
         x_BTD, layer_caches = jax.lax.scan(layer, x_BTD, (stacked, layer_caches), unroll=unroll)
-        return self.final_norm(x_BTD), None if cache is None else KVCache(*layer_caches)
+        if cache is not None:
+            cache = KVCache(k=layer_caches[0], v=layer_caches[1])
+        return self.final_norm(x_BTD), cache
 
 
 @functools.lru_cache(maxsize=64)
@@ -214,13 +219,15 @@ def forward_cached(
     Padding at a row's right end is harmless: its slots lie beyond every real query, and the row's next
     tokens overwrite them before a query can see them.
     """
-    hidden_BTD, cache = _module(params, config)(tokens_BT, positions_BT, cache)
-    return hidden_BTD, cache
+    hidden_BTD, filled = _module(params, config)(tokens_BT, positions_BT, cache)
+    assert filled is not None
+    return hidden_BTD, filled
 
 
 def output_matrix(params: Params) -> jax.Array:
     """The [V, D] matrix that turns hidden states into logits: the embedding where tied."""
-    return params.get("output", params["embedding"])["embedding"]
+    matrix: jax.Array = params.get("output", params["embedding"])["embedding"]
+    return matrix
 
 
 def new_cache(config: ModelConfig, *, batch: int, length: int) -> KVCache:

@@ -1,0 +1,1 @@
+"""Pretraining: state, step, loop, checkpoints. One jitted function a step, over plain pytrees."""

@@ -1,0 +1,50 @@
+"""When a run ends: after a number of steps, of tokens, or of ground-truth-gradient tokens."""
+
+import dataclasses
+
+from lacy_jax.config import Config
+from lacy_jax.training.state import TrainState, count_value
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """The run's one limit, and the most that a step can add to its count."""
+
+    limit: int
+    unit: str  # steps | tokens | ground_truth_tokens
+    most_a_step: int
+
+    @classmethod
+    def of(cls, config: Config) -> "Budget":
+        training = config.training
+        unit = next(name for name in ("steps", "tokens", "ground_truth_tokens") if getattr(training, name))
+        batch_tokens = config.data.batch_size * config.model.context
+        return cls(limit=getattr(training, unit), unit=unit, most_a_step=1 if unit == "steps" else batch_tokens)
+
+
+class BudgetMeter:
+    """Tells after each step whether the budget is spent, exactly, and nearly always without asking the device.
+
+    Token counts live on the device. Since a step adds at most `most_a_step`, the count is read only
+    when it could have reached the limit: a few times in the last steps of a run.
+    """
+
+    def __init__(self, config: Config, state: TrainState):
+        self.budget = Budget.of(config)
+        self._known_step = int(state.step)
+        self._known = self._read(state)
+
+    def spent(self, step: int, state: TrainState) -> bool:
+        at_most = self._known + (step - self._known_step) * self.budget.most_a_step
+        if at_most >= self.budget.limit and step != self._known_step:
+            self._known, self._known_step = self._read(state), step
+        return self._known >= self.budget.limit
+
+    def used(self, step: int) -> int:
+        """The count after `step`, for a progress bar: an upper estimate between two readings."""
+        return min(self._known + (step - self._known_step) * self.budget.most_a_step, self.budget.limit)
+
+    def _read(self, state: TrainState) -> int:
+        if self.budget.unit == "steps":
+            return int(state.step)
+        return count_value(getattr(state, self.budget.unit))

@@ -1,0 +1,83 @@
+"""A pass over held-out windows, to flat arrays with one entry a valid target."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lacy_jax import objective, sharding
+from lacy_jax.config import Config, ModelConfig
+from lacy_jax.data.loader import HostBatch, window_batch
+from lacy_jax.data.pack import PackedSource
+from lacy_jax.model import decoder
+from lacy_jax.training.step import Batch, Reference, take_targets, token_scalars
+
+
+def place_batch(batch: HostBatch, mesh: Mesh) -> Batch:
+    """This host's rows as global arrays, rows split over the mesh."""
+    rows = sharding.batch_sharding(mesh)
+    put = functools.partial(jax.make_array_from_process_local_data, rows)
+    return Batch(tokens=put(batch.tokens), factual=put(batch.factual), lengths=put(batch.lengths))
+
+
+def target_values(
+    params: decoder.Params, batch: Batch, step: jax.Array, reference: Reference | None, *, config: Config, call_id: int
+) -> dict[str, jax.Array]:
+    """What `validation_record` wants to know of every target, [B, T] each, and `valid`."""
+    chunks = config.objective.vocab_chunks
+    hidden_BTD = decoder.forward(params, batch.inputs, config=config.model)
+    matrix = decoder.output_matrix(params)
+    scalars = objective.head_scalars(hidden_BTD, matrix, batch.targets, call_id, vocab_chunks=chunks)
+    nll = objective.nll_without_call(scalars)
+    reference_losses = None
+    if reference is not None:
+        theirs = token_scalars(reference.params, batch, model=reference.model, call_id=call_id, vocab_chunks=chunks)
+        reference_losses = objective.nll_without_call(theirs)
+    greedy = objective.greedy_tokens(hidden_BTD, matrix, call_id, vocab_chunks=chunks)
+    return {
+        "nll": nll,
+        "nll_full": objective.nll_with_call(scalars),
+        "call_score": objective.call_log_odds(scalars),
+        "factual": batch.target_factual,
+        "taken": take_targets(nll, batch, config=config, step=step, reference_losses=reference_losses),
+        "greedy_right": greedy == batch.targets,
+        "target": batch.targets,
+        "valid": batch.valid,
+    }
+
+
+class Evaluator:
+    """Compiled once a run; call it with the parameters of any step."""
+
+    def __init__(self, config: Config, *, call_id: int, mesh: Mesh, reference_model: ModelConfig | None = None):
+        self._config, self._mesh = config, mesh
+
+        def values(params: decoder.Params, batch: Batch, step: jax.Array, reference: decoder.Params | None) -> Any:
+            frozen = None
+            if reference is not None and reference_model is not None:
+                frozen = Reference(params=reference, model=reference_model)
+            return target_values(params, batch, step, frozen, config=config, call_id=call_id)
+
+        self._values = jax.jit(values, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def __call__(
+        self,
+        params: decoder.Params,
+        source: PackedSource,
+        *,
+        step: jax.Array,
+        reference: decoder.Params | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Flat arrays over the valid targets of the first `evaluate_batches` batches of `source`, in order."""
+        size = self._config.data.batch_size
+        batches = min(self._config.training.evaluate_batches, -(-len(source) // size))
+        parts = []
+        for index in range(batches):
+            local = window_batch(
+                source, index, batch_size=size, host=jax.process_index(), hosts=jax.process_count()
+            )
+            found = jax.device_get(self._values(params, place_batch(local, self._mesh), step, reference))
+            parts.append({name: value[found["valid"]] for name, value in found.items() if name != "valid"})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,145 @@
+"""What is measured of a batch, how sums become a record, and where records go.
+
+A record is one flat JSON object a line of `metrics.jsonl`, and the same numbers as TensorBoard events. Every
+method is measured on the same footing: NLL of the true token by class of target, with and without `<CALL>`
+in the normalizer, whatever the method trains on.
+"""
+
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from scipy.stats import rankdata
+from tensorboardX import SummaryWriter
+
+from lacy_jax import objective
+from lacy_jax.training.state import count_value
+
+CLASSES = ("all", "factual", "other", "taken", "untaken")
+BUDGETS = (0.05, 0.1, 0.15, 0.22, 0.3, 0.5, 0.8)
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def class_sums(
+    scalars: objective.HeadScalars, *, factual: jax.Array, taken: jax.Array, valid: jax.Array
+) -> dict[str, jax.Array]:
+    """Sums over valid targets of each class; float32 scalars named `<what>/<class>`."""
+    masks = {"all": valid, "factual": valid & factual, "other": valid & ~factual}
+    masks |= {"taken": valid & taken, "untaken": valid & ~taken}
+    values = {
+        "nll": objective.nll_without_call(scalars),
+        "nll_full": objective.nll_with_call(scalars),
+        "call_score": objective.call_log_odds(scalars),
+        "call_probability": objective.call_probability(scalars),
+    }
+    sums = {f"count/{name}": jnp.sum(mask, dtype=jnp.float32) for name, mask in masks.items()}
+    for what, value in values.items():
+        for name, mask in masks.items():
+            sums[f"{what}/{name}"] = jnp.sum(jnp.where(mask, value, 0.0))
+    return sums
+
+
+def training_record(sums: dict[str, Any]) -> dict[str, float | int]:
+    """The record of one step, from the host's copy of what `train_step` returned. Empty classes are left out."""
+    counts = {name: float(sums[f"count/{name}"]) for name in CLASSES}
+    record: dict[str, float | int] = {"loss": float(sums["loss"]) / max(float(sums["weight"]), 1.0)}
+    for what in ("nll", "nll_full", "call_score", "call_probability"):
+        for name in CLASSES:
+            if counts[name] > 0:
+                record[f"{what}/{name}"] = float(sums[f"{what}/{name}"]) / counts[name]
+    record["share/factual"] = counts["factual"] / max(counts["all"], 1.0)
+    record["share/taken"] = counts["taken"] / max(counts["all"], 1.0)
+    record["learning_rate"] = float(sums["learning_rate"])
+    record["gradient_norm"] = float(sums["gradient_norm"])
+    record["tokens"] = count_value(sums["tokens"])
+    record["ground_truth_tokens"] = count_value(sums["ground_truth_tokens"])
+    return record
+
+
+def validation_record(tokens: dict[str, np.ndarray], *, byte_lengths: np.ndarray) -> dict[str, float]:
+    """The record of a pass over held-out windows.
+
+    Args:
+      tokens: per valid target, flat arrays of one length: nll, nll_full, call_score (float32), factual, taken,
+        greedy_right (bool), target (int32 token ids).
+      byte_lengths: int32 [V], UTF-8 bytes that a token stands for.
+    """
+    nll, score, factual = tokens["nll"], tokens["call_score"], tokens["factual"]
+    masks = {"all": np.ones_like(factual), "factual": factual, "other": ~factual}
+    masks |= {"taken": tokens["taken"], "untaken": ~tokens["taken"]}
+    record: dict[str, float] = {}
+    for name, mask in masks.items():
+        if mask.any():
+            record[f"nll/{name}"] = float(nll[mask].mean(dtype=np.float64))
+            record[f"nll_full/{name}"] = float(tokens["nll_full"][mask].mean(dtype=np.float64))
+            record[f"call_score/{name}"] = float(score[mask].mean(dtype=np.float64))
+            for q, value in zip(QUANTILES, np.quantile(score[mask], QUANTILES), strict=True):
+                record[f"call_score/{name}/q{round(100 * q):02d}"] = float(value)
+    record["loss"] = record["nll/all"]
+    record["bits_per_byte"] = float(nll.sum(dtype=np.float64) / np.log(2) / byte_lengths[tokens["target"]].sum())
+    record["share/factual"] = float(factual.mean())
+    record["share/taken"] = float(tokens["taken"].mean())
+    record["accuracy"] = float(tokens["greedy_right"].mean())
+    wanted = {"factual": factual, "greedy_wrong": ~tokens["greedy_right"]}
+    wanted["factual_and_wrong"] = wanted["factual"] & wanted["greedy_wrong"]
+    for name, positive in wanted.items():
+        if positive.any() and not positive.all():
+            record[f"roc/{name}"] = roc_area(score, positive)
+        for budget in BUDGETS:
+            called = score > np.quantile(score, 1.0 - budget)
+            hits = float((called & positive).sum())
+            record[f"precision/{name}@{budget:g}"] = hits / max(float(called.sum()), 1.0)
+            record[f"recall/{name}@{budget:g}"] = hits / max(float(positive.sum()), 1.0)
+    return record
+
+
+def roc_area(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Area under the ROC curve: the chance that a positive scores above a negative, ties counted half."""
+    ranks = rankdata(scores)
+    count = float(positive.sum())
+    wins = ranks[positive].sum(dtype=np.float64) - count * (count + 1) / 2
+    return float(wins / (count * (len(scores) - count)))
+
+
+class MetricWriter:
+    """Appends records to `<workdir>/metrics.jsonl` and mirrors them to TensorBoard; for one process of a run."""
+
+    def __init__(self, workdir: str, *, resume_step: int):
+        self._path = epath.Path(workdir) / "metrics.jsonl"
+        # A run cut off after its last checkpoint repeats those steps: their old records go.
+        self._records = [r for r in read_metrics(workdir) if r["step"] <= resume_step]
+        self._write_all()
+        self._events = SummaryWriter(str(epath.Path(workdir) / "tensorboard"), purge_step=resume_step + 1)
+
+    def write(self, record: dict[str, Any], *, step: int, split: str) -> None:
+        line = {"step": step, "split": split, **record}
+        self._records.append(line)
+        if str(self._path).startswith("gs://"):  # object stores cannot append
+            self._write_all()
+        else:
+            with self._path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        for name, value in record.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        self._events.close()
+
+    def _write_all(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text("".join(json.dumps(record) + "\n" for record in self._records))
+
+
+def read_metrics(workdir: str) -> list[dict[str, Any]]:
+    """All records of a run; a last line cut off by a crash is dropped."""
+    path = epath.Path(workdir) / "metrics.jsonl"
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records

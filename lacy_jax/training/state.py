@@ -1,0 +1,76 @@
+"""What a step changes: parameters, optimizer moments and counters, as one pytree of arrays."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lacy_jax import sharding
+from lacy_jax.config import Config
+from lacy_jax.model import decoder
+from lacy_jax.training.optimizer import make_optimizer
+
+LIMB = 30  # bits of the low half of a token counter: 32-bit integers alone end at 2e9 tokens
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """step: int32, completed updates. tokens, ground_truth_tokens: int32[2], see `add_count`."""
+
+    step: jax.Array
+    tokens: jax.Array
+    ground_truth_tokens: jax.Array
+    params: decoder.Params
+    optimizer: Any
+
+
+def add_count(counter: jax.Array, amount: jax.Array) -> jax.Array:
+    """Adds to a counter of two limbs (high, low < 2**30), exact up to 2e18; amount < 2**30."""
+    low = counter[1] + amount
+    return jnp.stack([counter[0] + (low >> LIMB), low & ((1 << LIMB) - 1)])
+
+
+def count_value(counter: jax.Array | np.ndarray) -> int:
+    """The counter as a Python int."""
+    high, low = (int(limb) for limb in np.asarray(counter))
+    return (high << LIMB) + low
+
+
+def init_state(config: Config, *, vocab: int) -> TrainState:
+    """A new run's state; pure, so that `jax.jit(..., out_shardings=...)` makes it in place on every device."""
+    params = decoder.init_params(config.model, vocab=vocab, key=jax.random.key(config.training.seed))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        tokens=jnp.zeros(2, jnp.int32),
+        ground_truth_tokens=jnp.zeros(2, jnp.int32),
+        params=params,
+        optimizer=make_optimizer(config.optimizer).init(params),
+    )
+
+
+def param_shardings(mesh: Mesh, shapes: decoder.Params) -> Any:
+    """A sharding for every parameter of a decoder, from its path."""
+    axes = jax.tree_util.tree_map_with_path(
+        lambda path, _: decoder.parameter_axes(jax.tree_util.keystr(path, simple=True, separator="/")), shapes
+    )
+    return sharding.tree_shardings(mesh, axes, shapes)
+
+
+def state_shardings(config: Config, *, vocab: int, mesh: Mesh) -> TrainState:
+    """The state's tree with a sharding at every leaf: moments lie as their parameters do, the rest is replicated."""
+    shapes = jax.eval_shape(lambda: init_state(config, vocab=vocab))
+    whole = NamedSharding(mesh, PartitionSpec())
+    params = param_shardings(mesh, shapes.params)
+    moments = optax.tree_utils.tree_map_params(
+        make_optimizer(config.optimizer),
+        lambda _, placed: placed,
+        shapes.optimizer,
+        params,
+        transform_non_params=lambda _: whole,
+    )
+    return TrainState(step=whole, tokens=whole, ground_truth_tokens=whole, params=params, optimizer=moments)

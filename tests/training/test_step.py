@@ -1,0 +1,159 @@
+"""The training step: the same on every mesh, in any number of microbatches, and what it may not contain."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lacy_jax import sharding
+from lacy_jax.config import Config, MeshConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainingConfig
+from lacy_jax.model import decoder
+from lacy_jax.training.state import add_count, count_value, init_state, state_shardings
+from lacy_jax.training.step import Batch, jit_train_step
+
+VOCAB, CALL = 256, 200
+MODEL = ModelConfig(layers=2, width=32, heads=4, context=16, compute_dtype="float32")
+CONFIG = Config(
+    model=MODEL,
+    optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
+    training=TrainingConfig(steps=10),
+)
+MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8), (4, 1, 2)]
+
+
+def make_batch(seed: int, rows: int = 16) -> Batch:
+    """Rows with different lengths and different shares of factual tokens, one row wholly padding."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(2, MODEL.context + 2, rows)
+    lengths[3] = 0
+    return Batch(
+        tokens=rng.integers(0, CALL, (rows, MODEL.context + 1)).astype(np.int32),
+        factual=rng.random((rows, MODEL.context + 1)) < rng.random((rows, 1)),
+        lengths=lengths.astype(np.int32),
+    )
+
+
+def run(config: Config, *, mesh_shape: tuple[int, int, int] = (1, 1, 1), steps: int = 3) -> tuple[list, dict]:
+    """Losses and sums of some steps, and the final parameters."""
+    devices = jax.devices()[: int(np.prod(mesh_shape))]
+    mesh = sharding.make_mesh(MeshConfig(*mesh_shape), batch_size=16, devices=devices)
+    with jax.set_mesh(mesh):
+        placed = state_shardings(config, vocab=VOCAB, mesh=mesh)
+        state = jax.jit(lambda: init_state(config, vocab=VOCAB), out_shardings=placed)()
+        step = jit_train_step(config, vocab=VOCAB, call_id=CALL, mesh=mesh)
+        records = []
+        for index in range(steps):
+            batch = jax.device_put(make_batch(index), sharding.batch_sharding(mesh))
+            state, sums = step(state, batch, None)
+            records.append(jax.device_get(sums))
+        return records, jax.device_get(state.params)
+
+
+@pytest.mark.parametrize("mesh_shape", MESHES[1:], ids=str)
+def test_every_mesh_gives_the_same_losses_and_takes_the_same_number(mesh_shape: tuple[int, int, int]) -> None:
+    expected, _ = run(CONFIG)
+    found, _ = run(CONFIG, mesh_shape=mesh_shape)
+    for one, other in zip(expected, found, strict=True):
+        assert one["count/taken"] == other["count/taken"]
+        np.testing.assert_allclose(other["loss"], one["loss"], rtol=2e-5)
+        np.testing.assert_allclose(other["gradient_norm"], one["gradient_norm"], rtol=2e-4)
+
+
+@pytest.mark.parametrize("mesh_shape", [(1, 8, 1), (2, 2, 2), (1, 1, 8)], ids=str)
+def test_large_arrays_are_split_as_declared(mesh_shape: tuple[int, int, int]) -> None:
+    mesh = sharding.make_mesh(MeshConfig(*mesh_shape), batch_size=16)
+    with jax.set_mesh(mesh):
+        placed = state_shardings(CONFIG, vocab=VOCAB, mesh=mesh)
+        state = jax.jit(lambda: init_state(CONFIG, vocab=VOCAB), out_shardings=placed)()
+        step = jit_train_step(CONFIG, vocab=VOCAB, call_id=CALL, mesh=mesh)
+        state, _ = step(state, jax.device_put(make_batch(0), sharding.batch_sharding(mesh)), None)
+    embedding = state.params["embedding"]["embedding"]
+    assert embedding.addressable_shards[0].data.size * mesh_shape[1] * mesh_shape[2] == embedding.size
+    moment = state.optimizer[1].mu["embedding"]["embedding"]
+    assert moment.sharding == embedding.sharding
+    assert sharding.replicated_large(
+        mesh, state.params, jax.tree.map(lambda x: x.sharding, state.params), above_bytes=10_000
+    ) == []
+
+
+def test_the_replication_check_names_what_is_whole() -> None:
+    mesh = sharding.make_mesh(MeshConfig(1, 8, 1), batch_size=16)
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    shapes = {"a": {"kernel": jax.ShapeDtypeStruct((1000, 1000), jnp.float32)}}
+    assert sharding.replicated_large(mesh, shapes, {"a": {"kernel": whole}}, above_bytes=10**6) == ["a/kernel"]
+
+
+@pytest.mark.parametrize("rule", ["none", "factual_loss", "loss"])
+@pytest.mark.parametrize("treatment", ["call", "ignore"])
+def test_microbatches_change_nothing(rule: str, treatment: str) -> None:
+    objective = ObjectiveConfig(rule=rule, treatment=treatment)  # type: ignore[arg-type]
+    config = dataclasses.replace(CONFIG, objective=objective)
+    split = dataclasses.replace(config, training=dataclasses.replace(config.training, microbatches=4))
+    (expected, expected_params), (found, found_params) = run(config), run(split)
+    for one, other in zip(expected, found, strict=True):
+        assert one["count/taken"] == other["count/taken"]
+        np.testing.assert_allclose(other["loss"], one["loss"], rtol=1e-5)
+        np.testing.assert_allclose(other["gradient_norm"], one["gradient_norm"], rtol=1e-5)
+    # Adam divides by the gradient's own size, so rounding of tiny gradients shows in full: compare loosely.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), expected_params, found_params)
+
+
+def test_scope_microbatch_selects_within_each_microbatch() -> None:
+    """With one row a microbatch, every row with k factual targets gives up about 60% of its own."""
+    objective = ObjectiveConfig(rule="factual_loss", scope="microbatch")
+    training = dataclasses.replace(CONFIG.training, microbatches=16)
+    records, _ = run(dataclasses.replace(CONFIG, objective=objective, training=training), steps=1)
+    batch = make_batch(0)
+    valid = np.arange(1, MODEL.context + 1) < batch.lengths[:, None]
+    expected = sum(int(np.round(np.float32(0.6) * n)) for n in (batch.factual[:, 1:] & valid).sum(axis=1))
+    assert records[0]["count/taken"] == expected
+
+
+def test_the_budgets_count_targets() -> None:
+    records, _ = run(CONFIG, steps=2)
+    batches = [make_batch(0), make_batch(1)]
+    targets = [int(np.maximum(batch.lengths - 1, 0).sum()) for batch in batches]
+    assert [count_value(record["tokens"]) for record in records] == [targets[0], sum(targets)]
+    taken = [int(record["count/taken"]) for record in records]
+    assert count_value(records[1]["ground_truth_tokens"]) == sum(targets) - sum(taken)
+    assert sum(taken) > 0
+
+
+def test_counters_pass_two_thousand_million() -> None:
+    counter = jnp.zeros(2, jnp.int32)
+    for _ in range(5):
+        counter = add_count(counter, jnp.int32(2**30 - 1))
+    assert count_value(counter) == 5 * (2**30 - 1)
+
+
+def test_plain_training_without_facts_equals_cross_entropy() -> None:
+    """The first loss of method ntp is the mean NLL that a plain softmax without the last columns gives."""
+    config = dataclasses.replace(CONFIG, objective=ObjectiveConfig(rule="none"))
+    records, _ = run(config, steps=1)
+    params = init_state(config, vocab=VOCAB).params
+    batch = make_batch(0)
+    hidden = np.asarray(decoder.forward(params, batch.tokens[:, :-1], config=MODEL), np.float64)
+    logits = (hidden @ np.asarray(decoder.output_matrix(params), np.float64).T)[..., :CALL]
+    log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    nll = -np.take_along_axis(log_probabilities, batch.tokens[:, 1:, None], axis=-1)[..., 0]
+    valid = np.arange(1, MODEL.context + 1) < batch.lengths[:, None]
+    np.testing.assert_allclose(records[0]["loss"] / records[0]["weight"], nll[valid].mean(), rtol=1e-5)
+
+
+def test_compiled_for_eight_devices_there_is_no_sort_and_the_state_is_donated() -> None:
+    model = dataclasses.replace(MODEL, compute_dtype="bfloat16")
+    config = dataclasses.replace(CONFIG, model=model)
+    mesh = sharding.make_mesh(MeshConfig(2, 2, 2), batch_size=16)
+    with jax.set_mesh(mesh):
+        shapes = jax.eval_shape(lambda: init_state(config, vocab=VOCAB))
+        step = jit_train_step(config, vocab=VOCAB, call_id=CALL, mesh=mesh)
+        lowered = step.lower(shapes, jax.eval_shape(lambda: jax.tree.map(jnp.asarray, make_batch(0))), None)
+        compiled = lowered.compile()
+    text = compiled.as_text()
+    assert not re.search(r"\bsort\(", text)
+    donated = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    assert compiled.memory_analysis().alias_size_in_bytes * mesh.devices.size >= donated
+    assert "sharding_constraint" in lowered.as_text() or "@Sharding" in lowered.as_text()
