@@ -1,0 +1,111 @@
+"""Who calls: a running quantile of the call score, kept on its budget by feedback.
+
+The budget is a share of TOKENS, counted in SLM tokens: delegated tokens / generated tokens. A partner's
+piece that becomes four SLM tokens spends four. A call that the partner could not answer spends one: it was
+paid for, and a partner that is away must not be asked more and more often.
+
+Every row keeps its own state, so that a row's text does not depend on which rows run beside it. Everything
+here is a pure function of that state; NumPy, on the host.
+
+Each score is ranked among the row's last `window` scores (itself included). Its place, counted from the
+top, is a number in [0, 1) that is uniform when scores come in no particular order, whatever their
+distribution (the smoothed p-value of conformal prediction, Vovk et al. 2005, section 2.4). The row calls
+when its place is below the effective budget, which is the same as a score above the (1 - effective budget)
+quantile, but exact for short histories and for ties.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lacy_jax.config import ConfigError
+
+# Tokens within which a surplus or a deficit of one token is made up for. Shorter holds the share more
+# strictly, longer lets facts that come in clusters be asked together (docs/cascade.md has the figures).
+HORIZON = 12.0
+# How many scores of its own a warm start is worth.
+WARM_SCORES = 64
+# The first guess of what a call spends, and how many calls the guess is worth.
+FIRST_COST = 1.5
+FIRST_COST_CALLS = 2.0
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What share of the tokens is delegated, and how many past scores rank a new one.
+
+    Raises:
+        ConfigError: either is out of range.
+    """
+
+    share: float
+    window: int = 512
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.share <= 1.0:
+            raise ConfigError(f"budget={self.share}: allowed is a share, 0 (never call) to 1 (always call)")
+        if self.window < 1:
+            raise ConfigError(f"window={self.window}: allowed is 1 or more scores")
+
+
+@dataclass(frozen=True)
+class BudgetState:
+    """One row's account. `scores`: float32 [<= window], oldest first; the rest are counts."""
+
+    scores: np.ndarray
+    decisions: int = 0
+    calls: int = 0
+    generated: int = 0
+    spent: int = 0
+
+
+def start(budget: Budget, *, warm_scores: Sequence[float] = ()) -> BudgetState:
+    """A fresh row. `warm_scores`: quantiles of the call score on validation text, ascending, if known."""
+    known = np.asarray(warm_scores, np.float32)
+    known = np.sort(known[np.isfinite(known)])
+    if not known.size:
+        return BudgetState(scores=np.zeros(0, np.float32))
+    count = min(WARM_SCORES, budget.window)
+    levels = (np.arange(count) + 0.5) / count
+    spread = np.interp(levels, np.linspace(0.0, 1.0, known.size), known).astype(np.float32)
+    # In a scattered order: the oldest leave first, and must not be the lowest.
+    return BudgetState(scores=spread[np.argsort((np.arange(count) * _GOLDEN) % 1.0)])
+
+
+def effective_share(budget: Budget, state: BudgetState) -> float:
+    """The share of decisions that should call now, float in [0, 1].
+
+    If a call spends c tokens, calling on a share p of the decisions delegates pc / (pc + 1 - p) of the
+    tokens; solved for p at the budget. What is owed from before (in tokens) is made up within HORIZON.
+    """
+    if budget.share in (0.0, 1.0):
+        return budget.share
+    cost = (FIRST_COST_CALLS * FIRST_COST + state.spent) / (FIRST_COST_CALLS + state.calls)
+    level = budget.share / (budget.share + cost * (1.0 - budget.share))
+    owed = budget.share * state.generated - state.spent
+    return float(np.clip(level + owed / HORIZON, 0.0, 1.0))
+
+
+def place_from_top(scores: np.ndarray, score: float, *, tie_breaker: float) -> float:
+    """Where `score` stands among `scores` and itself: 0 is the top, below 1; ties are split by `tie_breaker`."""
+    above = int(np.count_nonzero(scores > score))
+    ties = int(np.count_nonzero(scores == score)) + 1
+    return (above + tie_breaker * ties) / (scores.size + 1)
+
+
+def decide(budget: Budget, state: BudgetState, score: float) -> tuple[BudgetState, bool]:
+    """Whether the row calls at a position of this score, and the state with the score remembered."""
+    score = float(np.float32(score)) if np.isfinite(score) else -np.inf
+    # Evenly spread over [0, 1) and a function of the position only: the same text gets the same calls.
+    tie_breaker = ((state.decisions + 1) * _GOLDEN) % 1.0
+    call = place_from_top(state.scores, score, tie_breaker=tie_breaker) < effective_share(budget, state)
+    scores = np.append(state.scores, np.float32(score))[-budget.window :]
+    return dataclasses.replace(state, scores=scores, decisions=state.decisions + 1, calls=state.calls + call), call
+
+
+def account(state: BudgetState, *, generated: int, spent: int) -> BudgetState:
+    """The state after `generated` tokens entered the text, for `spent` of which the partner was asked."""
+    return dataclasses.replace(state, generated=state.generated + generated, spent=state.spent + spent)

@@ -1,0 +1,202 @@
+"""A partner that looks it up: finds the passage that fits the text so far, and reads off its next word.
+
+Passages lie in SQLite with an FTS5 index (https://www.sqlite.org/fts5.html). A question has two steps: bm25
+over the words of the text's beginning and of its end gives a few passages; then the end of the text is laid
+against every position of each, and the best place's next word is the answer.
+"""
+
+import hashlib
+import json
+import math
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lacy_jax.cascade.partners import PartnerError
+from lacy_jax.cascade.partners.alignment import Units, best_place, terms_of, units_of
+from lacy_jax.config import CorpusConfig
+from lacy_jax.data.corpus import Document, corpus_fingerprint, full_text, read_documents
+
+INDEX_VERSION = 1
+PASSAGE_CHARACTERS = 2_000
+OVERLAP_CHARACTERS = 300
+CANDIDATES = 8
+HEAD_CHARACTERS, HEAD_TERMS = 120, 6
+TAIL_CHARACTERS, TAIL_TERMS = 240, 8
+TITLE_WEIGHT = 3.0  # of a word of the title in bm25, against 1 for one of the body
+LONGEST_TITLE = 6  # words, of a title looked up by name
+TITLE_BONUS = 3.0  # for a passage whose title the text has named; nearly all of it for a long, rare title
+KEPT_UNITS = 256  # passages whose units are kept in memory
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A part of a document's full text. `id` is its row in the store."""
+
+    id: int
+    title: str
+    text: str
+
+
+def match_query(terms: Iterable[str]) -> str:
+    """An FTS5 query for passages with any of `terms`: every term a quoted string, so that none is an operator."""
+    return " OR ".join('"' + term.replace('"', '""') + '"' for term in terms)
+
+
+def passages_of(document: Document) -> Iterator[str]:
+    """The full text of a document, in parts that end with a word and overlap their neighbours."""
+    text = full_text(document)
+    start = 0
+    while len(text) - start > PASSAGE_CHARACTERS:
+        end = text.rfind(" ", start + PASSAGE_CHARACTERS // 2, start + PASSAGE_CHARACTERS)
+        end = end if end > 0 else start + PASSAGE_CHARACTERS
+        yield text[start:end]
+        start = end - OVERLAP_CHARACTERS
+    yield text[start:]
+
+
+def build_store(documents: Iterable[Document], *, path: Path, fingerprint: dict[str, Any]) -> None:
+    """Writes a store of `documents`; what lies at `path` is replaced only when the new one is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    connection = sqlite3.connect(unfinished)
+    try:
+        connection.executescript(
+            """
+            PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
+            CREATE TABLE about (fingerprint TEXT);
+            CREATE TABLE passages (id INTEGER PRIMARY KEY, title TEXT, folded_title TEXT, text TEXT);
+            CREATE VIRTUAL TABLE words USING fts5(title, body, content='', tokenize='unicode61 remove_diacritics 0');
+            CREATE VIRTUAL TABLE vocabulary USING fts5vocab(words, row);
+            """
+        )
+        for document in documents:
+            title = " ".join(terms_of(document.title))
+            for part in passages_of(document):
+                added = connection.execute(
+                    "INSERT INTO passages (title, folded_title, text) VALUES (?, ?, ?)", (document.title, title, part)
+                )
+                body = " ".join(terms_of(part))
+                connection.execute(
+                    "INSERT INTO words (rowid, title, body) VALUES (?, ?, ?)", (added.lastrowid, title, body)
+                )
+        connection.execute("CREATE INDEX by_title ON passages (folded_title)")
+        connection.execute("INSERT INTO words (words) VALUES ('optimize')")
+        connection.execute("INSERT INTO about VALUES (?)", (json.dumps(fingerprint, sort_keys=True),))
+        connection.commit()
+        connection.close()
+        unfinished.replace(path)
+    finally:
+        connection.close()
+        unfinished.unlink(missing_ok=True)
+
+
+def open_store(corpus: CorpusConfig, *, directory: str) -> "DocumentStore":
+    """The store of a corpus, kept in `directory` and built if it is missing or broken.
+
+    Raises:
+        DataError: the corpus cannot be read.
+        PartnerError: the store cannot be written.
+    """
+    fingerprint = {"corpus": corpus_fingerprint(corpus), "index": INDEX_VERSION}
+    digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:12]
+    path = Path(directory).expanduser() / f"documents-{corpus.name}-{digest}.sqlite"
+    if not _is_store(path, fingerprint=fingerprint):
+        try:
+            build_store(read_documents(corpus), path=path, fingerprint=fingerprint)
+        except (OSError, sqlite3.Error) as error:
+            raise PartnerError(f"documents: cannot write the index {path} ({error})") from error
+    return DocumentStore(path)
+
+
+def _is_store(path: Path, *, fingerprint: dict[str, Any]) -> bool:
+    if not path.exists():
+        return False
+    try:
+        connection = sqlite3.connect(path)
+        try:
+            row = connection.execute("SELECT fingerprint FROM about").fetchone()
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError:
+        return False
+    return row is not None and row[0] == json.dumps(fingerprint, sort_keys=True)
+
+
+class DocumentStore:
+    """Reads a store made by `build_store`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._connection = sqlite3.connect(path, check_same_thread=False)
+        self._size = max(1, self._connection.execute("SELECT count(*) FROM passages").fetchone()[0])
+        self._weights: dict[str, float] = {}
+
+    def weight(self, term: str) -> float:
+        """How telling a word is: 1 for one found in at most one passage, towards 0 for one found in all."""
+        if term not in self._weights:
+            row = self._connection.execute("SELECT doc FROM vocabulary WHERE term = ?", (term,)).fetchone()
+            rarity = math.log(self._size / (row[0] if row else 1)) / math.log(max(2, self._size))
+            self._weights[term] = min(1.0, max(0.05, rarity))
+        return self._weights[term]
+
+    def search(self, text: str) -> list[Passage]:
+        """The passages that fit a text so far: those whose title its beginning names, then the best by bm25."""
+        head, tail = terms_of(text[:HEAD_CHARACTERS]), terms_of(text[-TAIL_CHARACTERS:])
+        titles = {" ".join(head[a : a + n]) for n in range(1, LONGEST_TITLE + 1) for a in range(len(head) - n + 1)}
+        rows = self._connection.execute(
+            f"SELECT id, title, text FROM passages WHERE folded_title IN ({','.join('?' * len(titles))})"
+            " ORDER BY length(folded_title) DESC, id LIMIT ?",
+            (*sorted(titles), CANDIDATES),
+        ).fetchall()
+        terms = self._telling(head, HEAD_TERMS) + self._telling(tail, TAIL_TERMS)
+        if terms:
+            rows += self._connection.execute(
+                "SELECT id, passages.title, text FROM words JOIN passages ON passages.id = words.rowid"
+                " WHERE words MATCH ? ORDER BY bm25(words, ?, 1.0) LIMIT ?",
+                (match_query(dict.fromkeys(terms)), TITLE_WEIGHT, CANDIDATES),
+            ).fetchall()
+        return [Passage(*row) for row in dict.fromkeys(rows)]
+
+    def _telling(self, terms: Sequence[str], count: int) -> list[str]:
+        """The `count` most telling of the terms that occur at all."""
+        return sorted(set(terms), key=lambda term: (-self.weight(term), term))[:count]
+
+
+class Documents:
+    """The partner over a store; see this module's first lines."""
+
+    def __init__(self, store: DocumentStore, *, name: str = "documents"):
+        self.name = name
+        self._store = store
+        self._units: dict[int, Units] = {}
+
+    def complete(self, texts: Sequence[str]) -> list[str]:
+        """The next word (or punctuation mark) of each text, "" where no passage fits or the best one ends there."""
+        return [self._next_word(text) for text in texts]
+
+    def _next_word(self, text: str) -> str:
+        tail = units_of(text[-TAIL_CHARACTERS:], weight=self._store.weight)
+        said = set(terms_of(text[:HEAD_CHARACTERS])) | set(tail.folded)
+        places = []
+        for passage in self._store.search(text):
+            place = best_place(tail, self._units_of(passage))
+            places.append((place.score + self._title_bonus(passage.title, said), bool(place.piece), place.piece))
+        # Of equal places one that goes on wins: a long document's parts overlap.
+        return max(places, key=lambda place: place[:2], default=(0.0, False, ""))[2]
+
+    def _title_bonus(self, title: str, said: set[str]) -> float:
+        weights = {term: self._store.weight(term) for term in terms_of(title)}
+        found = sum(weight for term, weight in weights.items() if term in said)
+        return TITLE_BONUS * found / (1.0 + sum(weights.values()))
+
+    def _units_of(self, passage: Passage) -> Units:
+        if passage.id not in self._units:
+            if len(self._units) >= KEPT_UNITS:
+                self._units.pop(next(iter(self._units)))
+            self._units[passage.id] = units_of(passage.text, weight=self._store.weight)
+        return self._units[passage.id]
