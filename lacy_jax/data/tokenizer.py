@@ -1,0 +1,199 @@
+"""SentencePiece with `<CALL>` on top, and the characters that every token stands for.
+
+A tokenizer trained here splits any text without loss: text is taken as it is (no normalization), characters outside
+the vocabulary are spelt in bytes, and decoding is the concatenation of each token's bytes.
+"""
+
+import hashlib
+import io
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from lacy_jax.data.corpus import DataError
+
+CALL = "<CALL>"
+
+_SPACE = "\u2581"  # SentencePiece writes a space so; the character itself, met in a text, is spelt in bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """N tokens of one text.
+
+    ids: int32[N].
+    starts, ends: int32[N], the characters text[start:end] that a token stands for, both non-decreasing. The bytes of
+    one character each carry that character; a token that stands for nothing (an added space) is empty.
+    """
+
+    ids: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Tokenizer:
+    """A SentencePiece model, any that has `</s>`, and `<CALL>` as the id after its last piece.
+
+    pieces: number of SentencePiece pieces. vocab_size: pieces + 1.
+    call_id: the id of `<CALL>`, = pieces: no text encodes to it, and it decodes to "".
+    end_id: the id of `</s>`, which follows every document: no text encodes to it, and it decodes to "".
+    byte_lengths: int32[vocab_size], UTF-8 bytes each token stands for; 0 for `<CALL>` and control tokens.
+    model_proto: the serialized SentencePiece model; fingerprint: its sha256, in hex.
+    """
+
+    def __init__(self, model_proto: bytes) -> None:
+        """Raises `DataError` where the bytes are no SentencePiece model, or it has no end-of-text token."""
+        try:
+            processor = sentencepiece.SentencePieceProcessor(model_proto=model_proto)
+        except (RuntimeError, OSError) as error:
+            raise DataError(f"tokenizer: not a SentencePiece model ({error})") from None
+        if processor.eos_id() < 0:
+            raise DataError("tokenizer: the SentencePiece model has no end-of-text token </s>; documents need one")
+        self._processor = processor
+        self.model_proto = model_proto
+        self.fingerprint = hashlib.sha256(model_proto).hexdigest()
+        self.pieces: int = processor.get_piece_size()
+        self.call_id = self.pieces
+        self.end_id: int = processor.eos_id()
+        self.vocab_size = self.pieces + 1
+        self._bytes = [_piece_bytes(processor, index) for index in range(self.pieces)] + [b""]
+        self.byte_lengths = np.array([len(each) for each in self._bytes], dtype=np.int32)
+        self._adds_space = "".join(processor.encode("a", return_type=str)).startswith(_SPACE)
+        mark = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
+        has_bytes = all(processor.is_byte(index) for index in mark)
+        self._mark_ids = mark if has_bytes and not self._adds_space else []
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "Tokenizer":
+        """Reads a `tokenizer.model`; raises `DataError` where there is none."""
+        try:
+            model_proto = Path(path).read_bytes()
+        except OSError as error:
+            raise DataError(f"tokenizer: cannot read {path} ({error.strerror})") from None
+        return cls(model_proto)
+
+    @classmethod
+    def from_bytes(cls, model_proto: bytes) -> "Tokenizer":
+        """The tokenizer of a serialized SentencePiece model."""
+        return cls(model_proto)
+
+    def encode(self, text: str) -> Encoding:
+        """The tokens of `text`, without any control token; raises `DataError` at a lone surrogate."""
+        ids: list[int] = []
+        spans: list[tuple[int, int]] = []
+        position = 0
+        # SentencePiece would take the character it writes spaces with for a space.
+        for nth, part in enumerate(text.split(_SPACE) if self._mark_ids else [text]):
+            if nth:
+                ids += self._mark_ids
+                spans += [(position, position + 1)] * len(self._mark_ids)
+                position += 1
+            mapping = self._encode_part(part)
+            ids += mapping["ids"]
+            spans += [(a + position, b + position) for a, b in mapping["offsets"]] if position else mapping["offsets"]
+            position += len(part)
+        offsets = np.array(spans, dtype=np.int32).reshape(-1, 2)
+        return Encoding(ids=np.array(ids, dtype=np.int32), starts=offsets[:, 0], ends=offsets[:, 1])
+
+    def _encode_part(self, text: str) -> dict[str, list]:
+        try:
+            mapping: dict[str, list] = self._processor.encode(text, return_type="offset_mapping")
+        except RuntimeError:
+            raise DataError(f"tokenizer: not valid Unicode (a lone surrogate?): {text[:80]!a}") from None
+        mapping["offsets"] = _spread(mapping["offsets"], mapping["pieces"])
+        return mapping
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; bytes that are not UTF-8 become U+FFFD, an added leading space is dropped again."""
+        text = self.decode_bytes(ids).decode(errors="replace")
+        return text.removeprefix(" ") if self._adds_space else text
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The UTF-8 bytes of `ids`, which may begin or end inside a character."""
+        return b"".join([self._bytes[index] for index in ids])
+
+    def token_text(self, index: int) -> str:
+        """One token, for people: its text, `<CALL>`, or the name of a control token or of a lone byte."""
+        if index == self.call_id:
+            return CALL
+        try:
+            return self._bytes[index].decode() or self._processor.id_to_piece(index)
+        except UnicodeDecodeError:
+            return self._processor.id_to_piece(index)
+
+
+def _piece_bytes(processor: sentencepiece.SentencePieceProcessor, index: int) -> bytes:
+    if processor.is_byte(index):
+        return bytes([int(processor.id_to_piece(index)[1:-1], 16)])
+    if processor.is_control(index) or processor.is_unknown(index):
+        return b""
+    return processor.id_to_piece(index).replace(_SPACE, " ").encode()
+
+
+def _spread(offsets: list[tuple[int, int]], pieces: Sequence[str]) -> list[tuple[int, int]]:
+    """Gives all tokens that spell one character its span; SentencePiece gives it to the last of them alone."""
+    if all(start != end for start, end in offsets):
+        return offsets
+    spread = list(offsets)
+    for index in range(len(spread) - 2, -1, -1):
+        start, end = spread[index]
+        if start == end and pieces[index] != _SPACE:
+            spread[index] = (start, max(end, spread[index + 1][1]))
+    return spread
+
+
+def train_tokenizer(texts: Iterable[str], *, vocab_size: int, characters: int = 200_000_000) -> bytes:
+    """Trains a byte-pair SentencePiece model, the same for the same texts, and returns it serialized.
+
+    Text is not normalized, digits stand alone, spaces are kept and none is added; no piece crosses a line. Characters
+    outside the vocabulary are spelt in bytes. Source: github.com/google/sentencepiece, doc/options.md.
+
+    Args:
+        texts: read until `characters` characters are there.
+        vocab_size: number of pieces, the 256 bytes and `<unk>`, `<s>`, `</s>` included.
+
+    Raises:
+        DataError: too little text for so many pieces.
+    """
+    model = io.BytesIO()
+    lines = _lines(texts, characters=characters)
+    first = next(lines, None)
+    if first is None:
+        raise DataError("tokenizer: no text to train it on")
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=itertools.chain([first], lines),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            normalization_rule_name="identity",
+            byte_fallback=True,
+            split_digits=True,
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            unk_id=0,
+            bos_id=1,
+            eos_id=2,
+            max_sentence_length=2**30,  # the default drops lines above 4,192 bytes
+            num_threads=16,  # written into the model: the same number everywhere, or fingerprints differ
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise DataError(f"tokenizer.vocab_size={vocab_size}: {str(error).split('] ')[-1]}") from None
+    return model.getvalue()
+
+
+def _lines(texts: Iterable[str], *, characters: int) -> Iterator[str]:
+    left = characters
+    for text in texts:
+        yield from filter(None, text[:left].split("\n"))
+        left -= len(text)
+        if left <= 0:
+            return
