@@ -1,0 +1,70 @@
+"""Gathers what the report shows of a finished run: its log, held-out articles scored, and cascade samples."""
+
+import itertools
+from collections.abc import Sequence
+
+import jax
+from etils import epath
+
+from lacy_jax.cascade.cascade import Cascade
+from lacy_jax.cascade.partners import make_partner
+from lacy_jax.checkpoint import LoadedModel, load_model
+from lacy_jax.config import Config, config_to_dict
+from lacy_jax.console import Reporter
+from lacy_jax.data.annotate import Spans
+from lacy_jax.data.corpus import Document
+from lacy_jax.data.prepare import Prepared
+from lacy_jax.evals.report import CascadeSample, RunSummary, read_metrics, write_report
+from lacy_jax.evals.samples import article_scores, cascade_samples
+from lacy_jax.training.flops import parameter_count
+
+ARTICLES = 40
+
+
+def report_run(config: Config, *, prepared: Prepared, workdir: str, command: str, reporter: Reporter) -> str:
+    """Writes `<workdir>/report.html` from the newest checkpoint; returns its path.
+
+    A run on packed data without its documents gets a report without articles and samples.
+    """
+    loaded = load_model(workdir)
+    documents: list[tuple[Document, Spans]] = []
+    if prepared.annotated_directory.exists():
+        documents = list(itertools.islice(prepared.validation_documents(), ARTICLES))
+    reporter.update("report", 0, 3)
+    articles = article_scores(loaded, documents)
+    reporter.update("report", 1, 3)
+    samples = _samples(config, loaded, [document for document, _ in documents])
+    reporter.update("report", 2, 3)
+    metrics = read_metrics(f"{workdir}/metrics.jsonl")
+    train_rows = [row for row in metrics.rows if row["split"] == "train"]
+    path = epath.Path(workdir) / "report.html"
+    write_report(
+        str(path),
+        summary=RunSummary(
+            name=config.name,
+            method=config.method,
+            parameters=parameter_count(loaded.model, vocab=loaded.params["embedding"]["embedding"].shape[0]),
+            steps=loaded.step,
+            tokens=int(train_rows[-1]["tokens"]) if train_rows else 0,
+            seconds=float(train_rows[-1].get("seconds", 0.0)) if train_rows else 0.0,
+            device=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            command=command,
+            config=config_to_dict(config),
+            provenance={"versions": ", ".join(f"{name} {version}" for name, version in loaded.meta["versions"].items())},
+        ),
+        metrics=metrics,
+        articles=articles,
+        samples=samples,
+        budget=config.cascade.budget,
+    )
+    reporter.update("report", 3, 3)
+    return str(path)
+
+
+def _samples(config: Config, loaded: LoadedModel, documents: Sequence[Document]) -> list[CascadeSample]:
+    settings = config.cascade
+    partner = make_partner(settings.partner, corpus=config.corpus, directory=config.data.directory)
+    if partner is None or not documents or not settings.samples:
+        return []
+    cascade = Cascade(loaded, partner, budget=settings.budget, window=settings.window)
+    return cascade_samples(cascade, partner, documents[: settings.samples], max_new_tokens=settings.max_new_tokens)
