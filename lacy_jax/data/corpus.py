@@ -96,7 +96,7 @@ def read_documents(corpus: CorpusConfig) -> Iterator[Document]:
 def corpus_fingerprint(corpus: CorpusConfig) -> dict[str, Any]:
     """What `read_documents` depends on, as plain JSON values: equal fingerprints stand for equal documents and splits.
 
-    Files stand in it by name and sha256, wherever they lie; a TFDS dataset by name, version and the sizes of its shards.
+    Files stand in it by name and sha256, wherever they lie; a TFDS dataset by name, version and sizes of its shards.
 
     Raises:
         DataError: there is no such data.
@@ -249,7 +249,7 @@ def _tfds(corpus: CorpusConfig) -> Iterator[tuple[str, Document]]:
 
 
 def _tfds_builder(corpus: CorpusConfig) -> Any:
-    import tensorflow_datasets as tfds  # noqa: PLC0415  (slow to import, and only this corpus needs it)
+    import tensorflow_datasets as tfds  # slow to import, and only this corpus needs it
 
     name, directory = corpus.tfds_name, corpus.tfds_dir or None
     try:
