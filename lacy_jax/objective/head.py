@@ -62,8 +62,8 @@ def greedy_tokens(hidden: jax.Array, embedding: jax.Array, call_id: int, *, voca
 
     def step(best: tuple[jax.Array, jax.Array], chunk: jax.Array) -> tuple[Any, None]:
         logits = _logits(hidden, weights, chunk)
-        ids = _ids(logits, chunk, vocab_chunks)
-        logits = jnp.where(ids < call_id, logits.astype(jnp.float32), EXCLUDED)
+        ids = _ids(weights, chunk)
+        logits = logits.astype(jnp.float32) + jnp.where(ids < call_id, 0.0, EXCLUDED)
         top = logits.max(axis=-1)
         # Two plain reductions rather than an argmax: these stay local to a shard of the vocabulary.
         token = jnp.where(logits == top[..., None], ids, jnp.iinfo(jnp.int32).max).min(axis=-1)
@@ -96,9 +96,24 @@ def _logits(hidden: jax.Array, weights: jax.Array, chunk: jax.Array) -> jax.Arra
     return jnp.einsum("btd,vd->btv", hidden, jax.lax.dynamic_index_in_dim(weights, chunk, axis=1, keepdims=False))
 
 
-def _ids(logits: jax.Array, chunk: jax.Array, vocab_chunks: int) -> jax.Array:
-    """Vocabulary id of each column of a chunk's logits, int32 [B, T, V / vocab_chunks]."""
-    return jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) * vocab_chunks + chunk
+def _ids(weights: jax.Array, chunk: jax.Array) -> jax.Array:
+    """Vocabulary id of each column of a chunk's logits, int32 [V / vocab_chunks]."""
+    rows, vocab_chunks, _ = weights.shape
+    return jnp.arange(rows, dtype=jnp.int32) * vocab_chunks + chunk
+
+
+def _rows_gradient(hidden: jax.Array, dz: jax.Array) -> jax.Array:
+    """Gradient of a chunk's rows, float32 [V / vocab_chunks, D]."""
+
+    def product(hidden: jax.Array, dz: jax.Array) -> jax.Array:
+        return jnp.einsum("btv,btd->vd", dz, hidden, preferred_element_type=jnp.float32)
+
+    def product_on_cpu(hidden: jax.Array, dz: jax.Array) -> jax.Array:
+        # XLA's CPU backend would transpose all of dz; this order transposes `hidden` and the result.
+        rows = jnp.einsum("btd,btv->dv", hidden, dz, preferred_element_type=jnp.float32)
+        return jax.lax.optimization_barrier(rows).T
+
+    return jax.lax.platform_dependent(hidden, dz, cpu=product_on_cpu, default=product)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -115,11 +130,11 @@ def _forward(hidden: jax.Array, embedding: jax.Array, targets: jax.Array, call_i
     def step(carry: tuple[jax.Array, ...], chunk: jax.Array) -> tuple[Any, jax.Array | None]:
         top, total, target = carry
         logits = _logits(hidden, weights, chunk)
-        ids = _ids(logits, chunk, vocab_chunks)
-        values = jnp.where(ids < call_id, logits.astype(jnp.float32), EXCLUDED)
+        values = logits.astype(jnp.float32) + jnp.where(_ids(weights, chunk) < call_id, 0.0, EXCLUDED)
         new_top = jnp.maximum(top, values.max(axis=-1))
         total = total * jnp.exp(top - new_top) + jnp.exp(values - new_top[..., None]).sum(axis=-1)
-        target += jnp.where(ids == targets[..., None], values, 0.0).sum(axis=-1)
+        own = jnp.take_along_axis(logits, targets[..., None] // vocab_chunks, axis=-1)[..., 0]
+        target += jnp.where(targets % vocab_chunks == chunk, own.astype(jnp.float32), 0.0)
         return (new_top, total, target), logits if vocab_chunks == 1 else None
 
     zeros = jnp.zeros(targets.shape, jnp.float32)
@@ -139,15 +154,15 @@ def _backward(call_id: int, vocab_chunks: int, kept: Any, grads: tuple[jax.Array
     def step(carry: tuple[jax.Array, jax.Array], chunk: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
         d_hidden, d_weights = carry
         logits = logits_kept[0] if vocab_chunks == 1 else _logits(hidden, weights, chunk)
-        ids = _ids(logits, chunk, vocab_chunks)
-        # The exponent of excluded columns is not bounded by 0: replace it before exp, not after.
-        exponent = jnp.where(ids < call_id, logits.astype(jnp.float32) - lse[..., None], EXCLUDED)
+        ids = _ids(weights, chunk)
+        # Excluded columns are not bounded by lse: take them out before exp, not after.
+        exponent = logits.astype(jnp.float32) - lse[..., None] + jnp.where(ids < call_id, 0.0, EXCLUDED)
         dz = g_lse * jnp.exp(exponent)
         dz += jnp.where(ids == targets[..., None], g_target, 0.0) + jnp.where(ids == call_id, g_call, 0.0)
         dz = dz.astype(hidden.dtype)
         rows = jax.lax.dynamic_index_in_dim(weights, chunk, axis=1, keepdims=False)
         d_hidden += jnp.einsum("btv,vd->btd", dz, rows, preferred_element_type=jnp.float32)
-        d_rows = jnp.einsum("btv,btd->vd", dz, hidden, preferred_element_type=jnp.float32).astype(embedding.dtype)
+        d_rows = _rows_gradient(hidden, dz).astype(embedding.dtype)
         return (d_hidden, jax.lax.dynamic_update_index_in_dim(d_weights, d_rows, chunk, axis=1)), None
 
     start = jnp.zeros(hidden.shape, jnp.float32), jnp.zeros(weights.shape, embedding.dtype)
