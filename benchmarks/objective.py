@@ -1,0 +1,234 @@
+"""Times the objective: output head, selection and loss sums, forward and backward, beside cross-entropy.
+
+    python -m benchmarks.objective                            # head, selection and loss alone
+    python -m benchmarks.objective --layers 4 --rounds 9      # under a body of MLPs, as large as transformer blocks
+    python -m benchmarks.objective --batch 8 --time 1024 --width 1024 --vocab 50304 --dtype bfloat16
+
+Every method runs through the same head as `ce`, plain cross-entropy. Rounds are interleaved (ce, a, b, ..., then
+backwards), and a ratio is the median over rounds of one round's ratio to its own `ce`, so a machine that is busy
+for a while disturbs both alike. Printed beside the figures: the floor, 6 N D V FLOPs (8 with vocabulary
+chunks) at the matrix product rate measured in the same rounds, and the peer,
+`optax.softmax_cross_entropy_with_integer_labels` on float32 logits.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lacy_jax.objective import (
+    Normalizer,
+    Rule,
+    Treatment,
+    head_scalars,
+    nll_without_call,
+    objective_sums,
+    select_targets,
+)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the paper's table."""
+
+    rule: Rule
+    treatment: Treatment = "call"
+    normalizer: Normalizer = "renormalized"
+
+
+METHODS = {
+    "lacy": Method("factual_loss"),
+    "lacy-full": Method("factual_loss", normalizer="full"),
+    "loss": Method("loss"),
+    "rho1": Method("excess_loss"),
+    "ignore": Method("factual_loss", treatment="ignore"),
+    "ignore-facts": Method("factual", treatment="ignore"),
+    "joint": Method("factual_loss", treatment="joint"),
+    "random-factual": Method("random_factual"),
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the objective reads beside the hidden states."""
+
+    inputs: jax.Array
+    targets: jax.Array
+    factual: jax.Array
+    valid: jax.Array
+    reference_losses: jax.Array
+
+
+jax.tree_util.register_dataclass(Batch)
+Params = dict[str, Any]
+Objective = Callable[[jax.Array, jax.Array, Batch], jax.Array]
+
+
+def method_loss(method: Method, *, call_id: int, vocab_chunks: int) -> Objective:
+    """Mean loss of a method from hidden states, output matrix and batch."""
+
+    def loss(hidden: jax.Array, embedding: jax.Array, batch: Batch) -> jax.Array:
+        scalars = head_scalars(hidden, embedding, batch.targets, call_id, vocab_chunks=vocab_chunks)
+        taken = select_targets(
+            nll_without_call(scalars),
+            batch.factual,
+            batch.valid,
+            rule=method.rule,
+            rate=0.6,
+            reference_losses=batch.reference_losses,
+            key=jax.random.key(0),
+        )
+        sums = objective_sums(scalars, taken, batch.valid, treatment=method.treatment, normalizer=method.normalizer)
+        return sums.loss / sums.weight
+
+    return loss
+
+
+def ce_loss(*, call_id: int, vocab_chunks: int) -> Objective:
+    """Plain cross-entropy through the same head."""
+
+    def loss(hidden: jax.Array, embedding: jax.Array, batch: Batch) -> jax.Array:
+        losses = nll_without_call(head_scalars(hidden, embedding, batch.targets, call_id, vocab_chunks=vocab_chunks))
+        return jnp.sum(jnp.where(batch.valid, losses, 0.0)) / jnp.sum(batch.valid)
+
+    return loss
+
+
+def peer_loss(hidden: jax.Array, embedding: jax.Array, batch: Batch) -> jax.Array:
+    """The same cross-entropy as a library writes it: all logits in float32."""
+    logits = jnp.einsum("btd,vd->btv", hidden, embedding.astype(hidden.dtype)).astype(jnp.float32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
+    return jnp.sum(jnp.where(batch.valid, losses, 0.0)) / jnp.sum(batch.valid)
+
+
+def under_body(objective: Objective, dtype: jnp.dtype) -> Callable[[Params, Batch], jax.Array]:
+    """Loss of parameters: token embeddings, residual MLPs of 12 D^2 parameters each, tied output matrix."""
+
+    def loss(params: Params, batch: Batch) -> jax.Array:
+        hidden = (
+            params["hidden"].astype(dtype) if "hidden" in params else params["embedding"].astype(dtype)[batch.inputs]
+        )
+        for first, second in params.get("layers", ()):
+            inner = jax.nn.gelu(jnp.einsum("btd,df->btf", hidden, first.astype(dtype)))
+            hidden += jnp.einsum("btf,fd->btd", inner, second.astype(dtype))
+        return objective(hidden, params["embedding"], batch)
+
+    return loss
+
+
+def make_inputs(options: argparse.Namespace) -> tuple[Params, Batch]:
+    """Random parameters and a random batch: a quarter of the targets factual, a few of padding."""
+    keys = jax.random.split(jax.random.key(0), 6 + 2 * options.layers)
+    shape, width = (options.batch, options.time), options.width
+    params: Params = {"embedding": 0.02 * jax.random.normal(keys[0], (options.vocab, width))}
+    if options.layers:
+        pairs = [
+            (
+                jax.random.normal(keys[6 + 2 * i], (width, 6 * width)) / width**0.5,
+                0.1 * jax.random.normal(keys[7 + 2 * i], (6 * width, width)) / width**0.5,
+            )
+            for i in range(options.layers)
+        ]
+        params["layers"] = pairs
+    else:
+        params["hidden"] = jax.random.normal(keys[1], (*shape, width), options.dtype)
+    batch = Batch(
+        inputs=jax.random.randint(keys[2], shape, 0, options.call_id),
+        targets=jax.random.randint(keys[3], shape, 0, options.call_id),
+        factual=jax.random.bernoulli(keys[4], 0.25, shape),
+        valid=jnp.broadcast_to(jnp.arange(options.time) < options.time - 3, shape),
+        reference_losses=9 + jax.random.normal(keys[5], shape),
+    )
+    return params, batch
+
+
+def compile_variants(options: argparse.Namespace, params: Params, batch: Batch) -> dict[str, Any]:
+    """Compiled value_and_grad of every variant, by name; `matmul` is the head's forward product alone."""
+    head = {"call_id": options.call_id, "vocab_chunks": options.chunks}
+    objectives: dict[str, Objective] = {"ce": ce_loss(**head)}
+    objectives |= {name: method_loss(METHODS[name], **head) for name in options.methods.split(",")}
+    objectives["optax peer"] = peer_loss
+    return {
+        name: jax.jit(jax.value_and_grad(under_body(objective, options.dtype))).lower(params, batch).compile()
+        for name, objective in objectives.items()
+    }
+
+
+def matmul(options: argparse.Namespace) -> Callable[[], jax.Array]:
+    """The head's forward matrix product, in its compute dtype."""
+    left = jnp.ones((options.batch * options.time, options.width), options.dtype)
+    right = jnp.ones((options.width, options.vocab), options.dtype)
+    product = jax.jit(jnp.matmul)
+    return lambda: product(left, right)
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds of one call, its results waited for."""
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Parse options, run the rounds, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--time", type=int, default=256)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--vocab", type=int, default=8192, help="rows of the output matrix, padding included")
+    parser.add_argument("--dtype", type=jnp.dtype, default=jnp.dtype("float32"))
+    parser.add_argument("--chunks", type=int, default=1, help="vocab_chunks; 1 keeps the logits")
+    parser.add_argument("--layers", type=int, default=0, help="MLP layers under the head; 0: the head alone")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--methods", default=",".join(METHODS))
+    options = parser.parse_args()
+    options.call_id = options.vocab - 64
+    params, batch = make_inputs(options)
+    compiled = compile_variants(options, params, batch)
+    calls: dict[str, Callable[[], Any]] = {
+        name: lambda program=program: program(params, batch) for name, program in compiled.items()
+    }
+    calls["matmul"] = matmul(options)
+    for call in calls.values():
+        timed(call)
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for round_number in range(options.rounds):
+        for name in list(calls)[:: -1 if round_number % 2 else 1]:
+            seconds[name].append(timed(calls[name]))
+    report(options, seconds, compiled)
+
+
+def report(options: argparse.Namespace, seconds: dict[str, list[float]], compiled: dict[str, Any]) -> None:
+    """Print device, floor and one line a variant."""
+    tokens = options.batch * options.time
+    flops = 2 * tokens * options.width * options.vocab
+    rate = flops / statistics.median(seconds["matmul"])
+    # A head's forward and two backward products, once more forward with chunks; 12 D^2 a layer, times three.
+    products = (4 if options.chunks > 1 else 3) * flops + 72 * options.layers * tokens * options.width**2
+    device = jax.devices()[0]
+    print(
+        f"{device.device_kind} ({device.platform}), {tokens} tokens, width {options.width}, vocabulary {options.vocab},"
+    )
+    print(
+        f"{options.dtype}, vocab_chunks {options.chunks}, {options.layers} layers, {options.rounds} interleaved rounds"
+    )
+    print(f"matrix products: {rate / 1e9:.0f} GFLOP/s measured; floor {1e3 * products / rate:.1f} ms")
+    print(f"{'':16}{'ms':>9}{'ratio to ce':>13}{'(min .. max)':>18}{'peak MB':>9}")
+    for name, program in compiled.items():
+        ratios = [own / ce for own, ce in zip(seconds[name], seconds["ce"], strict=True)]
+        memory = program.memory_analysis()
+        peak = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+        print(
+            f"{name:16}{1e3 * statistics.median(seconds[name]):9.1f}{statistics.median(ratios):13.3f}"
+            f"{f'({min(ratios):.3f} .. {max(ratios):.3f})':>18}{peak / 1e6:9.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
