@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 from etils import epath
 
-from lacy_jax.cascade.cascade import Cascade
+from lacy_jax.cascade.cascade import Cascade, Completion
 from lacy_jax.cascade.partners import make_partner
 from lacy_jax.checkpoint import LoadedModel, load_model
 from lacy_jax.config import Config, config_to_dict
@@ -14,9 +14,10 @@ from lacy_jax.console import Reporter
 from lacy_jax.data.annotate import Spans
 from lacy_jax.data.corpus import Document
 from lacy_jax.data.prepare import Prepared
-from lacy_jax.evals.report import CascadeSample, RunSummary, read_metrics, write_report
-from lacy_jax.evals.samples import article_scores, cascade_samples
+from lacy_jax.evals.report import RunSummary, write_report
+from lacy_jax.evals.samples import article_scores, prompt_of
 from lacy_jax.training.flops import parameter_count
+from lacy_jax.training.metrics import read_metrics
 
 ARTICLES = 40
 
@@ -35,8 +36,8 @@ def report_run(config: Config, *, prepared: Prepared, workdir: str, command: str
     reporter.update("report", 1, 3)
     samples = _samples(config, loaded, [document for document, _ in documents])
     reporter.update("report", 2, 3)
-    metrics = read_metrics(f"{workdir}/metrics.jsonl")
-    train_rows = [row for row in metrics.rows if row["split"] == "train"]
+    metrics = read_metrics(workdir)
+    last = next((row for row in reversed(metrics) if row["split"] == "train"), {})
     path = epath.Path(workdir) / "report.html"
     write_report(
         str(path),
@@ -45,8 +46,8 @@ def report_run(config: Config, *, prepared: Prepared, workdir: str, command: str
             method=config.method,
             parameters=parameter_count(loaded.model, vocab=loaded.params["embedding"]["embedding"].shape[0]),
             steps=loaded.step,
-            tokens=int(train_rows[-1]["tokens"]) if train_rows else 0,
-            seconds=float(train_rows[-1].get("seconds", 0.0)) if train_rows else 0.0,
+            tokens=last.get("tokens", 0),
+            seconds=last.get("seconds", 0.0),
             device=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
             command=command,
             config=config_to_dict(config),
@@ -55,16 +56,19 @@ def report_run(config: Config, *, prepared: Prepared, workdir: str, command: str
         metrics=metrics,
         articles=articles,
         samples=samples,
+        partner=config.cascade.partner,
         budget=config.cascade.budget,
     )
     reporter.update("report", 3, 3)
     return str(path)
 
 
-def _samples(config: Config, loaded: LoadedModel, documents: Sequence[Document]) -> list[CascadeSample]:
+def _samples(config: Config, loaded: LoadedModel, documents: Sequence[Document]) -> list[Completion]:
+    """What the cascade writes after the openings of held-out documents."""
     settings = config.cascade
     partner = make_partner(settings.partner, corpus=config.corpus, directory=config.data.directory)
     if partner is None or not documents or not settings.samples:
         return []
     cascade = Cascade(loaded, partner, budget=settings.budget, window=settings.window)
-    return cascade_samples(cascade, partner, documents[: settings.samples], max_new_tokens=settings.max_new_tokens)
+    prompts = [prompt_of(document) for document in documents[: settings.samples]]
+    return cascade.generate(prompts, max_new_tokens=settings.max_new_tokens)

@@ -1,4 +1,4 @@
-"""What a trained model does on held-out documents: every token scored, and a cascade that finishes them."""
+"""What a trained model says of held-out documents, token by token, and the prompts that they give a cascade."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,10 @@ import jax
 import numpy as np
 
 from lacy_jax import objective
-from lacy_jax.cascade.cascade import Cascade
-from lacy_jax.cascade.partners import Partner
 from lacy_jax.checkpoint import LoadedModel
 from lacy_jax.data.annotate import Spans, factual_tokens
 from lacy_jax.data.corpus import Document, full_text
-from lacy_jax.evals.report import ArticleScores, CascadeSample
+from lacy_jax.evals.report import ArticleScores
 from lacy_jax.model import decoder
 
 PROMPT_WORDS = 6
@@ -61,20 +59,3 @@ def prompt_of(document: Document) -> str:
     """The title line and the first words of a document's text."""
     opening = " ".join(document.text.split()[:PROMPT_WORDS])
     return f"{document.title}\n\n{opening}" if document.title else opening
-
-
-def cascade_samples(
-    cascade: Cascade, partner: Partner, documents: Sequence[Document], *, max_new_tokens: int
-) -> list[CascadeSample]:
-    """The cascade's continuation of each document's opening."""
-    completions = cascade.generate([prompt_of(document) for document in documents], max_new_tokens=max_new_tokens)
-    return [
-        CascadeSample(
-            prompt=completion.prompt,
-            pieces=completion.pieces,
-            partner=partner.name,
-            delegated=completion.counts.delegated,
-            length=completion.counts.generated,
-        )
-        for completion in completions
-    ]

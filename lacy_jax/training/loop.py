@@ -180,6 +180,7 @@ class _Log:
         self._writer = MetricWriter(workdir, resume_step=step) if jax.process_index() == 0 else None
         self._waiting: tuple[int, dict[str, jax.Array]] | None = None
         self._clock: tuple[float, int] | None = None
+        self._started = time.monotonic()
         self._note = "compiling"
 
     def after_step(self, step: int, sums: dict[str, jax.Array], *, used: int, limit: int, unit: str) -> None:
@@ -205,6 +206,7 @@ class _Log:
         else:
             self._note = f"loss {record['loss']:.3f}"
         self._clock = (now, int(tokens))
+        record["seconds"] = now - self._started + (self._writer.seconds_before if self._writer else 0.0)
         self.write(record, step, "train")
 
     def write(self, record: dict[str, Any], step: int, split: str) -> None:

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from scipy.stats import rankdata
 from tensorboardX import SummaryWriter
 
 from lacy_jax import objective
+from lacy_jax.evals import separation
 from lacy_jax.training.state import count_value
 
 CLASSES = ("all", "factual", "other", "taken", "untaken")
@@ -86,22 +86,15 @@ def validation_record(tokens: dict[str, np.ndarray], *, byte_lengths: np.ndarray
     wanted = {"factual": factual, "greedy_wrong": ~tokens["greedy_right"]}
     wanted["factual_and_wrong"] = wanted["factual"] & wanted["greedy_wrong"]
     for name, positive in wanted.items():
-        if positive.any() and not positive.all():
-            record[f"roc/{name}"] = roc_area(score, positive)
+        curve = separation.roc_curve(score, positive)
+        if curve is not None:
+            record[f"roc/{name}"] = curve.area
         for budget in BUDGETS:
-            called = score > np.quantile(score, 1.0 - budget)
-            hits = float((called & positive).sum())
-            record[f"precision/{name}@{budget:g}"] = hits / max(float(called.sum()), 1.0)
-            record[f"recall/{name}@{budget:g}"] = hits / max(float(positive.sum()), 1.0)
+            point = separation.at_budget(score, positive, budget=budget)
+            if point is not None:
+                record[f"precision/{name}@{budget:g}"] = point.precision
+                record[f"recall/{name}@{budget:g}"] = point.recall
     return record
-
-
-def roc_area(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Area under the ROC curve: the chance that a positive scores above a negative, ties counted half."""
-    ranks = rankdata(scores)
-    count = float(positive.sum())
-    wins = ranks[positive].sum(dtype=np.float64) - count * (count + 1) / 2
-    return float(wins / (count * (len(scores) - count)))
 
 
 class MetricWriter:
@@ -112,6 +105,8 @@ class MetricWriter:
         # A run cut off after its last checkpoint repeats those steps: their old records go.
         self._records = [r for r in read_metrics(workdir) if r["step"] <= resume_step]
         self._write_all()
+        # Wall time of the whole run, earlier attempts included.
+        self.seconds_before = max((r.get("seconds", 0.0) for r in self._records), default=0.0)
         self._events = SummaryWriter(str(epath.Path(workdir) / "tensorboard"), purge_step=resume_step + 1)
 
     def write(self, record: dict[str, Any], *, step: int, split: str) -> None:

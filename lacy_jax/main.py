@@ -1,0 +1,66 @@
+"""Prepare, pretrain, sample and report: one command from text to a working cascade.
+
+    python -m lacy_jax.main --config=configs/slm_tiny.py [--workdir=...] [--config.<field>=...]
+
+The same command again continues a run, or tells that it is finished.
+"""
+
+import shlex
+import sys
+import time
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from lacy_jax.checkpoint import CheckpointError
+from lacy_jax.config import Config, ConfigError, parse
+from lacy_jax.console import Reporter, duration, reporting
+from lacy_jax.data.corpus import DataError
+from lacy_jax.data.prepare import prepare
+from lacy_jax.evals.run_report import report_run
+from lacy_jax.sharding import MeshError
+from lacy_jax.training.loop import train
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/slm_tiny.py:method=lacy")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lies (default: runs/<config name>-<method>)")
+flags.mark_flag_as_required("config")
+
+
+def run(config: Config, *, workdir: str, command: str, reporter: Reporter) -> int:
+    """The whole job; returns the exit status: 0 when the run is finished, 143 when a signal stopped it."""
+    started = time.monotonic()
+    prepared = prepare(config, progress=reporter.update)
+    reporter.finish()
+    result = train(config, prepared=prepared, workdir=workdir, reporter=reporter)
+    reporter.finish()
+    if not result.finished:
+        reporter.say(f"stopped at step {result.step:,}, which is saved; the same command goes on from there")
+        return 143
+    if jax.process_index() == 0:
+        path = report_run(config, prepared=prepared, workdir=workdir, command=command, reporter=reporter)
+        reporter.finish()
+        reporter.say(f"finished at step {result.step:,} after {duration(time.monotonic() - started)}")
+        reporter.say(f"report      {path}")
+        reporter.say(f"checkpoint  {workdir}/checkpoints")
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    logging.set_verbosity(logging.WARNING)
+    with reporting() as reporter:
+        try:
+            if len(argv) > 1:
+                raise ConfigError(f"unexpected argument {argv[1]!r}; settings are given as --config.<field>=<value>")
+            config = parse(_CONFIG.value)
+            workdir = _WORKDIR.value or f"runs/{config.name}-{config.method}"
+            command = shlex.join([sys.executable.rsplit("/", 1)[-1], "-m", "lacy_jax.main", *sys.argv[1:]])
+            return run(config, workdir=workdir, command=command, reporter=reporter)
+        except (ConfigError, DataError, CheckpointError, MeshError) as error:
+            reporter.finish()
+            reporter.say(f"error: {error}")
+            return 2
+
+
+if __name__ == "__main__":
+    app.run(main)
