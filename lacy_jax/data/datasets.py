@@ -1,0 +1,213 @@
+"""Datasets on disk: TensorFlow Datasets in ArrayRecord files, written and read without TensorFlow.
+
+Shards are written one after the other, in the order of the input, so the same input gives the same records whatever
+its size; only one shard is held in memory. A dataset appears under its name when it is complete, by a rename. What it
+was made from is stored in it as its fingerprint. See docs/data_format.md.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+
+from lacy_jax.data.annotate import Spans
+from lacy_jax.data.corpus import DataError, Document
+
+Fingerprint = dict[str, Any]
+"""What a dataset was made from and how, as nested plain JSON values."""
+
+Record = dict[str, Any]
+Statistics = dict[str, dict[str, int]]
+Shard = Callable[[], Iterator[tuple[int, Record]]]
+Kind = Literal["annotated", "packed"]
+
+VERSION = "1.0.0"
+BYTES = tfds.features.Encoding.BYTES  # arrays as they lie in memory: small, and quick to read
+
+_SHARD_CHARACTERS = 2**25
+
+
+def fingerprint_name(prefix: str, fingerprint: Fingerprint) -> str:
+    """A folder name for what `fingerprint` describes: the prefix and 12 hex digits of its hash."""
+    text = json.dumps(fingerprint, sort_keys=True)
+    return f"{prefix}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
+
+
+def dataset_directory(directory: Path, kind: Kind, *, name: str) -> Path:
+    """The version folder of a dataset under the data directory, there or not."""
+    return directory / kind / name / VERSION
+
+
+@dataclasses.dataclass
+class Settings(tfds.core.BuilderConfig):
+    """What is written, as a TFDS builder configuration.
+
+    shards: called with the folder that is being written; gives the shards of each split, which are made in that order.
+    statistics: counts of each split, complete when the last shard is made.
+    """
+
+    fingerprint: Fingerprint = dataclasses.field(default_factory=dict)
+    statistics: Statistics = dataclasses.field(default_factory=dict)
+    features: dict[str, Any] = dataclasses.field(default_factory=dict)
+    shards: Callable[[Path], dict[str, list[Shard]]] = lambda _: {}
+
+
+class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Shard by shard: `GeneratorBasedBuilder` would sort all records in memory, and above 1 GB ask for TensorFlow."""
+
+    VERSION = tfds.core.Version(VERSION)
+    code_path = None  # TFDS would look for checksums beside this file, by a package that it does not declare
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        settings = self.builder_config
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(settings.features),
+            disable_shuffling=True,
+            # Kept by reference: TFDS writes it behind the records, when the statistics are complete.
+            metadata=tfds.core.MetadataDict(fingerprint=settings.fingerprint, statistics=settings.statistics),
+        )
+
+    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Shard]]:
+        del dl_manager  # nothing is downloaded
+        shards: dict[str, list[Shard]] = self.builder_config.shards(Path(self.data_path))
+        return shards
+
+    def _log_download_bytes(self) -> None:
+        """TFDS prints here; progress is the caller's to show."""
+
+    def _log_download_done(self) -> None:
+        """TFDS prints here; progress is the caller's to show."""
+
+
+class Annotated(_Builder, skip_registration=True):  # type: ignore[call-arg]
+    """TFDS "annotated": documents with character spans, one split "documents"."""
+
+    name = "annotated"
+
+
+class Packed(_Builder, skip_registration=True):  # type: ignore[call-arg]
+    """TFDS "packed": windows of tokens with factual bits, splits "train" and "validation"."""
+
+    name = "packed"
+
+
+def write_dataset(settings: Settings, kind: Kind, *, directory: Path) -> None:
+    """Writes one dataset under the data directory; on any failure, even a kill, nothing is under its name."""
+    builder_class = {"annotated": Annotated, "packed": Packed}[kind]
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # TFDS warns of every configuration that is not listed in the class
+    try:
+        builder = builder_class(data_dir=directory, config=settings)
+    finally:
+        logging.set_verbosity(verbosity)
+    builder.download_and_prepare(file_format="array_record", download_dir=directory)
+
+
+def open_dataset(directory: Path, kind: Kind) -> Any:
+    """A TFDS builder to read from a version folder; raises `DataError` where there is no such dataset of ours."""
+    try:
+        builder = tfds.builder_from_directory(directory)
+    except (OSError, ValueError, tfds.core.DatasetNotFoundError):
+        builder = None
+    if builder is None or builder.name != kind or "fingerprint" not in (builder.info.metadata or {}):
+        raise DataError(f"{directory} is no complete {kind} dataset: name the version folder of one, or prepare it")
+    return builder
+
+
+def even_sizes(count: int, parts: int) -> list[int]:
+    """`count` cut into `parts` sizes that differ by at most one."""
+    return [(part + 1) * count // parts - part * count // parts for part in range(parts)]
+
+
+def shards_of(source: Iterator[Record], sizes: list[int]) -> list[Shard]:
+    """Shards that take the next records of one source, when each is made."""
+
+    def shard(size: int) -> Shard:
+        return lambda: iter(zip(range(size), source, strict=False))
+
+    return [shard(size) for size in sizes]
+
+
+def write_annotated(
+    documents: Iterable[tuple[Document, Spans]],
+    *,
+    directory: Path,
+    name: str,
+    fingerprint: Fingerprint,
+    count: int,
+    characters: int,
+) -> None:
+    """Writes `count` documents, about `characters` long together, in their order, under directory/annotated/name."""
+    shards = max(1, min(count, math.ceil(characters / _SHARD_CHARACTERS)))
+    source = map(_annotated_record, documents)
+    settings = Settings(
+        name=name,
+        fingerprint=fingerprint,
+        statistics={"documents": {"documents": count, "characters": characters}},
+        shards=lambda _: {"documents": shards_of(source, even_sizes(count, shards))},
+        features={
+            "id": tfds.features.Text(),
+            "title": tfds.features.Text(),
+            "text": tfds.features.Text(),
+            "starts": tfds.features.Tensor(shape=(None,), dtype=np.int32, encoding=BYTES),
+            "ends": tfds.features.Tensor(shape=(None,), dtype=np.int32, encoding=BYTES),
+            "kinds": tfds.features.Sequence(tfds.features.Text()),
+            "subject": tfds.features.Tensor(shape=(None,), dtype=np.bool_, encoding=BYTES),
+            "repeated": tfds.features.Tensor(shape=(None,), dtype=np.bool_, encoding=BYTES),
+        },
+    )
+    write_dataset(settings, "annotated", directory=directory)
+
+
+class AnnotatedSource:
+    """The documents of an annotated dataset with their marks, in the order of the corpus.
+
+    statistics: the numbers of "documents" and their "characters".
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Opens a version folder; raises `DataError` where there is no annotated dataset."""
+        builder = open_dataset(directory, "annotated")
+        self.fingerprint: Fingerprint = builder.info.metadata["fingerprint"]
+        self.statistics: dict[str, int] = builder.info.metadata["statistics"]["documents"]
+        self._records = builder.as_data_source(split="documents")
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> tuple[Document, Spans]:
+        record = self._records[index]
+        document = Document(*(record[key].decode() for key in ("id", "title", "text")))
+        spans = Spans(
+            starts=record["starts"],
+            ends=record["ends"],
+            kinds=tuple(kind.decode() for kind in record["kinds"]),
+            subject=record["subject"],
+            repeated=record["repeated"],
+        )
+        return document, spans
+
+    def __iter__(self) -> Iterator[tuple[Document, Spans]]:
+        return (self[index] for index in range(len(self)))
+
+
+def _annotated_record(item: tuple[Document, Spans]) -> Record:
+    document, spans = item
+    return {
+        "id": document.id,
+        "title": document.title,
+        "text": document.text,
+        "starts": np.asarray(spans.starts, np.int32),
+        "ends": np.asarray(spans.ends, np.int32),
+        "kinds": list(spans.kinds),
+        "subject": np.asarray(spans.subject, np.bool_),
+        "repeated": np.asarray(spans.repeated, np.bool_),
+    }

@@ -1,0 +1,246 @@
+"""From marked documents to the windows of tokens that training reads (docs/data_format.md)."""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from lacy_jax.config import RuleConfig
+from lacy_jax.data import datasets
+from lacy_jax.data.annotate import Spans, factual_tokens, select_spans
+from lacy_jax.data.corpus import DataError, Document, Split, full_text, split_of
+from lacy_jax.data.datasets import Fingerprint, Record, Shard, Statistics
+from lacy_jax.data.tokenizer import Tokenizer
+
+Progress = Callable[[str, int, int | None], None]
+"""Called as progress(stage, done, total) after each item; total is None where it is not known."""
+
+TOKENIZER_FILE = "tokenizer.model"
+SPLITS: tuple[Split, ...] = ("train", "validation")
+
+_SHARD_TOKENS = 2**24
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EncodedDocument:
+    """A document as the model reads it: ids int32[N], factual bool[N], and the split it belongs to."""
+
+    split: Split
+    ids: np.ndarray
+    factual: np.ndarray
+
+
+def encode_documents(
+    documents: Iterable[tuple[Document, Spans]],
+    *,
+    tokenizer: Tokenizer,
+    rule: RuleConfig,
+    validation_share: float,
+) -> Iterator[EncodedDocument]:
+    """Tokens and factual bits of each document's full text, in order."""
+    for document, spans in documents:
+        text = full_text(document)
+        encoding = tokenizer.encode(text)
+        factual = factual_tokens(
+            encoding.starts, encoding.ends, text=text, spans=select_spans(spans, rule), sub_tokens=rule.sub_tokens
+        )
+        split = split_of(document.id, validation_share=validation_share)
+        yield EncodedDocument(split=split, ids=encoding.ids, factual=factual)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stream:
+    """All documents of a split: `</s>`, then each document and `</s>`. tokens: uint16 or int32[L], factual: bool[L]."""
+
+    tokens: np.ndarray
+    factual: np.ndarray
+
+    def windows(self, window: int) -> int:
+        """How many windows of `window` targets there are; the last may have fewer."""
+        return math.ceil((len(self.tokens) - 1) / window)
+
+    def window(self, index: int, *, window: int, end_id: int) -> Record:
+        """One window: `window` tokens and the one behind them, padded with `</s>`."""
+        chunk = slice(index * window, (index + 1) * window + 1)
+        tokens = np.full(window + 1, end_id, self.tokens.dtype)
+        factual = np.zeros(window + 1, np.bool_)
+        length = len(self.tokens[chunk])
+        tokens[:length] = self.tokens[chunk]
+        factual[:length] = self.factual[chunk]
+        return {"tokens": tokens, "factual": factual, "length": length}
+
+
+def write_packed(
+    documents: Iterable[EncodedDocument],
+    *,
+    directory: Path,
+    name: str,
+    fingerprint: Fingerprint,
+    tokenizer: Tokenizer,
+    window: int,
+    progress: Progress,
+) -> None:
+    """Writes the windows of both splits and the tokenizer under directory/packed/name.
+
+    Window i of a split is stream[i * window : (i + 1) * window + 1] of its `Stream`: every token but the first is a
+    target once. `fingerprint` holds the tokenizer's and the window, under these names.
+
+    Raises:
+        DataError: a split has no documents.
+    """
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32)
+    statistics: Statistics = {}
+
+    def shards(incomplete: Path) -> dict[str, list[Shard]]:
+        (incomplete / TOKENIZER_FILE).write_bytes(tokenizer.model_proto)
+        streams = _write_streams(documents, scratch=incomplete, dtype=dtype, end_id=tokenizer.end_id, counts=statistics)
+        done, total = itertools.count(1), sum(stream.windows(window) for stream in streams.values())
+
+        def records(stream: Stream) -> Iterator[Record]:
+            for index in range(stream.windows(window)):
+                progress("write windows", next(done), total)
+                yield stream.window(index, window=window, end_id=tokenizer.end_id)
+
+        def split_shards(split: Split) -> list[Shard]:
+            windows = statistics[split]["windows"] = streams[split].windows(window)
+            parts = min(windows, math.ceil(windows * window / _SHARD_TOKENS))
+            return datasets.shards_of(records(streams[split]), datasets.even_sizes(windows, parts))
+
+        return {split: split_shards(split) for split in SPLITS}
+
+    settings = datasets.Settings(
+        name=name,
+        fingerprint=fingerprint,
+        statistics=statistics,
+        shards=shards,
+        features={
+            "tokens": tfds.features.Tensor(shape=(window + 1,), dtype=dtype, encoding=datasets.BYTES),
+            "factual": tfds.features.Tensor(shape=(window + 1,), dtype=np.bool_, encoding=datasets.BYTES),
+            "length": tfds.features.Scalar(np.int32),
+        },
+    )
+    datasets.write_dataset(settings, "packed", directory=directory)
+
+
+def _write_streams(
+    documents: Iterable[EncodedDocument], *, scratch: Path, dtype: np.dtype, end_id: int, counts: Statistics
+) -> dict[Split, Stream]:
+    """Joins the documents of each split, in nameless files that vanish with the process, and fills `counts`."""
+    end, not_factual = np.array([end_id], dtype).tobytes(), b"\0"
+    with contextlib.ExitStack() as stack:
+        files = {}
+        for split in SPLITS:
+            tokens = stack.enter_context(tempfile.TemporaryFile(dir=scratch))
+            factual = stack.enter_context(tempfile.TemporaryFile(dir=scratch))
+            tokens.write(end)
+            factual.write(not_factual)
+            files[split] = (tokens, factual)
+            counts[split] = {"documents": 0, "tokens": 1, "factual": 0}
+        for document in documents:
+            tokens, factual = files[document.split]
+            tokens.write(document.ids.astype(dtype).tobytes() + end)
+            factual.write(document.factual.tobytes() + not_factual)
+            count = counts[document.split]
+            count["documents"] += 1
+            count["tokens"] += len(document.ids) + 1
+            count["factual"] += int(document.factual.sum())
+        for split in SPLITS:
+            if not counts[split]["documents"]:
+                raise DataError(
+                    f"packing: none of the {sum(count['documents'] for count in counts.values())} documents belongs to "
+                    f"the {split} split; use more documents, or change corpus.validation_share"
+                )
+        return {
+            split: Stream(tokens=_mapped(tokens, dtype), factual=_mapped(factual, np.dtype(np.bool_)))
+            for split, (tokens, factual) in files.items()
+        }
+
+
+def _mapped(file: Any, dtype: np.dtype) -> np.ndarray:
+    file.flush()
+    return np.memmap(file, dtype=dtype, mode="r")
+
+
+class PackedSource:
+    """The windows of one split, in the order of the corpus.
+
+    An item is {"tokens": int32[T + 1], "factual": bool[T + 1], "length": int}: `length` real tokens, then padding.
+    """
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._records[index]
+        return {
+            "tokens": record["tokens"].astype(np.int32),
+            "factual": record["factual"],
+            "length": int(record["length"]),
+        }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Packed:
+    """An open packed dataset.
+
+    fingerprint: what it was made from and how. tokenizer: the one it was packed with.
+    statistics: for each split the numbers of documents, tokens (each `</s>` included), factual tokens and windows.
+    """
+
+    directory: Path
+    fingerprint: Fingerprint
+    statistics: Statistics
+    train: PackedSource
+    validation: PackedSource
+    tokenizer: Tokenizer
+
+
+def open_packed(directory: str | Path, *, expected: Fingerprint | None = None) -> Packed:
+    """Opens a packed dataset by its TFDS version folder, e.g. runs/data/packed/vital_articles-0123456789ab/1.0.0.
+
+    Args:
+        expected: entries that its fingerprint must have; entries not named are not compared.
+
+    Raises:
+        DataError: there is no packed dataset, or its fingerprint differs; one line for each differing entry.
+    """
+    builder = datasets.open_dataset(Path(directory), "packed")
+    fingerprint: Fingerprint = builder.info.metadata["fingerprint"]
+    tokenizer = Tokenizer.from_file(Path(directory) / TOKENIZER_FILE)
+    differing = [
+        *_differences(fingerprint, json.loads(json.dumps(expected or {}))),
+        *_differences(tokenizer.fingerprint, fingerprint["tokenizer"], path=TOKENIZER_FILE),
+    ]
+    if differing:
+        lines = "\n  ".join(differing)
+        raise DataError(
+            f"{directory} is another dataset than the config describes:\n  {lines}\n"
+            "Change the config, or name another data.packed (empty: what is missing is prepared)."
+        )
+    return Packed(
+        directory=Path(directory),
+        fingerprint=fingerprint,
+        statistics=builder.info.metadata["statistics"],
+        train=PackedSource(builder.as_data_source(split="train")),
+        validation=PackedSource(builder.as_data_source(split="validation")),
+        tokenizer=tokenizer,
+    )
+
+
+def _differences(found: Any, expected: Any, *, path: str = "") -> Iterator[str]:
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for key, value in expected.items():
+            yield from _differences(found.get(key), value, path=f"{path}.{key}" if path else key)
+    elif found != expected:
+        yield f"{path}: expected {expected!r}, found {found!r}"
