@@ -45,7 +45,9 @@ def ranks(scores: np.ndarray, *, ranked: np.ndarray) -> np.ndarray:
 
 def visible(text: str) -> Markup:
     """Token text made visible and safe: line ends marked, control characters as their pictures."""
-    lines = [escape(line) for line in (text.translate(_PICTURES) or "▯").split("\n")]
+    if not text:  # the further bytes of a character
+        return Markup('<span class="eol">·</span>')
+    lines = [escape(line) for line in text.translate(_PICTURES).split("\n")]
     return Markup('<span class="eol">↵</span>\n').join(lines)
 
 
