@@ -238,7 +238,7 @@ def _tfds(corpus: CorpusConfig) -> Iterator[tuple[str, Document]]:
     for field in filter(None, (corpus.title_field, corpus.text_field)):
         if field not in features:
             raise DataError(
-                f"{builder.info.full_name}: has no feature {field!r} but {', '.join(map(repr, features))}; "
+                f"{builder.info.full_name}: has no feature {field!r} but {', '.join(map(repr, sorted(features)))}; "
                 "set corpus.title_field and corpus.text_field"
             )
     for index, record in enumerate(builder.as_data_source(split=_TFDS_SPLIT)):
@@ -249,16 +249,25 @@ def _tfds(corpus: CorpusConfig) -> Iterator[tuple[str, Document]]:
 
 
 def _tfds_builder(corpus: CorpusConfig) -> Any:
-    import tensorflow_datasets as tfds  # slow to import, and only this corpus needs it
+    # Slow to import, and only this corpus needs them; the second registers wikipedia, which TFDS itself leaves out
+    # where TensorFlow is missing.
+    import tensorflow_datasets as tfds
+    import tensorflow_datasets.text
 
     name, directory = corpus.tfds_name, corpus.tfds_dir or None
     try:
         builder = tfds.builder(name, data_dir=directory, file_format="array_record")
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        raise DataError(f"corpus.tfds_name={name!r}: {str(error).splitlines()[0]}") from None
+        raise DataError(
+            f"corpus.tfds_name={name!r}: {str(error).splitlines()[0]} (in corpus.tfds_dir={corpus.tfds_dir!r}, which "
+            "must hold it in array_record files)"
+        ) from None
     prepared = builder.is_prepared()
     if not prepared and corpus.tfds_download:
-        builder.download_and_prepare(file_format="array_record")
+        try:
+            builder.download_and_prepare(file_format="array_record")
+        except Exception as error:  # whatever the dataset's own code raises
+            raise DataError(f"{name}: TFDS could not prepare it: {type(error).__name__}: {error}") from error
     elif not prepared:
         raise DataError(
             f"{name}: not prepared in {builder.data_path}; set corpus.tfds_dir to where it is, or "
@@ -266,10 +275,4 @@ def _tfds_builder(corpus: CorpusConfig) -> Any:
         )
     if _TFDS_SPLIT not in builder.info.splits:
         raise DataError(f"{name}: has no split {_TFDS_SPLIT!r} but {', '.join(map(repr, builder.info.splits))}")
-    formats = {each.value for each in builder.info.available_file_formats()}
-    if "array_record" not in formats:
-        raise DataError(
-            f"{name}: prepared in {builder.data_path} as {', '.join(sorted(formats))}, and array_record is needed; "
-            "prepare it again with --file_format=array_record in another corpus.tfds_dir"
-        )
     return builder

