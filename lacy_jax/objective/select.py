@@ -44,7 +44,7 @@ def select_targets(
         every mesh).
 
     Raises:
-      ValueError: the rule is unknown, or lacks its reference_losses or key.
+      ValueError: rule or rate_of is unknown, or the rule lacks its reference_losses or key.
     """
     factual = factual & valid
     match rule:
@@ -65,6 +65,8 @@ def select_targets(
             raise ValueError(f"rule {rule!r} needs {needed}")
         case _:
             raise ValueError(f"unknown rule {rule!r}")
+    if rate_of not in ("factual", "valid"):
+        raise ValueError(f"unknown rate_of {rate_of!r}")
     count = jnp.sum(factual if rate_of == "factual" else valid, dtype=jnp.int32)
     return _take_highest(scores, candidates, jnp.round(jnp.float32(rate) * count).astype(jnp.int32))
 
