@@ -22,9 +22,10 @@ import numpy as np
 
 from lacy_jax.config import ConfigError
 
-# Tokens within which a surplus or a deficit of one token is made up for. Shorter holds the share more
-# strictly, longer lets facts that come in clusters be asked together (docs/cascade.md has the figures).
-HORIZON = 12.0
+# Tokens within which what is owed is made up for. The row never owes more than this many tokens, whatever its
+# scores do: a point over 1,000 tokens. Shorter would be stricter still; longer would let more facts of a cluster be
+# asked together (docs/cascade.md has figures).
+HORIZON = 10.0
 # How many scores of its own a warm start is worth.
 WARM_SCORES = 64
 # The first guess of what a call spends, and how many calls the guess is worth.

@@ -36,7 +36,7 @@ def tokenizer_of(size: int) -> Tokenizer:
 
 @functools.cache
 def random_model(
-    style: str = "gpt2", *, context: int = 160, size: int = 400, seed: int = 0, scale: float = 8.0
+    style: str = "gpt2", *, context: int = 120, size: int = 400, seed: int = 0, scale: float = 8.0
 ) -> LoadedModel:
     """A model of random weights; `scale` makes its choices depend strongly on what it has read."""
     tokenizer = tokenizer_of(size)

@@ -54,7 +54,7 @@ class CheckpointPartner:
         for ids in all_ids:
             seen = ids[window_start(len(ids), context=context) :]
             known = {slot: shared_prefix(self._session.held(slot), seen) for slot in free}
-            slot = max(free, key=lambda slot: (known[slot], -self._used[slot]))  # noqa: B023 (used at once)
+            slot = max(free, key=lambda slot: (known[slot], -self._used[slot]))
             free.remove(slot)
             placed[slot] = ids
             self._clock += 1

@@ -1,0 +1,163 @@
+"""The budget on synthetic score streams: the share it realises, what it chooses, and a brute-force account."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from lacy_jax.cascade import budget as budgets
+from lacy_jax.cascade.budget import Budget, BudgetState
+from lacy_jax.config import ConfigError
+
+Stream = Callable[[np.random.Generator, int], np.ndarray]
+NORMAL_QUANTILES = np.quantile(np.random.default_rng(1).normal(size=4000), np.linspace(0, 1, 65)).tolist()
+
+
+def clustered(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Facts come in runs: names, dates."""
+    inside, scores = False, []
+    for _ in range(count):
+        inside = rng.random() < (0.7 if inside else 0.085)
+        scores.append(rng.normal() + 3 * inside)
+    return np.array(scores)
+
+
+STREAMS: dict[str, Stream] = {
+    "iid": lambda rng, n: rng.normal(size=n),
+    "clustered": clustered,
+    "rising": lambda rng, n: rng.normal(size=n) + np.arange(n) / 20,
+    "falling": lambda rng, n: rng.normal(size=n) - np.arange(n) / 20,
+    "waves": lambda rng, n: rng.normal(size=n) + 3 * np.sin(np.arange(n) / 30),
+    "ties": lambda rng, n: np.round(rng.normal(size=n)),
+    "constant": lambda _, n: np.zeros(n),
+    "infinite": lambda rng, n: np.where(rng.random(n) < 0.5, -np.inf, np.nan),
+}
+
+
+def run(
+    scores: np.ndarray, budget: Budget, *, tokens: int, cost: Callable[[], int], warm: list[float] | None = None
+) -> tuple[BudgetState, list[bool]]:
+    """Generates at least `tokens` tokens; a call makes `cost()` of them, any other step one."""
+    state, calls = budgets.start(budget, warm_scores=warm or ()), []
+    for score in scores:
+        state, call = budgets.decide(budget, state, float(score))
+        made = cost() if call else 1
+        state = budgets.account(state, generated=made, spent=made if call else 0)
+        calls.append(call)
+        if state.generated >= tokens:
+            break
+    return state, calls
+
+
+@pytest.mark.parametrize("share", [0.05, 0.22, 0.5, 0.8])
+@pytest.mark.parametrize("name", sorted(STREAMS))
+@pytest.mark.parametrize("mean_cost", [1, 2])
+def test_share_of_tokens_within_a_point_over_1000(
+    rng: np.random.Generator, name: str, share: float, mean_cost: int
+) -> None:
+    for _ in range(3):
+        scores = STREAMS[name](rng, 1000)
+        state, _ = run(scores, Budget(share), tokens=1000, cost=lambda: int(rng.geometric(1 / mean_cost)))
+        assert state.spent / state.generated == pytest.approx(share, abs=0.01)
+
+
+@pytest.mark.parametrize("warm", [None, NORMAL_QUANTILES])
+@pytest.mark.parametrize("name", ["iid", "clustered", "waves", "ties"])
+def test_share_over_many_short_rows(rng: np.random.Generator, name: str, warm: list[float] | None) -> None:
+    states = []
+    for _ in range(200):
+        scores = STREAMS[name](rng, 64)
+        states.append(run(scores, Budget(0.22), tokens=64, cost=lambda: int(rng.integers(1, 4)), warm=warm)[0])
+    share = sum(state.spent for state in states) / sum(state.generated for state in states)
+    assert share == pytest.approx(0.22, abs=0.03)
+
+
+def test_share_holds_from_the_first_row_on(rng: np.random.Generator) -> None:
+    for row in range(20):
+        state, _ = run(rng.normal(size=100) + row, Budget(0.22), tokens=100, cost=lambda: 1, warm=NORMAL_QUANTILES)
+        assert state.spent / state.generated == pytest.approx(0.22, abs=0.1)
+
+
+@pytest.mark.parametrize(("share", "calls"), [(0.0, False), (1.0, True)])
+@pytest.mark.parametrize("name", sorted(STREAMS))
+def test_never_and_always(rng: np.random.Generator, share: float, calls: bool, name: str) -> None:
+    _, decisions = run(STREAMS[name](rng, 200), Budget(share), tokens=200, cost=lambda: 3, warm=NORMAL_QUANTILES)
+    assert set(decisions) == {calls}
+
+
+def test_high_scores_are_the_ones_that_call(rng: np.random.Generator) -> None:
+    scores = rng.normal(size=2000)
+    _, calls = run(scores, Budget(0.22), tokens=2000, cost=lambda: 1)
+    best = np.sort(scores)[-sum(calls) :].mean()
+    assert scores[calls].mean() > 0.9 * best
+
+
+def test_decisions_equal_a_brute_force_account(rng: np.random.Generator) -> None:
+    """The same rule written out with lists and fractions of tokens, at every step."""
+    share, window, cost = 0.3, 40, 2
+    budget, state = Budget(share, window=window), None
+    state = budgets.start(budget)
+    history: list[float] = []
+    generated = delegated = calls = 0
+    for step in range(400):
+        score = float(np.float32(np.round(rng.normal(), 1)))
+        mean_cost = (2 * 1.5 + delegated) / (2 + calls)
+        level = share / (share + mean_cost * (1 - share))
+        effective = min(1.0, max(0.0, level + (share * generated - delegated) / 10))
+        higher = len([s for s in history if s > score])
+        equal = len([s for s in history if s == score]) + 1
+        place = (higher + ((step + 1) * (5**0.5 - 1) / 2 % 1) * equal) / (len(history) + 1)
+        state, call = budgets.decide(budget, state, score)
+        assert call == (place < effective)
+        history = [*history, score][-window:]
+        made = cost if call else 1
+        generated, delegated, calls = generated + made, delegated + made * call, calls + call
+        state = budgets.account(state, generated=made, spent=made * call)
+    assert (state.generated, state.spent, state.calls) == (generated, delegated, calls)
+
+
+def test_the_place_is_a_running_quantile(rng: np.random.Generator) -> None:
+    scores = rng.normal(size=511)
+    for effective in (0.1, 0.22, 0.7):
+        threshold = np.quantile(scores, 1 - effective)
+        for score in rng.normal(size=200):
+            place = budgets.place_from_top(scores, score, tie_breaker=0.5)
+            if abs(place - effective) > 1 / 512:  # the two definitions may differ by one rank
+                assert (place < effective) == (score > threshold)
+
+
+def test_a_warm_start_ranks_the_first_score() -> None:
+    budget = Budget(0.22)
+    for score, expected in ((3.0, True), (-3.0, False)):
+        assert budgets.decide(budget, budgets.start(budget, warm_scores=NORMAL_QUANTILES), score)[1] is expected
+
+
+def test_a_warm_start_keeps_its_distribution_as_it_leaves() -> None:
+    budget = Budget(0.22, window=64)
+    state = budgets.start(budget, warm_scores=np.linspace(0, 1, 101).tolist())
+    for _ in range(32):
+        state, _ = budgets.decide(budget, state, 100.0)
+    left = state.scores[state.scores < 50]
+    assert len(left) == 32
+    assert left.mean() == pytest.approx(0.5, abs=0.05)
+    assert left.std() == pytest.approx(0.29, abs=0.05)
+
+
+def test_state_stays_small_and_is_never_changed_in_place(rng: np.random.Generator) -> None:
+    budget = Budget(0.22, window=16)
+    state = budgets.start(budget)
+    for score in rng.normal(size=100):
+        before = state.scores.copy()
+        after, _ = budgets.decide(budget, state, float(score))
+        np.testing.assert_array_equal(state.scores, before)
+        state = after
+    assert state.scores.size == 16
+
+
+@pytest.mark.parametrize(
+    ("share", "window", "named"),
+    [(1.2, 512, "1.2"), (-0.1, 512, "-0.1"), (float("nan"), 512, "nan"), (0.2, 0, "window")],
+)
+def test_what_is_refused(share: float, window: int, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        Budget(share, window=window)

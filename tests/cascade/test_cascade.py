@@ -1,0 +1,263 @@
+"""The cascade: batched equals one by one, text stays whole, and a partner's faults cost only its own rows."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from lacy_jax.cascade import Cascade, Completion, Counts
+from lacy_jax.cascade.cascade import MAX_PIECE_CHARACTERS, Score, ask, splice
+from lacy_jax.cascade.engine import Step, encode_text
+from lacy_jax.checkpoint import LoadedModel
+from lacy_jax.data.corpus import DataError
+
+Model = Callable[..., LoadedModel]
+
+PROMPTS = [
+    "Albert Einstein was", "In 18", "The river Danube flows through ten countries:", "東", "x", "😀 and naïve",
+    "died in Princeton on 18 April 1955. " * 4, "U.S. letters\n\n",
+]  # fmt: skip
+PIECES = [
+    " Ulm",
+    "79",
+    " 1,234.5",
+    "é",
+    "東京",
+    " 👩‍👩‍👧",
+    "\u0301",
+    "",
+    " Αθήνα",
+    "\n\n",
+    "▁",
+    "\x00",
+    " <CALL>",
+    "</s>",
+]
+
+
+def pick(text: str) -> str:
+    """A piece that depends on all of the text, as a partner's does."""
+    return PIECES[zlib.crc32(text.encode()) % len(PIECES)]
+
+
+@dataclass
+class Fake:
+    """A partner of one function, which may raise; it keeps what it was asked."""
+
+    piece_for: Callable[[str], object] = pick
+    name: str = "fake"
+    batches: list[list[str]] = field(default_factory=list)
+
+    def complete(self, texts: Sequence[str]) -> list[str]:
+        self.batches.append(list(texts))
+        return [self.piece_for(text) for text in texts]  # type: ignore[misc]
+
+
+def assert_same(rows: Sequence[Completion], others: Sequence[Completion]) -> None:
+    """Token for token; scores to float32 rounding, as the shapes that were multiplied differ."""
+
+    def content(row: Completion) -> object:
+        pieces = [(piece.text, piece.source, piece.tokens) for piece in row.pieces]
+        return row.prompt, row.text, row.counts, row.finish, pieces
+
+    assert [content(row) for row in rows] == [content(row) for row in others]
+    scores = [[piece.score for row in each for piece in row.pieces] for each in (rows, others)]
+    np.testing.assert_allclose(*scores, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("style", ["gpt2", "llama"])
+@pytest.mark.parametrize("budget", [0.0, 0.3, 1.0])
+def test_batched_equals_one_by_one(model: Model, style: str, budget: float) -> None:
+    cascade = Cascade(model(style), Fake(), budget=budget)
+    together = cascade.generate(PROMPTS, max_new_tokens=40, batch_size=5)
+    alone = [cascade.generate([prompt], max_new_tokens=40)[0] for prompt in PROMPTS]
+    assert_same(together, alone)
+    assert [row.prompt for row in together] == PROMPTS
+    reversed_rows = cascade.generate(PROMPTS[::-1], max_new_tokens=40, batch_size=5)[::-1]
+    assert_same(together, reversed_rows)
+
+
+def test_rows_beyond_the_context_too(model: Model) -> None:
+    cascade = Cascade(model(context=140), Fake(), budget=0.3)  # and across two cache lengths
+    together = cascade.generate(PROMPTS[4:], max_new_tokens=150)
+    alone = [cascade.generate([prompt], max_new_tokens=150)[0] for prompt in PROMPTS[4:]]
+    assert_same(together, alone)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_text_is_the_pieces_and_counts_add_up(model: Model, seed: int) -> None:
+    cascade = Cascade(model(seed=seed), Fake(), budget=0.4)
+    for row in cascade.generate(PROMPTS, max_new_tokens=50):
+        assert row.text == "".join(piece.text for piece in row.pieces)
+        (row.prompt + row.text).encode()  # valid Unicode
+        delegated = sum(piece.tokens for piece in row.pieces if piece.source == "partner")
+        own = sum(piece.tokens for piece in row.pieces if piece.source == "slm")
+        assert row.counts.delegated == delegated
+        # What is missing are bytes of a character that was not complete at the end.
+        assert 0 <= row.counts.generated - delegated - own <= 3
+        answered = sum(piece.source == "partner" for piece in row.pieces)
+        assert row.counts.calls == answered + row.counts.fallbacks
+        assert row.counts.share == delegated / row.counts.generated
+        longest_piece = max((piece.tokens for piece in row.pieces), default=1)
+        assert row.finish == "end" or 50 <= row.counts.generated < 50 + longest_piece
+
+
+def test_budget_one_without_answers_is_the_slm_alone(model: Model) -> None:
+    alone = Cascade(model(), None).generate(PROMPTS, max_new_tokens=30)
+    unanswered = Cascade(model(), Fake(lambda _: ""), budget=1.0).generate(PROMPTS, max_new_tokens=30)
+    assert [row.text for row in alone] == [row.text for row in unanswered]
+    assert all(row.counts.calls == 0 for row in alone)
+    for row in unanswered:
+        assert row.counts.delegated == 0
+        assert row.counts.fallbacks == row.counts.calls > 0
+
+
+def test_budget_one_is_the_partner_alone(model: Model) -> None:
+    partner = Fake(lambda text: " one" if len(text) % 2 else " three")
+    row = Cascade(model(), partner, budget=1.0).generate(["Count:"], max_new_tokens=12)[0]
+    assert {piece.source for piece in row.pieces} == {"partner"}
+    assert row.counts.share == 1.0
+    expected = "Count:"
+    while len(expected) < len("Count:" + row.text):
+        expected += partner.piece_for(expected)  # type: ignore[operator]
+    assert "Count:" + row.text == expected
+
+
+FAULTS: dict[str, Callable[[str], object]] = {
+    "raises": lambda _: 1 / 0,
+    "none": lambda _: None,
+    "bytes": lambda _: b"Ulm",
+    "surrogate": lambda _: "\ud83d",
+    "huge": lambda _: "x" * (MAX_PIECE_CHARACTERS + 1),
+    "empty": lambda _: "",
+}
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_faults_cost_only_their_rows(model: Model, fault: str) -> None:
+    def sometimes(text: str) -> object:
+        return FAULTS[fault](text) if text.startswith("In 18") else pick(text)
+
+    good = Cascade(model(), Fake(), budget=0.4).generate(PROMPTS, max_new_tokens=30)
+    bad = Cascade(model(), Fake(sometimes), budget=0.4).generate(PROMPTS, max_new_tokens=30)
+    for before, after in zip(good, bad, strict=True):
+        if after.prompt == "In 18":
+            assert after.counts.delegated == 0
+            assert after.counts.fallbacks == after.counts.calls > 0
+        else:
+            assert_same([before], [after])
+
+
+def test_a_batch_of_the_wrong_size_is_asked_again_one_by_one() -> None:
+    class Short(Fake):
+        def complete(self, texts: Sequence[str]) -> list[str]:
+            return super().complete(texts)[: 1 if len(texts) > 1 else None]
+
+    partner = Short(lambda text: f" {text}")
+    assert ask(partner, ["a", "b", "c"]) == [" a", " b", " c"]
+    assert partner.batches == [["a", "b", "c"], ["a"], ["b"], ["c"]]
+
+
+def test_a_partner_that_is_away_is_not_asked_more_often(model: Model) -> None:
+    row = Cascade(model(seed=3), Fake(FAULTS["raises"]), budget=0.22).generate(["The"], max_new_tokens=200)[0]
+    assert row.counts.fallbacks / row.counts.generated == pytest.approx(0.22, abs=0.06)
+
+
+def test_parked_rows_are_asked_together(model: Model) -> None:
+    partner = Fake(lambda _: " Ulm")
+    prompts = [f"{number} rivers" for number in range(8)]
+    rows = Cascade(model(), partner, budget=0.3).generate(prompts, max_new_tokens=40)
+    calls = sum(row.counts.calls for row in rows)
+    assert sum(len(batch) for batch in partner.batches) == calls
+    assert calls / len(partner.batches) > 2
+
+
+class Scripted:
+    """An engine's session that writes given bytes, token by token, and calls where told (`None`)."""
+
+    def __init__(self, cascade: Cascade, script: Sequence[int | bytes | None]):
+        processor = {cascade.tokenizer.decode_bytes([i]): i for i in range(3, cascade.tokenizer.call_id)}
+        self.script = [(processor[s] if isinstance(s, bytes) else s) for s in script]
+        self.slots, self.at = 1, 0
+
+    def step(self, rows: dict[int, list[int]]) -> dict[int, Step]:
+        token = self.script[self.at]
+        self.at += 1
+        return {slot: Step(token=token, call_score=0.0, call_logit=0.0, uncertainty=0.0) for slot in rows}  # type: ignore[arg-type]
+
+
+def scripted(cascade: Cascade, script: Sequence[int | bytes | None], monkeypatch: pytest.MonkeyPatch) -> Completion:
+    monkeypatch.setattr(cascade._engine, "session", lambda _: Scripted(cascade, script))
+    return cascade.generate(["x"], max_new_tokens=len(script))[0]
+
+
+def test_a_call_never_splits_a_character(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    partner = Fake(lambda _: "!")
+    cascade = Cascade(model(), partner, budget=1.0)
+    bytes_of = [bytes([b]) for b in "😺".encode()]
+    monkeypatch.setattr(partner, "piece_for", lambda _: "")
+    row = scripted(cascade, [*bytes_of, b"a"], monkeypatch)
+    assert row.text == "😺a"
+    # Asked before the character and after it, never with a part of it.
+    assert [text for batch in partner.batches for text in batch] == ["x", "x😺"]
+    assert [(piece.text, piece.tokens) for piece in row.pieces] == [("😺", 4), ("a", 1)]
+
+
+def test_broken_and_unfinished_characters(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    cascade = Cascade(model(), None)
+    first, second = (bytes([b]) for b in "é".encode())
+    broken = scripted(cascade, [first, b"a", first, first, second], monkeypatch)
+    assert broken.text == "\ufffda\ufffdé"
+    assert sum(piece.tokens for piece in broken.pieces) == 5
+    unfinished = scripted(cascade, [b"a", first], monkeypatch)
+    assert unfinished.text == "a"
+    assert unfinished.counts == Counts(generated=2)
+    ended = scripted(cascade, [b"a", first, cascade.tokenizer.end_id], monkeypatch)
+    assert (ended.text, ended.finish, ended.counts.generated) == ("a", "end", 2)
+
+
+@pytest.mark.parametrize("piece", [piece for piece in PIECES if piece])
+@pytest.mark.parametrize("text", ["", "Ein", "born in 18", "東", "e", " ", "😀", "a\n"])
+def test_splicing_round_trips_any_text(model: Model, text: str, piece: str) -> None:
+    tokenizer = model().tokenizer
+    ids, tokens = splice(tokenizer, text, piece)
+    assert ids == encode_text(tokenizer, text + piece)
+    assert tokenizer.decode(ids) == text + piece
+    assert tokenizer.call_id not in ids
+    # The tokens that hold some of the piece are the last ones, and the fewest that do.
+    assert text.startswith(tokenizer.decode_bytes(ids[: len(ids) - tokens]).decode(errors="ignore"))
+    held = tokenizer.decode_bytes(ids[len(ids) - tokens :])
+    assert len(held) >= len(piece.encode())
+    assert len(tokenizer.decode_bytes(ids[len(ids) - tokens + 1 :])) < len(piece.encode()) or tokens == 1
+
+
+def test_scores_of_other_kinds(model: Model) -> None:
+    rows = {}
+    for kind in get_args(Score):
+        cascade = Cascade(model(), Fake(lambda _: " Ulm"), budget=0.3, score=kind)
+        rows[kind] = cascade.generate(["The"], max_new_tokens=60)[0]
+    assert all(0 <= piece.score <= 1 for piece in rows["uncertainty"].pieces)
+    assert len({row.text for row in rows.values()}) > 1
+
+
+def test_the_share_holds_with_pieces_of_several_tokens(model: Model) -> None:
+    rows = [
+        Cascade(model(seed=seed), Fake(lambda _: " 1,234.5"), budget=0.22).generate(PROMPTS, max_new_tokens=100)
+        for seed in range(2)
+    ]
+    counts = sum((row.counts for each in rows for row in each), start=Counts())
+    assert counts.share == pytest.approx(0.22, abs=0.03)
+
+
+def test_small_requests(model: Model) -> None:
+    cascade = Cascade(model(), Fake(), budget=0.3)
+    assert cascade.generate([]) == []
+    nothing = cascade.generate(["x"], max_new_tokens=0)[0]
+    assert (nothing.text, nothing.finish, nothing.counts) == ("", "length", Counts())
+    assert cascade.generate([""], max_new_tokens=5)[0].counts.generated >= 1
+    assert len(cascade.generate(["x", "x"], max_new_tokens=3, batch_size=100)) == 2
+    with pytest.raises(DataError, match="surrogate"):
+        cascade.generate(["\ud800"])

@@ -1,0 +1,151 @@
+"""Cached decoding against the full forward pass, whatever the chunks, the lengths and the neighbours."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lacy_jax.cascade import engine
+from lacy_jax.cascade.engine import Engine, Step
+from lacy_jax.checkpoint import LoadedModel
+from lacy_jax.model import decoder
+
+Model = Callable[..., LoadedModel]
+CONTEXT = 300  # buckets 128, 256, 300
+
+
+forward = jax.jit(decoder.forward, static_argnames="config")
+
+
+def hidden_states(loaded: LoadedModel, ids: Sequence[int]) -> np.ndarray:
+    """One uncached pass over a row, float64 [T, D]; tokens after its end cannot matter, and save compilations."""
+    padded = [*ids, *[0] * (loaded.model.context - len(ids))]
+    return np.asarray(forward(loaded.params, jnp.array([padded]), config=loaded.model)[0, : len(ids)], np.float64)
+
+
+def full_forward(loaded: LoadedModel, ids: Sequence[int]) -> list[Step]:
+    """The head in float64 NumPy after every token of a row."""
+    hidden = hidden_states(loaded, ids)
+    logits = hidden @ np.asarray(decoder.output_matrix(loaded.params), np.float64).T
+    call_id, end_id = loaded.tokenizer.call_id, loaded.tokenizer.end_id
+    steps = []
+    for row in logits:
+        others = row[:call_id]
+        lse = others.max() + np.log(np.exp(others - others.max()).sum())
+        allowed = [i for i in range(call_id) if loaded.tokenizer.byte_lengths[i] or i == end_id]
+        steps.append(
+            Step(
+                token=max(allowed, key=lambda i: row[i]),
+                call_score=row[call_id] - lse,
+                call_logit=row[call_id],
+                uncertainty=1 - np.exp(others.max() - lse),
+            )
+        )
+    return steps
+
+
+def assert_same(step: Step, expected: Step) -> None:
+    assert step.token == expected.token
+    values = ("call_score", "call_logit", "uncertainty")
+    np.testing.assert_allclose(
+        [getattr(step, name) for name in values], [getattr(expected, name) for name in values], rtol=2e-5, atol=2e-5
+    )
+
+
+def row_of(loaded: LoadedModel, length: int, rng: np.random.Generator) -> list[int]:
+    return rng.integers(3, loaded.tokenizer.call_id, length).tolist()
+
+
+@pytest.mark.parametrize("style", ["gpt2", "llama"])
+def test_decoding_equals_full_forward_across_all_buckets(model: Model, rng: np.random.Generator, style: str) -> None:
+    loaded = model(style, context=CONTEXT, scale=3.0)
+    session = Engine(loaded).session(3)
+    rows = [row_of(loaded, length, rng) for length in (CONTEXT - 1, 270, 140)]
+    expected = [full_forward(loaded, row) for row in rows]
+    fed = [2, 5, 1]
+    crossed = set()
+    while any(have < len(row) for have, row in zip(fed, rows, strict=True)):
+        # Chunks of every size, one row at a time now and then, and often one token for all.
+        growth = [int(rng.choice([0, 1, 1, 2, 5, 17, 40])) for _ in rows]
+        fed = [min(len(row), have + more) for have, more, row in zip(fed, growth, rows, strict=True)]
+        named = {slot: rows[slot][: fed[slot]] for slot, more in enumerate(growth) if more}
+        if not named:
+            continue
+        for slot, step in session.step(named).items():
+            assert_same(step, expected[slot][fed[slot] - 1])
+        crossed.add(session._cache.k.shape[2])
+    assert crossed == {128, 256, CONTEXT}
+
+
+def test_a_long_prompt_is_fed_in_chunks(model: Model, rng: np.random.Generator) -> None:
+    loaded = model(context=600, scale=3.0)
+    row = row_of(loaded, 599, rng)
+    assert_same(Engine(loaded).session(1).step({0: row})[0], full_forward(loaded, row)[-1])
+
+
+def test_a_changed_row_keeps_only_what_it_shares(model: Model, rng: np.random.Generator) -> None:
+    loaded = model(scale=3.0)
+    session = Engine(loaded).session(2)
+    old, other = row_of(loaded, 40, rng), row_of(loaded, 50, rng)
+    session.step({0: old, 1: other})
+    for changed in (old[:30] + row_of(loaded, 7, rng), old[:10], other, old):
+        assert_same(session.step({0: changed})[0], full_forward(loaded, changed)[-1])
+        assert list(session.held(0)) == changed
+    # Slot 1 was never named, and is as it was.
+    longer = [*other, 5]
+    assert_same(session.step({1: longer})[1], full_forward(loaded, longer)[-1])
+
+
+@pytest.mark.parametrize("context", [8, 33, 140])
+@pytest.mark.parametrize("style", ["gpt2", "llama"])
+def test_a_row_beyond_the_context_is_seen_by_its_tail(
+    model: Model, rng: np.random.Generator, context: int, style: str
+) -> None:
+    loaded = model(style, context=context, scale=3.0)
+    session = Engine(loaded).session(1)
+    row = row_of(loaded, 2 * context + 3, rng)
+    for length in range(context - 3, len(row) + 1):
+        start = engine.window_start(length, context=context)
+        step = session.step({0: row[:length]})[0]
+        if length in (context - 1, context, context + 1, len(row)):
+            assert_same(step, full_forward(loaded, row[start:length])[-1])
+
+
+@pytest.mark.parametrize("context", [8, 9, 33, 1024])
+def test_the_window_keeps_at_least_half_the_context(context: int) -> None:
+    for length in range(1, 5 * context):
+        seen = length - engine.window_start(length, context=context)
+        assert seen == length if length < context else context // 2 <= seen < context
+    # It moves half a context at a time, so that a row is rarely read anew.
+    starts = {engine.window_start(length, context=context) for length in range(5 * context)}
+    assert starts == set(range(0, max(starts) + 1, context // 2))
+
+
+def test_call_and_control_tokens_are_never_emitted(model: Model) -> None:
+    loaded = model("llama", scale=3.0)  # its output matrix is its own
+    tokenizer = loaded.tokenizer
+    matrix = np.array(decoder.output_matrix(loaded.params))
+    forbidden = [0, 1, tokenizer.call_id, *range(tokenizer.vocab_size, len(matrix))]
+    matrix[forbidden] = 100 * hidden_states(loaded, [5, 6])[-1]  # the highest logits by far
+    changed = dataclasses.replace(loaded, params={**loaded.params, "output": {"embedding": jnp.array(matrix)}})
+    step = Engine(changed).session(1).step({0: [5, 6]})[0]
+    assert step.token == full_forward(changed, [5, 6])[-1].token
+    assert step.token not in forbidden
+    assert step.call_logit > 100
+
+
+def test_bfloat16_is_close_and_nothing_is_nan(model: Model, rng: np.random.Generator) -> None:
+    loaded = model(scale=3.0)
+    row = row_of(loaded, 119, rng)
+    step = Engine(loaded, compute_dtype="bfloat16").session(2).step({1: row})[1]
+    assert step.call_score == pytest.approx(full_forward(loaded, row)[-1].call_score, abs=0.5)
+
+
+def test_cache_buckets() -> None:
+    assert engine.cache_buckets(64) == (64,)
+    assert engine.cache_buckets(128) == (128,)
+    assert engine.cache_buckets(300) == (128, 256, 300)
+    assert engine.cache_buckets(1024) == (128, 256, 512, 1024)
