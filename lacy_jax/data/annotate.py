@@ -111,7 +111,7 @@ def factual_tokens(
     """
     solid = ~np.strings.isspace(np.frombuffer(text.encode("utf-32-le"), dtype="<U1"))
     if sub_tokens == "first":
-        return _first_tokens(starts, ends, solid=solid, spans=spans)
+        return _first_tokens(ends, solid=solid, spans=spans)
     edges = np.zeros(len(text) + 1, dtype=np.int32)
     np.add.at(edges, spans.starts, 1)
     np.add.at(edges, spans.ends, -1)
@@ -120,18 +120,13 @@ def factual_tokens(
     return count[ends] > count[starts]
 
 
-def _first_tokens(starts: np.ndarray, ends: np.ndarray, *, solid: np.ndarray, spans: Spans) -> np.ndarray:
-    factual = np.zeros(len(starts), dtype=bool)
-    if not len(starts):
-        return factual
-    solid_at = np.flatnonzero(solid)
-    # The first solid character of each span, then the first token that ends behind it.
-    nth = np.searchsorted(solid_at, spans.starts)
-    first = solid_at[np.minimum(nth, len(solid_at) - 1)] if len(solid_at) else np.empty(0, np.int64)
-    inside = (nth < len(solid_at)) & (first < spans.ends) if len(first) else np.zeros(len(spans), bool)
-    token = np.searchsorted(ends, first[inside], side="right")
-    token = token[token < len(starts)]
-    factual[token] = True
+def _first_tokens(ends: np.ndarray, *, solid: np.ndarray, spans: Spans) -> np.ndarray:
+    solid_at = np.append(np.flatnonzero(solid), len(solid))
+    first = solid_at[np.searchsorted(solid_at, spans.starts)]
+    # The token of a character is the first that ends behind it.
+    token = np.searchsorted(ends, first[first < spans.ends], side="right")
+    factual = np.zeros(len(ends), dtype=bool)
+    factual[token[token < len(ends)]] = True
     return factual
 
 

