@@ -103,14 +103,12 @@ def faults(text: str, mesh: Mesh, *, chunks: int, float32_logits: bool) -> list[
             if kind.startswith(("all-gather", "all-to-all")) and any(n % TIME == 0 for n in shape):
                 found.append(f"tokens gathered: {line.strip()[:200]}")
     for kind, shape in buffers(text):
-        if (
-            kind == "f32"
-            and not float32_logits
-            and np.prod(shape) >= local * vocab
-            and any(n % vocab == 0 for n in shape)
-        ):
+        if not any(n % TIME == 0 for n in shape):
+            continue
+        of_logits = any(n % vocab == 0 for n in shape) and np.prod(shape) >= local * vocab
+        if of_logits and kind == "f32" and not float32_logits:
             found.append(f"float32 logits held: {shape}")
-        if np.prod(shape) > local * max(vocab, WIDTH) and any(n % TIME == 0 for n in shape):
+        if np.prod(shape) > local * max(vocab, WIDTH):
             found.append(f"larger than a chunk of logits: {kind}{shape}")
     return found
 
