@@ -1,13 +1,11 @@
 """Prepare a corpus: mark its facts, train or load the tokenizer, pack windows. Training does it too where needed.
 
-python -m lacy_jax.prepare --config=configs/slm_tiny.py [--config.<field>=...]
+    python -m lacy_jax.prepare --config=configs/slm_tiny.py [--config.<field>=...]
 
 The folder that it names at the end can be copied to another machine and given there as --config.data.packed.
 """
 
-import sys
-
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from lacy_jax.config import ConfigError, parse
@@ -19,22 +17,27 @@ from lacy_jax.data.prepare import prepare
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/slm_tiny.py")
 
 
-def main(argv: list[str]) -> None:
-    """Prepares what the config asks for, or says in one line what is wrong with it."""
-    if len(argv) > 1:
-        sys.exit(f"unexpected argument {argv[1]!r}: settings are given as --config.<field>=<value>")
-    try:
-        with reporting() as reporter:
+def main(argv: list[str]) -> int:
+    """Prepares what the config asks for and prints its folder; returns 2 where the settings or the data will not do."""
+    logging.set_verbosity(logging.WARNING)
+    with reporting() as reporter:
+        try:
+            if len(argv) > 1:
+                raise ConfigError(f"unexpected argument {argv[1]!r}; settings are given as --config.<field>=<value>")
             packed = prepare(parse(_CONFIG.value), progress=reporter.update).packed
-    except (ConfigError, DataError) as error:
-        sys.exit(str(error))
-    for split in SPLITS:
-        count = packed.statistics[split]
-        print(
-            f"{split}: {count['documents']:,} documents, {count['tokens']:,} tokens, "
-            f"{count['factual'] / count['tokens']:.1%} factual, {count['windows']:,} windows"
-        )
+        except (ConfigError, DataError) as error:
+            reporter.finish()
+            reporter.say(f"error: {error}")
+            return 2
+        reporter.finish()
+        for split in SPLITS:
+            count = packed.statistics[split]
+            reporter.say(
+                f"{split:<10}  {count['documents']:,} documents, {count['tokens']:,} tokens, "
+                f"{count['factual'] / count['tokens']:.1%} factual, {count['windows']:,} windows"
+            )
     print(packed.directory)
+    return 0
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -108,7 +109,8 @@ def write_dataset(settings: Settings, kind: Kind, *, directory: Path) -> None:
         builder = builder_class(data_dir=directory, config=settings)
     finally:
         logging.set_verbosity(verbosity)
-    builder.download_and_prepare(file_format="array_record", download_dir=directory)
+    with tempfile.TemporaryDirectory() as downloads:  # TFDS wants one, though nothing is downloaded
+        builder.download_and_prepare(file_format="array_record", download_dir=downloads)
 
 
 def open_dataset(directory: Path, kind: Kind) -> Any:
@@ -128,12 +130,12 @@ def even_sizes(count: int, parts: int) -> list[int]:
 
 
 def shards_of(source: Iterator[Record], sizes: list[int]) -> list[Shard]:
-    """Shards that take the next records of one source, when each is made."""
+    """Shards that take the next records of one source, when each is made; the last takes all that are left."""
 
     def shard(size: int) -> Shard:
         return lambda: iter(zip(range(size), source, strict=False))
 
-    return [shard(size) for size in sizes]
+    return [*(shard(size) for size in sizes[:-1]), lambda: enumerate(source)]
 
 
 def write_annotated(

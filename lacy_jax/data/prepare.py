@@ -89,7 +89,7 @@ def prepare(config: Config, *, progress: Progress = lambda _stage, _done, _total
     if config.data.packed:
         directory = Path(config.data.packed)
         packed = open_packed(directory, expected=_expected(config))
-        root = directory.absolute().parents[2]
+        root = directory.absolute().parent.parent.parent
     else:
         root = Path(config.data.directory)
         tokenizer = _tokenizer(config, root, progress)
@@ -237,5 +237,5 @@ def _once(target: Path, build: Callable[[], None], progress: Progress) -> None:
 
 def _counted(items: Iterable[T], stage: str, total: int, progress: Progress) -> Iterator[T]:
     for done, item in enumerate(items, start=1):
-        yield item
         progress(stage, done, total)
+        yield item

@@ -17,8 +17,8 @@ WINDOW = 5
 class Source:
     """Window i holds the number i; reading window `broken` fails."""
 
-    def __init__(self, count: int, *, broken: int = -1) -> None:
-        self.count, self.broken, self.reads = count, broken, 0
+    def __init__(self, count: int, *, broken: int = -1, seconds: float = 0.0) -> None:
+        self.count, self.broken, self.seconds, self.reads = count, broken, seconds, 0
 
     def __len__(self) -> int:
         return self.count
@@ -26,6 +26,7 @@ class Source:
     def __getitem__(self, index: int) -> dict:
         assert 0 <= index < self.count
         self.reads += 1
+        time.sleep(self.seconds)
         if index == self.broken:
             raise OSError("the disk is gone")
         tokens = np.full(WINDOW + 1, index, np.int32)
@@ -129,6 +130,17 @@ def test_prefetch_ends_its_thread(how: str) -> None:
     batches = None
     gc.collect()
     assert wait_for(lambda: threads() == before)
+
+
+def test_nothing_is_read_after_closing() -> None:
+    source = Source(100, seconds=0.01)
+    batches = prefetch(source, 0, batch_size=4, seed=0, depth=8)
+    next(batches)
+    batches.close()
+    reads = source.reads
+    assert reads <= 12
+    time.sleep(0.2)
+    assert source.reads == reads
 
 
 def test_exceptions_surface_at_their_batch() -> None:

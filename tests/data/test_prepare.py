@@ -1,0 +1,376 @@
+"""Text to batch against spaCy run by hand; stages reused, interrupted, wanted by two processes at once."""
+
+import dataclasses
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lacy_jax.config import (
+    AnnotateConfig,
+    Config,
+    CorpusConfig,
+    DataConfig,
+    ModelConfig,
+    RuleConfig,
+    TokenizerConfig,
+    config_to_dict,
+)
+from lacy_jax.data import prepare as prepare_module
+from lacy_jax.data.corpus import DataError, Document, full_text, read_documents, split_of
+from lacy_jax.data.loader import window_batch
+from lacy_jax.data.prepare import Prepared, prepare
+from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
+
+ROOT = Path(__file__).parents[2]
+
+
+# --- Text -> spans -> tokens -> record -> batch, against spaCy ------------------------------------------------------
+
+ARTICLES = Config(
+    corpus=CorpusConfig(max_documents=200, validation_share=0.1),
+    annotate=AnnotateConfig(workers=1),
+    tokenizer=TokenizerConfig(vocab_size=1000),
+    model=ModelConfig(context=64),
+)
+
+
+@pytest.fixture(scope="module")
+def articles(tmp_path_factory) -> Prepared:
+    directory = tmp_path_factory.mktemp("articles")
+    return prepare(dataclasses.replace(ARTICLES, data=DataConfig(directory=str(directory))))
+
+
+def flagged_words(nlp, document: Document) -> list[tuple[int, int]]:
+    """The default rule as the paper's notes put it, word by word: (start, end) in the full text."""
+    modifiers = {"compound", "nmod", "amod", "nummod", "quantmod", "appos", "det", "case", "punct"}
+    subjects = {"nsubj", "nsubjpass", "csubj", "csubjpass", "poss"}
+    seen = {word.text.lower() for word in nlp.make_doc(document.title)}
+    offset = full_text(document).index(document.text, len(document.title))
+    flagged = []
+    for word in nlp(document.text):
+        top = word
+        while top.dep_ in modifiers and top.head is not top:
+            top = top.head
+        if (
+            (word.ent_type_ or word.pos_ in ("PROPN", "NUM"))
+            and not word.is_space
+            and top.dep_ not in subjects
+            and word.text.lower() not in seen
+        ):
+            flagged.append((offset + word.idx, offset + word.idx + len(word.text)))
+        seen.add(word.text.lower())
+    return flagged
+
+
+def test_factual_targets_are_the_words_that_spacy_flags(articles: Prepared) -> None:
+    spacy = pytest.importorskip("spacy")
+    name = articles.fingerprint["annotator"]["model"]
+    nlp = spacy.load(name)
+    tokenizer = articles.tokenizer
+
+    batches = [window_batch(articles.validation, i, batch_size=4) for i in range(-(-len(articles.validation) // 4))]
+    inputs, targets, factual = [], [], []
+    for batch in batches:
+        valid = np.arange(1, batch.tokens.shape[1]) < batch.lengths[:, None]
+        inputs += batch.tokens[:, :-1][valid].tolist()
+        targets += batch.tokens[:, 1:][valid].tolist()
+        factual += batch.factual[:, 1:][valid].tolist()
+    assert inputs == [tokenizer.end_id, *targets[:-1]]  # what is read lies one token before what is asked
+
+    held_out = [
+        document
+        for document in read_documents(ARTICLES.corpus)
+        if split_of(document.id, validation_share=ARTICLES.corpus.validation_share) == "validation"
+    ]
+    assert len(held_out) >= 10
+    position = 0
+    for document in held_out:
+        end = targets.index(tokenizer.end_id, position)
+        ids, marks = targets[position:end], factual[position:end]
+        position = end + 1
+        assert not factual[end]
+        text = full_text(document)
+        assert tokenizer.decode(ids) == text
+        words = flagged_words(nlp, document)
+        decoded = tokenizer.decode(index for index, mark in zip(ids, marks, strict=True) if mark)
+        letters = re.compile(r"[^\W_]")
+        assert letters.findall(decoded) == letters.findall("".join(text[a:b] for a, b in words))
+        # And token by token, in bytes: factual means to share a visible character with a flagged word.
+        flagged = {i for start, end in words for i in range(start, end) if not text[i].isspace()}
+        is_flagged = [i in flagged for i, character in enumerate(text) for _ in character.encode()]
+        where = 0
+        for index, mark in zip(ids, marks, strict=True):
+            piece = tokenizer.decode_bytes([index])
+            assert mark == any(is_flagged[where : where + len(piece)]), (document.title, where, piece)
+            where += len(piece)
+    assert position == len(targets)
+    assert 0.05 < np.mean(factual) < 0.5
+
+
+def test_prepared_gives_the_documents_back(articles: Prepared) -> None:
+    documents = list(read_documents(ARTICLES.corpus))
+    assert list(articles.documents()) == documents
+    held_out = list(articles.validation_documents())
+    assert [document for document, _ in held_out] == [
+        document for document in documents if split_of(document.id, validation_share=0.1) == "validation"
+    ]
+    assert all(not spans.subject.any() and not spans.repeated.any() for _, spans in held_out)
+    marked = sum(int(articles.packed.statistics[split]["factual"]) for split in ("train", "validation"))
+    assert marked > sum(len(spans) for _, spans in held_out) > 0
+
+
+# --- Stages, on a small corpus with spans from a file ---------------------------------------------------------------
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """Sixty documents of JSON lines, their digits marked, prepared into tmp_path/data."""
+    rng = random.Random(0)
+    with open(tmp_path / "corpus.jsonl", "w") as corpus, open(tmp_path / "spans.jsonl", "w") as spans:
+        for number in range(60):
+            text = " ".join(
+                rng.choice(["river", "stone", "mountain", "in 1984", "Ada Lovelace", "of 7"]) for _ in range(80)
+            )
+            corpus.write(json.dumps({"id": f"d{number}", "title": f"No {number}", "text": text}) + "\n")
+            marks = [[*match.span(), "NUM"] for match in re.finditer(r"\d+", text)]
+            spans.write(json.dumps({"id": f"d{number}", "spans": marks}) + "\n")
+    return Config(
+        corpus=CorpusConfig(name="jsonl", files=str(tmp_path / "corpus.jsonl"), validation_share=0.2),
+        annotate=AnnotateConfig(annotator="spans", spans_file=str(tmp_path / "spans.jsonl")),
+        tokenizer=TokenizerConfig(vocab_size=320),
+        model=ModelConfig(context=16),
+        data=DataConfig(directory=str(tmp_path / "data")),
+    )
+
+
+def change(config: Config, part: str, **values: object) -> Config:
+    return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **values)})
+
+
+def stages(config: Config) -> list[str]:
+    """The stages that ran."""
+    calls: list[str] = []
+    prepare(config, progress=lambda stage, _done, _total: calls.append(stage))
+    return [stage for stage, _ in itertools.groupby(calls)]
+
+
+def contents(prepared: Prepared) -> list:
+    return [
+        (record["tokens"].tolist(), record["factual"].tolist(), record["length"])
+        for source in (prepared.train, prepared.validation)
+        for record in (source[index] for index in range(len(source)))
+    ]
+
+
+ALL = ["read corpus", "annotate", "train tokenizer", "pack", "write windows"]
+
+
+def test_each_stage_runs_when_what_it_depends_on_changes(config: Config, tmp_path: Path) -> None:
+    assert stages(config) == ALL
+    assert stages(config) == []
+    assert stages(change(config, "rule", sub_tokens="first")) == ALL[3:]
+    assert stages(change(config, "model", context=32)) == ALL[3:]
+    assert stages(change(config, "model", layers=1)) == []
+    assert stages(change(config, "tokenizer", vocab_size=310)) == ALL[2:]
+    assert stages(change(config, "corpus", validation_share=0.3)) == ALL[2:]
+    assert stages(change(config, "corpus", max_documents=50)) == ALL
+    model = Tokenizer(train_tokenizer(["some other text"] * 9, vocab_size=275)).model_proto
+    (tmp_path / "other.model").write_bytes(model)
+    loaded = change(config, "tokenizer", path=str(tmp_path / "other.model"))
+    assert stages(loaded) == ALL[3:]
+    assert prepare(loaded).tokenizer.model_proto == model
+    assert stages(config) == []
+    (tmp_path / "spans.jsonl").write_text(json.dumps({"id": "d0", "spans": [[0, 1, "X"]]}) + "\n")
+    assert stages(config) == ["read corpus", "annotate", "pack", "write windows"]
+    with open(tmp_path / "corpus.jsonl", "a") as file:
+        file.write(json.dumps({"id": "new", "text": "and more"}) + "\n")
+    assert stages(config) == ALL
+
+
+def test_progress_runs_to_its_total(config: Config) -> None:
+    last: dict[str, tuple[int, int | None]] = {}
+
+    def progress(stage: str, done: int, total: int | None) -> None:
+        assert done >= last.get(stage, (0, None))[0]
+        last[stage] = (done, total)
+
+    prepared = prepare(config, progress=progress)
+    assert list(last) == ALL
+    assert last["read corpus"] == (60, None)
+    assert all(done == total for stage, (done, total) in last.items() if stage in ("annotate", "pack", "write windows"))
+    assert last["write windows"][0] == len(prepared.train) + len(prepared.validation)
+
+
+def test_marks_that_fit_no_document_are_refused(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "spans.jsonl").write_text(json.dumps({"id": "elsewhere", "spans": []}) + "\n")
+    with pytest.raises(DataError, match="none of its ids"):
+        prepare(config)
+    assert not list((tmp_path / "data" / "annotated").glob("*/1.0.0"))
+
+
+def test_prepared_twice_is_the_same(config: Config, tmp_path: Path) -> None:
+    first = prepare(config)
+    second = prepare(change(config, "data", directory=str(tmp_path / "again")))
+    assert second.fingerprint == first.fingerprint
+    assert contents(second) == contents(first)
+
+
+# --- Interrupted, and two at once -----------------------------------------------------------------------------------
+
+CHILD = """
+import json, os, signal, sys, time
+from lacy_jax.config import config_from_dict
+from lacy_jax.data.prepare import prepare
+config, kill_at, log = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+seen = set()
+def progress(stage, done, total):
+    if stage not in seen:
+        seen.add(stage)
+        open(log, "a").write(stage + "\\n")
+    if stage == kill_at and done >= 30:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kill_at == "slow" and stage == "annotate":
+        time.sleep(0.02)
+prepared = prepare(config_from_dict(config), progress=progress)
+assert "tensorflow" not in sys.modules
+print(prepared.packed.directory)
+"""
+
+
+def start(config: Config, tmp_path: Path, *, kill_at: str = "") -> subprocess.Popen:
+    fake = tmp_path / "path" / "tensorflow"  # TensorFlow would be found, if anything looked for it
+    fake.mkdir(parents=True, exist_ok=True)
+    (fake / "__init__.py").write_text("raise AssertionError('TensorFlow was imported')")
+    paths = os.pathsep.join([str(ROOT), str(fake.parent)])
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, json.dumps(config_to_dict(config)), kill_at, str(tmp_path / "log")],
+        env=os.environ | {"PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("stage", ["annotate", "train tokenizer", "pack", "write windows"])
+def test_a_killed_stage_leaves_nothing_that_looks_finished(config: Config, tmp_path: Path, stage: str) -> None:
+    child = start(config, tmp_path, kill_at=stage)
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    finished = {
+        "annotate": list((tmp_path / "data").glob("annotated/*/1.0.0")),
+        "train tokenizer": list((tmp_path / "data").glob("tokenizer/*/tokenizer.model")),
+        "pack": list((tmp_path / "data").glob("packed/*/1.0.0")),
+    }
+    expected = {"annotate": 0, "train tokenizer": 1, "pack": 2, "write windows": 2}[stage]
+    assert [bool(each) for each in finished.values()] == [nth < expected for nth in range(3)]
+
+    assert stages(config) == (ALL if stage == "annotate" else ALL[2:] if stage == "train tokenizer" else ALL[3:])
+    assert not list((tmp_path / "data").rglob("incomplete*"))
+    whole = prepare(change(config, "data", directory=str(tmp_path / "whole")))
+    assert contents(prepare(config)) == contents(whole)
+
+
+def test_two_processes_share_the_work(config: Config, tmp_path: Path) -> None:
+    children = [start(config, tmp_path, kill_at="slow") for _ in range(2)]
+    results = [child.communicate() for child in children]
+    assert [child.returncode for child in children] == [0, 0], results
+    assert results[0][0] == results[1][0]
+    ran = (tmp_path / "log").read_text().split("\n")
+    assert [ran.count(stage) for stage in ALL] == [1] * 5
+    assert "wait for another process" in ran
+    assert stages(config) == []
+
+
+def test_a_failing_stage_leaves_nothing(config: Config, monkeypatch) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "train_tokenizer", fail)
+        with pytest.raises(OSError, match="no space left"):
+            prepare(config)
+    assert stages(config) == ALL[2:]
+
+
+# --- Prepared elsewhere ---------------------------------------------------------------------------------------------
+
+
+def test_a_packed_dataset_from_elsewhere_is_enough(config: Config, tmp_path: Path) -> None:
+    here = prepare(config)
+    moved = tmp_path / "moved" / "1.0.0"
+    moved.parent.mkdir()
+    shutil.move(here.packed.directory, moved)
+    (tmp_path / "model").write_bytes(here.tokenizer.model_proto)
+    shutil.rmtree(tmp_path / "data")
+    (tmp_path / "corpus.jsonl").unlink()
+    (tmp_path / "spans.jsonl").unlink()
+
+    elsewhere = change(config, "data", packed=str(moved))
+    assert stages(elsewhere) == []
+    there = prepare(change(elsewhere, "tokenizer", path=str(tmp_path / "model")))
+    assert there.fingerprint == here.fingerprint
+    assert there.tokenizer.model_proto == here.tokenizer.model_proto
+    assert len(there.train) == len(here.train)
+    with pytest.raises(DataError, match="is no complete annotated dataset"):
+        next(there.documents())
+
+
+def test_a_packed_dataset_in_place_finds_its_documents(config: Config) -> None:
+    here = prepare(config)
+    there = prepare(change(config, "data", packed=str(here.packed.directory), directory="nowhere"))
+    assert list(there.documents()) == list(here.documents())
+
+
+def test_a_packed_dataset_that_does_not_fit_is_refused(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(train_tokenizer(["some other text"] * 9, vocab_size=275))
+    packed = change(config, "data", packed=str(prepare(config).packed.directory))
+    other = change(change(packed, "rule", kinds="NUM"), "model", context=1024)
+    with pytest.raises(DataError) as error:
+        prepare(change(other, "tokenizer", path=str(tmp_path / "model")))
+    message = str(error.value)
+    assert "rule.kinds: expected 'NUM', found 'entity,PROPN,NUM'" in message
+    assert "window: expected 1024, found 16" in message
+    assert "tokenizer: expected" in message
+    assert len(message.splitlines()) == 5
+    with pytest.raises(DataError, match="is no complete packed dataset"):
+        prepare(change(config, "data", packed=str(tmp_path)))
+
+
+# --- The door -------------------------------------------------------------------------------------------------------
+
+
+def test_door(config: Config, tmp_path: Path) -> None:
+    settings = {
+        "corpus": ("name", "files", "validation_share"),
+        "annotate": ("annotator", "spans_file"),
+        "tokenizer": ("vocab_size",),
+        "model": ("context",),
+        "data": ("directory",),
+    }
+    flags = [
+        f"--config.{part}.{name}={getattr(getattr(config, part), name)}" for part in settings for name in settings[part]
+    ]
+    command = [sys.executable, "-m", "lacy_jax.prepare", f"--config={ROOT}/configs/slm_tiny.py"]
+    done = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()) == prepare(config).packed.directory
+    assert re.search(r"^train +\d+ documents, [\d,]+ tokens, \d+\.\d% factual, \d+ windows$", done.stderr, re.M)
+    wrong = [*flags, f"--config.corpus.files={tmp_path}/none.jsonl"]
+    done = subprocess.run([*command, *wrong], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: corpus.files: no such file")
+    assert done.stderr.count("\n") == 1
+
+
+def test_rule_defaults_are_the_fingerprint(articles: Prepared) -> None:
+    assert RuleConfig(**articles.fingerprint["rule"]) == RuleConfig()
