@@ -123,7 +123,8 @@ class Cascade:
         """
         self._engine = Engine(slm)
         self._partner = partner
-        self._budget = Budget(share=budget if partner is not None else 0.0, window=window)
+        asked = Budget(share=budget, window=window)
+        self._budget = asked if partner is not None else dataclasses.replace(asked, share=0.0)
         self._score = score
         warm = slm.meta.get("call_scores") if score == "call_score" else None
         self._fresh = budgets.start(self._budget, warm_scores=warm or ())

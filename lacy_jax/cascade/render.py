@@ -1,4 +1,4 @@
-"""A completion for people and for programs: text with the partner's pieces marked, or JSON (the report has its HTML)."""
+"""A completion for people and for programs: text with the partner's pieces marked, or JSON."""
 
 import dataclasses
 import os

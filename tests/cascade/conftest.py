@@ -2,13 +2,18 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from lacy_jax.checkpoint import LoadedModel
+from lacy_jax.checkpoint import META_FILE, LoadedModel, model_meta
 from lacy_jax.config import Config, ModelConfig
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
 from lacy_jax.model import decoder
@@ -34,6 +39,19 @@ def tokenizer_of(size: int) -> Tokenizer:
     return Tokenizer.from_bytes(train_tokenizer(TEXTS, vocab_size=size))
 
 
+def random_params(config: ModelConfig, *, vocab: int, seed: int, scale: float) -> decoder.Params:
+    """Weights from NumPy: nothing to compile."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda: decoder.init_params(config, vocab=vocab, key=jax.random.key(0)))
+
+    def fill(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        constant = {"scale": 1.0, "bias": 0.0}.get(path[-1].key)
+        values = rng.normal(size=leaf.shape) * 0.02 * scale if constant is None else np.full(leaf.shape, constant)
+        return jnp.asarray(values, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
 @functools.cache
 def random_model(
     style: str = "gpt2", *, context: int = 120, size: int = 400, seed: int = 0, scale: float = 8.0
@@ -41,15 +59,29 @@ def random_model(
     """A model of random weights; `scale` makes its choices depend strongly on what it has read."""
     tokenizer = tokenizer_of(size)
     config = Config(model=dataclasses.replace(STYLES[style], context=context))
-    vocab = decoder.padded_vocab(tokenizer.vocab_size)
-    params = decoder.init_params(config.model, vocab=vocab, key=jax.random.key(seed))
-    params = jax.tree.map(lambda x: x * scale if x.ndim > 1 else x, params)
+    params = random_params(config.model, vocab=decoder.padded_vocab(tokenizer.vocab_size), seed=seed, scale=scale)
     return LoadedModel(config=config, params=params, tokenizer=tokenizer, meta={"step": 0}, path="random")
 
 
 @pytest.fixture(scope="session")
 def model() -> Callable[..., LoadedModel]:
     return random_model
+
+
+def write_checkpoint(loaded: LoadedModel, folder: Path) -> Path:
+    """An export, as checkpoint.py describes it."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder / "params", loaded.params)
+    meta = model_meta(loaded.config, tokenizer=loaded.tokenizer, step=0, data={})
+    (folder / "meta").mkdir()
+    (folder / META_FILE).write_text(json.dumps(meta))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random model with another tokenizer than the others'."""
+    return write_checkpoint(random_model("llama", size=460, seed=7), tmp_path_factory.mktemp("checkpoint") / "export")
 
 
 @pytest.fixture

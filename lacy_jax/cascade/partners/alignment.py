@@ -41,7 +41,7 @@ TRUSTED_RUN = 1.4
 # A last word that is the beginning of the passage's next word: "18" before "1879".
 BEGUN_WEIGHT = 0.5
 LEAST_BEGUN = 0.3  # how telling a word must be to be taken for a beginning; "the" is not that of "there"
-MARK_WEIGHT = 0.15  # of punctuation and line breaks
+MARK_WEIGHT = 0.15  # of punctuation and a line's end
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def units_of(text: str, *, weight: Callable[[str], float]) -> Units:
         starts=spans[:, 0],
         ends=spans[:, 1],
         keys=np.array([hash(word) for word in folded], np.int64),
-        weights=np.array([weight(word) if _is_word(word) else MARK_WEIGHT for word in folded], np.float64),
+        weights=np.array([_weight(word, weight) for word in folded], np.float64),
         factual=np.array(factual, bool),
     )
 
@@ -113,6 +113,11 @@ def best_place(tail: Units, passage: Units) -> Place:
     best = int(np.argmax(scores))
     piece = _rest(tail, passage, best) if begun[best] else _next(tail, passage, best, follows=runs[best] > 0)
     return Place(score=float(scores[best]), piece=piece)
+
+
+def _weight(unit: str, weight: Callable[[str], float]) -> float:
+    # An empty line is as telling as a rare word: it stands between a title and its text.
+    return weight(unit) if _is_word(unit) else 1.0 if unit.startswith("\n\n") else MARK_WEIGHT
 
 
 def _is_word(unit: str) -> bool:

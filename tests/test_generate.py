@@ -1,0 +1,151 @@
+"""The door of the cascade: what it prints, and what it refuses in one line."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import orbax.checkpoint as ocp
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from lacy_jax import generate
+from lacy_jax.checkpoint import META_FILE, model_meta
+from lacy_jax.config import CascadeConfig, Config, CorpusConfig, DataConfig, ModelConfig
+from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
+from lacy_jax.model import decoder
+from tests.cascade.conftest import random_params
+
+ARTICLES = [
+    ("Albert Einstein", "Albert Einstein was born in Ulm on 14 March 1879, and died in Princeton on 18 April 1955."),
+    ("Danube", "The Danube flows through ten countries: Germany, Austria, Slovakia, Hungary, Croatia and others."),
+    ("Marie Curie", "Marie Curie was born in Warsaw in 1867. She won the Nobel Prize in 1903 and again in 1911."),
+]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with a random SLM whose own corpus is ARTICLES."""
+    folder = tmp_path_factory.mktemp("run")
+    corpus = folder / "articles.jsonl"
+    corpus.write_text("".join(json.dumps({"id": t, "title": t, "text": text}) + "\n" for t, text in ARTICLES))
+    tokenizer = Tokenizer.from_bytes(train_tokenizer([text for _, text in ARTICLES] * 3, vocab_size=340))
+    config = Config(
+        model=ModelConfig(layers=2, width=32, heads=2, context=96, compute_dtype="float32"),
+        corpus=CorpusConfig(name="jsonl", files=str(corpus)),
+        data=DataConfig(directory=str(folder / "data")),
+        cascade=CascadeConfig(max_new_tokens=30),
+    )
+    params = random_params(config.model, vocab=decoder.padded_vocab(tokenizer.vocab_size), seed=0, scale=8.0)
+    step = folder / "checkpoints" / "5"
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(step / "params", params)
+    (step / "meta").mkdir()
+    meta = model_meta(config, tokenizer=tokenizer, step=5, data={}, call_scores=[-9.0, -7.0, -5.0])
+    (step / META_FILE).write_text(json.dumps(meta))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def parsed_flags() -> Iterator[None]:
+    """Flags as a fresh process has them."""
+    flags.FLAGS(["generate"])
+    with flagsaver.flagsaver():
+        yield
+
+
+def run(*arguments: str) -> None:
+    flags.FLAGS(["generate", *arguments])
+    generate.main(["generate"])
+
+
+def test_prints_marked_text_and_the_share(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(f"--checkpoint={workdir}", "--prompt=Marie Curie was born", "--prompt=The Danube flows", "--budget=0.5")
+    out, err = capsys.readouterr()
+    first, second = out.strip().split("\n\n", 1)
+    assert first.startswith("Marie Curie was born")
+    assert second.startswith("The Danube flows")
+    assert "⟦" in out
+    assert "\x1b" not in out
+    assert err.strip().splitlines()[-1].startswith("share 0.")
+    assert list((workdir / "data").glob("documents-*.sqlite"))  # beside the prepared data
+
+
+def test_budget_one_reads_the_document(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompt = "Marie Curie was born in"
+    run(f"--checkpoint={workdir}", f"--prompt={prompt}", "--budget=1", "--max_new_tokens=20", "--json")
+    out, err = capsys.readouterr()
+    row = json.loads(out)
+    assert ARTICLES[2][1].startswith(row["prompt"] + row["text"])
+    assert row["counts"]["share"] == 1.0
+    assert {piece["source"] for piece in row["pieces"]} == {"partner"}
+    assert "share 1.000" in err
+
+
+def test_colour_on_a_terminal(
+    workdir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(generate, "wants_colour", lambda stream: isinstance(stream, io.TextIOBase))
+    run(f"--checkpoint={workdir}", "--prompt=Marie Curie was born in", "--budget=1", "--max_new_tokens=3")
+    assert "\x1b[1;36m Warsaw" in capsys.readouterr().out
+
+
+def test_prompts_from_a_file_and_other_partners(
+    workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("The Danube\n\nMarie Curie\n", encoding="utf-8")
+    for partner, delegates in (("none", False), (str(workdir), True), (f"documents:{workdir}/articles.jsonl", True)):
+        run(f"--checkpoint={workdir}/checkpoints/5", f"--prompts_file={file}", f"--partner={partner}", "--json")
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [row["prompt"] for row in rows] == ["The Danube", "Marie Curie"]
+        assert any(row["counts"]["delegated"] for row in rows) is delegates
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--prompt=x"], "no checkpoint"),
+        (["--checkpoint={workdir}/nothing", "--prompt=x"], "no such folder"),
+        (["--checkpoint={workdir}"], "no prompt"),
+        (["--checkpoint={workdir}", "--prompt="], "--prompt: empty"),
+        (["--checkpoint={workdir}", "--prompt= \n"], "--prompt: empty"),
+        (["--checkpoint={workdir}", "--prompts_file={workdir}/nothing"], "cannot be read"),
+        (["--checkpoint={workdir}", "--prompt=x", "--partner=oracle"], "unknown partner 'oracle'; allowed: documents"),
+        (["--checkpoint={workdir}", "--prompt=x", "--partner=documents:no.jsonl"], "no.jsonl"),
+        (["--checkpoint={workdir}", "--prompt=x", "--partner=checkpoint:nowhere"], "nowhere"),
+        (["--checkpoint={workdir}", "--prompt=x", "--budget=1.5"], "budget=1.5"),
+        (["--checkpoint={workdir}", "--prompt=x", "--partner=none", "--budget=-1"], "budget=-1"),
+        (["--checkpoint={workdir}", "--prompt=x", "--max_new_tokens=0"], "--max_new_tokens=0"),
+        (["--checkpoint={workdir}", "--prompt=x", "--batch_size=0"], "--batch_size=0"),
+        (["--checkpoint={workdir}", "--prompt=\udcff"], "surrogate"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_2(
+    workdir: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(*(argument.format(workdir=workdir) for argument in arguments))
+    out, err = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert out == ""
+    assert named in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_as_a_command(workdir: Path) -> None:
+    command = [sys.executable, "-m", "lacy_jax.generate", f"--checkpoint={workdir}", "--max_new_tokens=5"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([*command, "--prompt=The Danube"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("The Danube")
+    assert "tokens delegated" in done.stderr.strip().splitlines()[-1]
+    wrong = subprocess.run([*command, "a prompt"], capture_output=True, text=True, env=environment)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.strip() == "generate: 'a prompt' is not a flag; prompts are given by --prompt=..."
