@@ -2,10 +2,11 @@
 
     python -m lacy_jax.main --config=configs/slm_334m.py:method=lacy,corpus=wikipedia --workdir=gs://.../slm_334m
 
-The paper trains on about 50B tokens of Wikipedia (batch of about 112 windows): 340K steps for plain
-next-token prediction (`method=ntp`), 400K for a method that delegates 15%, so that the tokens with a
-ground-truth gradient are equal. Its full precision is `--config.model.compute_dtype=float32`; here matrix products are in bf16. The learning rate is LMLM's (arXiv 2505.15962), the paper gives none. Bar: FactScore
-22.7 against 15.9 (paper, cascade with Llama 3.2 1B at 22% calls).
+The paper trains on about 50B tokens of Wikipedia, in batches of about 112 windows: 340K steps for plain next-token
+prediction (`method=ntp`), 400K for a method that delegates 15%, so that the tokens with a ground-truth gradient are
+equal; here the budget is that number of tokens. Its full precision is `--config.model.compute_dtype=float32`; the
+default does matrix products in bfloat16. The learning rate is LMLM's (arXiv 2505.15962), the paper gives none.
+Bar: FactScore 22.7 against 15.9 for `ntp` (paper, 334M, cascade with Llama 3.2 1B at 22% calls).
 """
 
 import ml_collections

@@ -96,9 +96,13 @@ def read_meta(folder: epath.Path) -> dict[str, Any]:
         meta: dict[str, Any] = json.loads((folder / META_FILE).read_text())
         written = int(meta["format"])
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / META_FILE} is not the description of a lacy_jax checkpoint: {error}") from error
+        raise CheckpointError(
+            f"{folder / META_FILE} is not the description of a lacy_jax checkpoint: {error}"
+        ) from error
     if written > FORMAT:
-        raise CheckpointError(f"{folder} has checkpoint format {written}, this lacy_jax reads up to {FORMAT}: upgrade it")
+        raise CheckpointError(
+            f"{folder} has checkpoint format {written}, this lacy_jax reads up to {FORMAT}: upgrade it"
+        )
     return meta
 
 

@@ -321,7 +321,7 @@ def _contradictions(config: Config) -> Iterator[str]:
     if objective.reference and objective.rule != "excess_loss":
         yield f"config.objective.reference: only rule excess_loss reads one, not {objective.rule!r}"
     if objective.rule == "factual" and objective.rate != 1.0:
-        yield f"config.objective.rate: rule factual takes all factual targets, so rate must be 1.0; got {objective.rate}"
+        yield f"config.objective.rate: rule factual takes all factual targets; allowed is 1.0, got {objective.rate}"
     if objective.treatment == "joint" and objective.normalizer != "renormalized":
         yield "config.objective.normalizer: treatment joint keeps the NLL without <CALL>; allowed is renormalized"
     if config.corpus.name == "jsonl" and not config.corpus.files:

@@ -30,8 +30,8 @@ class _Speed(ProgressColumn):
 class Reporter:
     """Shows the progress of one stage after another. `update` is what rooms are given as their progress callback."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         self._progress: Progress | None = None
         self._stage: str | None = None
         self._started = self._logged = 0.0
@@ -61,8 +61,17 @@ class Reporter:
 
     def _bar(self, stage: str, done: int, total: int | None, note: str) -> None:
         if self._progress is None:
-            columns = (SpinnerColumn(), TextColumn("{task.description:<22}"), BarColumn(24), MofNCompleteColumn(),
-                       _Speed(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+            columns = (
+                SpinnerColumn(),
+                TextColumn("{task.description:<22}"),
+                BarColumn(24),
+                MofNCompleteColumn(),
+                _Speed(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
             self._progress = Progress(*columns, console=self.console, speed_estimate_period=60)
             self._progress.start()
             self._progress.add_task(stage, total=total, completed=done, note=note)
@@ -89,9 +98,9 @@ def duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def reporting() -> Iterator[Reporter]:
-    """A reporter whose bar is gone whatever happens."""
-    reporter = Reporter()
+def reporting(*, quiet: bool = False) -> Iterator[Reporter]:
+    """A reporter whose bar is gone whatever happens; quiet in all but one process of a run."""
+    reporter = Reporter(quiet=quiet)
     try:
         yield reporter
     finally:

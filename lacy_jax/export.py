@@ -45,10 +45,13 @@ def export(checkpoint: str, *, out: str) -> str:
 
 def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
+    checkpoint, out = _CHECKPOINT.value, _OUT.value
+    assert checkpoint is not None  # required flags
+    assert out is not None
     try:
         if len(argv) > 1:
             raise CheckpointError(f"unexpected argument {argv[1]!r}; allowed are --checkpoint=... and --out=...")
-        print(export(_CHECKPOINT.value, out=_OUT.value))
+        print(export(checkpoint, out=out))
     except CheckpointError as error:
         print(f"export: {error}", file=sys.stderr)
         return 2

@@ -24,6 +24,9 @@ from lacy_jax.training.loop import train
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/slm_tiny.py:method=lacy")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lies (default: runs/<config name>-<method>)")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "This is one process of several of one run (TPU pods, GKE and slurm tell it the rest)"
+)
 flags.mark_flag_as_required("config")
 
 
@@ -37,18 +40,23 @@ def run(config: Config, *, workdir: str, command: str, reporter: Reporter) -> in
     if not result.finished:
         reporter.say(f"stopped at step {result.step:,}, which is saved; the same command goes on from there")
         return 143
-    if jax.process_index() == 0:
-        path = report_run(config, prepared=prepared, workdir=workdir, command=command, reporter=reporter)
-        reporter.finish()
-        reporter.say(f"finished at step {result.step:,} after {duration(time.monotonic() - started)}")
-        reporter.say(f"report      {path}")
-        reporter.say(f"checkpoint  {workdir}/checkpoints")
+    reporter.say(f"finished at step {result.step:,} after {duration(time.monotonic() - started)}")
+    reporter.say(f"checkpoint  {workdir}/checkpoints")
+    if jax.process_count() > 1:
+        # Reading a checkpoint with some of a run's processes would wait for the others.
+        reporter.say("report      written by the same command without --distributed, on any one machine")
+        return 0
+    path = report_run(config, prepared=prepared, workdir=workdir, command=command, reporter=reporter)
+    reporter.finish()
+    reporter.say(f"report      {path}")
     return 0
 
 
 def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
-    with reporting() as reporter:
+    if _DISTRIBUTED.value:
+        jax.distributed.initialize()
+    with reporting(quiet=_DISTRIBUTED.value and jax.process_index() > 0) as reporter:
         try:
             if len(argv) > 1:
                 raise ConfigError(f"unexpected argument {argv[1]!r}; settings are given as --config.<field>=<value>")

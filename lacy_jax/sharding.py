@@ -1,7 +1,7 @@
 """The mesh, and the one table from logical axis names to mesh axes.
 
-Arrays name their axes by meaning ("embed", "heads", "batch"); RULES says which mesh axis each meaning is split over. The same step
-then runs on one device and on a pod: a single device is a mesh of one.
+Arrays name their axes by meaning ("embed", "heads", "batch"); RULES says which mesh axis each meaning is split over.
+The same step then runs on one device and on a pod: a single device is a mesh of one.
 """
 
 import math

@@ -2,5 +2,52 @@
 
 import os
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+
+from pathlib import Path
+
+import pytest
+
+from lacy_jax.config import (
+    Config,
+    CorpusConfig,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TokenizerConfig,
+    TrainingConfig,
+)
+from lacy_jax.data.prepare import Prepared, prepare
+
+
+@pytest.fixture(scope="session")
+def small_config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A run of six steps on 80 real articles; its data is prepared once a session."""
+    return Config(
+        name="small",
+        corpus=CorpusConfig(max_documents=80, validation_share=0.1),
+        tokenizer=TokenizerConfig(vocab_size=400),
+        data=DataConfig(directory=str(tmp_path_factory.mktemp("data")), batch_size=8),
+        model=ModelConfig(layers=2, width=32, heads=4, context=32, compute_dtype="float32"),
+        optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
+        training=TrainingConfig(
+            steps=6, log_every=1, evaluate_every=3, evaluate_batches=2, checkpoint_every=3, keep_checkpoints=3
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def small_data(small_config: Config) -> Prepared:
+    return prepare(small_config)
+
+
+@pytest.fixture(scope="session")
+def small_run(small_config: Config, small_data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of `small_config`, trained to its end."""
+    from lacy_jax.console import Reporter
+    from lacy_jax.training.loop import train
+
+    workdir = tmp_path_factory.mktemp("run")
+    train(small_config, prepared=small_data, workdir=str(workdir), reporter=Reporter())
+    return workdir

@@ -14,7 +14,8 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 def load(name: str, variant: str = "") -> settings.Config:
     spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return settings.parse(module.get_config(variant))

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from etils import epath
@@ -37,7 +38,7 @@ def report_run(config: Config, *, prepared: Prepared, workdir: str, command: str
     samples = _samples(config, loaded, [document for document, _ in documents])
     reporter.update("report", 2, 3)
     metrics = read_metrics(workdir)
-    last = next((row for row in reversed(metrics) if row["split"] == "train"), {})
+    last: dict[str, Any] = next((row for row in reversed(metrics) if row["split"] == "train"), {})
     path = epath.Path(workdir) / "report.html"
     write_report(
         str(path),
@@ -51,7 +52,9 @@ def report_run(config: Config, *, prepared: Prepared, workdir: str, command: str
             device=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
             command=command,
             config=config_to_dict(config),
-            provenance={"versions": ", ".join(f"{name} {version}" for name, version in loaded.meta["versions"].items())},
+            provenance={
+                "versions": ", ".join(f"{name} {version}" for name, version in loaded.meta["versions"].items())
+            },
         ),
         metrics=metrics,
         articles=articles,

@@ -185,11 +185,10 @@ class Decoder(nnx.Module):
             prevent_cse = self.config.layer_loop == "unroll"
             layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.config.remat], prevent_cse=prevent_cse)
         unroll = self.config.layers if self.config.layer_loop == "unroll" else 1
-        layer_caches = None if cache is None else (cache.k, cache.v)
-        x_BTD, layer_caches = jax.lax.scan(layer, x_BTD, (stacked, layer_caches), unroll=unroll)
-        if cache is not None:
-            cache = KVCache(k=layer_caches[0], v=layer_caches[1])
-        return self.final_norm(x_BTD), cache
+        held = None if cache is None else (cache.k, cache.v)
+        x_BTD, layer_caches = jax.lax.scan(layer, x_BTD, (stacked, held), unroll=unroll)
+        filled = KVCache(*layer_caches) if layer_caches is not None else None
+        return self.final_norm(x_BTD), filled
 
 
 @functools.lru_cache(maxsize=64)
@@ -226,7 +225,7 @@ def forward_cached(
 
 def output_matrix(params: Params) -> jax.Array:
     """The [V, D] matrix that turns hidden states into logits: the embedding where tied."""
-    matrix: jax.Array = params.get("output", params["embedding"])["embedding"]
+    matrix: jax.Array = params["output" if "output" in params else "embedding"]["embedding"]
     return matrix
 
 

@@ -75,9 +75,7 @@ class Evaluator:
         batches = min(self._config.training.evaluate_batches, -(-len(source) // size))
         parts = []
         for index in range(batches):
-            local = window_batch(
-                source, index, batch_size=size, host=jax.process_index(), hosts=jax.process_count()
-            )
+            local = window_batch(source, index, batch_size=size, host=jax.process_index(), hosts=jax.process_count())
             found = jax.device_get(self._values(params, place_batch(local, self._mesh), step, reference))
             parts.append({name: value[found["valid"]] for name, value in found.items() if name != "valid"})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -224,10 +224,8 @@ def _announce(run: _Run, state: TrainState) -> None:
     device = mesh.devices.flat[0]
     flops = flops_per_token(model, vocab=run.vocab)
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
-    say(
-        f"{run.config.name}, method {run.config.method}: {parameter_count(model, vocab=run.vocab) / 1e6:.1f}M parameters, "
-        f"{flops / 1e6:,.0f} MFLOP a token, state {held / 2**20:,.0f} MiB a device"
-    )
+    size = f"{parameter_count(model, vocab=run.vocab) / 1e6:.1f}M parameters, {flops / 1e6:,.0f} MFLOP a token"
+    say(f"{run.config.name}, method {run.config.method}: {size}, state {held / 2**20:,.0f} MiB a device")
     say(f"{mesh.devices.size} x {device.device_kind}, mesh " + " x ".join(f"{k} {v}" for k, v in mesh.shape.items()))
     large = sharding.replicated_large(
         mesh, state.params, jax.tree.map(lambda x: x.sharding, state.params), above_bytes=2**26
@@ -261,7 +259,7 @@ def _mesh_peak(mesh: Mesh) -> float | None:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM (preemption) and Ctrl-C set: the run saves a checkpoint and returns. A second Ctrl-C kills."""
+    """An event that SIGTERM (preemption) or Ctrl-C sets: the run saves a checkpoint and returns. A second one kills."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -270,7 +268,7 @@ def _stop_signals() -> Iterator[threading.Event]:
 
     def request(number: int, _frame: Any) -> None:
         stop.set()
-        signal.signal(number, previous[number])
+        signal.signal(number, previous[signal.Signals(number)])
 
     for number in previous:
         signal.signal(number, request)

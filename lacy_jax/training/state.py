@@ -61,8 +61,8 @@ def param_shardings(mesh: Mesh, shapes: decoder.Params) -> Any:
     return sharding.tree_shardings(mesh, axes, shapes)
 
 
-def state_shardings(config: Config, *, vocab: int, mesh: Mesh) -> TrainState:
-    """The state's tree with a sharding at every leaf: moments lie as their parameters do, the rest is replicated."""
+def state_shardings(config: Config, *, vocab: int, mesh: Mesh) -> Any:
+    """A TrainState with a sharding at every leaf: moments lie as their parameters do, the rest is replicated."""
     shapes = jax.eval_shape(lambda: init_state(config, vocab=vocab))
     whole = NamedSharding(mesh, PartitionSpec())
     params = param_shardings(mesh, shapes.params)
@@ -73,4 +73,5 @@ def state_shardings(config: Config, *, vocab: int, mesh: Mesh) -> TrainState:
         params,
         transform_non_params=lambda _: whole,
     )
-    return TrainState(step=whole, tokens=whole, ground_truth_tokens=whole, params=params, optimizer=moments)
+    leaves: dict[str, Any] = {"step": whole, "tokens": whole, "ground_truth_tokens": whole}
+    return TrainState(**leaves, params=params, optimizer=moments)

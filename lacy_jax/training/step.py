@@ -1,8 +1,8 @@
 """The training step: (state, batch) -> (state, sums), one pure function, compiled once.
 
-A batch is split into microbatches when memory asks for it. Selection is over the whole batch (`scope: batch`): with several
-microbatches that takes a forward pass for the losses first. Gradients of sums are added up and divided once by
-the weight of the global batch, so unequal masks in microbatches change nothing.
+A batch is split into microbatches when memory asks for it. Selection is over the whole batch (`scope: batch`): with
+several microbatches that takes a forward pass for the losses first. Gradients of sums are added up and divided once
+by the weight of the global batch, so unequal masks in microbatches change nothing.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from lacy_jax.training.state import LIMB, TrainState, add_count, state_shardings
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """tokens: int32 [B, T+1]; factual: bool [B, T+1], of the token itself; lengths: int32 [B], tokens before padding."""
+    """tokens: int32 [B, T+1]; factual: bool [B, T+1], of the token itself; lengths: int32 [B], real tokens."""
 
     tokens: jax.Array
     factual: jax.Array
@@ -157,7 +157,12 @@ def _join_rows(x: jax.Array) -> jax.Array:
 
 
 def train_step(
-    state: TrainState, batch: Batch, reference_params: decoder.Params | None, *, config: Config, call_id: int,
+    state: TrainState,
+    batch: Batch,
+    reference_params: decoder.Params | None,
+    *,
+    config: Config,
+    call_id: int,
     reference_model: ModelConfig | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update. The sums are float32 scalars of this batch, before the update (training/metrics.py)."""
@@ -178,7 +183,7 @@ def train_step(
         optimizer=moments,
     )
     counters = {"tokens": new_state.tokens, "ground_truth_tokens": new_state.ground_truth_tokens}
-    scalars = {"learning_rate": rate, "gradient_norm": optax.global_norm(grads)}
+    scalars = {"learning_rate": rate, "gradient_norm": optax.tree.norm(grads)}
     return new_state, {**classes, "loss": sums.loss, "weight": sums.weight, **counters, **scalars}
 
 
@@ -190,9 +195,7 @@ def jit_train_step(
     rows, whole = sharding.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
 
     def step(state: TrainState, batch: Batch, reference: decoder.Params | None) -> Any:
-        return train_step(
-            state, batch, reference, config=config, call_id=call_id, reference_model=reference_model
-        )
+        return train_step(state, batch, reference, config=config, call_id=call_id, reference_model=reference_model)
 
     # The reference model keeps the placement that it was loaded with.
     return jax.jit(step, donate_argnums=0, in_shardings=(placed, rows, None), out_shardings=(placed, whole))

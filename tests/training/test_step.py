@@ -74,9 +74,12 @@ def test_large_arrays_are_split_as_declared(mesh_shape: tuple[int, int, int]) ->
     assert embedding.addressable_shards[0].data.size * mesh_shape[1] * mesh_shape[2] == embedding.size
     moment = state.optimizer[1].mu["embedding"]["embedding"]
     assert moment.sharding == embedding.sharding
-    assert sharding.replicated_large(
-        mesh, state.params, jax.tree.map(lambda x: x.sharding, state.params), above_bytes=10_000
-    ) == []
+    assert (
+        sharding.replicated_large(
+            mesh, state.params, jax.tree.map(lambda x: x.sharding, state.params), above_bytes=10_000
+        )
+        == []
+    )
 
 
 def test_the_replication_check_names_what_is_whole() -> None:

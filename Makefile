@@ -1,0 +1,37 @@
+# The targets are stable: venv, demo, test, lint, bench.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help venv demo test lint bench
+
+help:
+	@echo "make demo   train a tiny model on the embedded corpus, run its cascade, write runs/slm_tiny-lacy/report.html"
+	@echo "make test   the whole test suite (CPU, eight virtual devices)"
+	@echo "make lint   ruff and mypy"
+	@echo "make bench  the benchmarks, each with its floor or peer"
+	@echo "make venv   the environment only, in $(VENV) (PYTHON=python3.12 chooses another Python)"
+
+venv: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.txt constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "lacy_jax needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1): try make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e ".[dev]"
+	@touch $@
+
+demo: venv
+	PATH="$(abspath $(BIN)):$$PATH" bash launch/demo.sh
+
+test: venv
+	$(BIN)/python -m pytest
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: venv
+	@for name in benchmarks/*.py; do echo "== $$name"; $(BIN)/python $$name || exit 1; done

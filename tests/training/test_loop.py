@@ -1,0 +1,169 @@
+"""A run: killed and resumed, stopped by a budget or a signal, refused where it does not fit."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from lacy_jax.checkpoint import CheckpointError, load_model
+from lacy_jax.config import Config, ObjectiveConfig, TrainingConfig
+from lacy_jax.console import Reporter
+from lacy_jax.data import loader
+from lacy_jax.data.prepare import Prepared
+from lacy_jax.training.loop import TrainResult, train
+from lacy_jax.training.metrics import read_metrics
+
+CLOCKS = ("tokens_per_second", "seconds", "mfu")
+
+
+class Killed(Exception):
+    pass
+
+
+class KillingReporter(Reporter):
+    """Stands for a kill: no code of the run is asked for anything once step `at` is on its way."""
+
+    def __init__(self, at: int):
+        super().__init__()
+        self.at = at
+
+    def update(self, stage: str, done: int, *_: object) -> None:
+        if stage.startswith("train") and done == self.at:
+            raise Killed
+
+
+def records(workdir: Path) -> list[dict[str, Any]]:
+    """The log without what depends on the clock."""
+    return [{k: v for k, v in record.items() if k not in CLOCKS} for record in read_metrics(str(workdir))]
+
+
+def arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint, parameters and optimizer state, by path; read by plain Orbax."""
+    folder = workdir.absolute() / "checkpoints" / str(step)
+    with ocp.StandardCheckpointer() as checkpointer:
+        trees = {item: checkpointer.restore(folder / item) for item in ("params", "train")}
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(trees)}
+
+
+def test_killed_and_resumed_equals_never_killed_to_the_bit(
+    small_config: Config, small_data: Prepared, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    original = loader.batch_at
+
+    def hashed(source: Any, step: int, **options: Any) -> Any:
+        batch = original(source, step, **options)
+        seen.append(f"{step} {hashlib.sha256(batch.tokens.tobytes()).hexdigest()}")
+        return batch
+
+    monkeypatch.setattr(loader, "batch_at", hashed)
+    with pytest.raises(Killed):
+        train(small_config, prepared=small_data, workdir=str(tmp_path), reporter=KillingReporter(at=5))
+    first, seen[:] = seen[:6], []
+    result = train(small_config, prepared=small_data, workdir=str(tmp_path), reporter=Reporter())
+    assert result.finished
+    assert result.step == 6
+    assert seen[:3] == first[3:6]  # batches 3, 4, 5: the checkpoint of step 3 goes on with batch 3
+    expected, found = arrays(small_run, 6), arrays(tmp_path, 6)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert value.tobytes() == found[name].tobytes(), name
+    assert records(tmp_path) == records(small_run)
+
+
+def test_a_finished_run_is_left_alone(small_config: Config, small_data: Prepared, small_run: Path) -> None:
+    before = records(small_run)
+    result = train(small_config, prepared=small_data, workdir=str(small_run), reporter=Reporter())
+    assert result.finished
+    assert result.step == 6
+    assert records(small_run) == before
+
+
+def test_records_have_what_the_report_and_the_comparison_need(small_run: Path) -> None:
+    log = records(small_run)
+    assert [(r["step"], r["split"]) for r in log if r["split"] == "validation"] == [
+        (3, "validation"),
+        (6, "validation"),
+    ]
+    last = log[-1]
+    for name in ("all", "factual", "other", "taken", "untaken"):
+        assert last[f"nll_full/{name}"] >= last[f"nll/{name}"] > 0
+    assert {
+        "bits_per_byte",
+        "roc/factual",
+        "roc/greedy_wrong",
+        "precision/factual@0.22",
+        "call_score/factual/q50",
+    } <= set(last)
+    train_records = [r for r in log if r["split"] == "train"]
+    assert [r["step"] for r in train_records] == [1, 2, 3, 4, 5, 6]
+    assert train_records[-1]["loss"] < train_records[0]["loss"]
+
+
+def test_the_checkpoint_alone_is_enough_to_use_the_model(small_run: Path, small_data: Prepared) -> None:
+    for path in (small_run, small_run / "checkpoints", small_run / "checkpoints" / "3"):
+        loaded = load_model(str(path))
+        assert loaded.step == (3 if path.name == "3" else 6)
+        assert loaded.tokenizer.fingerprint == small_data.tokenizer.fingerprint
+        assert len(loaded.meta["call_scores"]) == 201
+        assert loaded.meta["call_scores"] == sorted(loaded.meta["call_scores"])
+
+
+@pytest.mark.parametrize("unit", ["tokens", "ground_truth_tokens"])
+def test_token_budgets_end_at_the_first_step_that_reaches_them(
+    small_config: Config, small_data: Prepared, tmp_path: Path, unit: str
+) -> None:
+    limit = 8 * 32 * 3 - 20  # less than three batches
+    training = dataclasses.replace(small_config.training, steps=0, **{unit: limit})
+    objective = ObjectiveConfig(rule="loss", rate=0.5, rate_of="valid")
+    config = dataclasses.replace(small_config, training=training, objective=objective)
+    result = train(config, prepared=small_data, workdir=str(tmp_path), reporter=Reporter())
+    counts = [record[unit] for record in records(tmp_path) if record["split"] == "train"]
+    assert result.step == len(counts)
+    assert counts[-1] >= limit > counts[-2]
+    assert result.step > 3 if unit == "ground_truth_tokens" else result.step == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"objective": ObjectiveConfig(rule="none")}, "config.objective.rule: here 'none', there 'factual_loss'"),
+        ({"training": TrainingConfig(steps=6, seed=1)}, "config.training.seed: here 1, there 0"),
+    ],
+)
+def test_a_workdir_of_another_run_is_refused(
+    small_config: Config, small_data: Prepared, small_run: Path, change: dict[str, Any], words: str
+) -> None:
+    before = arrays(small_run, 6).keys()
+    with pytest.raises(CheckpointError) as error:
+        train(
+            dataclasses.replace(small_config, **change),
+            prepared=small_data,
+            workdir=str(small_run),
+            reporter=Reporter(),
+        )
+    assert words in str(error.value)
+    assert "--workdir" in str(error.value)
+    assert arrays(small_run, 6).keys() == before
+
+
+def test_nothing_to_load_says_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no such folder; give a run's workdir"):
+        load_model(str(tmp_path / "absent"))
+    with pytest.raises(CheckpointError, match="holds no finished checkpoint"):
+        load_model(str(tmp_path))
+
+
+def test_rho_takes_by_excess_loss_over_a_reference(
+    small_config: Config, small_data: Prepared, small_run: Path, tmp_path: Path
+) -> None:
+    objective = ObjectiveConfig(rule="excess_loss", rate=0.15, rate_of="valid", reference=str(small_run))
+    config = dataclasses.replace(small_config, objective=objective, method="rho")
+    assert isinstance(train(config, prepared=small_data, workdir=str(tmp_path), reporter=Reporter()), TrainResult)
+    shares = [record["share/taken"] for record in records(tmp_path)]
+    assert all(share == pytest.approx(0.15, abs=0.01) for share in shares)
