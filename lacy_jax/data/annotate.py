@@ -289,7 +289,7 @@ def _mark_in_pool(documents: Iterable[Document], *, model: str, workers: int) ->
                     "annotate: a worker process died, most likely for want of memory; set annotate.workers lower"
                 ) from None
             finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)
 
 
 def _pool(model: str, workers: int) -> ProcessPoolExecutor:
