@@ -4,14 +4,15 @@
     python -m benchmarks.objective --layers 4 --rounds 9      # under a body of MLPs, as large as transformer blocks
     python -m benchmarks.objective --batch 8 --time 1024 --width 1024 --vocab 50304 --dtype bfloat16
 
-Every method runs through the same head as `ce`, plain cross-entropy. Rounds are interleaved (ce, a, b, ..., then
-backwards), and a ratio is the median over rounds of one round's ratio to its own `ce`, so a machine that is busy
-for a while disturbs both alike. Printed beside the figures: the floor, 6 N D V FLOPs (8 with vocabulary
-chunks) at the matrix product rate measured in the same rounds, and the peer,
+Every method runs through the same head as `ce`, plain cross-entropy, and is timed in pairs with it: ce, a, ce, b,
+... A ratio is the median over rounds of a pair's ratio, so a machine that is busy for a while disturbs both
+alike; the line `ce` is that of cross-entropy to itself, the noise. Printed beside the figures: the floor,
+6 N D V FLOPs (8 with vocabulary chunks) at the matrix product rate measured in the same rounds, and the peer,
 `optax.softmax_cross_entropy_with_integer_labels` on float32 logits.
 """
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -22,15 +23,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lacy_jax.objective import (
-    Normalizer,
-    Rule,
-    Treatment,
-    head_scalars,
-    nll_without_call,
-    objective_sums,
-    select_targets,
-)
+from lacy_jax.objective import head_scalars, nll_without_call, objective_sums, select_targets
+from lacy_jax.objective.loss import Normalizer, Treatment
+from lacy_jax.objective.select import Rule
 
 
 @dataclass(frozen=True)
@@ -191,24 +186,32 @@ def main() -> None:
     options.call_id = options.vocab - 64
     params, batch = make_inputs(options)
     compiled = compile_variants(options, params, batch)
-    calls: dict[str, Callable[[], Any]] = {
-        name: lambda program=program: program(params, batch) for name, program in compiled.items()
-    }
-    calls["matmul"] = matmul(options)
-    for call in calls.values():
+    calls: dict[str, Callable[[], Any]] = {}
+    for name, program in compiled.items():
+        calls[name] = functools.partial(program, params, batch)
+    product = matmul(options)
+    for call in (*calls.values(), product):
         timed(call)
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for round_number in range(options.rounds):
-        for name in list(calls)[:: -1 if round_number % 2 else 1]:
-            seconds[name].append(timed(calls[name]))
-    report(options, seconds, compiled)
+    products: list[float] = []
+    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    for _ in range(options.rounds):
+        products.append(timed(product))
+        for name, call in calls.items():
+            pairs[name].append((timed(calls["ce"]), timed(call)))
+    report(options, pairs, compiled, matmul_seconds=statistics.median(products))
 
 
-def report(options: argparse.Namespace, seconds: dict[str, list[float]], compiled: dict[str, Any]) -> None:
+def report(
+    options: argparse.Namespace,
+    pairs: dict[str, list[tuple[float, float]]],
+    compiled: dict[str, Any],
+    *,
+    matmul_seconds: float,
+) -> None:
     """Print device, floor and one line a variant."""
     tokens = options.batch * options.time
     flops = 2 * tokens * options.width * options.vocab
-    rate = flops / statistics.median(seconds["matmul"])
+    rate = flops / matmul_seconds
     # A head's forward and two backward products, once more forward with chunks; 12 D^2 a layer, times three.
     products = (4 if options.chunks > 1 else 3) * flops + 72 * options.layers * tokens * options.width**2
     device = jax.devices()[0]
@@ -221,11 +224,11 @@ def report(options: argparse.Namespace, seconds: dict[str, list[float]], compile
     print(f"matrix products: {rate / 1e9:.0f} GFLOP/s measured; floor {1e3 * products / rate:.1f} ms")
     print(f"{'':16}{'ms':>9}{'ratio to ce':>13}{'(min .. max)':>18}{'peak MB':>9}")
     for name, program in compiled.items():
-        ratios = [own / ce for own, ce in zip(seconds[name], seconds["ce"], strict=True)]
+        ratios = [own / ce for ce, own in pairs[name]]
         memory = program.memory_analysis()
         peak = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
         print(
-            f"{name:16}{1e3 * statistics.median(seconds[name]):9.1f}{statistics.median(ratios):13.3f}"
+            f"{name:16}{1e3 * statistics.median(own for _, own in pairs[name]):9.1f}{statistics.median(ratios):13.3f}"
             f"{f'({min(ratios):.3f} .. {max(ratios):.3f})':>18}{peak / 1e6:9.1f}"
         )
 

@@ -1,4 +1,4 @@
-"""The paper in three functions: three scalars a token, which targets are taken, what that costs.
+"""The paper in three functions: three scalars a token, which targets are taken, and what that costs.
 
 scalars = head_scalars(hidden, embedding, targets, call_id)
 taken = select_targets(nll_without_call(scalars), factual, valid, rule="factual_loss", rate=0.6)
@@ -8,9 +8,7 @@ loss = sums.loss / sums.weight          # divided once, by the weight of the glo
 
 from lacy_jax.objective.head import HeadScalars, greedy_tokens, head_scalars
 from lacy_jax.objective.loss import (
-    Normalizer,
     ObjectiveSums,
-    Treatment,
     call_log_odds,
     call_nll,
     call_probability,
@@ -18,23 +16,7 @@ from lacy_jax.objective.loss import (
     nll_without_call,
     objective_sums,
 )
-from lacy_jax.objective.select import RateOf, Rule, rate_at, select_targets
+from lacy_jax.objective.select import rate_at, select_targets
 
-__all__ = [
-    "HeadScalars",
-    "Normalizer",
-    "ObjectiveSums",
-    "RateOf",
-    "Rule",
-    "Treatment",
-    "call_log_odds",
-    "call_nll",
-    "call_probability",
-    "greedy_tokens",
-    "head_scalars",
-    "nll_with_call",
-    "nll_without_call",
-    "objective_sums",
-    "rate_at",
-    "select_targets",
-]
+__all__ = ["HeadScalars", "ObjectiveSums", "call_log_odds", "call_nll", "call_probability", "greedy_tokens"]
+__all__ += ["head_scalars", "nll_with_call", "nll_without_call", "objective_sums", "rate_at", "select_targets"]

@@ -1,8 +1,7 @@
 """The output head: everything the objective needs to know of the logits, as three scalars a token.
 
-The columns of the logits are the vocabulary, then `<CALL>` (column `call_id`), then padding. No
-[B, T, V] array is ever held in float32: logits stay in the compute dtype, and in bfloat16 mode the
-float32 arithmetic on them lives inside fused reductions.
+The columns of the logits are the vocabulary, then `<CALL>` (column `call_id`), then padding. Logits are
+held in the compute dtype; in bfloat16 mode the float32 arithmetic on them lives inside fused reductions.
 """
 
 import functools
@@ -31,39 +30,32 @@ def head_scalars(
 ) -> HeadScalars:
     """Scalars of the logits `hidden @ embedding.T`, without keeping those logits in float32.
 
-    Works unchanged under GSPMD with B sharded over data axes, V over a tensor axis, D over an fsdp
-    axis. `lse` and `target` come from the same rounded logits, so an NLL is never below 0.
+    B may be sharded over data axes, V over a tensor axis, D over an fsdp axis. `lse` and `target` come
+    from the same rounded logits, so an NLL is never below 0.
 
     Args:
       hidden: [B, T, D], float32 or bfloat16; its dtype is the compute dtype of the logits.
       embedding: [V, D] output matrix of any float dtype, tied or not; cast once to the compute dtype.
       targets: int32 [B, T], each in [0, call_id).
       call_id: the last real id; columns above it are padding and get exactly no gradient.
-      vocab_chunks: 1 keeps the logits (compute dtype) for the backward pass. More goes over the
-        vocabulary in that many chunks, keeps nothing of [B, T, V] and computes it again backwards:
-        8 instead of 6 FLOPs per token and parameter of the head. Must divide V.
+      vocab_chunks: 1 keeps the logits for the backward pass. More takes the vocabulary in that many
+        chunks and computes each again backwards: 8 instead of 6 N D V FLOPs. Must divide V.
 
     Raises:
       ValueError: call_id is not a column, or vocab_chunks does not divide V.
     """
     _check(embedding, call_id=call_id, vocab_chunks=vocab_chunks)
-    lse, target, call = _scalars(hidden, embedding, targets, call_id, vocab_chunks)
-    return HeadScalars(lse=lse, target=target, call=call)
+    return _scalars(hidden, embedding, targets, call_id, vocab_chunks)
 
 
 def greedy_tokens(hidden: jax.Array, embedding: jax.Array, call_id: int, *, vocab_chunks: int = 1) -> jax.Array:
-    """Most likely token without `<CALL>` and padding, int32 [B, T]; of equal logits the lowest id.
-
-    Arguments and errors as in `head_scalars`. Not meant to be differentiated.
-    """
+    """Most likely token but `<CALL>`, int32 [B, T]; of equal logits the lowest id. Arguments as in `head_scalars`."""
     _check(embedding, call_id=call_id, vocab_chunks=vocab_chunks)
-
     weights = _interleaved(embedding.astype(hidden.dtype), vocab_chunks)
 
     def step(best: tuple[jax.Array, jax.Array], chunk: jax.Array) -> tuple[Any, None]:
-        logits = _logits(hidden, weights, chunk)
         ids = _ids(weights, chunk)
-        logits = logits.astype(jnp.float32) + jnp.where(ids < call_id, 0.0, EXCLUDED)
+        logits = _logits(hidden, weights, chunk).astype(jnp.float32) + jnp.where(ids < call_id, 0.0, EXCLUDED)
         top = logits.max(axis=-1)
         # Two plain reductions rather than an argmax: these stay local to a shard of the vocabulary.
         token = jnp.where(logits == top[..., None], ids, jnp.iinfo(jnp.int32).max).min(axis=-1)
@@ -84,10 +76,8 @@ def _check(embedding: jax.Array, *, call_id: int, vocab_chunks: int) -> None:
 
 
 def _interleaved(weights_VD: jax.Array, vocab_chunks: int) -> jax.Array:
-    """[V / vocab_chunks, vocab_chunks, D]: chunk c, at [:, c], holds rows c, c + vocab_chunks, ...
-
-    So every chunk of a vocabulary sharded over devices lies on all of them, and nothing moves.
-    """
+    """[V / vocab_chunks, vocab_chunks, D]: chunk c, at [:, c], holds rows c, c + vocab_chunks, ..."""
+    # So each chunk of a vocabulary sharded over devices lies on all of them, and nothing moves.
     return weights_VD.reshape(-1, vocab_chunks, weights_VD.shape[1])
 
 
@@ -104,22 +94,20 @@ def _ids(weights: jax.Array, chunk: jax.Array) -> jax.Array:
 
 def _rows_gradient(hidden: jax.Array, dz: jax.Array) -> jax.Array:
     """Gradient of a chunk's rows, float32 [V / vocab_chunks, D]."""
-
-    def product(hidden: jax.Array, dz: jax.Array) -> jax.Array:
-        return jnp.einsum("btv,btd->vd", dz, hidden, preferred_element_type=jnp.float32)
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def product_on_cpu(hidden: jax.Array, dz: jax.Array) -> jax.Array:
         # XLA's CPU backend would transpose all of dz; this order transposes `hidden` and the result.
-        rows = jnp.einsum("btd,btv->dv", hidden, dz, preferred_element_type=jnp.float32)
-        return jax.lax.optimization_barrier(rows).T
+        return jax.lax.optimization_barrier(product("btd,btv->dv", hidden, dz)).T
 
-    return jax.lax.platform_dependent(hidden, dz, cpu=product_on_cpu, default=product)
+    default = functools.partial(product, "btd,btv->vd")
+    return jax.lax.platform_dependent(hidden, dz, cpu=product_on_cpu, default=default)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _scalars(
     hidden: jax.Array, embedding: jax.Array, targets: jax.Array, call_id: int, vocab_chunks: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> HeadScalars:
     return _forward(hidden, embedding, targets, call_id, vocab_chunks)[0]
 
 
@@ -139,16 +127,16 @@ def _forward(hidden: jax.Array, embedding: jax.Array, targets: jax.Array, call_i
 
     zeros = jnp.zeros(targets.shape, jnp.float32)
     (top, total, target), kept = jax.lax.scan(step, (zeros + EXCLUDED, zeros, zeros), jnp.arange(vocab_chunks))
-    lse = top + jnp.log(total)
     # Its own product: taking the column out of the logits makes XLA write them in float32.
     call = jnp.einsum("btd,d->bt", hidden, embedding[call_id].astype(hidden.dtype), preferred_element_type=jnp.float32)
-    return (lse, target, call), (hidden, embedding, targets, lse, kept)
+    scalars = HeadScalars(lse=top + jnp.log(total), target=target, call=call)
+    return scalars, (hidden, embedding, targets, scalars.lse, kept)
 
 
-def _backward(call_id: int, vocab_chunks: int, kept: Any, grads: tuple[jax.Array, ...]) -> tuple[Any, Any, None]:
+def _backward(call_id: int, vocab_chunks: int, kept: Any, grads: HeadScalars) -> tuple[Any, Any, None]:
     """dz = g_lse * softmax + g_target * onehot(target) + g_call * onehot(<CALL>), chunk by chunk."""
     hidden, embedding, targets, lse, logits_kept = kept
-    g_lse, g_target, g_call = (g[..., None] for g in grads)
+    g_lse, g_target, g_call = (g[..., None] for g in (grads.lse, grads.target, grads.call))
     weights = _interleaved(embedding.astype(hidden.dtype), vocab_chunks)
 
     def step(carry: tuple[jax.Array, jax.Array], chunk: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:

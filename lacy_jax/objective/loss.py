@@ -1,13 +1,12 @@
 """What the taken and the other targets cost: sums and weights over one (micro)batch.
 
-Everything is a function of three scalars a token. With a = call - lse, the log-odds of `<CALL>`:
+Everything is a function of three scalars a token, safe in float32 at any log-odds because `lse` never
+contained `<CALL>`. With a = call - lse, the log-odds of `<CALL>`:
 
     NLL of y without <CALL>      lse - target
     NLL of y on the full softmax lse - target + softplus(a)
     NLL of <CALL>                softplus(-a)
     p(<CALL>)                    sigmoid(a)
-
-All are safe in float32 at any log-odds, because `lse` never contained `<CALL>`.
 """
 
 from dataclasses import dataclass
@@ -85,13 +84,9 @@ def objective_sums(
     taken = taken & valid
     if (treatment, normalizer) == ("joint", "full"):
         raise ValueError("treatment 'joint' keeps the NLL without <CALL>: normalizer must be 'renormalized'")
-    match normalizer:
-        case "renormalized":
-            token_nll = nll_without_call(scalars)
-        case "full":
-            token_nll = nll_with_call(scalars)
-        case _:
-            raise ValueError(f"unknown normalizer {normalizer!r}")
+    if normalizer not in ("renormalized", "full"):
+        raise ValueError(f"unknown normalizer {normalizer!r}")
+    token_nll = nll_with_call(scalars) if normalizer == "full" else nll_without_call(scalars)
     counted = learned = valid & ~taken
     match treatment:
         case "call":
@@ -99,8 +94,7 @@ def objective_sums(
         case "ignore":
             losses = token_nll
         case "joint":
-            sign = jnp.where(taken, -1.0, 1.0)
-            call_term = jax.nn.softplus(sign * call_log_odds(scalars))
+            call_term = jax.nn.softplus(jnp.where(taken, -1.0, 1.0) * call_log_odds(scalars))
             losses, counted, learned = token_nll + joint_weight * call_term, valid, valid
         case _:
             raise ValueError(f"unknown treatment {treatment!r}")

@@ -40,26 +40,22 @@ def select_targets(
       factual, valid: bool [B, T]; a factual target that is not valid does not count.
       rate: share in [0, 1], a number or a traced scalar (see `rate_at`).
       reference_losses: float [B, T], for excess_loss.
-      key: a PRNG key for the random rules (threefry_partitionable, JAX's default: the same draw on
-        every mesh).
+      key: for the random rules; JAX's default generator draws the same on every mesh.
 
     Raises:
       ValueError: rule or rate_of is unknown, or the rule lacks its reference_losses or key.
     """
     factual = factual & valid
+    candidates = factual if rule in ("factual_loss", "judged_loss", "random_factual") else valid
     match rule:
-        case "none":
-            return jnp.zeros_like(valid)
-        case "factual":
-            return factual
-        case "factual_loss" | "judged_loss":
-            scores, candidates = losses, factual
-        case "loss":
-            scores, candidates = losses, valid
+        case "none" | "factual":
+            return factual if rule == "factual" else jnp.zeros_like(valid)
+        case "factual_loss" | "judged_loss" | "loss":
+            scores = losses
         case "excess_loss" if reference_losses is not None:
-            scores, candidates = losses.astype(jnp.float32) - reference_losses.astype(jnp.float32), valid
+            scores = losses.astype(jnp.float32) - reference_losses.astype(jnp.float32)
         case "random" | "random_factual" if key is not None:
-            scores, candidates = jax.random.uniform(key, losses.shape), factual if rule == "random_factual" else valid
+            scores = jax.random.uniform(key, losses.shape)
         case "excess_loss" | "random" | "random_factual":
             needed = "reference_losses" if rule == "excess_loss" else "key"
             raise ValueError(f"rule {rule!r} needs {needed}")
@@ -72,11 +68,8 @@ def select_targets(
 
 
 def rate_at(step: int | jax.Array, *, rate: float, warmup_steps: int) -> jax.Array:
-    """Rate after `step` completed updates: linear from 0 to `rate` over `warmup_steps`, float32.
-
-    At the start every loss is about log V, and its ranking is noise (paper: open).
-    """
-    progress = jnp.asarray(step, jnp.float32) / max(warmup_steps, 1) if warmup_steps else jnp.float32(1.0)
+    """Rate after `step` completed updates: linear from 0 to `rate` over `warmup_steps`, float32."""
+    progress = jnp.asarray(step, jnp.float32) / warmup_steps if warmup_steps else jnp.float32(1.0)
     return jnp.minimum(progress, 1.0) * rate
 
 
@@ -102,10 +95,7 @@ def _ordered(scores: jax.Array) -> jax.Array:
 
 
 def _kth_largest(keys: jax.Array, k: jax.Array, *, bits: int) -> jax.Array:
-    """The k-th largest of keys < 2**bits, by radix: 8 bits a round, one sum of 256 counts each.
-
-    Only the counts cross devices. With k = 0 it is the largest number of the rounds' bits.
-    """
+    """The k-th largest of keys < 2**bits (k = 0: beyond them), by radix: 8 bits a round, 256 counts summed each."""
     threshold = jnp.uint32(0)
     digits = jnp.arange(256, dtype=jnp.uint32)
     for shift in reversed(range(0, bits, 8)):
