@@ -1,6 +1,6 @@
 """Complete prompts with a cascade: the SLM writes, and a partner writes where the SLM asks.
 
-python -m lacy_jax.generate --checkpoint=runs/slm_tiny-lacy --prompt="Marie Curie was born in" [--partner=documents]
+    python -m lacy_jax.generate --checkpoint=runs/slm_tiny-lacy --prompt="Marie Curie was born in" [--budget=0.22]
 
 Prints the texts with the partner's pieces in colour (or in brackets), and the realised share on stderr.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from lacy_jax.cascade import Cascade, Completion, Counts, PartnerError, make_partner
 from lacy_jax.cascade.partners import FORMS
@@ -32,7 +32,9 @@ _JSON = flags.DEFINE_bool("json", False, "Print one JSON object a prompt instead
 _DIRECTORY = flags.DEFINE_string("directory", None, "Where indexes of documents are kept (default: beside the data)")
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> int:
+    """Completes what the flags ask for; returns 2 where they cannot be used."""
+    logging.set_verbosity(logging.WARNING)
     try:
         if len(argv) > 1:
             raise ConfigError(f"{argv[1]!r} is not a flag; prompts are given by --prompt=...")
@@ -40,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
         completions = _complete(prompts)
     except (ConfigError, DataError, CheckpointError, PartnerError) as error:
         print(f"generate: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     for completion in completions:
         if _JSON.value:
             print(json.dumps(as_json(completion), ensure_ascii=False))
@@ -53,6 +55,7 @@ def main(argv: Sequence[str]) -> None:
         f"{counts.calls} calls, {counts.fallbacks} unanswered",
         file=sys.stderr,
     )
+    return 0
 
 
 def _prompts() -> list[str]:

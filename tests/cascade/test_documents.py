@@ -85,6 +85,12 @@ def test_similar_wording_finds_the_fact(small: Documents) -> None:
     assert small.complete(["Ulm has a total of about"])[0] == " 126,000"
 
 
+def test_what_was_just_said_is_not_said_again() -> None:
+    texts = "Ulm of", "Ulm of Ulm and then" + " so on" * 10 + " of Bavaria"
+    tail, passage = (alignment.units_of(text, weight=lambda _: 0.2) for text in texts)
+    assert alignment.best_place(tail, passage).piece == " Bavaria"
+
+
 def test_nothing_to_say(small: Documents) -> None:
     assert small.complete(["", "zzzz qqqq", "   ", "?!"]) == ["", "", "", ""]
     assert small.complete(["Ulm\n\n" + SMALL[4].text]) == [""]  # the end of the passage

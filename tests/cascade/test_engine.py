@@ -99,6 +99,17 @@ def test_a_changed_row_keeps_only_what_it_shares(model: Model, rng: np.random.Ge
     assert_same(session.step({1: longer})[1], full_forward(loaded, longer)[-1])
 
 
+@pytest.mark.parametrize("length", [127, 128, 129])
+def test_waiting_at_a_buckets_edge_changes_nothing(model: Model, rng: np.random.Generator, length: int) -> None:
+    """Rows that are not fed are padding, which goes to a slot that no row ever fills."""
+    loaded = model(context=140, scale=3.0)
+    session = Engine(loaded).session(2)
+    row = row_of(loaded, length + 1, rng)
+    session.step({0: row[:-1], 1: row[:3]})
+    session.step({1: row[:4]})
+    assert_same(session.step({0: row})[0], full_forward(loaded, row)[-1])
+
+
 @pytest.mark.parametrize("context", [8, 33, 140])
 @pytest.mark.parametrize("style", ["gpt2", "llama"])
 def test_a_row_beyond_the_context_is_seen_by_its_tail(
