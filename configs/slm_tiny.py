@@ -16,8 +16,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.name = "slm_tiny"
     config.tokenizer.vocab_size = 4096
     config.model.update(layers=4, width=256, heads=4, context=256, compute_dtype="float32", layer_loop="unroll")
-    config.data.batch_size = 16
-    config.training.update(steps=500, log_every=5, evaluate_every=100, checkpoint_every=100)
+    config.data.batch_size = 8
+    config.training.update(steps=600, log_every=5, evaluate_every=100, checkpoint_every=100)
     config.optimizer.update(learning_rate=2e-3, warmup_steps=50)
     config.objective.rate_warmup_steps = 50
     return apply_variant(config, variant)

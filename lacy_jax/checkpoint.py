@@ -71,7 +71,7 @@ def find_checkpoint(path: str) -> epath.Path:
     Raises:
         CheckpointError: nothing finished lies there.
     """
-    root = epath.Path(path)
+    root = epath.Path(path).absolute()  # Orbax reads no relative paths
     if (root / META_FILE).exists():
         return root
     for folder in (root / "checkpoints", root):

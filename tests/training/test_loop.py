@@ -105,8 +105,11 @@ def test_records_have_what_the_report_and_the_comparison_need(small_run: Path) -
     assert train_records[-1]["loss"] < train_records[0]["loss"]
 
 
-def test_the_checkpoint_alone_is_enough_to_use_the_model(small_run: Path, small_data: Prepared) -> None:
-    for path in (small_run, small_run / "checkpoints", small_run / "checkpoints" / "3"):
+def test_the_checkpoint_alone_is_enough_to_use_the_model(
+    small_run: Path, small_data: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(small_run.parent)
+    for path in (small_run, Path(small_run.name), small_run / "checkpoints", small_run / "checkpoints" / "3"):
         loaded = load_model(str(path))
         assert loaded.step == (3 if path.name == "3" else 6)
         assert loaded.tokenizer.fingerprint == small_data.tokenizer.fingerprint
