@@ -23,11 +23,11 @@ import numpy as np
 from lacy_jax.config import ConfigError
 
 # Tokens within which what is owed is made up for. The row never owes more than this many tokens, whatever its
-# scores do: a point over 1,000 tokens. Shorter would be stricter still; longer would let more facts of a cluster be
+# scores do: less than a point over 1,000 tokens. Shorter would be stricter still; longer would let more facts of a cluster be
 # asked together (docs/cascade.md has figures).
-HORIZON = 10.0
+HORIZON = 8.0
 # How many scores of its own a warm start is worth.
-WARM_SCORES = 64
+WARM_SCORES = 32
 # The first guess of what a call spends, and how many calls the guess is worth.
 FIRST_COST = 1.5
 FIRST_COST_CALLS = 2.0
