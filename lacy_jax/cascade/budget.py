@@ -23,8 +23,8 @@ import numpy as np
 from lacy_jax.config import ConfigError
 
 # Tokens within which what is owed is made up for. The row never owes more than this many tokens, whatever its
-# scores do: less than a point over 1,000 tokens. Shorter would be stricter still; longer would let more facts of a cluster be
-# asked together (docs/cascade.md has figures).
+# scores do: less than a point over 1,000 tokens. Shorter would be stricter still; longer would let more facts of a
+# cluster be asked together (docs/cascade.md has figures).
 HORIZON = 8.0
 # How many scores of its own a warm start is worth.
 WARM_SCORES = 32
