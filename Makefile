@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: help venv demo test lint bench
 
 help:
-	@echo "make demo   train a tiny model on the embedded corpus, run its cascade, write runs/slm_tiny-lacy/report.html"
+	@echo "make demo   train a tiny model on the embedded corpus, run its cascade, write runs/slm_tiny/report.html"
 	@echo "make test   the whole test suite (CPU, eight virtual devices)"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  the benchmarks, each with its floor or peer"
@@ -26,7 +26,7 @@ demo: venv
 	PATH="$(abspath $(BIN)):$$PATH" bash launch/demo.sh
 
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: venv
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Copy a checkpoint's parameters into a folder of their own, without optimizer state.
 
-    python -m lacy_jax.export --checkpoint=runs/slm_tiny-lacy --out=slm_tiny_export
+    python -m lacy_jax.export --checkpoint=runs/slm_tiny --out=slm_tiny_export
 
 `<out>/params` is restorable by plain Orbax (`StandardCheckpointer().restore`) as a nested dict of float32 arrays;
 `<out>/tokenizer.model` is the SentencePiece model, `<out>/meta/metadata` the settings. `generate` and

@@ -1,6 +1,6 @@
 """Complete prompts with a cascade: the SLM writes, and a partner writes where the SLM asks.
 
-    python -m lacy_jax.generate --checkpoint=runs/slm_tiny-lacy --prompt="Marie Curie was born in" [--budget=0.22]
+    python -m lacy_jax.generate --checkpoint=runs/slm_tiny --prompt="Marie Curie was born in" [--budget=0.22]
 
 Prints the texts with the partner's pieces in colour (or in brackets), and the realised share on stderr.
 """

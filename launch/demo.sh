@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-workdir="runs/slm_tiny-lacy"
+workdir="runs/slm_tiny"
 commands=(
   "python -m lacy_jax.main --config=configs/slm_tiny.py --workdir=$workdir"
   "python -m lacy_jax.generate --checkpoint=$workdir --partner=documents --budget=0.22 --prompts_file=launch/demo_prompts.txt"

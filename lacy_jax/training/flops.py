@@ -27,7 +27,7 @@ def parameter_count(config: ModelConfig, *, vocab: int) -> int:
 
 
 def flops_per_token(config: ModelConfig, *, vocab: int) -> int:
-    """Training FLOPs a token: 6N + 6 L D T, causal attention counted half (docs/performance.md)."""
+    """Training FLOPs a token: 6N + 6 L D T, causal attention counted half."""
     return 6 * parameter_count(config, vocab=vocab) + 6 * config.layers * config.width * config.context
 
 
