@@ -203,8 +203,8 @@ class Config:
     cascade: CascadeConfig = CascadeConfig()
 
 
-# Every method of the paper's comparison is a setting of the objective (docs/objective.md). With the default rate, 60% of
-# the number of factual targets, each takes as many targets as LaCy does, on any corpus.
+# Every method of the paper's comparison is a setting of the objective (docs/objective.md). With the default rate, 60%
+# of the number of factual targets, each takes as many targets as LaCy does, on any corpus.
 _LACY: dict[str, Any] = {
     "rule": "factual_loss",
     "rate": 0.6,

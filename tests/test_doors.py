@@ -1,4 +1,4 @@
-"""The commands as a user runs them, in processes of their own: killed, stopped, several at once, and given wrong input."""
+"""The commands as a user runs them, in processes of their own: killed, stopped, two at once, given wrong input."""
 
 import json
 import os
@@ -15,7 +15,6 @@ import orbax.checkpoint as ocp
 import pytest
 
 from lacy_jax.config import Config
-from lacy_jax.data.prepare import Prepared
 
 ROOT = Path(__file__).parent.parent
 
@@ -76,7 +75,7 @@ def parameters(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def finished(small_config: Config, small_data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(small_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of a run that nobody disturbed."""
     workdir = tmp_path_factory.mktemp("finished")
     said = finish(start("lacy_jax.main", *flags_of(small_config, workdir)))
@@ -134,7 +133,7 @@ def test_export_is_read_by_plain_orbax_and_by_generate(finished: Path, tmp_path:
         (["--config.objective.rule=best"], "config.objective.rule: got 'best'"),
         (["more"], "unexpected argument 'more'"),
     ],
-    ids=lambda x: "",
+    ids=str,
 )
 def test_wrong_settings_end_in_one_line(small_config: Config, tmp_path: Path, flags: list[str], words: str) -> None:
     said = finish(start("lacy_jax.main", *flags_of(small_config, tmp_path, *flags)), status=2)
@@ -150,7 +149,7 @@ def test_wrong_settings_end_in_one_line(small_config: Config, tmp_path: Path, fl
         (["--config=configs/absent.py"], "absent.py"),
         ([], "--config"),
     ],
-    ids=lambda x: "",
+    ids=str,
 )
 def test_wrong_flags_name_what_is_wrong(arguments: list[str], words: str) -> None:
     process = start("lacy_jax.main", *arguments)
@@ -159,9 +158,7 @@ def test_wrong_flags_name_what_is_wrong(arguments: list[str], words: str) -> Non
     assert words in said
 
 
-def test_two_processes_train_one_run_that_one_process_reads(
-    small_config: Config, small_data: Prepared, tmp_path: Path
-) -> None:
+def test_two_processes_train_one_run_that_one_process_reads(small_config: Config, tmp_path: Path) -> None:
     """Two of slurm's tasks with four devices each, as `--distributed` finds them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
