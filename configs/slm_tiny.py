@@ -3,9 +3,9 @@
     python -m lacy_jax.main --config=configs/slm_tiny.py
 
 What to expect is in README.md. `--config=configs/slm_tiny.py:method=ntp` trains any method of the comparison on the
-same data (docs/objective.md lists them). The default is LaCy with one softmax everywhere (`lacy_full`): with the paper's
-renormalized one (`method=lacy`) nothing pushes the call logit down, and in a run as short as this the call score
-separates facts less well (README.md has both).
+same data (docs/objective.md lists them). The default is LaCy with one softmax everywhere (`lacy_full`): with the
+paper's renormalized one (`method=lacy`) nothing pushes the call logit down, and in a run as short as this the call
+score separates facts less well (README.md has both).
 """
 
 import ml_collections
