@@ -10,7 +10,7 @@ help:
 	@echo "make demo   train a tiny model on the embedded corpus, run its cascade, write runs/slm_tiny/report.html"
 	@echo "make test   the whole test suite (CPU, eight virtual devices)"
 	@echo "make lint   ruff and mypy"
-	@echo "make bench  the benchmarks, each with its floor or peer"
+	@echo "make bench  the benchmarks; SAMPLE=FILE adds the agreement with a large model's marks (docs/annotation.md)"
 	@echo "make venv   the environment only, in $(VENV) (PYTHON=python3.12 chooses another Python)"
 
 venv: $(VENV)/.installed
@@ -34,4 +34,5 @@ lint: venv
 	$(BIN)/mypy
 
 bench: venv
-	@for name in benchmarks/*.py; do echo "== $$name"; $(BIN)/python $$name || exit 1; done
+	$(BIN)/python -m benchmarks.objective
+	$(if $(SAMPLE),$(BIN)/python -m benchmarks.annotation_agreement $(SAMPLE))

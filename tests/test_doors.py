@@ -30,6 +30,7 @@ def flags_of(config: Config, workdir: Path, *more: str) -> list[str]:
         "--config.tokenizer.vocab_size=400",
         "--config.model.context=32",
         "--config.model.width=32",
+        "--config.model.heads=4",
         "--config.model.layers=2",
         "--config.training.steps=40",
         "--config.training.evaluate_every=20",
