@@ -130,7 +130,8 @@ class ObjectiveConfig:
     normalizer: Literal["renormalized", "full"] = "renormalized"
     joint_weight: NonNegative = 1.0
     scope: Literal["batch", "microbatch"] = "batch"
-    vocab_chunks: Positive = 1  # above 1: the head never holds all logits (docs/objective.md)
+    # Above 1 the head never holds all logits (docs/objective.md). These always divide the padded vocabulary.
+    vocab_chunks: Literal[1, 2, 4, 8, 16, 32, 64, 128] = 1
     reference: str = ""  # excess_loss: the reference model's checkpoint
 
 

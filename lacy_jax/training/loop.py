@@ -226,6 +226,7 @@ def _announce(run: _Run, state: TrainState) -> None:
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     size = f"{parameter_count(model, vocab=run.vocab) / 1e6:.1f}M parameters, {flops / 1e6:,.0f} MFLOP a token"
     say(f"{run.config.name}, method {run.config.method}: {size}, state {held / 2**20:,.0f} MiB a device")
+    say(_describe_objective(run.config))
     say(f"{mesh.devices.size} x {device.device_kind}, mesh " + " x ".join(f"{k} {v}" for k, v in mesh.shape.items()))
     large = sharding.replicated_large(
         mesh, state.params, jax.tree.map(lambda x: x.sharding, state.params), above_bytes=2**26
@@ -239,6 +240,21 @@ def _announce(run: _Run, state: TrainState) -> None:
         tokens = left * (batch_tokens if meter.budget.unit == "steps" else 1)
         # A training step reaches about half of the rate of a plain matrix product.
         say(f"training on a CPU: about {duration(2 * tokens * flops / _matmul_flops())} for what is left of the budget")
+
+
+def _describe_objective(config: Config) -> str:
+    """The objective in one line: what is taken, of what, over which part of a batch, and what becomes of it."""
+    settings, parts = config.objective, config.training.microbatches
+    if settings.rule == "none":
+        return "objective: plain next-token prediction, nothing is taken"
+    rate = "all of them" if settings.rule == "factual" else f"rate {settings.rate:g} of the {settings.rate_of} targets"
+    if settings.rule != "factual" and settings.rate_warmup_steps:
+        rate += f" after {settings.rate_warmup_steps:,} warm-up steps"
+    scope = "the whole batch"
+    if parts > 1:
+        scope = f"each of {parts} microbatches" if settings.scope == "microbatch" else f"{scope} ({parts} microbatches)"
+    treatment = f"{settings.treatment}, normalizer {settings.normalizer}"
+    return f"objective: rule {settings.rule}, {rate}, chosen over {scope}; treatment {treatment}"
 
 
 def _matmul_flops() -> float:

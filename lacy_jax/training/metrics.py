@@ -52,8 +52,8 @@ def training_record(sums: dict[str, Any]) -> dict[str, float | int]:
                 record[f"{what}/{name}"] = float(sums[f"{what}/{name}"]) / counts[name]
     record["share/factual"] = counts["factual"] / max(counts["all"], 1.0)
     record["share/taken"] = counts["taken"] / max(counts["all"], 1.0)
-    record["learning_rate"] = float(sums["learning_rate"])
-    record["gradient_norm"] = float(sums["gradient_norm"])
+    for name in ("rate", "learning_rate", "gradient_norm"):
+        record[name] = float(sums[name])
     record["tokens"] = count_value(sums["tokens"])
     record["ground_truth_tokens"] = count_value(sums["ground_truth_tokens"])
     return record

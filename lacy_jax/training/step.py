@@ -68,10 +68,17 @@ def token_scalars(
 
 
 def take_targets(
-    losses: jax.Array, batch: Batch, *, config: Config, step: jax.Array, reference_losses: jax.Array | None
+    losses: jax.Array,
+    batch: Batch,
+    *,
+    config: Config,
+    step: jax.Array,
+    reference_losses: jax.Array | None,
+    microbatch: int | jax.Array = 0,
 ) -> jax.Array:
-    """The configured rule on a batch; bool, shaped as the losses."""
+    """The configured rule on a batch; bool, shaped as the losses. The random rules draw anew in each `microbatch`."""
     settings = config.objective
+    key = jax.random.fold_in(jax.random.key(config.training.seed + 1), step)
     return objective.select_targets(
         jax.lax.stop_gradient(losses),
         batch.target_factual,
@@ -80,7 +87,7 @@ def take_targets(
         rate=objective.rate_at(step, rate=settings.rate, warmup_steps=settings.rate_warmup_steps),
         rate_of=settings.rate_of,
         reference_losses=reference_losses,
-        key=jax.random.fold_in(jax.random.key(config.training.seed + 1), step),
+        key=jax.random.fold_in(key, microbatch),
     )
 
 
@@ -108,11 +115,13 @@ def _gradients(
             return None
         return objective.nll_without_call(scalars_of(reference.params, micro, reference.model))
 
-    def loss_sum(params: decoder.Params, micro: Batch, taken: jax.Array | None) -> tuple[jax.Array, Any]:
+    def loss_sum(
+        params: decoder.Params, micro: Batch, index: jax.Array, taken: jax.Array | None
+    ) -> tuple[jax.Array, Any]:
         scalars = scalars_of(params, micro, config.model)
         if taken is None:
-            losses = objective.nll_without_call(scalars)
-            taken = take_targets(losses, micro, config=config, step=step, reference_losses=reference_losses(micro))
+            losses, theirs = objective.nll_without_call(scalars), reference_losses(micro)
+            taken = take_targets(losses, micro, config=config, step=step, reference_losses=theirs, microbatch=index)
         sums = objective.objective_sums(
             scalars,
             taken,
@@ -125,7 +134,7 @@ def _gradients(
 
     gradient = jax.grad(loss_sum, has_aux=True)
     if count == 1:
-        grads, (sums, classes) = gradient(params, batch, None)
+        grads, (sums, classes) = gradient(params, batch, jnp.int32(0), None)
         return grads, sums, classes
 
     micros = jax.tree.map(lambda x: _split_rows(x, count), batch)
@@ -136,13 +145,14 @@ def _gradients(
         whole = take_targets(_join_rows(losses), batch, config=config, step=step, reference_losses=excess)
         taken = _split_rows(whole, count)
 
-    def add(total: Any, xs: tuple[Batch, jax.Array | None]) -> tuple[Any, None]:
+    def add(total: Any, xs: tuple[Batch, jax.Array, jax.Array | None]) -> tuple[Any, None]:
         grads, aux = gradient(params, *xs)
         return jax.tree.map(jnp.add, total, (grads, *aux)), None
 
-    shapes = jax.eval_shape(gradient, params, *jax.tree.map(lambda x: x[0], (micros, taken)))
+    xs = (micros, jnp.arange(count), taken)
+    shapes = jax.eval_shape(gradient, params, *jax.tree.map(lambda x: x[0], xs))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], *shapes[1]))
-    (grads, sums, classes), _ = jax.lax.scan(add, zeros, (micros, taken))
+    (grads, sums, classes), _ = jax.lax.scan(add, zeros, xs)
     return grads, sums, classes
 
 
@@ -183,7 +193,10 @@ def train_step(
         optimizer=moments,
     )
     counters = {"tokens": new_state.tokens, "ground_truth_tokens": new_state.ground_truth_tokens}
-    scalars = {"learning_rate": rate, "gradient_norm": optax.tree.norm(grads)}
+    objective_rate = objective.rate_at(
+        state.step, rate=config.objective.rate, warmup_steps=config.objective.rate_warmup_steps
+    )
+    scalars = {"learning_rate": rate, "gradient_norm": optax.tree.norm(grads), "rate": objective_rate}
     return new_state, {**classes, "loss": sums.loss, "weight": sums.weight, **counters, **scalars}
 
 
