@@ -47,7 +47,7 @@ def reference_piece(loaded: LoadedModel, text: str) -> str:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_checkpoints_piece_is_its_greedy_continuation(model: Model, seed: int) -> None:
     loaded = model("llama", size=460, seed=seed, context=40)
-    partner = CheckpointPartner(loaded, slots=4)
+    partner = CheckpointPartner(loaded, slots=4, span="token")
     expected = [reference_piece(loaded, text) for text in TEXTS]
     assert partner.complete(TEXTS) == expected
     # Whatever its caches hold by now, and however the texts are grouped.

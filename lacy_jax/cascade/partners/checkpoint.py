@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Sequence
+from typing import Literal
 
 from lacy_jax.cascade.engine import Engine, encode_text, shared_prefix, window_start
 from lacy_jax.checkpoint import LoadedModel
@@ -13,9 +14,17 @@ MAX_TOKENS = 8
 class CheckpointPartner:
     """Greedy next pieces of a model: one token, and more only until it is a whole character that is no space."""
 
-    def __init__(self, loaded: LoadedModel, *, slots: int = 8, name: str = "checkpoint"):
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        slots: int = 8,
+        name: str = "checkpoint",
+        span: Literal["token", "word", "phrase"] = "word",
+    ):
         """`slots`: texts worked on at once, each with a cache; a text finds the cache that knows most of it."""
         self.name = name
+        self._span = span
         self._engine = Engine(loaded)
         self._session = self._engine.session(slots)
         self._used = [0] * slots  # when each slot was last used
