@@ -104,6 +104,12 @@ class ModelConfig:
     tied_embedding: bool = True
     norm_epsilon: Annotated[float, Field(gt=0.0)] = 1e-5
     rope_theta: Annotated[float, Field(gt=0.0)] = 10_000.0
+    # Rotary frequencies of a model whose context was extended after training (model/attention.py, rope_frequencies).
+    rope_scaling: Literal["none", "linear", "llama3"] = "none"
+    rope_factor: Annotated[float, Field(ge=1.0)] = 1.0
+    rope_low_factor: Annotated[float, Field(gt=0.0)] = 1.0  # this and the next two: llama3
+    rope_high_factor: Annotated[float, Field(gt=0.0)] = 4.0
+    rope_original_context: Positive = 8192
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     layer_loop: Literal["scan", "unroll"] = "scan"
     remat: Literal["none", "dots", "full"] = "none"
@@ -316,6 +322,11 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield f"config.model.kv_heads: {model.kv_heads} does not divide config.model.heads ({model.heads})"
     if model.positions == "rope" and model.width // model.heads % 2:
         yield "config.model.positions: rope needs an even head width (config.model.width / config.model.heads)"
+    if model.rope_scaling == "llama3" and model.rope_low_factor >= model.rope_high_factor:
+        yield (
+            f"config.model.rope_low_factor: must be below config.model.rope_high_factor ({model.rope_high_factor}), "
+            f"got {model.rope_low_factor}"
+        )
     budgets = {name: getattr(training, name) for name in ("steps", "tokens", "ground_truth_tokens")}
     if sum(value > 0 for value in budgets.values()) != 1:
         given = ", ".join(f"{name}={value}" for name, value in budgets.items())

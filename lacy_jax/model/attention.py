@@ -8,6 +8,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from lacy_jax.config import ModelConfig
 
 
 @jax.tree_util.register_dataclass
@@ -45,10 +48,27 @@ def attend(
     return jax.nn.dot_product_attention(q_BTHN, k_BSKN, v_BSKN, mask=mask_B1TS, implementation="xla")
 
 
-def rotate(x_BTHN: jax.Array, positions_BT: jax.Array, *, theta: float) -> jax.Array:
-    """Rotary position embedding (arXiv 2104.09864), halves paired as Llama's weights expect."""
-    half = x_BTHN.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+def rope_frequencies(config: ModelConfig) -> np.ndarray:
+    """Radians a position of each pair of a head's halves, float32 [N / 2] (arXiv 2104.09864).
+
+    Scaled as `config.rope_scaling` says: "linear" divides all by the factor (arXiv 2306.15595); "llama3" only those
+    that turn fewer than `rope_low_factor` times within the original context, none that turn more than
+    `rope_high_factor` times, and those between by a blend (github.com/meta-llama/llama-models, models/llama3/model.py).
+    """
+    half = config.width // config.heads // 2
+    frequencies = config.rope_theta ** (-np.arange(half) / half)
+    if config.rope_scaling == "linear":
+        frequencies = frequencies / config.rope_factor
+    elif config.rope_scaling == "llama3":
+        turns = config.rope_original_context * frequencies / (2 * np.pi)
+        kept = (turns - config.rope_low_factor) / (config.rope_high_factor - config.rope_low_factor)
+        kept = np.clip(kept, 0.0, 1.0)
+        frequencies = kept * frequencies + (1 - kept) * frequencies / config.rope_factor
+    return frequencies.astype(np.float32)
+
+
+def rotate(x_BTHN: jax.Array, positions_BT: jax.Array, *, frequencies: np.ndarray) -> jax.Array:
+    """Rotary position embedding with `rope_frequencies`, halves paired as Llama's weights expect."""
     angles_BT1F = positions_BT[..., None, None].astype(jnp.float32) * frequencies
     cos, sin = jnp.cos(angles_BT1F), jnp.sin(angles_BT1F)
     first, second = jnp.split(x_BTHN.astype(jnp.float32), 2, axis=-1)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lacy_jax.config import ModelConfig
-from lacy_jax.model.attention import KVCache, attend, init_cache, rotate, write_cache
+from lacy_jax.model.attention import KVCache, attend, init_cache, rope_frequencies, rotate, write_cache
 from lacy_jax.sharding import constrain
 
 Params = dict[str, Any]  # nested dict of arrays
@@ -88,15 +88,16 @@ class Attention(nnx.Module):
         # Residual projections are smaller, so that the sum over layers keeps its variance (GPT-2).
         residual = normal(0.02 / (2 * config.layers) ** 0.5)
         self.output = linear((heads, head_width), config.width, axis=(-2, -1), kernel_init=residual)
-        self.rope_theta = config.rope_theta if config.positions == "rope" else None
+        self.config = config
 
     def __call__(
         self, x_BTD: jax.Array, positions_BT: jax.Array, cache: tuple[jax.Array, jax.Array] | None
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         q_BTHN, k_BTKN, v_BTKN = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
-        if self.rope_theta is not None:
-            q_BTHN = rotate(q_BTHN, positions_BT, theta=self.rope_theta)
-            k_BTKN = rotate(k_BTKN, positions_BT, theta=self.rope_theta)
+        if self.config.positions == "rope":
+            frequencies = rope_frequencies(self.config)
+            q_BTHN = rotate(q_BTHN, positions_BT, frequencies=frequencies)
+            k_BTKN = rotate(k_BTKN, positions_BT, frequencies=frequencies)
         if cache is None:
             return self.output(attend(q_BTHN, k_BTKN, v_BTKN)), None
         k_BSKN = write_cache(cache[0], k_BTKN, positions_BT)
