@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import sentencepiece
@@ -38,12 +39,42 @@ class Encoding:
         return len(self.ids)
 
 
+class TextTokenizer(Protocol):
+    """What decoding needs of a tokenizer: our own `Tokenizer`, or a Hugging Face folder's (data/hf_tokenizer.py).
+
+    start_id: what stood before a text's first token in training; end_id: what ends a document. Neither is text.
+    call_id: the id of `<CALL>`, or where that would be: the number of real tokens. vocab_size: call_id + 1.
+    byte_lengths: int32[vocab_size], UTF-8 bytes each token stands for; 0 for control tokens.
+    fingerprint: sha256 of the definition, in hex.
+    """
+
+    start_id: int
+    end_id: int
+    call_id: int
+    vocab_size: int
+    byte_lengths: np.ndarray
+    fingerprint: str
+
+    def encode(self, text: str) -> Encoding:
+        """The tokens of `text`, without any control token; raises `DataError` at a lone surrogate."""
+        ...
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The UTF-8 bytes of `ids`, which may begin or end inside a character."""
+        ...
+
+    def token_text(self, index: int) -> str:
+        """One token, for people."""
+        ...
+
+
 class Tokenizer:
     """A SentencePiece model, any that has `</s>`, and `<CALL>` as the id after its last piece.
 
     pieces: number of SentencePiece pieces. vocab_size: pieces + 1.
     call_id: the id of `<CALL>`, = pieces: no text encodes to it, and it decodes to "".
     end_id: the id of `</s>`, which follows every document: no text encodes to it, and it decodes to "".
+    start_id: the same id: a document follows the end of another one.
     byte_lengths: int32[vocab_size], UTF-8 bytes each token stands for; 0 for `<CALL>` and control tokens.
     model_proto: the serialized SentencePiece model; fingerprint: its sha256, in hex.
     """
@@ -62,6 +93,7 @@ class Tokenizer:
         self.pieces: int = processor.get_piece_size()
         self.call_id = self.pieces
         self.end_id: int = processor.eos_id()
+        self.start_id = self.end_id
         self.vocab_size = self.pieces + 1
         self._bytes = [_piece_bytes(processor, index) for index in range(self.pieces)] + [b""]
         self.byte_lengths = np.array([len(each) for each in self._bytes], dtype=np.int32)

@@ -1,0 +1,198 @@
+"""The tokenizer of a Hugging Face folder (tokenizer.json), and the exact bytes that every token stands for.
+
+Two ways to write text as tokens are known. Byte-level (GPT-2, Llama 3): every byte is a printable character of its
+own. SentencePiece-like (Llama 2): a space is U+2581, and characters outside the vocabulary are spelt in tokens
+such as <0xE6>.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from lacy_jax.data.corpus import DataError
+from lacy_jax.data.tokenizer import Encoding
+
+TOKENIZER_FILE = "tokenizer.json"
+
+_SPACE = "\u2581"
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class HfTokenizer:
+    """A tokenizer.json with the attributes of `TextTokenizer`. It has no `<CALL>`; `call_id` is just behind its tokens.
+
+    Special tokens stand for no bytes, and no text encodes to them: "<|endoftext|>" in a text is spelt out.
+    """
+
+    def __init__(self, definition: str, *, start_id: int | None, end_id: int) -> None:
+        """`definition`: the JSON of tokenizer.json; `start_id=None`: texts start after `end_id`.
+
+        Raises:
+            DataError: no such JSON, tokens written in a way not known here, or an id that is no token.
+        """
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(definition)
+            self._bytes = _token_bytes(self._tokenizer, json.loads(definition))
+        except DataError:
+            raise
+        except Exception as error:  # the library raises plain Exception
+            raise DataError(f"tokenizer: not a {TOKENIZER_FILE} that tokenizers can read ({error})") from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True  # as plain text, that is
+        self.call_id = len(self._bytes)
+        self.vocab_size = self.call_id + 1
+        self.byte_lengths = np.array([*map(len, self._bytes), 0], np.int32)
+        self.end_id = end_id
+        self.start_id = end_id if start_id is None else start_id
+        self.fingerprint = hashlib.sha256(definition.encode()).hexdigest()
+        for name, index in (("bos_token_id", self.start_id), ("eos_token_id", self.end_id)):
+            if not 0 <= index < self.call_id:
+                raise DataError(f"tokenizer: {name} is {index}, but its tokens are 0 to {self.call_id - 1}")
+            # Whatever its flags say, it is not text.
+            self._bytes[index], self.byte_lengths[index] = b"", 0
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> "HfTokenizer":
+        """Reads tokenizer.json, and where texts start and end from config.json, else from tokenizer_config.json.
+
+        Raises:
+            DataError: a file that is missing or cannot be read; no end-of-text token.
+        """
+        folder = Path(folder)
+        path = folder / TOKENIZER_FILE
+        try:
+            definition = path.read_text(encoding="utf-8")
+            settings = [_read_json(folder / name) for name in ("config.json", "tokenizer_config.json")]
+            ids = {token["content"]: token["id"] for token in json.loads(definition).get("added_tokens", [])}
+        except FileNotFoundError:
+            raise DataError(
+                f"tokenizer: there is no {path}; a slow tokenizer becomes one by transformers' "
+                "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+            ) from None
+        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+            raise DataError(
+                f"tokenizer: cannot read {TOKENIZER_FILE} and *config.json in {folder} ({error!r})"
+            ) from None
+        end_id, start_id = (_control_id(kind, settings, ids=ids) for kind in ("eos", "bos"))
+        if end_id is None:
+            raise DataError(f"tokenizer: {folder} names no end-of-text token: config.json needs eos_token_id")
+        return cls(definition, start_id=start_id, end_id=end_id)
+
+    def encode(self, text: str) -> Encoding:
+        """The tokens of `text`, without any control token; raises `DataError` at a lone surrogate."""
+        try:
+            raw = text.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"tokenizer: not valid Unicode (a lone surrogate?): {text[:80]!a}") from None
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        ids = np.array(found.ids, np.int32)
+        pieces = [self._bytes[index] for index in found.ids]
+        added = 1 if b"".join(pieces) == b" " + raw else 0  # a space before the text
+        if added or b"".join(pieces) == raw:
+            starts, ends = _character_spans(raw, pieces, added=added)
+        else:  # it normalizes text: the library's word for it
+            starts, ends = np.array(found.offsets, np.int32).reshape(-1, 2).T
+        return Encoding(ids=ids, starts=starts, ends=ends)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The UTF-8 bytes of `ids`, which may begin or end inside a character."""
+        return b"".join([self._bytes[index] for index in ids])
+
+    def token_text(self, index: int) -> str:
+        """One token, for people: its text, or its name in the vocabulary."""
+        try:
+            text = self._bytes[index].decode() if index < self.call_id else ""
+        except UnicodeDecodeError:
+            text = ""
+        return text or self._tokenizer.id_to_token(index) or f"<{index}>"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return settings
+
+
+def _control_id(kind: str, settings: Sequence[dict[str, Any]], *, ids: Mapping[str, int]) -> int | None:
+    """The id of the token "bos" or "eos"; of several that end a text, the first."""
+    for each in settings:
+        index = each.get(f"{kind}_token_id")
+        index = index[0] if isinstance(index, list) and index else index
+        if isinstance(index, int):
+            return index
+        token = each.get(f"{kind}_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str) and token in ids:
+            return ids[token]
+    return None
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The character for each byte in byte-level tokens: visible Latin-1 stands for itself, the rest from U+0100 on.
+
+    Source: github.com/openai/gpt-2, src/encoder.py.
+    """
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = sorted(set(range(256)) - set(visible))
+    return {chr(byte): byte for byte in visible} | {chr(0x100 + nth): byte for nth, byte in enumerate(others)}
+
+
+def _token_bytes(tokenizer: tokenizers.Tokenizer, definition: dict[str, Any]) -> list[bytes]:
+    """The bytes of every id, b"" for special tokens and for ids that no token has."""
+    in_bytes = _writes_bytes(definition.get("decoder"))
+    alphabet = _byte_alphabet()
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    table = [b""] * (max(vocabulary.values(), default=-1) + 1)
+    added = tokenizer.get_added_tokens_decoder()
+    for token, index in vocabulary.items():
+        byte = None if in_bytes else _BYTE_TOKEN.fullmatch(token)
+        if index in added and not byte:
+            table[index] = b"" if added[index].special else token.encode()
+        elif byte:
+            table[index] = bytes([int(byte[1], 16)])
+        elif in_bytes:
+            table[index] = b"".join(bytes([alphabet[c]]) if c in alphabet else c.encode() for c in token)
+        else:
+            table[index] = token.replace(_SPACE, " ").encode()
+    unknown = definition["model"].get("unk_token")
+    if isinstance(unknown, str) and unknown in vocabulary:
+        table[vocabulary[unknown]] = b""
+    return table
+
+
+def _writes_bytes(decoder: dict[str, Any] | None) -> bool:
+    """Whether tokens are byte-level; False: SentencePiece-like.
+
+    Raises:
+        DataError: neither.
+    """
+    parts = (decoder or {}).get("decoders") or [decoder or {}]
+    kinds = [part.get("type") for part in parts]
+    if "ByteLevel" in kinds:
+        return True
+    if "Metaspace" in kinds or any(
+        part.get("type") == "Replace" and part.get("pattern") == {"String": _SPACE} and part.get("content") == " "
+        for part in parts
+    ):
+        return False
+    raise DataError(
+        f"tokenizer: {TOKENIZER_FILE} has decoder {' + '.join(map(str, kinds))}; supported are ByteLevel (GPT-2, "
+        "Llama 3) and spaces written as U+2581 (Llama 2)"
+    )
+
+
+def _character_spans(raw: bytes, pieces: Sequence[bytes], *, added: int) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and ends, int32 [N] in characters, of tokens whose bytes are those of the text behind `added` spaces."""
+    # The character of each byte of the text, and one more at its end.
+    begins = (np.frombuffer(raw, np.uint8) & 0xC0) != 0x80
+    character = np.append(np.cumsum(begins) - 1, np.count_nonzero(begins)).astype(np.int32)
+    ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64) - added
+    starts = np.maximum(0, ends - [len(piece) for piece in pieces]) if pieces else ends
+    filled = ends > starts
+    return character[starts], np.where(filled, character[ends - filled] + filled, character[starts]).astype(np.int32)
