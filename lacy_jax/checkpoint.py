@@ -6,21 +6,24 @@ A step's folder is self-contained, so that `generate`, `evaluate` and `export` n
                                  train/     Orbax, optimizer state and counters (absent from an export)
                                  meta/      JSON: settings, tokenizer, data fingerprint, versions
 
-An export is one such folder without `train`.
+An export is one such folder without `train`. A Hugging Face folder (config.json, model.safetensors, tokenizer.json)
+of the GPT-2 or Llama kind is read too.
 """
 
 import base64
 import dataclasses
 import json
 from importlib import metadata
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
 from lacy_jax.config import Config, ModelConfig, config_from_dict, config_to_dict
-from lacy_jax.data.tokenizer import Tokenizer
+from lacy_jax.data.corpus import DataError
+from lacy_jax.data.tokenizer import TextTokenizer, Tokenizer
 from lacy_jax.model import decoder
 
 FORMAT = 1
@@ -34,11 +37,15 @@ class CheckpointError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to use: `params` as in model/decoder.py, `meta` as written by `model_meta`."""
+    """A model ready to use: `params` as in model/decoder.py, `meta` as written by `model_meta`.
+
+    One from a Hugging Face folder was trained without `<CALL>`: its `meta` has only "step" (0) and "hugging_face",
+    the folder's model_type; of `config`, only `model` tells something.
+    """
 
     config: Config
     params: decoder.Params
-    tokenizer: Tokenizer
+    tokenizer: TextTokenizer
     meta: dict[str, Any]
     path: str
 
@@ -82,7 +89,8 @@ def find_checkpoint(path: str) -> epath.Path:
                 return folder / str(finished[-1])
     found = "there is no such folder" if not root.exists() else "it holds no finished checkpoint"
     raise CheckpointError(
-        f"no checkpoint at {path!r}: {found}; give a run's workdir, its checkpoints/, one step of it, or an export"
+        f"no checkpoint at {path!r}: {found}; give a run's workdir, its checkpoints/, one step of it, an export, "
+        "or a Hugging Face folder with config.json, model.safetensors and tokenizer.json"
     )
 
 
@@ -106,17 +114,43 @@ def read_meta(folder: epath.Path) -> dict[str, Any]:
     return meta
 
 
-def load_model(path: str) -> LoadedModel:
+def load_model(path: str, *, params_dtype: Literal["stored", "float32", "bfloat16"] = "stored") -> LoadedModel:
     """Parameters, settings and tokenizer of a checkpoint, the arrays on this process' first device.
+
+    Args:
+        path: of one of ours (see `find_checkpoint`), or a Hugging Face folder; nothing is ever downloaded.
+        params_dtype: of the parameters in memory. What the model computes in is another matter.
 
     Raises:
         CheckpointError: nothing usable at `path`; the message says what was looked for.
     """
+    if (Path(path) / "config.json").is_file():
+        return _load_hugging_face(Path(path), params_dtype=params_dtype)
     folder = find_checkpoint(path)
     meta = read_meta(folder)
     config = config_from_dict(meta["config"])
     tokenizer = Tokenizer.from_bytes(base64.b64decode(meta["tokenizer"]))
     params = restore_params(folder, config.model, vocab=decoder.padded_vocab(tokenizer.vocab_size))
+    if params_dtype != "stored":
+        params = jax.tree.map(lambda leaf: leaf.astype(params_dtype), params)
+    return LoadedModel(config=config, params=params, tokenizer=tokenizer, meta=meta, path=str(folder))
+
+
+def _load_hugging_face(folder: Path, *, params_dtype: Literal["stored", "float32", "bfloat16"]) -> LoadedModel:
+    try:
+        from lacy_jax.data.hf_tokenizer import HfTokenizer
+        from lacy_jax.model import hf
+    except ImportError as error:
+        raise CheckpointError(f"{folder} is a Hugging Face folder: reading it needs the package {error.name}") from None
+    settings = hf.read_settings(folder)
+    model = hf.model_config(settings)
+    try:
+        tokenizer = HfTokenizer.from_folder(folder)
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
+    params = hf.read_params(folder, settings, config=model, tokens=tokenizer.call_id, dtype=params_dtype)
+    meta = {"step": 0, "hugging_face": settings["model_type"]}
+    config = Config(name=folder.name, method="ntp", model=model)
     return LoadedModel(config=config, params=params, tokenizer=tokenizer, meta=meta, path=str(folder))
 
 

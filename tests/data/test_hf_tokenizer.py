@@ -8,70 +8,24 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer
 
 from lacy_jax.data.corpus import DataError
 from lacy_jax.data.hf_tokenizer import HfTokenizer
+from tests.hf_folders import CONTROL, control_ids, tokenizer_json
 
-CORPUS = [
-    "Albert Einstein was born in Ulm on 14 March 1879, and died in Princeton on 18 April 1955.",
-    "In 1,234.5 BC nobody wrote \u201cna\u00efve caf\u00e9\u201d; \u6771\u4eac and \u5317\u4eac are capitals.",
-    "The river Danube flows through ten countries: Germany, Austria, Slovakia, Hungary and others. \U0001f600",
-] * 4
-LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 TEXTS = [
-    "", " ", "  two  spaces ", "Albert Einstein", "in 1879, 1,234.5", "na\u00efve caf\u00e9", "\u6771\u4eac", "\U0001f600\U0001f469\u200d\U0001f467", "a\r\nb\n",
+    "", " ", "  two  spaces ", "Albert Einstein", "in 1879, 1,234.5", "naïve café", "東京", "😀👩\u200d👧", "a\r\nb\n",
     "\x00\t", "<|endoftext|> </s> <s> <|begin_of_text|>", "e\u0301", "\u2581",
 ]  # fmt: skip
 
 
-def byte_level(style: str) -> str:
-    """A tokenizer.json as GPT-2's or Llama 3's."""
-    tokenizer = Tokenizer(models.BPE(ignore_merges=style == "llama3"))
-    plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=style == "gpt2")
-    split = pre_tokenizers.Split(Regex(LLAMA3_SPLIT), behavior="isolated")
-    tokenizer.pre_tokenizer = plain if style == "gpt2" else pre_tokenizers.Sequence([split, plain])
-    tokenizer.decoder = decoders.ByteLevel()
-    control = ["<|endoftext|>"] if style == "gpt2" else ["<|begin_of_text|>", "<|end_of_text|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        CORPUS, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
-    )
-    tokenizer.add_special_tokens(control)
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
-    if style == "llama3":
-        begin = tokenizer.token_to_id(control[0])
-        template = processors.TemplateProcessing(single=f"{control[0]} $A", special_tokens=[(control[0], begin)])
-        tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), template])
-    return tokenizer.to_str()
-
-
-def sentencepiece_like() -> str:
-    """A tokenizer.json as Llama 2's: U+2581 for spaces, one before the text, bytes for what is unknown."""
-    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    words = [text.split("\u201c")[0] for text in CORPUS]
-    trainer = trainers.BpeTrainer(vocab_size=450, special_tokens=tokens, show_progress=False)
-    tokenizer.train_from_iterator([word for text in words for word in text.split()], trainer)
-    definition = json.loads(tokenizer.to_str())
-    definition["added_tokens"] = definition["added_tokens"][:3]  # bytes are ordinary tokens there
-    return json.dumps(definition)
-
-
 def tokenizer_of(style: str) -> HfTokenizer:
-    definition = sentencepiece_like() if style == "llama2" else byte_level(style)
-    id_of = Tokenizer.from_str(definition).token_to_id
-    start, end = {"gpt2": (None, "<|endoftext|>"), "llama3": ("<|begin_of_text|>", "<|end_of_text|>")}.get(
-        style, ("<s>", "</s>")
-    )
-    return HfTokenizer(definition, start_id=id_of(start) if start else None, end_id=id_of(end))
+    start, end = control_ids(style)
+    return HfTokenizer(tokenizer_json(style), start_id=start, end_id=end)
 
 
-MADE = {style: tokenizer_of(style) for style in ("gpt2", "llama3", "llama2")}
+MADE = {style: tokenizer_of(style) for style in CONTROL}
 
 
 def check(tokenizer: HfTokenizer, text: str, *, added: bytes) -> None:
@@ -113,7 +67,7 @@ def test_sentencepiece_like_tokens_have_a_space_more(text: str) -> None:
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("style", MADE)
 def test_ids_are_the_librarys(style: str, text: str) -> None:
-    definition = sentencepiece_like() if style == "llama2" else byte_level(style)
+    definition = tokenizer_json(style)
     reference = Tokenizer.from_str(definition)
     if "<" in text:  # there, control tokens are meant to be spelt out
         assert len(MADE[style].encode(text)) > len(reference.encode(text, add_special_tokens=False).ids)
@@ -143,7 +97,7 @@ def test_texts_start_after_the_end_where_nothing_starts_them() -> None:
 
 
 def test_a_normalizing_tokenizer_keeps_offsets() -> None:
-    definition = json.loads(byte_level("gpt2")) | {"normalizer": {"type": "NFC"}}
+    definition = json.loads(tokenizer_json("gpt2")) | {"normalizer": {"type": "NFC"}}
     tokenizer = HfTokenizer(json.dumps(definition), start_id=None, end_id=MADE["gpt2"].end_id)
     text = "cafe\u0301 in Ulm"
     encoding = tokenizer.encode(text)
@@ -168,7 +122,7 @@ def folder_with(tmp_path: Path, definition: str | None, **files: Any) -> Path:
     ],
 )  # fmt: skip
 def test_where_texts_start_and_end_is_read_from_the_folder(tmp_path: Path, files: dict[str, Any]) -> None:
-    tokenizer = HfTokenizer.from_folder(folder_with(tmp_path, byte_level("llama3"), **files))
+    tokenizer = HfTokenizer.from_folder(folder_with(tmp_path, tokenizer_json("llama3"), **files))
     assert (tokenizer.start_id, tokenizer.end_id) == (400, 401)
 
 
@@ -178,11 +132,11 @@ def test_where_texts_start_and_end_is_read_from_the_folder(tmp_path: Path, files
         (None, {"eos_token_id": 1}, r"no .*tokenizer\.json.*save_pretrained"),
         ("{", {"eos_token_id": 1}, r"cannot read tokenizer\.json"),
         ("{}", {"eos_token_id": 1}, r"not a tokenizer\.json"),
-        (byte_level("gpt2"), {}, "eos_token_id"),
-        (byte_level("gpt2"), {"eos_token_id": 50256}, "50256.*0 to 400"),
-        (byte_level("gpt2"), {"eos_token_id": 1, "bos_token_id": 50256}, "bos_token_id is 50256"),
-        (json.dumps(json.loads(byte_level("gpt2")) | {"decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True}}),
-         {"eos_token_id": 1}, "WordPiece.*ByteLevel"),
+        (tokenizer_json("gpt2"), {}, "eos_token_id"),
+        (tokenizer_json("gpt2"), {"eos_token_id": 50256}, "50256.*0 to 400"),
+        (tokenizer_json("gpt2"), {"eos_token_id": 1, "bos_token_id": 50256}, "bos_token_id is 50256"),
+        (tokenizer_json("gpt2").replace('"decoder":{"type":"ByteLevel"', '"decoder":{"type":"Fuse"'),
+         {"eos_token_id": 1}, "Fuse.*ByteLevel"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_refused(tmp_path: Path, definition: str | None, config: dict, named: str) -> None:
