@@ -1,11 +1,11 @@
-"""Who calls: a running quantile of the call score, kept on its budget by feedback.
+"""Who calls: a running quantile of the call score, kept on its budget by feedback; or a fixed threshold.
 
 The budget is a share of TOKENS, counted in SLM tokens: delegated tokens / generated tokens. A partner's
 piece that becomes four SLM tokens spends four. A call that the partner could not answer spends one: it was
 paid for, and a partner that is away must not be asked more and more often.
 
-Every row keeps its own state, so that a row's text does not depend on which rows run beside it. Everything
-here is a pure function of that state; NumPy, on the host.
+Every row keeps its own state, so that a row's text does not depend on which rows run beside it (unless rows are
+asked to share one). Everything here is a pure function of that state; NumPy, on the host.
 
 Each score is ranked among the row's last `window` scores (itself included). Its place, counted from the
 top, is a number in [0, 1) that is uniform when scores come in no particular order, whatever their
@@ -38,12 +38,15 @@ _GOLDEN = (5**0.5 - 1) / 2
 class Budget:
     """What share of the tokens is delegated, and how many past scores rank a new one.
 
+    With a `threshold` a row calls wherever its score is above it; the share is then what comes of it.
+
     Raises:
         ConfigError: either is out of range.
     """
 
     share: float
     window: int = 512
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.share <= 1.0:
@@ -102,7 +105,10 @@ def decide(budget: Budget, state: BudgetState, score: float) -> tuple[BudgetStat
     score = float(np.float32(score)) if np.isfinite(score) else -np.inf
     # Evenly spread over [0, 1) and a function of the position only: the same text gets the same calls.
     tie_breaker = ((state.decisions + 1) * _GOLDEN) % 1.0
-    call = place_from_top(state.scores, score, tie_breaker=tie_breaker) < effective_share(budget, state)
+    if budget.threshold is None:
+        call = place_from_top(state.scores, score, tie_breaker=tie_breaker) < effective_share(budget, state)
+    else:
+        call = score > budget.threshold
     scores = np.append(state.scores, np.float32(score))[-budget.window :]
     return dataclasses.replace(state, scores=scores, decisions=state.decisions + 1, calls=state.calls + call), call
 

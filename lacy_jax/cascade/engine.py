@@ -1,4 +1,4 @@
-"""KV-cached greedy decoding of a batch of rows, each with its own length.
+"""KV-cached decoding of a batch of rows, each with its own length.
 
 A row is named by its whole list of token ids, every time. The session compares it with what its cache
 holds, keeps the longest common prefix and feeds the rest: a prompt, one new token, or the tokens of a
@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lacy_jax.cascade.sampling import GREEDY, Sampling, SamplingRows, pick, sampling_rows
 from lacy_jax.checkpoint import LoadedModel
 from lacy_jax.config import ModelConfig
-from lacy_jax.data.tokenizer import Tokenizer
+from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.model import decoder
 from lacy_jax.model.attention import KVCache
 
@@ -33,24 +34,30 @@ CHUNKS = (1, 4, 16, 64, 256)
 class Step:
     """What the model says after a row's last token.
 
-    token: the best id that is text or the end of the document, never `<CALL>`.
+    token: the picked id, text or the end of the document, never `<CALL>`.
     call_score: log-odds of `<CALL>` against everything else (call_logit minus the log-sum-exp of the others).
     uncertainty: 1 - the probability of the best other token, on the softmax without `<CALL>`.
+    entropy: of the softmax without `<CALL>`, in nats.
+    factual: how probable it is that the next token is a factual one: over the model's own distribution without
+        `<CALL>`, how often each token was factual in training text; 0 where the checkpoint does not say.
     """
 
     token: int
     call_score: float
     call_logit: float
     uncertainty: float
+    entropy: float
+    factual: float
+
+
+_SCALARS = ("call_score", "call_logit", "uncertainty", "entropy", "factual")
 
 
 class _Head(NamedTuple):
-    """The same for all slots: arrays [R]."""
+    """The same for all slots."""
 
-    token: jax.Array
-    call_score: jax.Array
-    call_logit: jax.Array
-    uncertainty: jax.Array
+    token_R: jax.Array
+    scalars_R5: jax.Array  # in the order of _SCALARS
 
 
 def cache_buckets(context: int) -> tuple[int, ...]:
@@ -80,9 +87,9 @@ def shared_prefix(held: Sequence[int], wanted: Sequence[int]) -> int:
     return int(differs[0]) if differs.size else length
 
 
-def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of a text as the model saw texts in training: after the end of another document."""
-    return [tokenizer.end_id, *tokenizer.encode(text).ids.tolist()]
+def encode_text(tokenizer: TextTokenizer, text: str) -> list[int]:
+    """Ids of a text as the model saw texts in training: after the end of another document, or what it had for that."""
+    return [tokenizer.start_id, *tokenizer.encode(text).ids.tolist()]
 
 
 class Engine:
@@ -98,6 +105,10 @@ class Engine:
         emitted[: self.tokenizer.call_id] = self.tokenizer.byte_lengths[: self.tokenizer.call_id] > 0
         emitted[self.tokenizer.end_id] = True
         self.emitted = jnp.asarray(emitted)
+        share = np.zeros(vocab, np.float32)
+        known = loaded.meta.get("factual_percent", [])  # of each token, among its occurrences in training text
+        share[: len(known)] = np.asarray(known, np.float32) / 100
+        self.factual_share = jnp.asarray(share)
 
     def session(self, slots: int) -> "Session":
         """An empty session for up to `slots` rows at once."""
@@ -121,10 +132,12 @@ class Session:
         """The ids whose keys and values the slot holds."""
         return self._held[slot]
 
-    def step(self, rows: Mapping[int, Sequence[int]]) -> dict[int, Step]:
+    def step(
+        self, rows: Mapping[int, Sequence[int]], *, sampling: Mapping[int, Sampling] | None = None
+    ) -> dict[int, Step]:
         """The model's word after each of `rows` (slot -> all ids of the row so far, at least one).
 
-        Slots that are not named keep what they hold.
+        Slots that are not named keep what they hold. `sampling`: how a slot's token is picked, greedily by default.
         """
         context = self._engine.config.context
         wanted = {slot: list(ids[window_start(len(ids), context=context) :]) for slot, ids in rows.items()}
@@ -134,21 +147,30 @@ class Session:
         steps: dict[int, Step] = {}
         while len(steps) < len(wanted):
             parts = {slot: ids[fed[slot] : fed[slot] + CHUNKS[-1]] for slot, ids in wanted.items()}
-            head = self._feed(parts, starts=fed)
+            drawn = self._sampling(rows, wanted, sampling or {})
+            head = self._feed(parts, starts=fed, drawn=drawn)
             for slot, part in parts.items():
                 fed[slot] += len(part)
                 if part and fed[slot] == len(wanted[slot]):
-                    steps[slot] = Step(
-                        token=int(head.token[slot]),
-                        call_score=float(head.call_score[slot]),
-                        call_logit=float(head.call_logit[slot]),
-                        uncertainty=float(head.uncertainty[slot]),
-                    )
+                    scalars = dict(zip(_SCALARS, head.scalars_R5[slot].tolist(), strict=True))
+                    steps[slot] = Step(token=int(head.token_R[slot]), **scalars)
         for slot, ids in wanted.items():
             self._held[slot] = ids
         return steps
 
-    def _feed(self, parts: Mapping[int, Sequence[int]], *, starts: Mapping[int, int]) -> _Head:
+    def _sampling(
+        self, rows: Mapping[int, Sequence[int]], seen: Mapping[int, Sequence[int]], sampling: Mapping[int, Sampling]
+    ) -> SamplingRows | None:
+        """What the device must know to draw; None where all are greedy, which needs no program of its own."""
+        if all(sampling.get(slot, GREEDY).plain for slot in rows):
+            return None
+        every = range(self.slots)
+        settings = [(sampling.get(slot, GREEDY), seen.get(slot, ()), len(rows.get(slot, ()))) for slot in every]
+        return sampling_rows(settings, length=self._cache.k.shape[2])
+
+    def _feed(
+        self, parts: Mapping[int, Sequence[int]], *, starts: Mapping[int, int], drawn: SamplingRows | None
+    ) -> _Head:
         """Runs one chunk: `parts` (slot -> ids, may be empty) at positions `starts`, all other slots padding."""
         longest = max(map(len, parts.values()))
         width = next(chunk for chunk in CHUNKS if chunk >= longest)
@@ -168,6 +190,8 @@ class Session:
             positions_RT,
             last_R,
             engine.emitted,
+            engine.factual_share,
+            drawn,
             config=engine.config,
             call_id=engine.tokenizer.call_id,
         )
@@ -190,6 +214,8 @@ def _advance(
     positions_RT: jax.Array,
     last_R: jax.Array,
     emitted_V: jax.Array,
+    factual_share_V: jax.Array,
+    drawn: SamplingRows | None,
     *,
     config: ModelConfig,
     call_id: int,
@@ -203,9 +229,17 @@ def _advance(
         )
         hidden_RD = jnp.take_along_axis(hidden_RTD, last_R[:, None, None], axis=1)[:, 0]
         logits_RV = hidden_RD.astype(jnp.float32) @ decoder.output_matrix(params).astype(jnp.float32).T
+    own_RV = jnp.where(emitted_V, logits_RV, -jnp.inf)
+    token_R = jnp.argmax(own_RV, axis=-1) if drawn is None else pick(own_RV, drawn)
+    return _Head(token_R, _scalars(logits_RV, factual_share_V, call_id=call_id)), cache
+
+
+def _scalars(logits_RV: jax.Array, factual_share_V: jax.Array, *, call_id: int) -> jax.Array:
+    """What a `Step` says beside its token, float32 [R, 5] in the order of _SCALARS."""
     call_R = logits_RV[:, call_id]
     others_RV = jnp.where(jnp.arange(logits_RV.shape[1]) < call_id, logits_RV, -jnp.inf)
     lse_R = jax.nn.logsumexp(others_RV, axis=-1)
-    token_R = jnp.argmax(jnp.where(emitted_V, logits_RV, -jnp.inf), axis=-1)
+    probability_RV = jnp.exp(others_RV - lse_R[:, None])
     uncertainty_R = -jnp.expm1(jnp.max(others_RV, axis=-1) - lse_R)
-    return _Head(token=token_R, call_score=call_R - lse_R, call_logit=call_R, uncertainty=uncertainty_R), cache
+    entropy_R = lse_R - jnp.sum(probability_RV * jnp.where(probability_RV > 0, others_RV, 0.0), axis=-1)
+    return jnp.stack([call_R - lse_R, call_R, uncertainty_R, entropy_R, probability_RV @ factual_share_V], axis=-1)

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from typing import Any, TextIO
 
-from lacy_jax.cascade.cascade import Completion
+from lacy_jax.cascade.rows import Completion
 
 _COLOUR, _RESET = "\x1b[1;36m", "\x1b[0m"
 _BRACKETS = "⟦", "⟧"

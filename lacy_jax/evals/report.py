@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from markupsafe import Markup
 
-from lacy_jax.cascade.cascade import Completion, Counts
+from lacy_jax.cascade.rows import Completion, Counts
 from lacy_jax.evals import charts, curves, separation, tokens
 from lacy_jax.evals.curves import Chart, Row
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from lacy_jax.cascade import Cascade, Completion, Counts
-from lacy_jax.cascade.cascade import MAX_PIECE_CHARACTERS, Score, ask, splice
 from lacy_jax.cascade.engine import Step, encode_text
+from lacy_jax.cascade.partners.guard import MAX_PIECE_CHARACTERS, Guard
+from lacy_jax.cascade.rows import splice
+from lacy_jax.cascade.scheduler import Score
 from lacy_jax.checkpoint import LoadedModel
 from lacy_jax.data.corpus import DataError
 
@@ -157,7 +159,7 @@ def test_a_batch_of_the_wrong_size_is_asked_again_one_by_one() -> None:
             return super().complete(texts)[: 1 if len(texts) > 1 else None]
 
     partner = Short(lambda text: f" {text}")
-    assert ask(partner, ["a", "b", "c"]) == [" a", " b", " c"]
+    assert Guard(partner).complete(["a", "b", "c"]) == [" a", " b", " c"]
     assert partner.batches == [["a", "b", "c"], ["a"], ["b"], ["c"]]
 
 
@@ -183,10 +185,11 @@ class Scripted:
         self.script = [(processor[s] if isinstance(s, bytes) else s) for s in script]
         self.slots, self.at = 1, 0
 
-    def step(self, rows: dict[int, list[int]]) -> dict[int, Step]:
+    def step(self, rows: dict[int, list[int]], *, sampling: object) -> dict[int, Step]:  # noqa: ARG002
         token = self.script[self.at]
         self.at += 1
-        return {slot: Step(token=token, call_score=0.0, call_logit=0.0, uncertainty=0.0) for slot in rows}  # type: ignore[arg-type]
+        scalars = dict.fromkeys(("call_score", "call_logit", "uncertainty", "entropy", "factual"), 0.0)
+        return {slot: Step(token=token, **scalars) for slot in rows}  # type: ignore[arg-type]
 
 
 def scripted(cascade: Cascade, script: Sequence[int | bytes | None], monkeypatch: pytest.MonkeyPatch) -> Completion:
@@ -237,9 +240,14 @@ def test_splicing_round_trips_any_text(model: Model, text: str, piece: str) -> N
 def test_scores_of_other_kinds(model: Model) -> None:
     rows = {}
     for kind in get_args(Score):
-        cascade = Cascade(model(), Fake(lambda _: " Ulm"), budget=0.3, score=kind)
+        oracle = (lambda text, _: len(text) % 3 == 0) if kind == "oracle" else None
+        cascade = Cascade(model(), Fake(lambda _: " Ulm"), budget=0.3, score=kind, oracle=oracle)
         rows[kind] = cascade.generate(["The"], max_new_tokens=60)[0]
-    assert all(0 <= piece.score <= 1 for piece in rows["uncertainty"].pieces)
+    for kind in ("uncertainty", "call_probability", "oracle"):
+        assert all(0 <= piece.score <= 1 for piece in rows[kind].pieces)
+    assert all(piece.score >= 0 for piece in rows["entropy"].pieces)
+    # The probability is the log-odds by another name, but only the log-odds has a warm start, if any.
+    assert rows["call_probability"].text == rows["call_score"].text
     assert len({row.text for row in rows.values()}) > 1
 
 

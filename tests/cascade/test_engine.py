@@ -35,13 +35,18 @@ def full_forward(loaded: LoadedModel, ids: Sequence[int]) -> list[Step]:
     for row in logits:
         others = row[:call_id]
         lse = others.max() + np.log(np.exp(others - others.max()).sum())
+        probabilities = np.exp(others - lse)
+        share = np.zeros(call_id)
+        share[: len(loaded.meta.get("factual_percent", []))] = loaded.meta.get("factual_percent", [])
         allowed = [i for i in range(call_id) if loaded.tokenizer.byte_lengths[i] or i == end_id]
         steps.append(
             Step(
                 token=max(allowed, key=lambda i: row[i]),
                 call_score=row[call_id] - lse,
                 call_logit=row[call_id],
-                uncertainty=1 - np.exp(others.max() - lse),
+                uncertainty=1 - probabilities.max(),
+                entropy=lse - (probabilities * others).sum(),
+                factual=(probabilities * share).sum() / 100,
             )
         )
     return steps
@@ -49,7 +54,7 @@ def full_forward(loaded: LoadedModel, ids: Sequence[int]) -> list[Step]:
 
 def assert_same(step: Step, expected: Step) -> None:
     assert step.token == expected.token
-    values = ("call_score", "call_logit", "uncertainty")
+    values = ("call_score", "call_logit", "uncertainty", "entropy", "factual")
     np.testing.assert_allclose(
         [getattr(step, name) for name in values], [getattr(expected, name) for name in values], rtol=2e-5, atol=2e-5
     )
@@ -78,6 +83,14 @@ def test_decoding_equals_full_forward_across_all_buckets(model: Model, rng: np.r
             assert_same(step, expected[slot][fed[slot] - 1])
         crossed.add(session._cache.k.shape[2])
     assert crossed == {128, 256, CONTEXT}
+
+
+def test_the_gate_is_the_expected_share_of_facts(model: Model, rng: np.random.Generator) -> None:
+    plain = model(scale=3.0)
+    percent = rng.integers(0, 101, plain.tokenizer.call_id).tolist()
+    loaded = dataclasses.replace(plain, meta={**plain.meta, "factual_percent": percent})
+    row = row_of(loaded, 20, rng)
+    assert_same(Engine(loaded).session(1).step({0: row})[0], full_forward(loaded, row)[-1])
 
 
 def test_a_long_prompt_is_fed_in_chunks(model: Model, rng: np.random.Generator) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lacy_jax.cascade.cascade import Completion, Counts, Piece
+from lacy_jax.cascade.rows import Completion, Counts, Piece
 from lacy_jax.evals import charts, report, separation, tokens
 from lacy_jax.evals.charts import Series
 

@@ -1,0 +1,106 @@
+"""How the next token is picked from the logits: greedy, or drawn, the same for a row whatever runs beside it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lacy_jax.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a row's own tokens are picked. The defaults are greedy.
+
+    temperature: 0 takes the best token; above it, logits are divided by it and a token is drawn.
+    top_p: only the most likely tokens that together hold this probability are drawn from.
+    seed: the draw at a position is a function of the seed and the position alone.
+    repetition_penalty: logits of tokens that are in sight are divided by it where positive, else multiplied (CTRL,
+        arXiv 1909.05858, section 4.1); 1 changes nothing, LMLM's protocol (arXiv 2505.15962) has 1.2.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.temperature <= 100.0:
+            raise ConfigError(f"temperature={self.temperature}: allowed is 0 (greedy) to 100")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ConfigError(f"top_p={self.top_p}: allowed is above 0, up to 1 (all tokens)")
+        if not 1.0 <= self.repetition_penalty <= 10.0:
+            raise ConfigError(f"repetition_penalty={self.repetition_penalty}: allowed is 1 (none) to 10")
+
+    @property
+    def plain(self) -> bool:
+        """Whether the best token is taken as it is."""
+        return self.temperature == 0.0 and self.repetition_penalty == 1.0
+
+
+GREEDY = Sampling()
+
+
+class SamplingRows(NamedTuple):
+    """The settings of R rows and what they hold, for the device."""
+
+    temperature_R: np.ndarray
+    top_p_R: np.ndarray
+    penalty_R: np.ndarray
+    seed_R: np.ndarray
+    position_R: np.ndarray
+    seen_RS: np.ndarray  # ids in sight, -1 where there is none
+
+
+def sampling_rows(rows: Sequence[tuple[Sampling, Sequence[int], int]], *, length: int) -> SamplingRows:
+    """(settings, ids in sight, position of the token to pick) of every row, as arrays; `length`: S."""
+    seen_RS = np.full((len(rows), length), -1, np.int32)
+    for row, (_, ids, _) in enumerate(rows):
+        seen_RS[row, : len(ids)] = ids
+    return SamplingRows(
+        temperature_R=np.array([settings.temperature for settings, _, _ in rows], np.float32),
+        top_p_R=np.array([settings.top_p for settings, _, _ in rows], np.float32),
+        penalty_R=np.array([settings.repetition_penalty for settings, _, _ in rows], np.float32),
+        seed_R=np.array([settings.seed % 2**32 for settings, _, _ in rows], np.uint32),
+        position_R=np.array([position for _, _, position in rows], np.uint32),
+        seen_RS=seen_RS,
+    )
+
+
+def pick(logits_RV: jax.Array, rows: SamplingRows) -> jax.Array:
+    """The next token of every row, int32 [R]; -inf marks tokens that must not be picked."""
+    logits_RV = _penalised(logits_RV, rows)
+    best_R = jnp.argmax(logits_RV, axis=-1)
+    cooled_RV = logits_RV / jnp.maximum(rows.temperature_R, 1e-4)[:, None]
+    kept_RV = _nucleus(cooled_RV, rows.top_p_R)
+
+    def noise(seed: jax.Array, position: jax.Array) -> jax.Array:
+        return jax.random.gumbel(jax.random.fold_in(jax.random.key(seed), position), logits_RV.shape[1:])
+
+    drawn_R = jnp.argmax(kept_RV + jax.vmap(noise)(rows.seed_R, rows.position_R), axis=-1)
+    return jnp.where(rows.temperature_R > 0, drawn_R, best_R).astype(jnp.int32)
+
+
+def _penalised(logits_RV: jax.Array, rows: SamplingRows) -> jax.Array:
+    seen_RV = jax.vmap(lambda out, ids: out.at[ids].set(True, mode="drop"))(
+        # Negative ids would count from the end: send them beyond it.
+        jnp.zeros(logits_RV.shape, bool),
+        jnp.where(rows.seen_RS < 0, logits_RV.shape[1], rows.seen_RS),
+    )
+    penalty = rows.penalty_R[:, None]
+    return jnp.where(seen_RV, jnp.where(logits_RV > 0, logits_RV / penalty, logits_RV * penalty), logits_RV)
+
+
+def _nucleus(logits_RV: jax.Array, top_p_R: jax.Array) -> jax.Array:
+    """Logits, -inf beyond the most likely tokens: one is kept where those above it hold less than `top_p`."""
+    probabilities_RV = jax.nn.softmax(logits_RV, axis=-1)
+    sorted_RV = jnp.sort(probabilities_RV, axis=-1, descending=True)
+    above_RV = jnp.cumsum(sorted_RV, axis=-1) - sorted_RV
+    least_R = jnp.min(jnp.where(above_RV < top_p_R[:, None], sorted_RV, jnp.inf), axis=-1)
+    return jnp.where(probabilities_RV >= least_R[:, None], logits_RV, -jnp.inf)

@@ -1,0 +1,190 @@
+"""Rows in slots: continuous batching of requests, with rows that wait for the partner parked.
+
+Rows that call are parked, and the partner is asked for many of them at once, in a thread of its own: the others go on
+meanwhile. A row's result depends on nothing but its request, neither on the rows beside it nor on when the
+partner answered (unless rows share one account of calls).
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from lacy_jax.cascade import budget as budgets
+from lacy_jax.cascade.budget import Budget, BudgetState
+from lacy_jax.cascade.engine import Engine, Step, encode_text
+from lacy_jax.cascade.partners.guard import Guard
+from lacy_jax.cascade.rows import Completion, Piece, Request, Row, release, resume, take_own
+
+Score = Literal["call_score", "call_logit", "call_probability", "uncertainty", "entropy", "oracle"]
+Gate = Literal["none", "factual"]
+Account = Literal["row", "shared"]
+# (text so far, the SLM's own next token as text) -> whether to call: for evaluation, where the truth is known.
+Oracle = Callable[[str, str], bool]
+
+# The partner is asked when this share of the live rows waits for it, or when no other row is left.
+PARKED_SHARE = 0.5
+# A gate is open where the model's next token is factual with this probability.
+GATE_OPEN = 0.5
+# What a closed gate takes off a score, beyond all scores: such places are the last to be delegated.
+CLOSED = 1e3
+# How long a round waits for the partner when no row can go on, seconds: then new requests may come in.
+PATIENCE = 0.02
+
+
+@dataclass(frozen=True)
+class Calling:
+    """Who calls, and on what account."""
+
+    budget: Budget
+    score: Score = "call_score"
+    gate: Gate = "none"
+    account: Account = "row"
+    warm_scores: tuple[float, ...] = ()
+    oracle: Oracle | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a round brought a request: `pieces` are final, and over all its events make up `completion.text`."""
+
+    id: int
+    pieces: tuple[Piece, ...]
+    completion: Completion | None = None
+
+
+class Scheduler:
+    """Requests in, events out, round by round. One thread calls everything."""
+
+    def __init__(self, engine: Engine, partner: Guard | None, calling: Calling, *, slots: int):
+        self._engine, self._partner, self._calling = engine, partner, calling
+        self._session = engine.session(slots)
+        self._waiting: collections.deque[Row] = collections.deque()
+        self._rows: dict[int, Row] = {}  # slot -> row
+        self._question: tuple[concurrent.futures.Future[list[str]], list[Row]] | None = None
+        self._shared: dict[Budget, BudgetState] = {}
+        self._next_id = 0
+
+    @property
+    def running(self) -> int:
+        """Rows in slots, those that wait for the partner included."""
+        return len(self._rows)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that no slot is free for yet."""
+        return len(self._waiting)
+
+    def add(self, request: Request) -> int:
+        """Queues a request and returns its id.
+
+        Raises:
+            DataError: a prompt that is no valid Unicode text.
+        """
+        budget = self._calling.budget
+        if request.budget is not None:
+            budget = dataclasses.replace(budget, share=request.budget, threshold=None)
+        if self._partner is None:
+            budget = dataclasses.replace(budget, share=0.0, threshold=None)
+        row = Row(
+            id=self._next_id,
+            request=request,
+            budget=budget,
+            state=budgets.start(budget, warm_scores=self._calling.warm_scores),
+            text=request.prompt,
+            ids=encode_text(self._engine.tokenizer, request.prompt),
+        )
+        if request.max_new_tokens == 0:
+            row.finish = "length"
+        self._next_id += 1
+        self._waiting.append(row)
+        return row.id
+
+    def cancel(self, id: int) -> None:
+        """Forgets a request, wherever it stands; no more events of it come. An unknown or ended one is no error."""
+        self._waiting = collections.deque(row for row in self._waiting if row.id != id)
+        self._rows = {slot: row for slot, row in self._rows.items() if row.id != id}
+
+    def step(self) -> list[Event]:
+        """One round: one token for every row that can go on, and the partner's pieces if they are there."""
+        for slot in range(self._session.slots):
+            if slot not in self._rows and self._waiting:
+                self._rows[slot] = self._waiting.popleft()
+        running = {slot: row for slot, row in self._rows.items() if row.runs}
+        if running:
+            sampling = {slot: row.request.sampling for slot, row in running.items()}
+            steps = self._session.step({slot: row.ids for slot, row in running.items()}, sampling=sampling)
+            for slot, step in steps.items():
+                self._decide(running[slot], step)
+        self._ask()
+        self._collect()
+        return list(self._events())
+
+    def _decide(self, row: Row, step: Step) -> None:
+        """The row waits if it calls here; else the SLM's own token is taken."""
+        score = self._score(row, step)
+        with self._account(row):
+            if not row.held:  # in the middle of a character, nobody else can take over
+                closed = self._calling.gate == "factual" and step.factual < GATE_OPEN
+                row.state, call = budgets.decide(row.budget, row.state, score - CLOSED * closed)
+                if call:
+                    row.asked = (step, score)
+                    return
+            take_own(row, step, score, tokenizer=self._engine.tokenizer)
+
+    def _score(self, row: Row, step: Step) -> float:
+        match self._calling.score:
+            case "oracle":
+                assert self._calling.oracle is not None
+                own = self._engine.tokenizer.decode_bytes([step.token]).decode(errors="replace")
+                return float(self._calling.oracle(row.text, own))
+            case "call_probability":
+                return 0.5 * (1.0 + math.tanh(0.5 * step.call_score))
+            case name:
+                value: float = getattr(step, name)
+                return value
+
+    @contextlib.contextmanager
+    def _account(self, row: Row) -> Iterator[None]:
+        """Lets the row act on the account that all rows of its budget share, where they do."""
+        if self._calling.account == "row":
+            yield
+            return
+        row.state = self._shared.get(row.budget, row.state)
+        yield
+        self._shared[row.budget] = row.state
+
+    def _ask(self) -> None:
+        """Asks the partner, one batch at a time: when enough rows wait for it, or none else can go on."""
+        if self._partner is None or self._question is not None:
+            return
+        parked = [row for row in self._rows.values() if row.asked]
+        live = [row for row in self._rows.values() if row.finish is None]
+        if parked and len(parked) >= PARKED_SHARE * len(live):
+            self._question = self._partner.submit([row.text for row in parked]), parked
+
+    def _collect(self) -> None:
+        """Takes up the rows that were answered."""
+        if self._question is None:
+            return
+        future, asked = self._question
+        idle = not any(row.runs for row in self._rows.values())
+        concurrent.futures.wait([future], timeout=PATIENCE if idle else 0)
+        if not future.done():
+            return
+        self._question = None
+        for row, piece in zip(asked, future.result(), strict=True):
+            with self._account(row):
+                resume(row, piece, tokenizer=self._engine.tokenizer)
+
+    def _events(self) -> Iterator[Event]:
+        for slot, row in list(self._rows.items()):
+            pieces = release(row)
+            if row.finish is not None:
+                del self._rows[slot]
+            if pieces or row.finish is not None:
+                yield Event(row.id, pieces, row.completion() if row.finish is not None else None)

@@ -1,0 +1,223 @@
+"""Requests that come and go, streams, stop strings, and rows that wait while others go on."""
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from lacy_jax.cascade import Cascade, Completion, Counts, Event, Request, Scheduler
+from lacy_jax.cascade.scheduler import Score
+from lacy_jax.checkpoint import LoadedModel
+from lacy_jax.config import ConfigError
+from tests.cascade.test_cascade import PROMPTS, Fake, assert_same
+
+Model = Callable[..., LoadedModel]
+
+
+def drain(scheduler: Scheduler) -> list[Event]:
+    events: list[Event] = []
+    while scheduler.running or scheduler.waiting:
+        events += scheduler.step()
+    return events
+
+
+def completions(events: Sequence[Event]) -> dict[int, Completion]:
+    return {event.id: event.completion for event in events if event.completion is not None}
+
+
+def test_requests_that_come_later_change_nothing(model: Model) -> None:
+    cascade = Cascade(model(), Fake(), budget=0.3)
+    scheduler, events = cascade.scheduler(slots=3), []
+    ids = []
+    for prompt in PROMPTS:
+        ids.append(scheduler.add(Request(prompt, max_new_tokens=25)))
+        for _ in range(4):
+            events += scheduler.step()
+    done = completions(events + drain(scheduler))
+    alone = [cascade.generate([prompt], max_new_tokens=25)[0] for prompt in PROMPTS]
+    assert_same([done[id] for id in ids], alone)
+
+
+def test_events_add_up_to_the_completion(model: Model) -> None:
+    scheduler = Cascade(model(), Fake(), budget=0.3).scheduler(slots=4)
+    for prompt in PROMPTS:
+        scheduler.add(Request(prompt, max_new_tokens=25, stop=("e", "qu")))
+    events = drain(scheduler)
+    done = completions(events)
+    assert len(done) == len(PROMPTS)
+    for id, completion in done.items():
+        pieces = [piece for event in events if event.id == id for piece in event.pieces]
+        assert tuple(pieces) == completion.pieces
+        assert "".join(piece.text for piece in pieces) == completion.text
+    last = {event.id: event for event in events}
+    assert all(event.completion is not None for event in last.values())
+
+
+def test_stop_strings_end_the_text_before_them(model: Model) -> None:
+    cascade = Cascade(model(), Fake(), budget=0.4)
+    free = cascade.generate(PROMPTS, max_new_tokens=40)
+    for row in free:
+        for size in (1, 3):
+            # A string of the text itself, from within pieces and across them.
+            stop = row.text[len(row.text) // 2 :][:size]
+            if not stop:
+                continue
+            cut = cascade.generate([Request(row.prompt, max_new_tokens=40, stop=(stop, "never there"))])[0]
+            assert cut.text == row.text[: row.text.index(stop)]
+            assert cut.finish == "stop"
+            assert "".join(piece.text for piece in cut.pieces) == cut.text
+            assert all(piece.text for piece in cut.pieces)
+
+
+def test_a_stop_string_in_the_prompt_is_no_stop(model: Model) -> None:
+    cascade = Cascade(model(), None)
+    free = cascade.generate(["a stop here"], max_new_tokens=8)[0]
+    assert cascade.generate([Request("a stop here", max_new_tokens=8, stop=("stop", "re" + free.text[0]))])[0] == free
+
+
+def test_a_cancelled_request_is_gone_wherever_it_stands(model: Model) -> None:
+    release = threading.Event()
+
+    class Slow(Fake):
+        def complete(self, texts: Sequence[str]) -> list[str]:
+            release.wait(10)
+            return super().complete(texts)
+
+    scheduler = Cascade(model(), Slow(), budget=1.0).scheduler(slots=1)
+    asked, waiting, kept = (scheduler.add(Request(prompt, max_new_tokens=5)) for prompt in PROMPTS[:3])
+    scheduler.step()
+    scheduler.cancel(asked)
+    scheduler.cancel(waiting)
+    scheduler.cancel(99)
+    release.set()
+    assert set(completions(drain(scheduler))) == {kept}
+
+
+def test_rows_go_on_while_the_partner_is_asked(model: Model) -> None:
+    """One row's question takes long; the rows that do not call are finished before it is answered."""
+    answered = threading.Event()
+
+    class Late(Fake):
+        def complete(self, texts: Sequence[str]) -> list[str]:
+            answered.wait(20)
+            return [" Ulm"] * len(texts)
+
+    scheduler = Cascade(model(), Late(), budget=0.0).scheduler(slots=3)
+    caller = scheduler.add(Request(PROMPTS[0], max_new_tokens=3, budget=1.0))
+    # Alone, so that it is asked at once.
+    scheduler.step()
+    others = [scheduler.add(Request(prompt, max_new_tokens=12)) for prompt in PROMPTS[1:5]]
+    done: dict[int, Completion] = {}
+    while len(done) < len(others):
+        done |= completions(scheduler.step())
+    assert set(done) == set(others)
+    answered.set()
+    assert completions(drain(scheduler))[caller].counts.delegated >= 3
+
+
+def test_a_partner_that_hangs_costs_its_rows_their_answers_and_no_more(model: Model) -> None:
+    class Hangs(Fake):
+        def complete(self, texts: Sequence[str]) -> list[str]:
+            time.sleep(3)
+            return [" late"] * len(texts)
+
+    started = time.monotonic()
+    cascade = Cascade(model(), Hangs(), budget=0.5, timeout=0.2)
+    rows = cascade.generate(PROMPTS, max_new_tokens=20)
+    alone = Cascade(model(), None).generate(PROMPTS, max_new_tokens=20)
+    assert [row.text for row in rows] == [row.text for row in alone]
+    assert all(row.counts.fallbacks == row.counts.calls > 0 for row in rows)
+    assert cascade.partner is not None
+    assert cascade.partner.statistics.late == sum(row.counts.calls for row in rows)
+    assert time.monotonic() - started < 60
+
+
+def test_a_budget_of_its_own_for_each_request(model: Model) -> None:
+    cascade = Cascade(model(), Fake(lambda _: " Ulm"), budget=0.22)
+    shares = (0.0, 0.1, 0.5, 1.0)
+    rows = cascade.generate([Request("The river", max_new_tokens=200, budget=share) for share in shares])
+    assert [row.counts.share for row in rows] == pytest.approx(list(shares), abs=0.05)
+
+
+def test_a_shared_account_keeps_the_budget_over_all_rows(model: Model) -> None:
+    cascade = Cascade(model(), Fake(lambda _: "x"), budget=0.22, account="shared")
+    rows = cascade.generate([f"{number} rivers" for number in range(40)], max_new_tokens=25, batch_size=8)
+    counts = sum((row.counts for row in rows), start=Counts())
+    assert counts.generated >= 1000
+    assert counts.share == pytest.approx(0.22, abs=0.01)
+    # Rows may differ: that is what it is for.
+    assert np.std([row.counts.share for row in rows]) > 0.01
+
+
+@pytest.mark.parametrize("score", ["call_score", "uncertainty"])
+def test_a_threshold_calls_wherever_the_score_is_above_it(model: Model, score: Score) -> None:
+    free = Cascade(model(), None, score=score).generate(["The river"], max_new_tokens=60)[0]
+    middle = float(np.median([piece.score for piece in free.pieces]))
+    cascade = Cascade(model(), Fake(lambda _: "x"), score=score, threshold=middle)
+    row = cascade.generate(["The river"], max_new_tokens=60)[0]
+    # A token in the middle of a character is nobody else's: broken ones and those after them do not count here.
+    texts = ["", *(piece.text for piece in row.pieces)]
+    whole = [piece for before, piece in zip(texts, row.pieces, strict=False) if "\ufffd" not in before + piece.text]
+    assert {piece.source for piece in whole if piece.score > middle} == {"partner"}
+    assert {piece.source for piece in whole if piece.score <= middle} == {"slm"}
+
+
+def test_an_oracle_calls_where_it_says(model: Model) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def oracle(text: str, own: str) -> bool:
+        asked.append((text, own))
+        return text.endswith("r")
+
+    cascade = Cascade(model(), Fake(lambda _: " r"), score="oracle", oracle=oracle, threshold=0.5)
+    row = cascade.generate(["The river"], max_new_tokens=10)[0]
+    assert {piece.source for piece in row.pieces} == {"partner"}
+    assert all(text.startswith("The river") and isinstance(own, str) for text, own in asked)
+
+
+def test_a_closed_gate_calls_last(model: Model) -> None:
+    """With room for fewer calls than the gate has open places, all calls are at open places."""
+    plain = model()
+    percent = [100 * (token % 2) for token in range(plain.tokenizer.call_id)]
+    loaded = dataclasses.replace(plain, meta={**plain.meta, "factual_percent": percent})
+    cascade = Cascade(loaded, Fake(lambda _: "x"), budget=0.1, gate="factual", score="uncertainty")
+    scheduler = cascade.scheduler(slots=1)
+    gates: list[tuple[float, bool]] = []
+    decide = scheduler._decide
+
+    def watched(row, step):  # type: ignore[no-untyped-def]
+        decide(row, step)
+        gates.append((step.factual, row.asked is not None))
+
+    scheduler._decide = watched  # type: ignore[method-assign]
+    scheduler.add(Request("The river", max_new_tokens=150))
+    drain(scheduler)
+    opened = [gate >= 0.5 for gate, _ in gates]
+    assert 0.15 < np.mean(opened) < 0.95
+    called = [gate >= 0.5 for gate, call in gates if call]
+    assert len(called) >= 10
+    assert np.mean(called) > 0.9
+
+
+def test_settings_that_do_not_go_together(model: Model) -> None:
+    with pytest.raises(ConfigError, match="oracle"):
+        Cascade(model(), None, score="oracle")
+    with pytest.raises(ConfigError, match="factual"):
+        Cascade(model(), None, gate="factual")
+    with pytest.raises(ConfigError, match="max_new_tokens=-1"):
+        Request("x", max_new_tokens=-1)
+    with pytest.raises(ConfigError, match="budget=2"):
+        Request("x", budget=2.0)
+    with pytest.raises(ConfigError, match="stop"):
+        Request("x", stop=("",))
+
+
+def test_auto_asks_by_uncertainty_where_no_call_was_learned(model: Model) -> None:
+    loaded = model()
+    config = dataclasses.replace(loaded.config, objective=dataclasses.replace(loaded.config.objective, rule="none"))
+    untaught = dataclasses.replace(loaded, config=config)
+    assert Cascade(loaded, None)._calling.score == "call_score"
+    assert Cascade(untaught, None)._calling.score == "uncertainty"
