@@ -35,4 +35,5 @@ lint: venv
 
 bench: venv
 	$(BIN)/python -m benchmarks.objective
+	$(BIN)/python -m benchmarks.training_step
 	$(if $(SAMPLE),$(BIN)/python -m benchmarks.annotation_agreement $(SAMPLE))

@@ -1,14 +1,13 @@
 """Times the objective: output head, selection and loss sums, forward and backward, beside cross-entropy.
 
     python -m benchmarks.objective                            # head, selection and loss alone
-    python -m benchmarks.objective --layers 4 --rounds 9      # under a body of MLPs, as large as transformer blocks
     python -m benchmarks.objective --batch 8 --time 1024 --width 1024 --vocab 50304 --dtype bfloat16
 
 Every method runs through the same head as `ce`, plain cross-entropy, and is timed in pairs with it: ce, a, ce, b,
 ... A ratio is the median over rounds of a pair's ratio, so a machine that is busy for a while disturbs both
 alike; the line `ce` is that of cross-entropy to itself, the noise. Printed beside the figures: the floor,
 6 N D V FLOPs (8 with vocabulary chunks) at the matrix product rate measured in the same rounds, and the peer,
-`optax.softmax_cross_entropy_with_integer_labels` on float32 logits.
+`optax.softmax_cross_entropy_with_integer_labels` on float32 logits. `benchmarks.training_step` times the whole step.
 """
 
 import argparse
@@ -53,7 +52,6 @@ METHODS = {
 class Batch:
     """What the objective reads beside the hidden states."""
 
-    inputs: jax.Array
     targets: jax.Array
     factual: jax.Array
     valid: jax.Array
@@ -102,39 +100,18 @@ def peer_loss(hidden: jax.Array, embedding: jax.Array, batch: Batch) -> jax.Arra
     return jnp.sum(jnp.where(batch.valid, losses, 0.0)) / jnp.sum(batch.valid)
 
 
-def under_body(objective: Objective, dtype: jnp.dtype) -> Callable[[Params, Batch], jax.Array]:
-    """Loss of parameters: token embeddings, residual MLPs of 12 D^2 parameters each, tied output matrix."""
-
-    def loss(params: Params, batch: Batch) -> jax.Array:
-        hidden = (
-            params["hidden"].astype(dtype) if "hidden" in params else params["embedding"].astype(dtype)[batch.inputs]
-        )
-        for first, second in params.get("layers", ()):
-            inner = jax.nn.gelu(jnp.einsum("btd,df->btf", hidden, first.astype(dtype)))
-            hidden += jnp.einsum("btf,fd->btd", inner, second.astype(dtype))
-        return objective(hidden, params["embedding"], batch)
-
-    return loss
+def as_function(objective: Objective) -> Callable[[Params, Batch], jax.Array]:
+    """Loss of the hidden states and the output matrix, given as one tree."""
+    return lambda params, batch: objective(params["hidden"], params["embedding"], batch)
 
 
 def make_inputs(options: argparse.Namespace) -> tuple[Params, Batch]:
     """Random parameters and a random batch: a quarter of the targets factual, a few of padding."""
-    keys = jax.random.split(jax.random.key(0), 6 + 2 * options.layers)
+    keys = jax.random.split(jax.random.key(0), 6)
     shape, width = (options.batch, options.time), options.width
-    params: Params = {"embedding": 0.02 * jax.random.normal(keys[0], (options.vocab, width))}
-    if options.layers:
-        pairs = [
-            (
-                jax.random.normal(keys[6 + 2 * i], (width, 6 * width)) / width**0.5,
-                0.1 * jax.random.normal(keys[7 + 2 * i], (6 * width, width)) / width**0.5,
-            )
-            for i in range(options.layers)
-        ]
-        params["layers"] = pairs
-    else:
-        params["hidden"] = jax.random.normal(keys[1], (*shape, width), options.dtype)
+    embedding = 0.02 * jax.random.normal(keys[0], (options.vocab, width))
+    params: Params = {"embedding": embedding, "hidden": jax.random.normal(keys[1], (*shape, width), options.dtype)}
     batch = Batch(
-        inputs=jax.random.randint(keys[2], shape, 0, options.call_id),
         targets=jax.random.randint(keys[3], shape, 0, options.call_id),
         factual=jax.random.bernoulli(keys[4], 0.25, shape),
         valid=jnp.broadcast_to(jnp.arange(options.time) < options.time - 3, shape),
@@ -150,7 +127,7 @@ def compile_variants(options: argparse.Namespace, params: Params, batch: Batch) 
     objectives |= {name: method_loss(METHODS[name], **head) for name in options.methods.split(",")}
     objectives["optax peer"] = peer_loss
     return {
-        name: jax.jit(jax.value_and_grad(under_body(objective, options.dtype))).lower(params, batch).compile()
+        name: jax.jit(jax.value_and_grad(as_function(objective))).lower(params, batch).compile()
         for name, objective in objectives.items()
     }
 
@@ -161,6 +138,15 @@ def matmul(options: argparse.Namespace) -> Callable[[], jax.Array]:
     right = jnp.ones((options.width, options.vocab), options.dtype)
     product = jax.jit(jnp.matmul)
     return lambda: product(left, right)
+
+
+def matmul_rate(dtype: str) -> float:
+    """FLOP/s of one plain matrix product, timed now."""
+    side = 1024 if jax.default_backend() == "cpu" else 8192
+    square = jnp.ones((side, side), dtype)
+    product = jax.jit(jnp.matmul)
+    timed(lambda: product(square, square))
+    return 2 * side**3 / min(timed(lambda: product(square, square)) for _ in range(5))
 
 
 def timed(call: Callable[[], Any]) -> float:
@@ -179,7 +165,6 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=8192, help="rows of the output matrix, padding included")
     parser.add_argument("--dtype", type=jnp.dtype, default=jnp.dtype("float32"))
     parser.add_argument("--chunks", type=int, default=1, help="vocab_chunks; 1 keeps the logits")
-    parser.add_argument("--layers", type=int, default=0, help="MLP layers under the head; 0: the head alone")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--methods", default=",".join(METHODS))
     options = parser.parse_args()
@@ -212,15 +197,13 @@ def report(
     tokens = options.batch * options.time
     flops = 2 * tokens * options.width * options.vocab
     rate = flops / matmul_seconds
-    # A head's forward and two backward products, once more forward with chunks; 12 D^2 a layer, times three.
-    products = (4 if options.chunks > 1 else 3) * flops + 72 * options.layers * tokens * options.width**2
+    # A head's forward and two backward products, once more forward with chunks.
+    products = (4 if options.chunks > 1 else 3) * flops
     device = jax.devices()[0]
     print(
         f"{device.device_kind} ({device.platform}), {tokens} tokens, width {options.width}, vocabulary {options.vocab},"
     )
-    print(
-        f"{options.dtype}, vocab_chunks {options.chunks}, {options.layers} layers, {options.rounds} interleaved rounds"
-    )
+    print(f"{options.dtype}, vocab_chunks {options.chunks}, {options.rounds} interleaved rounds")
     print(f"matrix products: {rate / 1e9:.0f} GFLOP/s measured; floor {1e3 * products / rate:.1f} ms")
     print(f"{'':16}{'ms':>9}{'ratio to ce':>13}{'(min .. max)':>18}{'peak MB':>9}")
     for name, program in compiled.items():
