@@ -15,19 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Ideographs and kana: written without spaces, so each counts as a word.
-_IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_PUNCTUATION = "!-/:-@\\[-`{-~\u00a1-\u00a9\u00ab-\u00b4\u00b6-\u00b9\u00bb-\u00bf\u00d7\u00f7"
-_PUNCTUATION += "\u2000-\u200b\u200e-\u206f\u3000-\u303f\uff00-\uff0f\uff1a-\uff20"
-_LETTER = rf"[^\s{_PUNCTUATION}{_IDEOGRAPHS}]"
+from lacy_jax.cascade.partners.extent import IDEOGRAPHS, LETTER, OPENING, Span, phrase_end, word_end
+
 # What texts are compared by: words, single ideographs, line breaks, single punctuation marks.
-_UNIT = re.compile(rf"{_LETTER}+|[{_IDEOGRAPHS}]|\n+|\S")
-# What is answered: the same, but initials ("U.S."), numbers ("1,234.5") and compounds ("Saint-Denis") whole.
-_ANSWER = re.compile(
-    rf"[{_IDEOGRAPHS}]|(?:[^\W\d_]\.){{2,}}|\d+(?:[.,:/]\d+)+{_LETTER}*|{_LETTER}+(?:[-'\u2019\u2010\u2011]{_LETTER}+)*|\S"
-)
-_IDEOGRAPH = re.compile(f"[{_IDEOGRAPHS}]")
-_OPENING = re.compile("[(\\[{\u00ab\u201c\u2018\"']+")
+_UNIT = re.compile(rf"{LETTER}+|[{IDEOGRAPHS}]|\n+|\S")
+_IDEOGRAPH = re.compile(f"[{IDEOGRAPHS}]")
 
 LONGEST_RUN = 16  # units
 CONTEXT = 12  # units on either side's end
@@ -98,8 +90,11 @@ def units_of(text: str, *, weight: Callable[[str], float]) -> Units:
     )
 
 
-def best_place(tail: Units, passage: Units) -> Place:
-    """The place in `passage` that continues `tail`, the end of a text. Position j is before the passage's unit j."""
+def best_place(tail: Units, passage: Units, *, span: Span = "word") -> Place:
+    """The place in `passage` that continues `tail`, the end of a text. Position j is before the passage's unit j.
+
+    span: how much is read off there; "token" is a word.
+    """
     runs = _runs(tail, passage, skip=0)
     begun = _begun(tail, passage)
     scores = runs
@@ -111,7 +106,10 @@ def best_place(tail: Units, passage: Units) -> Place:
     taste = np.append(FACT_BONUS * passage.factual - REPEAT_PENALTY * repeated, 0.0)
     scores = RUN_WEIGHT * scores + near + np.where(scores >= TRUSTED_RUN, 0.0, taste)
     best = int(np.argmax(scores))
-    piece = _rest(tail, passage, best) if begun[best] else _next(tail, passage, best, follows=runs[best] > 0)
+    if begun[best]:
+        piece = _rest(tail, passage, best, span=span)
+    else:
+        piece = _next(tail, passage, best, follows=runs[best] > 0, span=span)
     return Place(score=float(scores[best]), piece=piece)
 
 
@@ -164,14 +162,14 @@ def _context(tail: Units, passage: Units) -> np.ndarray:
     return sums - sums[np.maximum(0, positions - CONTEXT)]
 
 
-def _rest(tail: Units, passage: Units, position: int) -> str:
-    """What is missing of the word that the tail has begun."""
+def _rest(tail: Units, passage: Units, position: int, *, span: Span) -> str:
+    """What is missing of the answer that the tail has begun."""
     start = int(passage.starts[position])
-    return passage.text[start + int(tail.ends[-1] - tail.starts[-1]) : _answer_end(passage.text, start)]
+    return passage.text[start + int(tail.ends[-1] - tail.starts[-1]) : _answer_end(passage.text, start, span=span)]
 
 
-def _next(tail: Units, passage: Units, position: int, *, follows: bool) -> str:
-    """The word at a position, with the white space before it as in the passage (if it `follows` the tail there)."""
+def _next(tail: Units, passage: Units, position: int, *, follows: bool, span: Span) -> str:
+    """The answer at a position, with the white space before it as in the passage (if it `follows` the tail there)."""
     text, size = passage.text, len(passage.keys)
     before = int(passage.ends[position - 1]) if position else 0
     while position < size and passage.folded[position][0] == "\n":
@@ -180,19 +178,21 @@ def _next(tail: Units, passage: Units, position: int, *, follows: bool) -> str:
         return ""
     start = int(passage.starts[position])
     space = text[before:start]
-    bracket = _OPENING.match(text, start) if space or not before else None
-    end = _answer_end(text, bracket.end() if bracket else start)
+    opening = bool(space) or not before
+    end = _answer_end(text, start, span=span, opening=opening)
+    found = OPENING.match(text, start) if opening else None
+    bracket = found is not None and bool(found[0])
     last = tail.text[-1:]
     if not last or last.isspace():
         space = ""
     elif not follows:
-        opens = bool(_OPENING.fullmatch(last)) or last in "-/\u2010\u2011\u2013"
+        opens = bool(OPENING.fullmatch(last)) or last in "-/\u2010\u2011\u2013"
         joined = not _is_word(text[start]) and not bracket
         ideographs = bool(_IDEOGRAPH.fullmatch(last)) and bool(_IDEOGRAPH.fullmatch(text[start]))
         space = "" if opens or joined or ideographs else " "
     return space + text[start:end]
 
 
-def _answer_end(text: str, start: int) -> int:
-    match = _ANSWER.match(text, start)
-    return match.end() if match else start
+def _answer_end(text: str, start: int, *, span: Span, opening: bool = False) -> int:
+    end = word_end(text, start, opening=opening)
+    return phrase_end(text, start, end) if span == "phrase" else end

@@ -1,8 +1,8 @@
-"""A partner that looks it up: finds the passage that fits the text so far, and reads off its next word.
+"""A partner that looks it up: finds the passage that fits the text so far, and reads off how it goes on.
 
 Passages lie in SQLite with an FTS5 index (https://www.sqlite.org/fts5.html). A question has two steps: bm25
 over the words of the text's beginning and of its end gives a few passages; then the end of the text is laid
-against every position of each, and the best place's next word is the answer.
+against every position of each, and the best place's next word or phrase is the answer.
 """
 
 import hashlib
@@ -17,10 +17,11 @@ from typing import Any
 
 from lacy_jax.cascade.partners import PartnerError
 from lacy_jax.cascade.partners.alignment import Units, best_place, terms_of, units_of
+from lacy_jax.cascade.partners.extent import Span
 from lacy_jax.config import CorpusConfig
 from lacy_jax.data.corpus import Document, corpus_fingerprint, full_text, read_documents
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 PASSAGE_CHARACTERS = 2_000
 OVERLAP_CHARACTERS = 300
 CANDIDATES = 8
@@ -170,21 +171,22 @@ class DocumentStore:
 class Documents:
     """The partner over a store; see this module's first lines."""
 
-    def __init__(self, store: DocumentStore, *, name: str = "documents"):
+    def __init__(self, store: DocumentStore, *, span: Span = "word", name: str = "documents"):
+        """`span`: what is read off: "phrase" for names and dates whole, else one word."""
         self.name = name
-        self._store = store
+        self._store, self._span = store, span
         self._units: dict[int, Units] = {}
 
     def complete(self, texts: Sequence[str]) -> list[str]:
-        """The next word (or punctuation mark) of each text, "" where no passage fits or the best one ends there."""
-        return [self._next_word(text) for text in texts]
+        """The next word, mark or phrase of each text, "" where no passage fits or the best one ends there."""
+        return [self._answer(text) for text in texts]
 
-    def _next_word(self, text: str) -> str:
+    def _answer(self, text: str) -> str:
         tail = units_of(text[-TAIL_CHARACTERS:], weight=self._store.weight)
         said = set(terms_of(text[:HEAD_CHARACTERS])) | set(tail.folded)
         places = []
         for passage in self._store.search(text):
-            place = best_place(tail, self._units_of(passage))
+            place = best_place(tail, self._units_of(passage), span=self._span)
             places.append((place.score + self._title_bonus(passage.title, said), bool(place.piece), place.piece))
         # Of equal places one that goes on wins: a long document's parts overlap.
         return max(places, key=lambda place: place[:2], default=(0.0, False, ""))[2]

@@ -1,0 +1,207 @@
+"""Asks a partner, which is foreign code: whatever it does costs only the texts it did it to."""
+
+import collections
+import dataclasses
+import logging
+import reprlib
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from lacy_jax.cascade.partners import Partner
+
+# A longer piece is not an answer to "what comes next?": it counts as none.
+MAX_PIECE_CHARACTERS = 200
+# At most one warning in this many seconds: a partner that is away must not fill the log.
+WARNING_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PartnerStatistics:
+    """What became of the texts that a partner was asked: questions = answered + empty + failed + late.
+
+    empty: the partner had nothing to say. failed: an exception, or no usable piece. late: no answer in time, or not
+    asked because an earlier question still hangs. batches: calls of `complete`. seconds: time it was waited for.
+    """
+
+    questions: int = 0
+    answered: int = 0
+    empty: int = 0
+    failed: int = 0
+    late: int = 0
+    batches: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class _Question:
+    """Texts on their way. `answers`: what the partner gave, _LATE until it is there, _FAILED where it failed."""
+
+    texts: list[str]
+    future: Future[list[str]]
+    answers: list[object]
+    begun: float | None = None
+    settled: bool = False
+    timer: threading.Timer | None = None
+
+
+_FAILED, _LATE = object(), object()
+
+
+class Guard:
+    """A partner that never raises and always answers in time, with "" where the partner within has no usable piece.
+
+    The partner is called in a thread, by one question at a time. It must answer a question within `timeout` seconds
+    of its being asked. While it hangs beyond that, further questions are answered "" at once, without a thread
+    more; when it comes back, what it brings is thrown away, and it is asked again. Threads are daemons: a partner that
+    hangs for ever does not keep the program from ending.
+    """
+
+    def __init__(self, partner: Partner, *, timeout: float = 30.0, batch_size: int | None = None):
+        """`batch_size`: the most texts given to the partner at once; None: all of a question's."""
+        self.name = str(partner.name)
+        self.timeout = timeout
+        self._partner, self._batch_size = partner, batch_size
+        self._lock = threading.Lock()  # of all below
+        self._queue: collections.deque[_Question] = collections.deque()
+        self._working = self._hanging = False
+        self._statistics = PartnerStatistics()
+        self._warned = float("-inf")
+
+    @property
+    def statistics(self) -> PartnerStatistics:
+        """So far; from any thread, at any time."""
+        with self._lock:
+            return self._statistics
+
+    def complete(self, texts: Sequence[str]) -> list[str]:
+        """See `Partner.complete`; never raises."""
+        return self.submit(texts).result()
+
+    def submit(self, texts: Sequence[str]) -> Future[list[str]]:
+        """Like `complete`, but does not wait. The future is always fulfilled, within about `timeout` seconds."""
+        question = _Question(texts=list(texts), future=Future(), answers=[_LATE] * len(texts))
+        question.future.set_running_or_notify_cancel()  # so that nobody can cancel it
+        with self._lock:
+            ask = bool(question.texts) and not self._hanging
+            if ask:
+                question.timer = threading.Timer(self.timeout, self._expire, [question])
+                question.timer.daemon = True
+                question.timer.start()
+                self._queue.append(question)
+                if not self._working:
+                    self._working = True
+                    threading.Thread(target=self._work, name=f"partner {self.name}", daemon=True).start()
+        if not ask:
+            self._settle(question)
+        return question.future
+
+    def _work(self) -> None:
+        """The thread: asks while there are questions."""
+        while True:
+            with self._lock:
+                self._hanging = False
+                if not self._queue:
+                    self._working = False
+                    return
+                question = self._queue.popleft()
+                question.begun = time.monotonic()
+            self._ask(question)
+            self._settle(question)
+
+    def _ask(self, question: _Question) -> None:
+        size = self._batch_size or len(question.texts)
+        for start in range(0, len(question.texts), size):
+            rows = range(start, min(start + size, len(question.texts)))
+            if not self._ask_batch(question, rows) and len(rows) > 1:
+                for row in rows:
+                    self._ask_batch(question, [row])
+
+    def _ask_batch(self, question: _Question, rows: Sequence[int]) -> bool:
+        """One call of the partner; False where it failed as a whole. Nobody waits for a question that is settled."""
+        if question.settled:
+            return True
+        with self._lock:
+            self._statistics = dataclasses.replace(self._statistics, batches=self._statistics.batches + 1)
+        try:
+            pieces: object = self._partner.complete([question.texts[row] for row in rows])
+            if not isinstance(pieces, list | tuple) or len(pieces) != len(rows):
+                raise ValueError(f"{len(rows)} texts, answered by {reprlib.repr(pieces)}")
+            answers: list[object] = list(pieces)
+        except BaseException as error:  # even SystemExit: the thread must live to answer
+            self._warn(f"failed on {len(rows)} text(s): {_described(error)}")
+            answers = [_FAILED] * len(rows)
+        with self._lock:
+            if not question.settled:
+                for row, answer in zip(rows, answers, strict=True):
+                    question.answers[row] = answer
+        return answers[0] is not _FAILED
+
+    def _expire(self, question: _Question) -> None:
+        """Time is up: what is there by now counts. Those that wait behind it would wait in vain."""
+        with self._lock:
+            if question.settled:
+                return
+            self._hanging = True
+            unanswered = [question, *self._queue]
+            self._queue.clear()
+        self._warn(f"did not answer within {self.timeout:g} seconds; it is not asked until it comes back")
+        for one in unanswered:
+            self._settle(one)
+
+    def _settle(self, question: _Question) -> None:
+        """Fulfils the question's future, once."""
+        with self._lock:
+            if question.settled:
+                return
+            question.settled = True
+            if question.timer is not None:
+                question.timer.cancel()
+            answers = question.answers
+            late = sum(answer is _LATE for answer in answers)
+            empty = sum(isinstance(answer, str) and answer == "" for answer in answers)
+            pieces = [answer if isinstance(answer, str) and usable(answer) else "" for answer in answers]
+            answered = sum(map(bool, pieces))
+            seconds = time.monotonic() - question.begun if question.begun is not None else 0.0
+            before = self._statistics
+            self._statistics = PartnerStatistics(
+                questions=before.questions + len(answers),
+                answered=before.answered + answered,
+                empty=before.empty + empty,
+                failed=before.failed + len(answers) - answered - empty - late,
+                late=before.late + late,
+                batches=before.batches,
+                seconds=before.seconds + seconds,
+            )
+        question.future.set_result(pieces)
+
+    def _warn(self, what: str) -> None:
+        with self._lock:
+            due = time.monotonic() - self._warned >= WARNING_SECONDS
+            if due:
+                self._warned = time.monotonic()
+        if due:
+            _log.warning("partner %s %s", self.name, what)
+
+
+def usable(piece: object) -> bool:
+    """Whether a piece is text of a sensible length, without lone surrogates."""
+    if not isinstance(piece, str) or not 0 < len(piece) <= MAX_PIECE_CHARACTERS:
+        return False
+    try:
+        piece.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _described(error: BaseException) -> str:
+    """An exception's type and message, in short; a foreign one may fail to tell its own."""
+    try:
+        return f"{type(error).__name__}: {str(error)[:200]}"
+    except Exception:
+        return type(error).__name__
