@@ -7,11 +7,9 @@ Listens on this machine only, unless --host says otherwise. A key that clients m
 """
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from absl import app, flags
@@ -65,12 +63,12 @@ def main(argv: Sequence[str]) -> int:
 
 def _serve() -> None:
     from lacy_jax.serving import server
-    from lacy_jax.serving.settings import Settings
+    from lacy_jax.serving.settings import Settings, read_key
 
     if not _CHECKPOINT.value:
         raise ConfigError("no checkpoint; give --checkpoint=..., for example the workdir of a run")
     given: dict[str, Any] = {flag.name: flag.value for flag in _LIMITS}
-    checked = Settings(host=_HOST.value, port=_PORT.value, api_key=_api_key(), **given)
+    checked = Settings(host=_HOST.value, port=_PORT.value, api_key=read_key(_KEY_FILE.value), **given)
     bound = server.bind(checked)
     slm = load_model(_CHECKPOINT.value)
     own = slm.config.cascade
@@ -82,20 +80,6 @@ def _serve() -> None:
     cascade = Cascade(slm, partner, budget=budget, window=own.window, timeout=_TIMEOUT.value)
     name = _MODEL.value or server.model_name(_CHECKPOINT.value)
     server.serve(cascade, replace(checked, model=name, partner=spec, budget=budget), bound=bound)
-
-
-def _api_key() -> str:
-    """The key of the file, or else of the environment; "" for none. One that is named but empty is refused."""
-    name, key = "LACY_API_KEY", os.environ.get("LACY_API_KEY")
-    if _KEY_FILE.value is not None:
-        name = f"--api_key_file={_KEY_FILE.value}"
-        try:
-            key = Path(_KEY_FILE.value).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{name}: cannot be read ({error})") from None
-    if key is not None and not key.strip():
-        raise ConfigError(f"{name} is empty; give a key, or leave it out to ask for none")
-    return (key or "").strip()
 
 
 if __name__ == "__main__":

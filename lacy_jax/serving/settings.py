@@ -1,9 +1,13 @@
 """What a server allows and where it listens: checked once, at the door."""
 
 import ipaddress
+import os
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 from lacy_jax.config import ConfigError
+
+KEY_VARIABLE = "LACY_API_KEY"
 
 
 @dataclass(frozen=True)
@@ -58,3 +62,21 @@ class Settings:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+
+def read_key(file: str | None) -> str:
+    """The key that clients must send, from a file or else from the environment; "" where neither is given.
+
+    Raises:
+        ConfigError: one is named, but cannot be read or holds nothing: then somebody expects a key to be asked for.
+    """
+    name, key = KEY_VARIABLE, os.environ.get(KEY_VARIABLE)
+    if file is not None:
+        name = f"--api_key_file={file}"
+        try:
+            key = Path(file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{name}: cannot be read ({error})") from None
+    if key is not None and not key.strip():
+        raise ConfigError(f"{name} is empty; give a key, or leave it out to ask for none")
+    return (key or "").strip()

@@ -22,7 +22,7 @@ from lacy_jax.serving.worker import Worker
 
 
 class FakeScheduler:
-    """The scheduler's interface without a model: a row writes "<prompt>0 ", "<prompt>1 ", ... every third by the partner.
+    """The scheduler's interface without a model: a row writes "<prompt>0 ", "<prompt>1 ", every third by the partner.
 
     slots: rows that get a token a round. delay: seconds a round takes. fail_at: the round that raises; hold: rounds
     wait until it is set.
@@ -36,7 +36,7 @@ class FakeScheduler:
         self.cancelled: list[int] = []
         self.requests: dict[int, Request] = {}
         self.rows: dict[int, list[Piece]] = {}
-        self.words: Callable[[Request, int], str] = lambda request, index: f"{request.prompt}{index} "
+        self.always: str | None = None  # what every piece is, if not that
 
     @property
     def running(self) -> int:
@@ -71,7 +71,9 @@ class FakeScheduler:
     def _write(self, id: int) -> Event:
         request, pieces = self.requests[id], self.rows[id]
         source = "partner" if len(pieces) % 3 == 2 else "slm"
-        piece = Piece(self.words(request, len(pieces)), source, float("-inf") if not pieces else 1.25, 1)
+        piece = Piece(
+            self.always or f"{request.prompt}{len(pieces)} ", source, float("-inf") if not pieces else 1.25, 1
+        )
         pieces.append(piece)
         if len(pieces) < request.max_new_tokens:
             return Event(id, (piece,))

@@ -1,6 +1,7 @@
 """What a client is told when something is wrong with its request, in OpenAI's shape."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -8,7 +9,7 @@ import openai
 import pytest
 
 from lacy_jax.config import ConfigError
-from lacy_jax.serving.settings import Settings
+from lacy_jax.serving.settings import Settings, read_key
 from tests.serving.conftest import FakeScheduler, Running, serving
 
 
@@ -168,3 +169,21 @@ def test_the_key_is_not_printed() -> None:
 )
 def test_loopback(host: str, loopback: bool) -> None:
     assert Settings(host=host).loopback is loopback
+
+
+def test_where_the_key_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("LACY_API_KEY", raising=False)
+    assert read_key(None) == ""
+    monkeypatch.setenv("LACY_API_KEY", " sesame\n")
+    assert read_key(None) == "sesame"
+    file = tmp_path / "key"
+    file.write_text("other\n")
+    assert read_key(str(file)) == "other"
+    file.write_text("\n")
+    with pytest.raises(ConfigError, match="is empty"):
+        read_key(str(file))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_key(str(tmp_path / "absent"))
+    monkeypatch.setenv("LACY_API_KEY", "")
+    with pytest.raises(ConfigError, match="LACY_API_KEY is empty"):
+        read_key(None)
