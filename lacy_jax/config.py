@@ -182,11 +182,17 @@ class MeshConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class CascadeConfig:
-    """Defaults of the cascade samples in the report, and of `generate`."""
+    """How a cascade of this model decodes: defaults of the report's samples, of `generate` and of `serve`."""
 
     partner: str = "documents"
     budget: Share = 0.22
     window: Positive = 512
+    # "auto": the call score of a model that was trained to call, else its uncertainty (docs/cascade.md).
+    score: Literal["auto", "call_score", "call_logit", "call_probability", "uncertainty", "entropy"] = "auto"
+    gate: Literal["none", "factual"] = "none"
+    account: Literal["row", "shared"] = "row"
+    span: Literal["token", "word", "phrase"] = "word"  # how far the partner writes at a call
+    timeout: Annotated[float, Field(gt=0.0)] = 30.0  # seconds that the partner has to answer
     max_new_tokens: Positive = 64
     samples: Count = 6
 
@@ -263,6 +269,19 @@ def config_from_dict(settings: dict[str, Any]) -> Config:
 def base_config() -> ml_collections.ConfigDict:
     """All settings at their defaults, for a config file to change."""
     return ml_collections.ConfigDict(config_to_dict(Config()))
+
+
+def change_cascade(settings: CascadeConfig, changes: dict[str, Any]) -> CascadeConfig:
+    """The settings with some fields changed.
+
+    Raises:
+        ConfigError: one line a field that is out of range, as `name=value: ...`.
+    """
+    try:
+        return dataclasses.replace(settings, **changes)
+    except pydantic.ValidationError as error:
+        lines = (f"{e['loc'][0]}={e['input']}: {e['msg'][0].lower()}{e['msg'][1:]}" for e in error.errors())
+        raise ConfigError("\n".join(lines)) from None
 
 
 def parse(config: ml_collections.ConfigDict) -> Config:

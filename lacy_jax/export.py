@@ -15,6 +15,7 @@ from absl import app, flags, logging
 from etils import epath
 
 from lacy_jax.checkpoint import META_FILE, CheckpointError, load_model
+from lacy_jax.data.tokenizer import Tokenizer
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir, its checkpoints/, or one step of it")
 _OUT = flags.DEFINE_string("out", None, "The folder to write; it must not exist yet")
@@ -31,6 +32,8 @@ def export(checkpoint: str, *, out: str) -> str:
     if target.exists():
         raise CheckpointError(f"--out={out} exists already; give a new folder, or delete it first")
     loaded = load_model(checkpoint)
+    if not isinstance(loaded.tokenizer, Tokenizer):
+        raise CheckpointError(f"--checkpoint={checkpoint} is a Hugging Face folder; that is an export already")
     partial = target.parent / f"{target.name}.partial"
     if partial.exists():
         partial.rmtree()

@@ -12,24 +12,23 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from lacy_jax.cascade import Cascade, Completion, Counts, PartnerError, make_partner
-from lacy_jax.cascade.partners import FORMS
+from lacy_jax.cascade import Completion, Counts, PartnerError, Request, Sampling
 from lacy_jax.cascade.render import as_json, marked_text, wants_colour
-from lacy_jax.checkpoint import CheckpointError, LoadedModel, load_model
+from lacy_jax.cascade_flags import open_from_flags
+from lacy_jax.checkpoint import CheckpointError
 from lacy_jax.config import ConfigError
 from lacy_jax.console import reporting
 from lacy_jax.data.corpus import DataError
 
-_OWN = "default: the checkpoint's own setting"
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir, its checkpoints/, one step of it, or an export")
-_PARTNER = flags.DEFINE_string("partner", None, f"Who answers calls: {FORMS} ({_OWN})")
-_BUDGET = flags.DEFINE_float("budget", None, f"Share of the SLM's tokens to delegate, 0 to 1 ({_OWN})")
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "A text to complete; may be given several times")
 _PROMPTS_FILE = flags.DEFINE_string("prompts_file", None, "A text file of prompts, one a line")
-_MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", None, f"SLM tokens to generate at most ({_OWN})")
+_MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", None, "SLM tokens to generate at most (default: its own)")
+_TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 is greedy; above it tokens are drawn")
+_TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw from the most likely tokens that hold this probability")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the draw")
+_PENALTY = flags.DEFINE_float("repetition_penalty", 1.0, "Above 1, tokens that are in sight become less likely")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "How many prompts are worked on at once")
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object a prompt instead of marked text")
-_DIRECTORY = flags.DEFINE_string("directory", None, "Where indexes of documents are kept (default: beside the data)")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -74,22 +73,16 @@ def _prompts() -> list[str]:
 
 
 def _complete(prompts: Sequence[str]) -> list[Completion]:
-    if not _CHECKPOINT.value:
-        raise ConfigError("no checkpoint; give --checkpoint=..., for example the workdir of a run")
     for flag in (_MAX_NEW_TOKENS, _BATCH_SIZE):
         if flag.value is not None and flag.value < 1:
             raise ConfigError(f"--{flag.name}={flag.value}: allowed is 1 or more")
+    sampling = Sampling(_TEMPERATURE.value, _TOP_P.value, _SEED.value, _PENALTY.value)
     with reporting() as reporter:
-        slm: LoadedModel = load_model(_CHECKPOINT.value)
-        own = slm.config.cascade
-        budget = own.budget if _BUDGET.value is None else _BUDGET.value
-        spec = own.partner if _PARTNER.value is None else _PARTNER.value
-        directory = _DIRECTORY.value or slm.config.data.directory
-        partner = make_partner(spec, corpus=slm.config.corpus, directory=directory, batch_size=_BATCH_SIZE.value)
-        cascade = Cascade(slm, partner, budget=budget, window=own.window)
+        opened = open_from_flags(batch_size=_BATCH_SIZE.value)
+        length = _MAX_NEW_TOKENS.value or opened.settings.max_new_tokens
+        requests = [Request(prompt, max_new_tokens=length, sampling=sampling) for prompt in prompts]
         done: dict[int, Completion] = {}
-        max_new_tokens = _MAX_NEW_TOKENS.value or own.max_new_tokens
-        for index, row in cascade.iterate(prompts, max_new_tokens=max_new_tokens, batch_size=_BATCH_SIZE.value):
+        for index, row in opened.cascade.iterate(requests, batch_size=_BATCH_SIZE.value):
             done[index] = row
             reporter.update("prompts", len(done), len(prompts))
     return [done[index] for index in range(len(prompts))]

@@ -9,22 +9,22 @@ from typing import Literal
 
 from lacy_jax.cascade.budget import Budget
 from lacy_jax.cascade.engine import Engine
-from lacy_jax.cascade.partners import Partner
+from lacy_jax.cascade.partners import Partner, make_partner
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.cascade.rows import Completion, Request
 from lacy_jax.cascade.scheduler import Account, Calling, Gate, Oracle, Scheduler, Score
 from lacy_jax.checkpoint import LoadedModel
-from lacy_jax.config import ConfigError
+from lacy_jax.config import CascadeConfig, ConfigError, CorpusConfig
 from lacy_jax.data.tokenizer import TextTokenizer
 
 
 class Cascade:
-    """An SLM, a partner and a budget: `Cascade(load(path), partner, budget=0.22).generate(["..."])`."""
+    """An SLM, a partner and a budget: `Cascade(load(path), "documents", budget=0.22).generate(["..."])`."""
 
     def __init__(
         self,
         slm: LoadedModel,
-        partner: Partner | None,
+        partner: Partner | str | None,
         *,
         budget: float = 0.22,
         window: int = 512,
@@ -39,12 +39,12 @@ class Cascade:
 
         Args:
             slm: the model that writes; its checkpoint's `call_scores`, if any, start the running quantile.
-            partner: who answers calls.
+            partner: who answers calls, or its spec for `make_partner`: "documents" are those the SLM was trained on.
             budget: the share of SLM tokens to delegate, 0 to 1.
             window: how many of the last scores rank the next one.
             score: what is ranked. "auto" is the call score (log-odds) of a model that was trained to call, and
                 "uncertainty" (1 - max p), the inference-only baseline, of any other. "oracle" asks `oracle`.
-            gate: "factual" delegates first where the SLM's own next token is likely a fact (see `Step.factual`).
+            gate: "factual" weighs the score by how likely the SLM's own next token is a fact (see `Step.factual`).
             account: "row" keeps each row on the budget by itself; "shared" only all rows together, and then a row's
                 text depends on those beside it.
             threshold: calls wherever the score is above it, in place of a budget.
@@ -53,16 +53,19 @@ class Cascade:
 
         Raises:
             ConfigError: a value out of range, or settings that do not go together.
+            PartnerError, DataError, CheckpointError: a partner that cannot be made of its spec.
         """
         if (score == "oracle") != (oracle is not None):
             raise ConfigError("score='oracle' and oracle=... go together: give both or neither")
-        if gate == "factual" and "factual_percent" not in slm.meta:
+        if gate == "factual" and not slm.meta.get("factual_probe"):
             raise ConfigError(
-                f"gate='factual': {slm.path} does not say how often each token is factual; train it with this version "
-                "of lacy_jax, or leave the gate out"
+                f"gate='factual': {slm.path} has no probe for factual tokens; a run of lacy_jax.main on data with "
+                "factual tokens saves one"
             )
         if score == "auto":
             score = "call_score" if learned_to_call(slm) else "uncertainty"
+        if isinstance(partner, str):
+            partner = make_partner(partner, corpus=slm.config.corpus, directory=slm.config.data.directory)
         self._engine = Engine(slm)
         self.partner = partner if partner is None or isinstance(partner, Guard) else Guard(partner, timeout=timeout)
         warm = slm.meta.get("call_scores", []) if (score, gate) == ("call_score", "none") else []
@@ -111,6 +114,46 @@ class Cascade:
             for event in scheduler.step():
                 if event.completion is not None:
                     yield indices[event.id], event.completion
+
+
+def open_cascade(
+    slm: LoadedModel,
+    settings: CascadeConfig,
+    *,
+    directory: str = "",
+    batch_size: int = 8,
+    corpus: CorpusConfig | None = None,
+) -> Cascade:
+    """The cascade that settings describe, its partner made from its spec; the doors and the report open theirs so.
+
+    Args:
+        slm: the model that writes.
+        settings: usually `slm.config.cascade`, with what the user changed.
+        directory: where indexes of documents are kept; "": beside the data that the SLM was trained on.
+        batch_size: how many texts a checkpoint partner works on at once.
+        corpus: what the documents partner searches; None: the SLM's own.
+
+    Raises:
+        ConfigError, PartnerError, DataError, CheckpointError: see `Cascade` and `make_partner`.
+    """
+    partner = make_partner(
+        settings.partner,
+        corpus=corpus or slm.config.corpus,
+        directory=directory or slm.config.data.directory,
+        batch_size=batch_size,
+        span=settings.span,
+        timeout=settings.timeout,
+    )
+    return Cascade(
+        slm,
+        partner,
+        budget=settings.budget,
+        window=settings.window,
+        score=settings.score,
+        gate=settings.gate,
+        account=settings.account,
+        timeout=settings.timeout,
+    )
 
 
 def learned_to_call(slm: LoadedModel) -> bool:

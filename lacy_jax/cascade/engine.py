@@ -38,8 +38,8 @@ class Step:
     call_score: log-odds of `<CALL>` against everything else (call_logit minus the log-sum-exp of the others).
     uncertainty: 1 - the probability of the best other token, on the softmax without `<CALL>`.
     entropy: of the softmax without `<CALL>`, in nats.
-    factual: how probable it is that the next token is a factual one: over the model's own distribution without
-        `<CALL>`, how often each token was factual in training text; 0 where the checkpoint does not say.
+    factual: how probable it is that the next token is a factual one, by the checkpoint's probe (training/probe.py);
+        0.5 where it has none.
     """
 
     token: int
@@ -105,10 +105,8 @@ class Engine:
         emitted[: self.tokenizer.call_id] = self.tokenizer.byte_lengths[: self.tokenizer.call_id] > 0
         emitted[self.tokenizer.end_id] = True
         self.emitted = jnp.asarray(emitted)
-        share = np.zeros(vocab, np.float32)
-        known = loaded.meta.get("factual_percent", [])  # of each token, among its occurrences in training text
-        share[: len(known)] = np.asarray(known, np.float32) / 100
-        self.factual_share = jnp.asarray(share)
+        probe = loaded.meta.get("factual_probe") or {"weights": [0.0] * self.config.width, "bias": 0.0}
+        self.probe = jnp.asarray([*probe["weights"], probe["bias"]], jnp.float32)
 
     def session(self, slots: int) -> "Session":
         """An empty session for up to `slots` rows at once."""
@@ -190,7 +188,7 @@ class Session:
             positions_RT,
             last_R,
             engine.emitted,
-            engine.factual_share,
+            engine.probe,
             drawn,
             config=engine.config,
             call_id=engine.tokenizer.call_id,
@@ -214,7 +212,7 @@ def _advance(
     positions_RT: jax.Array,
     last_R: jax.Array,
     emitted_V: jax.Array,
-    factual_share_V: jax.Array,
+    probe: jax.Array,
     drawn: SamplingRows | None,
     *,
     config: ModelConfig,
@@ -228,13 +226,14 @@ def _advance(
             params, tokens_RT, positions_BT=positions_RT, cache=cache, config=config
         )
         hidden_RD = jnp.take_along_axis(hidden_RTD, last_R[:, None, None], axis=1)[:, 0]
+        factual_R = jax.nn.sigmoid(hidden_RD.astype(jnp.float32) @ probe[:-1] + probe[-1])
         logits_RV = hidden_RD.astype(jnp.float32) @ decoder.output_matrix(params).astype(jnp.float32).T
     own_RV = jnp.where(emitted_V, logits_RV, -jnp.inf)
     token_R = jnp.argmax(own_RV, axis=-1) if drawn is None else pick(own_RV, drawn)
-    return _Head(token_R, _scalars(logits_RV, factual_share_V, call_id=call_id)), cache
+    return _Head(token_R, _scalars(logits_RV, factual_R, call_id=call_id)), cache
 
 
-def _scalars(logits_RV: jax.Array, factual_share_V: jax.Array, *, call_id: int) -> jax.Array:
+def _scalars(logits_RV: jax.Array, factual_R: jax.Array, *, call_id: int) -> jax.Array:
     """What a `Step` says beside its token, float32 [R, 5] in the order of _SCALARS."""
     call_R = logits_RV[:, call_id]
     others_RV = jnp.where(jnp.arange(logits_RV.shape[1]) < call_id, logits_RV, -jnp.inf)
@@ -242,4 +241,4 @@ def _scalars(logits_RV: jax.Array, factual_share_V: jax.Array, *, call_id: int) 
     probability_RV = jnp.exp(others_RV - lse_R[:, None])
     uncertainty_R = -jnp.expm1(jnp.max(others_RV, axis=-1) - lse_R)
     entropy_R = lse_R - jnp.sum(probability_RV * jnp.where(probability_RV > 0, others_RV, 0.0), axis=-1)
-    return jnp.stack([call_R - lse_R, call_R, uncertainty_R, entropy_R, probability_RV @ factual_share_V], axis=-1)
+    return jnp.stack([call_R - lse_R, call_R, uncertainty_R, entropy_R, factual_R], axis=-1)

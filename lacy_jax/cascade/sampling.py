@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,14 +48,14 @@ GREEDY = Sampling()
 
 
 class SamplingRows(NamedTuple):
-    """The settings of R rows and what they hold, for the device."""
+    """The settings of R rows and what they hold: NumPy on the host, arrays of the device inside `pick`."""
 
-    temperature_R: np.ndarray
-    top_p_R: np.ndarray
-    penalty_R: np.ndarray
-    seed_R: np.ndarray
-    position_R: np.ndarray
-    seen_RS: np.ndarray  # ids in sight, -1 where there is none
+    temperature_R: Any
+    top_p_R: Any
+    penalty_R: Any
+    seed_R: Any
+    position_R: Any
+    seen_RS: Any  # ids in sight, -1 where there is none
 
 
 def sampling_rows(rows: Sequence[tuple[Sampling, Sequence[int], int]], *, length: int) -> SamplingRows:

@@ -28,10 +28,6 @@ Oracle = Callable[[str, str], bool]
 
 # The partner is asked when this share of the live rows waits for it, or when no other row is left.
 PARKED_SHARE = 0.5
-# A gate is open where the model's next token is factual with this probability.
-GATE_OPEN = 0.5
-# What a closed gate takes off a score, beyond all scores: such places are the last to be delegated.
-CLOSED = 1e3
 # How long a round waits for the partner when no row can go on, seconds: then new requests may come in.
 PATIENCE = 0.02
 
@@ -129,24 +125,28 @@ class Scheduler:
         score = self._score(row, step)
         with self._account(row):
             if not row.held:  # in the middle of a character, nobody else can take over
-                closed = self._calling.gate == "factual" and step.factual < GATE_OPEN
-                row.state, call = budgets.decide(row.budget, row.state, score - CLOSED * closed)
+                row.state, call = budgets.decide(row.budget, row.state, score)
                 if call:
                     row.asked = (step, score)
                     return
             take_own(row, step, score, tokenizer=self._engine.tokenizer)
 
     def _score(self, row: Row, step: Step) -> float:
+        """The score of calling here. The gate weighs it by P(factual): log-odds and logits by its logarithm."""
+        gate = step.factual if self._calling.gate == "factual" else 1.0
         match self._calling.score:
+            case "call_score" | "call_logit" as name:
+                logit: float = getattr(step, name)
+                return logit + math.log(max(gate, 1e-30))
+            case "call_probability":
+                return gate * 0.5 * (1.0 + math.tanh(0.5 * step.call_score))
+            case "uncertainty" | "entropy" as name:
+                value: float = getattr(step, name)
+                return gate * value
             case "oracle":
                 assert self._calling.oracle is not None
                 own = self._engine.tokenizer.decode_bytes([step.token]).decode(errors="replace")
-                return float(self._calling.oracle(row.text, own))
-            case "call_probability":
-                return 0.5 * (1.0 + math.tanh(0.5 * step.call_score))
-            case name:
-                value: float = getattr(step, name)
-                return value
+                return gate * self._calling.oracle(row.text, own)
 
     @contextlib.contextmanager
     def _account(self, row: Row) -> Iterator[None]:

@@ -7,8 +7,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from lacy_jax.cascade.cascade import Cascade, Completion
-from lacy_jax.cascade.partners import make_partner
+from lacy_jax.cascade import Completion, open_cascade
 from lacy_jax.checkpoint import LoadedModel, load_model
 from lacy_jax.config import Config, config_to_dict
 from lacy_jax.console import Reporter
@@ -69,9 +68,8 @@ def report_run(config: Config, *, prepared: Prepared, workdir: str, command: str
 def _samples(config: Config, loaded: LoadedModel, documents: Sequence[Document]) -> list[Completion]:
     """What the cascade writes after the openings of held-out documents."""
     settings = config.cascade
-    partner = make_partner(settings.partner, corpus=config.corpus, directory=config.data.directory)
-    if partner is None or not documents or not settings.samples:
+    if settings.partner == "none" or not documents or not settings.samples:
         return []
-    cascade = Cascade(loaded, partner, budget=settings.budget, window=settings.window)
+    cascade = open_cascade(loaded, settings, directory=config.data.directory, corpus=config.corpus)
     prompts = [prompt_of(document) for document in documents[: settings.samples]]
     return cascade.generate(prompts, max_new_tokens=settings.max_new_tokens)

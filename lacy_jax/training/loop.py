@@ -30,6 +30,7 @@ from lacy_jax.training.checkpoint import Checkpoints
 from lacy_jax.training.evaluate import Evaluator, place_batch
 from lacy_jax.training.flops import flops_per_token, parameter_count, peak_flops
 from lacy_jax.training.metrics import MetricWriter, training_record, validation_record
+from lacy_jax.training.probe import fit_probe
 from lacy_jax.training.state import TrainState, init_state, param_shardings, state_shardings
 from lacy_jax.training.step import jit_train_step
 
@@ -131,12 +132,20 @@ def _loop(run: _Run, state: TrainState, scores: list[float], *, workdir: str) ->
 
     def save() -> None:
         log.flush()
+        probe = fit_probe(
+            state.params,
+            run.prepared.train,
+            config=run.config,
+            mesh=run.mesh,
+            batches=run.config.training.evaluate_batches,
+        )
         meta = model_meta(
             run.config,
             tokenizer=run.prepared.tokenizer,
             step=step,
             data=run.prepared.fingerprint,
             call_scores=scores,
+            factual_probe=probe and probe.to_dict(),
         )
         run.checkpoints.save(state, step=step, meta=meta)
 

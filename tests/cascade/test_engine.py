@@ -32,12 +32,12 @@ def full_forward(loaded: LoadedModel, ids: Sequence[int]) -> list[Step]:
     logits = hidden @ np.asarray(decoder.output_matrix(loaded.params), np.float64).T
     call_id, end_id = loaded.tokenizer.call_id, loaded.tokenizer.end_id
     steps = []
-    for row in logits:
+    probe = loaded.meta.get("factual_probe") or {"weights": np.zeros(hidden.shape[1]), "bias": 0.0}
+    factual = 1 / (1 + np.exp(-(hidden @ np.array(probe["weights"]) + probe["bias"])))
+    for row, gate in zip(logits, factual, strict=True):
         others = row[:call_id]
         lse = others.max() + np.log(np.exp(others - others.max()).sum())
         probabilities = np.exp(others - lse)
-        share = np.zeros(call_id)
-        share[: len(loaded.meta.get("factual_percent", []))] = loaded.meta.get("factual_percent", [])
         allowed = [i for i in range(call_id) if loaded.tokenizer.byte_lengths[i] or i == end_id]
         steps.append(
             Step(
@@ -46,7 +46,7 @@ def full_forward(loaded: LoadedModel, ids: Sequence[int]) -> list[Step]:
                 call_logit=row[call_id],
                 uncertainty=1 - probabilities.max(),
                 entropy=lse - (probabilities * others).sum(),
-                factual=(probabilities * share).sum() / 100,
+                factual=gate,
             )
         )
     return steps
@@ -85,10 +85,10 @@ def test_decoding_equals_full_forward_across_all_buckets(model: Model, rng: np.r
     assert crossed == {128, 256, CONTEXT}
 
 
-def test_the_gate_is_the_expected_share_of_facts(model: Model, rng: np.random.Generator) -> None:
+def test_the_gate_is_the_checkpoints_probe(model: Model, rng: np.random.Generator) -> None:
     plain = model(scale=3.0)
-    percent = rng.integers(0, 101, plain.tokenizer.call_id).tolist()
-    loaded = dataclasses.replace(plain, meta={**plain.meta, "factual_percent": percent})
+    probe = {"weights": rng.normal(size=plain.model.width).tolist(), "bias": -0.5}
+    loaded = dataclasses.replace(plain, meta={**plain.meta, "factual_probe": probe})
     row = row_of(loaded, 20, rng)
     assert_same(Engine(loaded).session(1).step({0: row})[0], full_forward(loaded, row)[-1])
 

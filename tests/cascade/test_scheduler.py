@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lacy_jax.cascade import Cascade, Completion, Counts, Event, Request, Scheduler
+from lacy_jax.cascade.engine import encode_text
 from lacy_jax.cascade.scheduler import Score
 from lacy_jax.checkpoint import LoadedModel
 from lacy_jax.config import ConfigError
@@ -178,28 +179,24 @@ def test_an_oracle_calls_where_it_says(model: Model) -> None:
     assert all(text.startswith("The river") and isinstance(own, str) for text, own in asked)
 
 
-def test_a_closed_gate_calls_last(model: Model) -> None:
-    """With room for fewer calls than the gate has open places, all calls are at open places."""
+@pytest.mark.parametrize("score", ["uncertainty", "call_score", "entropy", "call_probability"])
+def test_a_gate_weighs_the_score_by_the_probability_of_a_fact(
+    model: Model, rng: np.random.Generator, score: Score
+) -> None:
     plain = model()
-    percent = [100 * (token % 2) for token in range(plain.tokenizer.call_id)]
-    loaded = dataclasses.replace(plain, meta={**plain.meta, "factual_percent": percent})
-    cascade = Cascade(loaded, Fake(lambda _: "x"), budget=0.1, gate="factual", score="uncertainty")
-    scheduler = cascade.scheduler(slots=1)
-    gates: list[tuple[float, bool]] = []
-    decide = scheduler._decide
-
-    def watched(row, step):  # type: ignore[no-untyped-def]
-        decide(row, step)
-        gates.append((step.factual, row.asked is not None))
-
-    scheduler._decide = watched  # type: ignore[method-assign]
-    scheduler.add(Request("The river", max_new_tokens=150))
-    drain(scheduler)
-    opened = [gate >= 0.5 for gate, _ in gates]
-    assert 0.15 < np.mean(opened) < 0.95
-    called = [gate >= 0.5 for gate, call in gates if call]
-    assert len(called) >= 10
-    assert np.mean(called) > 0.9
+    probe = {"weights": (0.1 * rng.normal(size=plain.model.width)).tolist(), "bias": 0.0}
+    loaded = dataclasses.replace(plain, meta={**plain.meta, "factual_probe": probe})
+    row = Cascade(loaded, None, score=score, gate="factual").generate(["The river"], max_new_tokens=1)[0]
+    step = Cascade(loaded, None)._engine.session(1).step({0: encode_text(loaded.tokenizer, "The river")})[0]
+    probability = 1 / (1 + np.exp(-step.call_score))
+    gated = {
+        "uncertainty": step.factual * step.uncertainty,
+        "entropy": step.factual * step.entropy,
+        "call_score": step.call_score + np.log(step.factual),
+        "call_probability": step.factual * probability,
+    }
+    assert 0.001 < step.factual < 0.999
+    assert row.pieces[0].score == pytest.approx(gated[score], rel=1e-5)
 
 
 def test_settings_that_do_not_go_together(model: Model) -> None:

@@ -1,0 +1,92 @@
+"""Would the next token be a factual one? A logistic probe on the hidden state, fitted to a run's own masks.
+
+A model that was never taught `<CALL>` knows it all the same: on the demo's corpus the probe tells factual targets
+from others nearly as well as a trained call score does (docs/cascade.md). Cascades gate their calls with it.
+"""
+
+import functools
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lacy_jax.config import Config, ModelConfig
+from lacy_jax.data.loader import window_batch
+from lacy_jax.data.pack import PackedSource
+from lacy_jax.model import decoder
+from lacy_jax.training.evaluate import place_batch
+from lacy_jax.training.step import Batch
+
+TOKENS_PER_BATCH = 4096
+# Steps of the fit, and the weight of the pull towards 0, in tokens.
+ITERATIONS = 100
+RIDGE = 10.0
+
+
+@dataclass(frozen=True)
+class FactualProbe:
+    """P(the next token is factual) = sigmoid(hidden @ weights + bias); `weights`: D floats, on final hidden states."""
+
+    weights: list[float]
+    bias: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def fit_probe(
+    params: decoder.Params, source: PackedSource, *, config: Config, mesh: Mesh, batches: int
+) -> FactualProbe | None:
+    """Fits a probe to the first windows of `source`; None where they have no factual token, or no other."""
+    size = config.data.batch_size
+    parts = []
+    for index in range(min(batches, -(-len(source) // size))):
+        local = window_batch(source, index, batch_size=size, host=jax.process_index(), hosts=jax.process_count())
+        hidden_ND, factual_N, valid_N = jax.device_get(
+            _some_tokens(params, place_batch(local, mesh), config.model, mesh)
+        )
+        parts.append((hidden_ND[valid_N], factual_N[valid_N]))
+    hidden_ND, factual_N = (np.concatenate(part) for part in zip(*parts, strict=True))
+    if factual_N.all() or not factual_N.any():
+        return None
+    mean_D, spread_D = hidden_ND.mean(axis=0), hidden_ND.std(axis=0) + 1e-6
+    fitted = np.asarray(fit_logistic((hidden_ND - mean_D) / spread_D, factual_N), np.float64)
+    weights_D = fitted[:-1] / spread_D
+    return FactualProbe(weights=weights_D.tolist(), bias=float(fitted[-1] - weights_D @ mean_D))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _some_tokens(params: decoder.Params, batch: Batch, model: ModelConfig, mesh: Mesh) -> tuple[jax.Array, ...]:
+    """(hidden states float32 [N, D], factual [N], valid [N]) of evenly spaced targets of a batch, on every device."""
+    hidden_BTD = decoder.forward(params, batch.inputs, config=model)
+    stride = max(1, batch.valid.size // TOKENS_PER_BATCH)
+    picked = (
+        hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[::stride].astype(jnp.float32),
+        batch.target_factual.reshape(-1)[::stride],
+        batch.valid.reshape(-1)[::stride],
+    )
+    whole = NamedSharding(mesh, PartitionSpec())
+    return tuple(jax.lax.with_sharding_constraint(each, whole) for each in picked)
+
+
+@jax.jit
+def fit_logistic(features_ND: jax.Array, labels_N: jax.Array) -> jax.Array:
+    """Weights [D + 1] of a ridge logistic regression, the bias last (it is not pulled towards 0).
+
+    Newton's method with a constant bound on the Hessian, X'X / 4, in place of the Hessian: one factorisation, and no
+    step can overshoot (Boehning and Lindsay 1988, doi:10.1007/BF00049423).
+    """
+    x_NE = jnp.concatenate([features_ND, jnp.ones((features_ND.shape[0], 1))], axis=1).astype(jnp.float32)
+    ridge_E = jnp.append(jnp.full(features_ND.shape[1], RIDGE), 0.0)
+    # A little more on the diagonal: float32 must find it positive.
+    bound_EE = x_NE.T @ x_NE / 4 + jnp.diag(ridge_E + 1e-5 * x_NE.shape[0])
+    factor = jax.scipy.linalg.cho_factor(bound_EE)
+
+    def improve(weights_E: jax.Array, _: None) -> tuple[jax.Array, None]:
+        error_N = labels_N - jax.nn.sigmoid(x_NE @ weights_E)
+        return weights_E + jax.scipy.linalg.cho_solve(factor, x_NE.T @ error_N - ridge_E * weights_E), None
+
+    return jax.lax.scan(improve, jnp.zeros(x_NE.shape[1]), None, length=ITERATIONS)[0]
