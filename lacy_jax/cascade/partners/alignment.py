@@ -64,9 +64,33 @@ def fold(text: str) -> str:
     return unicodedata.normalize("NFC", plain).casefold()
 
 
+@dataclass(frozen=True)
+class Word:
+    """A folded word, and where it is in its text."""
+
+    term: str
+    start: int
+    end: int
+
+
+def words_of(text: str) -> list[Word]:
+    """The words of a text, in order, without punctuation; an ideograph is a word."""
+    return [Word(fold(match[0]), *match.span()) for match in _UNIT.finditer(text) if _is_word(match[0])]
+
+
 def terms_of(text: str) -> list[str]:
-    """The folded words of a text, in order, without punctuation; an ideograph is a word."""
+    """The folded words of a text."""
     return [fold(unit) for unit in _UNIT.findall(text) if _is_word(unit)]
+
+
+def joint(text: str, piece: str) -> str:
+    """The space between a text and a piece that was found without one before it: " " or ""."""
+    if not text or not piece or text[-1].isspace():
+        return ""
+    opens = bool(OPENING.fullmatch(text[-1])) or text[-1] in "-/\u2010\u2011\u2013"
+    begins = OPENING.match(piece)
+    joined = not _is_word(piece[0]) and not (begins and begins[0])
+    return "" if opens or joined or _IDEOGRAPH.fullmatch(text[-1]) else " "
 
 
 def units_of(text: str, *, weight: Callable[[str], float]) -> Units:
@@ -178,18 +202,11 @@ def _next(tail: Units, passage: Units, position: int, *, follows: bool, span: Sp
         return ""
     start = int(passage.starts[position])
     space = text[before:start]
-    opening = bool(space) or not before
-    end = _answer_end(text, start, span=span, opening=opening)
-    found = OPENING.match(text, start) if opening else None
-    bracket = found is not None and bool(found[0])
-    last = tail.text[-1:]
-    if not last or last.isspace():
+    end = _answer_end(text, start, span=span, opening=bool(space) or not before)
+    if not tail.text or tail.text[-1].isspace():
         space = ""
     elif not follows:
-        opens = bool(OPENING.fullmatch(last)) or last in "-/\u2010\u2011\u2013"
-        joined = not _is_word(text[start]) and not bracket
-        ideographs = bool(_IDEOGRAPH.fullmatch(last)) and bool(_IDEOGRAPH.fullmatch(text[start]))
-        space = "" if opens or joined or ideographs else " "
+        space = joint(tail.text, text[start:end])
     return space + text[start:end]
 
 

@@ -5,17 +5,14 @@ over the words of the text's beginning and of its end gives a few passages; then
 against every position of each, and the best place's next word or phrase is the answer.
 """
 
-import hashlib
-import json
 import math
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lacy_jax.cascade.partners import PartnerError
+from lacy_jax.cascade.partners import store
 from lacy_jax.cascade.partners.alignment import Units, best_place, terms_of, units_of
 from lacy_jax.cascade.partners.extent import Span
 from lacy_jax.config import CorpusConfig
@@ -61,39 +58,29 @@ def passages_of(document: Document) -> Iterator[str]:
 
 def build_store(documents: Iterable[Document], *, path: Path, fingerprint: dict[str, Any]) -> None:
     """Writes a store of `documents`; what lies at `path` is replaced only when the new one is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    unfinished.unlink(missing_ok=True)
-    connection = sqlite3.connect(unfinished)
-    try:
-        connection.executescript(
-            """
-            PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
-            CREATE TABLE about (fingerprint TEXT);
-            CREATE TABLE passages (id INTEGER PRIMARY KEY, title TEXT, folded_title TEXT, text TEXT);
-            CREATE VIRTUAL TABLE words USING fts5(title, body, content='', tokenize='unicode61 remove_diacritics 0');
-            CREATE VIRTUAL TABLE vocabulary USING fts5vocab(words, row);
-            """
-        )
-        for document in documents:
-            title = " ".join(terms_of(document.title))
-            for part in passages_of(document):
-                added = connection.execute(
-                    "INSERT INTO passages (title, folded_title, text) VALUES (?, ?, ?)", (document.title, title, part)
-                )
-                body = " ".join(terms_of(part))
-                connection.execute(
-                    "INSERT INTO words (rowid, title, body) VALUES (?, ?, ?)", (added.lastrowid, title, body)
-                )
-        connection.execute("CREATE INDEX by_title ON passages (folded_title)")
-        connection.execute("INSERT INTO words (words) VALUES ('optimize')")
-        connection.execute("INSERT INTO about VALUES (?)", (json.dumps(fingerprint, sort_keys=True),))
-        connection.commit()
-        connection.close()
-        unfinished.replace(path)
-    finally:
-        connection.close()
-        unfinished.unlink(missing_ok=True)
+    store.build(path, fingerprint=fingerprint, fill=lambda connection: _fill(connection, documents))
+
+
+def _fill(connection: sqlite3.Connection, documents: Iterable[Document]) -> None:
+    connection.executescript(
+        """
+        CREATE TABLE passages (id INTEGER PRIMARY KEY, title TEXT, folded_title TEXT, text TEXT);
+        CREATE VIRTUAL TABLE words USING fts5(title, body, content='', tokenize='unicode61 remove_diacritics 0');
+        CREATE VIRTUAL TABLE vocabulary USING fts5vocab(words, row);
+        """
+    )
+    for document in documents:
+        title = " ".join(terms_of(document.title))
+        for part in passages_of(document):
+            added = connection.execute(
+                "INSERT INTO passages (title, folded_title, text) VALUES (?, ?, ?)", (document.title, title, part)
+            )
+            body = " ".join(terms_of(part))
+            connection.execute(
+                "INSERT INTO words (rowid, title, body) VALUES (?, ?, ?)", (added.lastrowid, title, body)
+            )
+    connection.execute("CREATE INDEX by_title ON passages (folded_title)")
+    connection.execute("INSERT INTO words (words) VALUES ('optimize')")
 
 
 def open_store(corpus: CorpusConfig, *, directory: str) -> "DocumentStore":
@@ -103,29 +90,13 @@ def open_store(corpus: CorpusConfig, *, directory: str) -> "DocumentStore":
         DataError: the corpus cannot be read.
         PartnerError: the store cannot be written.
     """
-    fingerprint = {"corpus": corpus_fingerprint(corpus), "index": INDEX_VERSION}
-    digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:12]
-    path = Path(directory).expanduser() / f"documents-{corpus.name}-{digest}.sqlite"
-    if not _is_store(path, fingerprint=fingerprint):
-        try:
-            build_store(read_documents(corpus), path=path, fingerprint=fingerprint)
-        except (OSError, sqlite3.Error) as error:
-            raise PartnerError(f"documents: cannot write the index {path} ({error})") from error
+    path = store.find_or_build(
+        f"documents-{corpus.name}",
+        directory=directory,
+        fingerprint={"corpus": corpus_fingerprint(corpus), "index": INDEX_VERSION},
+        fill=lambda connection: _fill(connection, read_documents(corpus)),
+    )
     return DocumentStore(path)
-
-
-def _is_store(path: Path, *, fingerprint: dict[str, Any]) -> bool:
-    if not path.exists():
-        return False
-    try:
-        connection = sqlite3.connect(path)
-        try:
-            row = connection.execute("SELECT fingerprint FROM about").fetchone()
-        finally:
-            connection.close()
-    except sqlite3.DatabaseError:
-        return False
-    return row is not None and row[0] == json.dumps(fingerprint, sort_keys=True)
 
 
 class DocumentStore:

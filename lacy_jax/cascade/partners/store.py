@@ -1,0 +1,64 @@
+"""SQLite files derived from something else: found by its fingerprint, built when they are missing or broken."""
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lacy_jax.cascade.partners import PartnerError
+
+
+def build(path: Path, *, fingerprint: dict[str, Any], fill: Callable[[sqlite3.Connection], None]) -> None:
+    """Writes a store that `fill` fills; what lies at `path` is replaced only when the new one is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    connection = sqlite3.connect(unfinished)
+    try:
+        connection.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; CREATE TABLE about (fingerprint TEXT);"
+        )
+        fill(connection)
+        connection.execute("INSERT INTO about VALUES (?)", (json.dumps(fingerprint, sort_keys=True),))
+        connection.commit()
+        connection.close()
+        unfinished.replace(path)
+    finally:
+        connection.close()
+        unfinished.unlink(missing_ok=True)
+
+
+def find_or_build(
+    name: str, *, directory: str, fingerprint: dict[str, Any], fill: Callable[[sqlite3.Connection], None]
+) -> Path:
+    """The path of the store of this fingerprint in `directory`; `name` begins the file's name.
+
+    Raises:
+        PartnerError: it cannot be written.
+        Exception: what `fill` raises, except for errors of the file system and of SQLite.
+    """
+    digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:12]
+    path = Path(directory).expanduser() / f"{name}-{digest}.sqlite"
+    if not _is_whole(path, fingerprint=fingerprint):
+        try:
+            build(path, fingerprint=fingerprint, fill=fill)
+        except (OSError, sqlite3.Error) as error:
+            raise PartnerError(f"{name}: cannot write the index {path} ({error})") from error
+    return path
+
+
+def _is_whole(path: Path, *, fingerprint: dict[str, Any]) -> bool:
+    if not path.exists():
+        return False
+    try:
+        connection = sqlite3.connect(path)
+        try:
+            row = connection.execute("SELECT fingerprint FROM about").fetchone()
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError:
+        return False
+    return row is not None and row[0] == json.dumps(fingerprint, sort_keys=True)
