@@ -60,16 +60,18 @@ def parse_address(spec: str) -> Address:
     Raises:
         PartnerError: it is none.
     """
-    parts = urllib.parse.urlsplit(spec)
     form = "http://HOST:PORT/v1[?max_characters=N][#MODEL]"
-    if parts.username is not None or parts.password is not None:
-        raise PartnerError(f"no name or password in a partner's address; set the environment variable {KEYS[0]}")
     try:
+        parts = urllib.parse.urlsplit(spec)
+        secret = parts.username is not None or parts.password is not None
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         query = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
         characters = int(query.pop("max_characters", MAX_CHARACTERS))
-    except ValueError:
-        good, query, characters = False, {}, 1
+    except ValueError as error:
+        shown = "" if "@" in spec else f" {spec!r}"
+        raise PartnerError(f"cannot read the partner's address{shown}; it has the form {form}") from error
+    if secret:
+        raise PartnerError(f"no name or password in a partner's address; set the environment variable {KEYS[0]}")
     if not good or query or characters < 1:
         raise PartnerError(f"cannot read the partner's address {spec!r}; it has the form {form}")
     url = urllib.parse.urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))

@@ -1,0 +1,455 @@
+"""The http partner against real servers on loopback, with every fault that a server can have."""
+
+import collections
+import http.server
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+
+from lacy_jax.cascade.partners import PartnerError, Span, make_partner
+from lacy_jax.cascade.partners.guard import Guard
+from lacy_jax.cascade.partners.http import (
+    CONCURRENT,
+    MAX_RESPONSE_BYTES,
+    MOST_TRIES,
+    Address,
+    HttpPartner,
+    fitted,
+    parse_address,
+    retry_after,
+)
+from lacy_jax.config import CorpusConfig
+
+SECRET = "sk-very-secret-0123456789"
+Answer = Callable[["Handler", dict[str, Any], int], None]
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Answers by `answers[prompt]`, a handler of (request, body, how many times this prompt came)."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, *, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
+        self.answers: dict[str, Answer] = {}
+        self.models: Any = {"data": [{"id": "big-model"}, {"id": "other"}]}
+        self.requests: list[tuple[str, dict[str, Any], dict[str, str]]] = []
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.lock, self.now, self.most = threading.Lock(), 0, 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def handle_error(self, *_: Any) -> None:
+        """Clients that hang up are part of the tests."""
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.server.requests.append((self.path, {}, dict(self.headers)))
+        if self.path == "/v1/models" and self.server.models is not None:
+            self.reply(json.dumps(self.server.models).encode())
+        else:
+            self.reply(b"no such page", status=404)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        prompt = body["prompt"]
+        with self.server.lock:
+            self.server.requests.append((self.path, body, dict(self.headers)))
+            self.server.counts[prompt] += 1
+            count = self.server.counts[prompt]
+            self.server.now += 1
+            self.server.most = max(self.server.most, self.server.now)
+        try:
+            self.server.answers.get(prompt, says(f" Answer{prompt} and so on"))(self, body, count)
+        finally:
+            with self.server.lock:
+                self.server.now -= 1
+
+    def reply(self, body: bytes, *, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def completion(text: Any, finish: Any = "length") -> bytes:
+    return json.dumps({"object": "text_completion", "choices": [{"text": text, "finish_reason": finish}]}).encode()
+
+
+def says(text: Any, finish: Any = "length") -> Answer:
+    return lambda handler, _body, _count: handler.reply(completion(text, finish))
+
+
+def sends(body: bytes, **options: Any) -> Answer:
+    return lambda handler, _body, _count: handler.reply(body, **options)
+
+
+def first(times: int, fault: Answer, then: Answer) -> Answer:
+    return lambda handler, body, count: (fault if count <= times else then)(handler, body, count)
+
+
+def hangs(handler: Handler, _body: dict[str, Any], _count: int) -> None:
+    time.sleep(3)
+    handler.close_connection = True
+
+
+def closes(handler: Handler, _body: dict[str, Any], _count: int) -> None:
+    handler.close_connection = True
+
+
+def breaks_off(handler: Handler, _body: dict[str, Any], _count: int) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices"')
+    handler.close_connection = True
+
+
+def drips(handler: Handler, _body: dict[str, Any], _count: int) -> None:
+    """A byte now and then: no single read ever takes long."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    for _ in range(60):
+        handler.wfile.write(b" ")
+        handler.wfile.flush()
+        time.sleep(0.05)
+    handler.close_connection = True
+
+
+def no_http(handler: Handler, _body: dict[str, Any], _count: int) -> None:
+    handler.wfile.write(b"\x00\xff\xfe hello\r\n\r\n")
+    handler.close_connection = True
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LACY_PARTNER_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("lacy_jax.cascade.partners.http.BACKOFF_SECONDS", 0.01)
+
+
+Made = Callable[..., HttpPartner]
+
+
+@pytest.fixture
+def made(server: Server) -> Iterator[Made]:
+    partners = []
+
+    def make(span: Span = "word", *, url: str = "", timeout: float = 5.0, **address: Any) -> HttpPartner:
+        partners.append(HttpPartner(Address(url or server.url, **address), span=span, timeout=timeout))
+        return partners[-1]
+
+    yield make
+    for partner in partners:
+        partner.close()
+
+
+def posts(server: Server) -> list[dict[str, Any]]:
+    return [body for _, body, _ in server.requests if body]
+
+
+def test_a_question(server: Server, made: Made) -> None:
+    server.answers["Einstein was born in"] = says(" Ulm, in the")
+    partner = made()
+    assert partner.complete(["Einstein was born in", "1"]) == [" Ulm", " Answer1"]
+    assert partner.complete([]) == []
+    assert posts(server)[0] | {"prompt": ""} == {
+        "model": "big-model", "prompt": "", "max_tokens": 8, "temperature": 0, "stream": False,
+    }  # fmt: skip
+    assert partner.failures == {}
+    assert made(model="mine").complete(["1"]) == [" Answer1"]
+    assert posts(server)[-1]["model"] == "mine"
+
+
+def test_spans(server: Server, made: Made) -> None:
+    server.answers["x"] = says(" 14 March 1879 in Ulm")
+    assert made("phrase").complete(["x"]) == [" 14 March 1879"]
+    assert made("word").complete(["x"]) == [" 14"]
+    assert posts(server)[0]["max_tokens"] > posts(server)[1]["max_tokens"]
+    server.answers["token"] = lambda handler, body, _: handler.reply(
+        completion({1: " Ein", 8: " Einstein was so"}[body["max_tokens"]])
+    )
+    assert made("token").complete(["token"]) == [" Ein"]
+    for begun in (" ", "\ufffd", ""):
+        server.answers["token"] = lambda handler, body, _, begun=begun: handler.reply(
+            completion(begun if body["max_tokens"] == 1 else " é was so")
+        )
+        assert made("token").complete(["token"]) == [" é"]
+
+
+def test_more_is_asked_for_until_the_end_is_certain(server: Server, made: Made) -> None:
+    long = " Rindfleischetikettierungsüberwachungsaufgabe"
+    server.answers["x"] = lambda handler, body, _: handler.reply(
+        completion((long + "nübertragungsgesetz is")[: 4 * body["max_tokens"]])
+    )
+    assert made().complete(["x"]) == [long + "nübertragungsgesetz"]
+    assert [body["max_tokens"] for body in posts(server)] == [8, 24]
+    server.answers["cut"] = lambda handler, body, _: handler.reply(
+        completion(" caf\ufffd" if body["max_tokens"] == 8 else " café au lait")
+    )
+    server.answers["endless"] = says(" aaaaaaaaaaaaaaa")
+    server.answers["ended"] = says(" Ulm", "stop")
+    server.answers["silent"] = says("", "stop")
+    server.answers["eos"] = says(" Ulm", "eos_token")
+    partner = made()
+    assert partner.complete(["cut", "endless", "ended", "silent", "eos"]) == [" café", "", " Ulm", "", " Ulm"]
+    assert partner.failures == {"no end of the answer in sight": 1}
+
+
+def test_white_space_is_not_doubled(server: Server, made: Made) -> None:
+    server.answers["in "] = says(" Ulm so")
+    server.answers["in\n"] = says("\nUlm so")
+    assert made().complete(["in ", "in\n"]) == ["Ulm", "\nUlm"]
+
+
+FAULTS: dict[str, tuple[Answer, str]] = {
+    "no": (sends(b"bad request", status=400), "status 400"),
+    "forbidden": (sends(b"{}", status=401), "status 401"),
+    "away": (sends(b"{}", status=404), "status 404"),
+    "redirect": (sends(b"", status=307, headers={"Location": "http://127.0.0.1:9/v1/completions"}), "status 307"),
+    "500": (sends(b"oh", status=500), "status 500"),
+    "junk": (sends(b"\x00\x01<html>"), "not a completion"),
+    "empty": (sends(b""), "not a completion"),
+    "utf8": (sends(b'{"choices": [{"text": "\xff\xfe\x80"}]}'), "not a completion"),
+    "list": (sends(b"[]"), "not a completion"),
+    "null": (sends(b"null"), "not a completion"),
+    "no choices": (sends(b'{"choices": []}'), "not a completion"),
+    "odd choices": (sends(b'{"choices": {"0": 1}}'), "not a completion"),
+    "chat": (sends(b'{"choices": [{"message": {"content": "hi"}}]}'), "not a completion"),
+    "number": (says(7), "not a completion"),
+    "nothing": (says(None), "not a completion"),
+    "deep": (sends(b"[" * 100_000), "not a completion"),
+    "huge": (sends(completion("x" * 2 * MAX_RESPONSE_BYTES)), "a huge response"),
+    "broken": (says(" \ufffd\ufffdabc\ufffdd e f"), "broken characters"),
+    "closed": (closes, "RemoteProtocolError"),
+    "broken off": (breaks_off, "RemoteProtocolError"),
+    "no http": (no_http, "RemoteProtocolError"),
+    "hangs": (hangs, "late"),
+    "drips": (drips, "late"),
+    "wait": (sends(b"", status=429, headers={"Retry-After": "3600"}), "status 429"),
+}
+
+
+def test_every_fault_costs_only_its_own_text(server: Server, made: Made, caplog: pytest.LogCaptureFixture) -> None:
+    server.answers |= {prompt: answer for prompt, (answer, _) in FAULTS.items()}
+    texts = [text for number, fault in enumerate(FAULTS) for text in (f"{number}", fault)]
+    partner = made(timeout=2.0)
+    begun = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        pieces = partner.complete(texts)
+    assert time.monotonic() - begun < 2.5
+    assert pieces == [piece for number in range(len(FAULTS)) for piece in (f" Answer{number}", "")]
+    assert partner.failures == collections.Counter(reason for _, reason in FAULTS.values())
+    assert len(caplog.records) == len(partner.failures)  # each reason once
+    assert {prompt: server.counts[prompt] for prompt in FAULTS} == {
+        prompt: MOST_TRIES if reason == "status 500" or reason == "RemoteProtocolError" else 1
+        for prompt, (_, reason) in FAULTS.items()
+    } | {"broken": 1}
+    # Each alone, and in a cascade's guard.
+    guard = Guard(made(timeout=0.5), timeout=0.5)
+    for prompt in ("junk", "hangs", "utf8", "fine"):
+        assert guard.complete([prompt]) == [" Answerfine" if prompt == "fine" else ""]
+    assert guard.statistics.late == 0
+
+
+def test_pieces_that_no_text_can_hold_are_stopped_by_the_guard(server: Server, made: Made) -> None:
+    server.answers["surrogate"] = sends(b'{"choices": [{"text": " \\ud800x y", "finish_reason": "stop"}]}')
+    server.answers["long"] = says(" " + "x" * 5000 + " y")
+    assert Guard(made()).complete(["surrogate", "1", "long"]) == ["", " Answer1", ""]
+    assert made().complete(["lone \ud800 surrogate"]) == [" Answerlone"]
+
+
+@pytest.mark.parametrize(
+    "fault", [sends(b"", status=500), sends(b"", status=503), sends(b"", status=429), closes, breaks_off]
+)
+def test_what_may_pass_is_tried_again(server: Server, made: Made, fault: Answer) -> None:
+    server.answers["x"] = first(MOST_TRIES - 1, fault, says(" Ulm is"))
+    partner = made()
+    assert partner.complete(["x"]) == [" Ulm"]
+    assert server.counts["x"] == MOST_TRIES
+    assert partner.failures == {}
+
+
+def test_retry_after_is_honoured(server: Server, made: Made) -> None:
+    server.answers["x"] = first(1, sends(b"", status=429, headers={"Retry-After": "1"}), says(" Ulm is"))
+    begun = time.monotonic()
+    assert made().complete(["x"]) == [" Ulm"]
+    assert 1 <= time.monotonic() - begun < 2
+    assert retry_after("2") == 2
+    assert 8 < retry_after(formatdate(time.time() + 10, usegmt=True)) <= 10
+    for odd in ("", "soon", "-1", "1e9", "nan", formatdate(0, usegmt=True)):
+        assert retry_after(odd) == 0
+
+
+def test_requests_run_at_once_and_are_bounded(server: Server, made: Made) -> None:
+    def slow(handler: Handler, body: dict[str, Any], _count: int) -> None:
+        time.sleep(0.1)
+        handler.reply(completion(f" Answer{body['prompt']} so"))
+
+    texts = [str(number) for number in range(4 * CONCURRENT)]
+    server.answers |= dict.fromkeys(texts, slow)
+    partner = made(timeout=20)
+    begun = time.monotonic()
+    assert partner.complete(texts) == [f" Answer{text}" for text in texts]
+    assert time.monotonic() - begun < 3  # 6.4 s one by one
+    assert CONCURRENT // 2 < server.most <= CONCURRENT
+
+
+def test_questions_from_several_threads(made: Made) -> None:
+    partner, wrong = made(timeout=20), []
+
+    def ask(thread: int) -> None:
+        texts = [f"{thread}x{number}" for number in range(10)]
+        if partner.complete(texts) != [f" Answer{text}" for text in texts]:
+            wrong.append(thread)
+
+    threads = [threading.Thread(target=ask, args=[number]) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_the_key_comes_from_the_environment_and_is_never_shown(
+    server: Server, made: Made, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "another")
+    monkeypatch.setenv("LACY_PARTNER_API_KEY", SECRET)
+    server.answers |= {prompt: answer for prompt, (answer, reason) in FAULTS.items() if reason != "late"}
+    with caplog.at_level(logging.DEBUG):
+        partner = made()
+        partner.complete(["1", *FAULTS])
+    assert {headers.get("Authorization") for _, _, headers in server.requests} == {f"Bearer {SECRET}"}
+    assert SECRET not in caplog.text + repr(partner) + str(vars(partner)) + str(partner.failures)
+    monkeypatch.delenv("LACY_PARTNER_API_KEY")
+    made().complete(["1"])
+    assert server.requests[-1][2]["Authorization"] == "Bearer another"
+    monkeypatch.delenv("OPENAI_API_KEY")
+    made().complete(["1"])
+    assert "Authorization" not in server.requests[-1][2]
+    for odd in (f"{SECRET}\nX-Other: 1", f"{SECRET}é"):
+        monkeypatch.setenv("LACY_PARTNER_API_KEY", odd)
+        with pytest.raises(PartnerError, match="LACY_PARTNER_API_KEY") as refused:
+            made()
+        assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize("models", [None, {}, {"data": []}, {"data": [{"id": 7}]}, [], "x"])
+def test_servers_without_a_list_of_models(
+    server: Server, made: Made, models: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.models = models
+    with caplog.at_level(logging.WARNING):
+        partner = made()
+    assert "lists no model" in caplog.text
+    assert partner.complete(["1"]) == [" Answer1"]
+    assert "model" not in posts(server)[0]
+    assert [path for path, body, _ in server.requests if not body] == ["/v1/models"]
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
+def test_a_server_that_is_away_and_comes_back(made: Made, caplog: pytest.LogCaptureFixture) -> None:
+    port = free_port()
+    with caplog.at_level(logging.WARNING):
+        partner = made(url=f"http://127.0.0.1:{port}/v1")
+    assert "cannot be reached yet" in caplog.text
+    assert partner.complete(["1", "2"]) == ["", ""]
+    begun = time.monotonic()
+    for _ in range(20):  # one try each: no time is spent on a server known to be away
+        assert partner.complete(["1"]) == [""]
+    assert time.monotonic() - begun < 1
+    assert partner.failures == {"ConnectError": 22}
+    late = Server(port=port)
+    thread = threading.Thread(target=late.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        assert partner.complete(["1"]) == [" Answer1"]
+        assert posts(late)[0]["model"] == "big-model"
+    finally:
+        late.shutdown()
+        late.server_close()
+        thread.join()
+
+
+def test_a_host_that_does_not_answer_at_all(made: Made) -> None:
+    with socket.socket() as listening:  # takes no connection beyond its queue, and never speaks
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        begun = time.monotonic()
+        partner = made(url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1", timeout=0.5)
+        assert partner.complete(["1", "2", "3"]) == ["", "", ""]
+        assert time.monotonic() - begun < 2
+
+
+def test_addresses() -> None:
+    assert parse_address("http://h:1/v1") == Address("http://h:1/v1")
+    assert parse_address("https://h/v1/#org/Model%201") == Address("https://h/v1", model="org/Model 1")
+    assert parse_address("http://[::1]:80/v1?max_characters=9#m") == Address("http://[::1]:80/v1", "m", 9)
+    for odd in ("http://", "http:///v1", "http://h:x/v1", "http://h:99999/", "http://h/?max_characters=0", "http://h/?x=1",
+                "http://h/?max_characters=a", "http://[::1/v1", "http://h/?max_characters"):  # fmt: skip
+        with pytest.raises(PartnerError, match="has the form http://HOST:PORT/v1"):
+            parse_address(odd)
+    with pytest.raises(PartnerError, match="LACY_PARTNER_API_KEY") as refused:
+        parse_address(f"http://me:{SECRET}@h/v1")
+    assert SECRET not in str(refused.value)
+
+
+def test_long_texts_are_cut_at_a_border(server: Server, made: Made) -> None:
+    assert fitted("abc", max_characters=3) == "abc"
+    assert fitted("one two three four", max_characters=10) == "three four"
+    assert fitted("one two three four", max_characters=11) == "three four"
+    assert fitted("One. Two is. Three is a number and so on", max_characters=31) == "Three is a number and so on"
+    assert fitted("One\nTwo. Three is a number and so on", max_characters=34) == "Two. Three is a number and so on"
+    assert fitted("x" * 50, max_characters=7) == "x" * 7
+    text = " ".join(str(number) for number in range(5000))
+    made(max_characters=100).complete([text])
+    prompt = posts(server)[0]["prompt"]
+    assert text.endswith(" " + prompt)
+    assert 75 <= len(prompt) <= 100
+
+
+def test_made_from_a_spec(server: Server) -> None:
+    spec = f"{server.url}?max_characters=50#named"
+    partner = make_partner(spec, corpus=CorpusConfig(), directory=".", span="phrase", timeout=3.0)
+    assert isinstance(partner, HttpPartner)
+    assert partner.name == spec
+    assert partner.complete(["1"]) == [" Answer1"]
+    assert posts(server)[0]["model"] == "named"
+    partner.close()
