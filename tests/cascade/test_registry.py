@@ -1,0 +1,146 @@
+"""Partners made from specs: every form, and those that other packages register."""
+
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lacy_jax.cascade.partners import FORMS, PartnerError, Span, make_partner
+from lacy_jax.config import CorpusConfig
+
+MODULE = """
+class Echo:
+    def __init__(self, argument, span, timeout):
+        self.name, self.options = f"echo:{argument}", (argument, span, timeout)
+
+    def complete(self, texts):
+        return [f" {text}" for text in texts]
+
+
+def make(argument, *, span, timeout):
+    if argument == "bad":
+        raise KeyError("no such thing")
+    return Echo(argument, span, timeout)
+
+
+def refuse(argument, *, span, timeout):
+    from lacy_jax.cascade import PartnerError
+
+    raise PartnerError(f"refuse needs a file, not {argument!r}")
+
+
+def nothing(argument, *, span, timeout):
+    return None
+
+
+def old(argument):
+    return Echo(argument, None, None)
+"""
+ENTRIES = """
+[lacy_jax.partners]
+echo = registered_for_tests:make
+refuse = registered_for_tests:refuse
+nothing = registered_for_tests:nothing
+old = registered_for_tests:old
+gone = no_such_module_for_tests:make
+missing = registered_for_tests:no_such_name
+none = registered_for_tests:make
+documents = registered_for_tests:make
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package with entry points, as an installer leaves it."""
+    (tmp_path / "registered_for_tests.py").write_text(MODULE)
+    info = tmp_path / "registered_for_tests-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: registered-for-tests\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(ENTRIES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    sys.modules.pop("registered_for_tests", None)
+
+
+def make(spec: str, tmp_path: Path, *, span: Span = "word", timeout: float = 30.0):  # type: ignore[no-untyped-def]
+    return make_partner(spec, corpus=CorpusConfig(), directory=str(tmp_path / "index"), span=span, timeout=timeout)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_registered_partner(tmp_path: Path) -> None:
+    partner = make("echo:a:b", tmp_path, span="phrase", timeout=7.0)
+    assert partner.name == "echo:a:b"
+    assert partner.options == ("a:b", "phrase", 7.0)
+    assert partner.complete(["x"]) == [" x"]
+    assert make("echo", tmp_path).options == ("", "word", 30.0)
+    assert make("none", tmp_path) is None  # our own names cannot be taken
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("spec", "named"),
+    [
+        (
+            "gone:x",
+            r"partner 'gone' \(entry point 'no_such_module_for_tests:make'\) cannot be imported: Module",
+        ),
+        ("missing", "'missing'.*cannot be imported: AttributeError"),
+        ("echo:bad", "'echo'.*cannot be made of 'bad': KeyError: 'no such thing'"),
+        ("refuse:x", "^refuse needs a file, not 'x'$"),
+        ("nothing", "'nothing'.*made a NoneType, which has no name and complete"),
+        ("old", "'old'.*cannot be made of '': TypeError"),
+        (
+            "ecko",
+            "unknown partner 'ecko'; allowed: documents, .*; registered by packages: documents, echo, gone",
+        ),
+    ],
+)
+def test_registered_partners_that_cannot_be_made(tmp_path: Path, spec: str, named: str) -> None:
+    with pytest.raises(PartnerError, match=named):
+        make(spec, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "spec", ["", "nonsense", "database:", "database", "http:", "http:x", "https", "documents:", "checkpoint:"]
+)
+def test_specs_of_no_form(tmp_path: Path, spec: str) -> None:
+    with pytest.raises(PartnerError, match="unknown partner") as refused:
+        make(spec, tmp_path)
+    assert FORMS in str(refused.value)
+    assert "registered by packages: none" in str(refused.value)
+
+
+def test_a_database(tmp_path: Path) -> None:
+    file = tmp_path / "facts.sqlite"
+    connection = sqlite3.connect(file)
+    connection.execute("CREATE TABLE facts (subject, relation, value)")
+    connection.execute("INSERT INTO facts VALUES ('Ann Lee', 'birth_date', '1 May 1900')")
+    connection.commit()
+    connection.close()
+    partner = make(f"database:{file}", tmp_path, span="phrase")
+    assert partner.name == f"database:{file}"
+    assert partner.complete(["Ann Lee was born on"]) == [" 1 May 1900"]
+    assert make(f"database:{file}", tmp_path).complete(["Ann Lee was born on"]) == [" 1"]
+    with pytest.raises(PartnerError, match="no such file"):
+        make("database:no/such.sqlite", tmp_path)
+
+
+def test_documents_write_as_far_as_the_span(tmp_path: Path) -> None:
+    file = tmp_path / "d.jsonl"
+    file.write_text(
+        '{"id": "1", "title": "Ann Lee", "text": "Ann Lee was born on 1 May 1900 in New York City, they say."}'
+    )
+    for span, pieces in (("token", [" 1", " New", " they"]), ("phrase", [" 1 May 1900", " New York City", " they"])):
+        partner = make(f"documents:{file}", tmp_path, span=span)  # type: ignore[arg-type]
+        texts = ["Ann Lee was born on", "Ann Lee was born on 1 May 1900 in", "Ann Lee was in New York City,"]
+        assert partner.complete(texts) == pieces
+        assert partner.complete(["Ann Lee was born on 1 May 19"])[0] == "00"
+
+
+def test_http_without_httpx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    monkeypatch.delitem(sys.modules, "lacy_jax.cascade.partners.http", raising=False)
+    with pytest.raises(PartnerError, match="pip install httpx"):
+        make("http://127.0.0.1:9/v1", tmp_path)
