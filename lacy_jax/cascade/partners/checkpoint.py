@@ -1,18 +1,36 @@
-"""A partner that is another lacy_jax checkpoint, with its own tokenizer and its own key-value cache."""
+"""A partner that is another checkpoint, ours or a Hugging Face folder, with its own tokenizer and key-value cache.
 
-import codecs
+The text so far may end within what this tokenizer would write as one token: "born in " before " 1879", "Ein" before
+"stein". Continued as given, such an end is one that the model has hardly ever seen (docs/cascade.md has figures). So
+the text's last begun word, and white space at its end, are taken back and written again, each token held to what
+the text says there; what follows is the piece.
+"""
+
+import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
-from lacy_jax.cascade.engine import Engine, encode_text, shared_prefix, window_start
-from lacy_jax.checkpoint import LoadedModel
+import jax.numpy as jnp
+import numpy as np
 
-# A character has at most four bytes, and a space may stand before it.
-MAX_TOKENS = 8
+from lacy_jax.cascade.engine import Engine, encode_text, shared_prefix, window_start
+from lacy_jax.cascade.partners.extent import IDEOGRAPHS, LETTER, Span, complete_extent
+from lacy_jax.checkpoint import LoadedModel
+from lacy_jax.data.tokenizer import TextTokenizer
+
+# Tokens written for one piece, at most; where it is not whole by then there is no answer. A character spelt in bytes
+# takes four, an emoji of a family 25, a year in single digits five; of a word, one token behind it is needed too.
+MAX_TOKENS: dict[Span, int] = {"token": 8, "word": 32, "phrase": 64}
+# Of a longer end than this many characters, only so much is written again.
+MOST_TAKEN_BACK = 24
+# White space at the end, a begun word with a mark before it ("-Den", which Llama 3 has in one), a few ideographs.
+_BEGUN = re.compile(rf"\s*(?:[^\s\w]?{LETTER}+|[{IDEOGRAPHS}]{{1,4}})?\Z")
 
 
 class CheckpointPartner:
-    """Greedy next pieces of a model: one token, and more only until it is a whole character that is no space."""
+    """Greedy next tokens, words or phrases of a model."""
 
     def __init__(
         self,
@@ -20,12 +38,20 @@ class CheckpointPartner:
         *,
         slots: int = 8,
         name: str = "checkpoint",
-        span: Literal["token", "word", "phrase"] = "word",
+        span: Span = "word",
+        compute_dtype: Literal["float32", "bfloat16"] = "float32",
     ):
-        """`slots`: texts worked on at once, each with a cache; a text finds the cache that knows most of it."""
+        """A text finds the cache that knows most of it, and is fed the rest.
+
+        Args:
+            slots: texts worked on at once, each with a cache.
+            span: how far it writes; see `complete_extent`.
+            compute_dtype: see `Engine`.
+        """
         self.name = name
-        self._span = span
-        self._engine = Engine(loaded)
+        self._span: Span = span
+        self._engine = Engine(loaded, compute_dtype=compute_dtype)
+        self._vocabulary = _Vocabulary(self._engine.tokenizer, emitted=np.asarray(self._engine.emitted))
         self._session = self._engine.session(slots)
         self._used = [0] * slots  # when each slot was last used
         self._clock = 0
@@ -37,48 +63,99 @@ class CheckpointPartner:
         return [piece for group in groups for piece in self._complete_group(group)]
 
     def _complete_group(self, texts: Sequence[str]) -> list[str]:
-        rows = self._place([encode_text(self._engine.tokenizer, text) for text in texts])
-        written = dict.fromkeys(rows, b"")
-        pieces: dict[int, str] = {}
-        for _ in range(MAX_TOKENS):
-            open_rows = {slot: ids for slot, ids in rows.items() if slot not in pieces}
-            if not open_rows:
-                break
-            for slot, step in self._session.step(open_rows).items():
-                if step.token == self._engine.tokenizer.end_id:
-                    pieces[slot] = ""
-                    continue
-                rows[slot].append(step.token)
-                written[slot] += self._engine.tokenizer.decode_bytes([step.token])
-                piece = whole_piece(written[slot])
-                if piece is not None:
-                    pieces[slot] = piece
-        return [pieces.get(slot, "") for slot in rows]
+        answers = self._place([begin(self._engine.tokenizer, text) for text in texts])
+        while open_rows := {slot: answer for slot, answer in answers.items() if answer.piece is None}:
+            self._hold_to_given(open_rows)
+            steps = self._session.step({slot: answer.ids for slot, answer in open_rows.items()})
+            for slot, step in steps.items():
+                self._append(open_rows[slot], step.token)
+        return [answer.piece or "" for answer in answers.values()]
 
-    def _place(self, all_ids: Sequence[list[int]]) -> dict[int, list[int]]:
+    def _hold_to_given(self, rows: dict[int, "_Answer"]) -> None:
+        """Allows every slot the tokens that agree with what its text says there."""
+        allowed_RV = np.broadcast_to(self._vocabulary.emitted, (self._session.slots, len(self._vocabulary.emitted)))
+        allowed_RV = allowed_RV.copy()
+        for slot, answer in rows.items():
+            if answer.given:
+                allowed_RV[slot] = self._vocabulary.agreeing(answer.given)
+        self._engine.emitted = jnp.asarray(allowed_RV)  # each slot its own; the engine is this partner's alone
+
+    def _append(self, answer: "_Answer", token: int) -> None:
+        tokenizer = self._engine.tokenizer
+        token_bytes = tokenizer.decode_bytes([token])
+        known = min(len(token_bytes), len(answer.given))
+        if answer.given and (not known or token_bytes[:known] != answer.given[:known]):
+            answer.piece = ""  # no token agrees
+            return
+        answer.ids.append(token)
+        answer.given, answer.written = answer.given[known:], answer.written + token_bytes[known:]
+        if answer.given:
+            return
+        # Bytes that are missing at the end become U+FFFD, which is how complete_extent wants to be told.
+        text = answer.written.decode(errors="replace")
+        answer.piece = complete_extent(text, span=self._span, ended=token == tokenizer.end_id)
+        answer.steps += 1
+        if "\ufffd" in (answer.piece or "") or (answer.piece is None and answer.steps == MAX_TOKENS[self._span]):
+            answer.piece = ""
+
+    def _place(self, answers: Sequence["_Answer"]) -> dict[int, "_Answer"]:
         """A slot for every row, in order: the free one that holds most of it, else the one idle for longest."""
         context = self._engine.config.context
         free = set(range(self._session.slots))
-        placed: dict[int, list[int]] = {}
-        for ids in all_ids:
-            seen = ids[window_start(len(ids), context=context) :]
+        placed: dict[int, _Answer] = {}
+        for answer in answers:
+            seen = answer.ids[window_start(len(answer.ids), context=context) :]
             known = {slot: shared_prefix(self._session.held(slot), seen) for slot in free}
             slot = max(free, key=lambda slot: (known[slot], -self._used[slot]))
             free.remove(slot)
-            placed[slot] = ids
+            placed[slot] = answer
             self._clock += 1
             self._used[slot] = self._clock
         return placed
 
 
-def whole_piece(written: bytes) -> str | None:
-    """The text of a piece's bytes; None while a character is incomplete or nothing but spaces is there.
+@dataclass
+class _Answer:
+    """A text being continued.
 
-    Bytes that are no UTF-8 give "": no answer.
+    ids: of the text so far, and growing. given: the text's last bytes, still to be written again. written: what
+    follows them, in so many steps. piece: None until it is whole.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")("strict")
-    try:
-        text = decoder.decode(written)
-    except UnicodeDecodeError:
-        return ""
-    return None if decoder.getstate()[0] or not text.strip(" ") else text
+
+    ids: list[int]
+    given: bytes
+    written: bytes = b""
+    steps: int = 0
+    piece: str | None = None
+
+
+def begin(tokenizer: TextTokenizer, text: str) -> _Answer:
+    """The ids of a text less those of its begun word and of white space at its end, and the bytes of these."""
+    ids = encode_text(tokenizer, text)
+    begun = _BEGUN.search(text, max(0, len(text) - MOST_TAKEN_BACK))
+    start = len(text) if begun is None else begun.start()
+    ends = tokenizer.encode(text).ends
+    kept = len(ids) - int(np.count_nonzero(ends > start))
+    return _Answer(ids=ids[:kept], given=tokenizer.decode_bytes(ids[kept:]))
+
+
+class _Vocabulary:
+    """Which tokens agree with given bytes: those that begin with them, and those that they begin with."""
+
+    def __init__(self, tokenizer: TextTokenizer, *, emitted: np.ndarray):
+        """`emitted`: bool [V], the ids that may be written at all."""
+        self.emitted = emitted
+        ids = [index for index in np.flatnonzero(emitted).tolist() if tokenizer.byte_lengths[index]]
+        ordered = sorted((tokenizer.decode_bytes([index]), index) for index in ids)
+        self._bytes = [token_bytes for token_bytes, _ in ordered]
+        self._ids = np.array([index for _, index in ordered])
+
+    def agreeing(self, given: bytes) -> np.ndarray:
+        """bool [V]; `given` holds at least one byte."""
+        allowed = np.zeros_like(self.emitted)
+        size = len(given)
+        end = bisect_right(self._bytes, given, key=lambda token: token[:size])
+        allowed[self._ids[bisect_left(self._bytes, given) : end]] = True
+        for shorter in (given[:end] for end in range(1, size)):
+            allowed[self._ids[bisect_left(self._bytes, shorter) : bisect_right(self._bytes, shorter)]] = True
+        return allowed
