@@ -24,7 +24,7 @@ from lacy_jax.checkpoint import LoadedModel
 from lacy_jax.config import ModelConfig
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.model import decoder
-from lacy_jax.model.attention import KVCache
+from lacy_jax.model.attention import KVCache, grow_cache
 
 SMALLEST_BUCKET = 128
 CHUNKS = (1, 4, 16, 64, 256)
@@ -99,7 +99,7 @@ class Engine:
         """`compute_dtype`: float32 makes batched and one-by-one decoding agree to rounding, on any device."""
         self.config: ModelConfig = replace(loaded.model, compute_dtype=compute_dtype, remat="none")
         self.tokenizer = loaded.tokenizer
-        self.params = loaded.params
+        self.params = decoder.unstack_layers(loaded.params)
         vocab = decoder.output_matrix(loaded.params).shape[0]
         emitted = np.zeros(vocab, bool)
         emitted[: self.tokenizer.call_id] = self.tokenizer.byte_lengths[: self.tokenizer.call_id] > 0
@@ -164,7 +164,7 @@ class Session:
             return None
         every = range(self.slots)
         settings = [(sampling.get(slot, GREEDY), seen.get(slot, ()), len(rows.get(slot, ()))) for slot in every]
-        return sampling_rows(settings, length=self._cache.k.shape[2])
+        return sampling_rows(settings, length=self._cache.length)
 
     def _feed(
         self, parts: Mapping[int, Sequence[int]], *, starts: Mapping[int, int], drawn: SamplingRows | None
@@ -172,7 +172,7 @@ class Session:
         """Runs one chunk: `parts` (slot -> ids, may be empty) at positions `starts`, all other slots padding."""
         longest = max(map(len, parts.values()))
         width = next(chunk for chunk in CHUNKS if chunk >= longest)
-        scratch = self._cache.k.shape[2] - 1
+        scratch = self._cache.length - 1
         tokens_RT = np.full((self.slots, width), self._engine.tokenizer.end_id, np.int32)
         positions_RT = np.full((self.slots, width), scratch, np.int32)
         last_R = np.zeros(self.slots, np.int32)
@@ -197,11 +197,11 @@ class Session:
 
     def _grow(self, length: int) -> None:
         """Makes room for rows of `length` tokens and the scratch slot."""
-        have = self._cache.k.shape[2]
+        have = self._cache.length
         if length < have:
             return
         more = next(bucket for bucket in self._buckets if bucket > length) - have
-        self._cache = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0), (0, 0))), self._cache)
+        self._cache = grow_cache(self._cache, more=more)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "call_id"), donate_argnums=1)

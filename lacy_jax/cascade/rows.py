@@ -74,7 +74,12 @@ class Counts:
         return self.delegated / self.generated if self.generated else 0.0
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+        return Counts(
+            generated=self.generated + other.generated,
+            delegated=self.delegated + other.delegated,
+            calls=self.calls + other.calls,
+            fallbacks=self.fallbacks + other.fallbacks,
+        )
 
 
 @dataclass(frozen=True)

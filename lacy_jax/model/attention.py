@@ -1,7 +1,6 @@
 """Attention behind one function, and the key-value cache of decoding.
 
-Axes: B batch, T query time, S key time (the cache length when decoding), H query heads, K key-value
-heads, N head width, L layers.
+Axes: B batch, T time of a chunk, S slots of the cache, H query heads, K key-value heads, N head width.
 """
 
 import dataclasses
@@ -12,40 +11,57 @@ import numpy as np
 
 from lacy_jax.config import ModelConfig
 
+LayerCache = tuple[jax.Array, jax.Array]  # keys and values of one layer, [B, K, S, N] each
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
-    """Keys and values of every layer: `k`, `v` are [L, B, S, K, N]; slot s holds position s of its row."""
+    """Keys and values of every layer, an array each; slot s of a row holds its position s.
 
-    k: jax.Array
-    v: jax.Array
+    One array a layer, so that a step writes into it in place; heads before positions, so that a query's
+    products with keys and values run over contiguous memory (on a CPU six times faster than after).
+    """
+
+    layers: tuple[LayerCache, ...]
+
+    @property
+    def length(self) -> int:
+        """Slots of a row."""
+        return int(self.layers[0][0].shape[2])
 
 
 def init_cache(*, layers: int, batch: int, length: int, kv_heads: int, head_width: int, dtype: jnp.dtype) -> KVCache:
     """An empty cache with `length` slots a row; nothing in it is read before it was written."""
-    shape = (layers, batch, length, kv_heads, head_width)
-    return KVCache(k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype))
+    shape = (batch, kv_heads, length, head_width)
+    return KVCache(tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(layers)))
 
 
-def write_cache(cache_BSKN: jax.Array, new_BTKN: jax.Array, positions_BT: jax.Array) -> jax.Array:
+def grow_cache(cache: KVCache, *, more: int) -> KVCache:
+    """The cache with `more` empty slots at every row's end."""
+    return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))), cache)
+
+
+def write_cache(cache_BKSN: jax.Array, new_BTKN: jax.Array, positions_BT: jax.Array) -> jax.Array:
     """Puts each row's new entries at that row's own positions; those beyond the cache are dropped."""
-    rows_B1 = jnp.arange(cache_BSKN.shape[0])[:, None]
-    return cache_BSKN.at[rows_B1, positions_BT].set(new_BTKN.astype(cache_BSKN.dtype), mode="drop")
+    rows_B1 = jnp.arange(cache_BKSN.shape[0])[:, None]
+    return cache_BKSN.at[rows_B1, :, positions_BT].set(new_BTKN.astype(cache_BKSN.dtype), mode="drop")
 
 
-def attend(
-    q_BTHN: jax.Array, k_BSKN: jax.Array, v_BSKN: jax.Array, *, positions_BT: jax.Array | None = None
-) -> jax.Array:
-    """Causal softmax attention, scores in float32; H must be a multiple of K. Returns [B, T, H, N].
+def attend(q_BTHN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array) -> jax.Array:
+    """Causal softmax attention within a chunk, scores in float32; H must be a multiple of K. Returns [B, T, H, N]."""
+    return jax.nn.dot_product_attention(q_BTHN, k_BTKN, v_BTKN, is_causal=True, implementation="xla")
 
-    Without positions, query t sees keys 0..t of its own chunk. With them (decoding), the query at position p
-    sees cache slots 0..p of its row.
-    """
-    if positions_BT is None:
-        return jax.nn.dot_product_attention(q_BTHN, k_BSKN, v_BSKN, is_causal=True, implementation="xla")
-    mask_B1TS = jnp.arange(k_BSKN.shape[1]) <= positions_BT[:, None, :, None]
-    return jax.nn.dot_product_attention(q_BTHN, k_BSKN, v_BSKN, mask=mask_B1TS, implementation="xla")
+
+def attend_cached(q_BTHN: jax.Array, cache: LayerCache, positions_BT: jax.Array) -> jax.Array:
+    """The same over a cache: the query at position p sees slots 0..p of its row."""
+    k_BKSN, v_BKSN = (x.astype(q_BTHN.dtype) for x in cache)
+    batch, time, heads, width = q_BTHN.shape
+    q_BTKGN = q_BTHN.reshape(batch, time, k_BKSN.shape[1], -1, width)  # G query heads share a key head
+    scores = jnp.einsum("btkgn,bksn->bkgts", q_BTKGN, k_BKSN, preferred_element_type=jnp.float32) / width**0.5
+    seen_B11TS = jnp.arange(k_BKSN.shape[2]) <= positions_BT[:, None, None, :, None]
+    weights_BKGTS = jax.nn.softmax(jnp.where(seen_B11TS, scores, -1e30), axis=-1).astype(q_BTHN.dtype)
+    return jnp.einsum("bkgts,bksn->btkgn", weights_BKGTS, v_BKSN).reshape(batch, time, heads, width)
 
 
 def rope_frequencies(config: ModelConfig) -> np.ndarray:

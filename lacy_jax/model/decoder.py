@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lacy_jax.config import ModelConfig
-from lacy_jax.model.attention import KVCache, attend, init_cache, rope_frequencies, rotate, write_cache
+from lacy_jax.model import attention
+from lacy_jax.model.attention import KVCache, LayerCache
 from lacy_jax.sharding import constrain
 
 Params = dict[str, Any]  # nested dict of arrays
@@ -91,19 +92,18 @@ class Attention(nnx.Module):
         self.config = config
 
     def __call__(
-        self, x_BTD: jax.Array, positions_BT: jax.Array, cache: tuple[jax.Array, jax.Array] | None
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        self, x_BTD: jax.Array, positions_BT: jax.Array, cache: LayerCache | None
+    ) -> tuple[jax.Array, LayerCache | None]:
         q_BTHN, k_BTKN, v_BTKN = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
         if self.config.positions == "rope":
-            frequencies = rope_frequencies(self.config)
-            q_BTHN = rotate(q_BTHN, positions_BT, frequencies=frequencies)
-            k_BTKN = rotate(k_BTKN, positions_BT, frequencies=frequencies)
+            frequencies = attention.rope_frequencies(self.config)
+            q_BTHN = attention.rotate(q_BTHN, positions_BT, frequencies=frequencies)
+            k_BTKN = attention.rotate(k_BTKN, positions_BT, frequencies=frequencies)
         if cache is None:
-            return self.output(attend(q_BTHN, k_BTKN, v_BTKN)), None
-        k_BSKN = write_cache(cache[0], k_BTKN, positions_BT)
-        v_BSKN = write_cache(cache[1], v_BTKN, positions_BT)
-        mixed_BTHN = attend(q_BTHN, k_BSKN.astype(q_BTHN.dtype), v_BSKN.astype(q_BTHN.dtype), positions_BT=positions_BT)
-        return self.output(mixed_BTHN), (k_BSKN, v_BSKN)
+            return self.output(attention.attend(q_BTHN, k_BTKN, v_BTKN)), None
+        keys = attention.write_cache(cache[0], k_BTKN, positions_BT)
+        values = attention.write_cache(cache[1], v_BTKN, positions_BT)
+        return self.output(attention.attend_cached(q_BTHN, (keys, values), positions_BT)), (keys, values)
 
 
 class MLP(nnx.Module):
@@ -133,8 +133,8 @@ class Block(nnx.Module):
         self.mlp = MLP(config, rngs=rngs)
 
     def __call__(
-        self, x_BTD: jax.Array, positions_BT: jax.Array, cache: tuple[jax.Array, jax.Array] | None
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        self, x_BTD: jax.Array, positions_BT: jax.Array, cache: LayerCache | None
+    ) -> tuple[jax.Array, LayerCache | None]:
         mixed_BTD, cache = self.attention(self.attention_norm(x_BTD), positions_BT, cache)
         x_BTD = x_BTD + mixed_BTD
         return x_BTD + self.mlp(self.mlp_norm(x_BTD)), cache
@@ -167,29 +167,28 @@ class Decoder(nnx.Module):
 
         self.blocks = stacked_blocks(rngs)
 
-    def __call__(
-        self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: KVCache | None
-    ) -> tuple[jax.Array, KVCache | None]:
-        x_BTD = self.embedding(tokens_BT)
-        if self.positions is not None:
-            x_BTD = x_BTD + self.positions(positions_BT)
-        x_BTD = constrain(x_BTD, ("batch", None, None))
+    def __call__(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
+        x_BTD = self.embed(tokens_BT, positions_BT)
         block_graph, stacked = nnx.split(self.blocks)
 
-        def layer(x_BTD: jax.Array, xs: tuple[Any, Any]) -> tuple[jax.Array, Any]:
-            params, layer_cache = xs
-            x_BTD, layer_cache = nnx.merge(block_graph, params)(x_BTD, positions_BT, layer_cache)
-            return constrain(x_BTD, ("batch", None, None)), layer_cache
+        def layer(x_BTD: jax.Array, params: Any) -> tuple[jax.Array, None]:
+            x_BTD, _ = nnx.merge(block_graph, params)(x_BTD, positions_BT, None)
+            return constrain(x_BTD, ("batch", None, None)), None
 
-        if self.config.remat != "none" and cache is None:
+        if self.config.remat != "none":
             # prevent_cse is for code outside loops; the scan is a loop already.
             prevent_cse = self.config.layer_loop == "unroll"
             layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.config.remat], prevent_cse=prevent_cse)
         unroll = self.config.layers if self.config.layer_loop == "unroll" else 1
-        held = None if cache is None else (cache.k, cache.v)
-        x_BTD, layer_caches = jax.lax.scan(layer, x_BTD, (stacked, held), unroll=unroll)
-        filled = KVCache(*layer_caches) if layer_caches is not None else None
-        return self.final_norm(x_BTD), filled
+        x_BTD, _ = jax.lax.scan(layer, x_BTD, stacked, unroll=unroll)
+        return self.final_norm(x_BTD)
+
+    def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
+        """What enters the first layer, [B, T, D]."""
+        x_BTD = self.embedding(tokens_BT)
+        if self.positions is not None:
+            x_BTD = x_BTD + self.positions(positions_BT)
+        return constrain(x_BTD, ("batch", None, None))
 
 
 @functools.lru_cache(maxsize=64)
@@ -208,7 +207,17 @@ def init_params(config: ModelConfig, *, vocab: int, key: jax.Array) -> Params:
 def forward(params: Params, tokens_BT: jax.Array, *, config: ModelConfig) -> jax.Array:
     """Final hidden states [B, T, D] in the compute dtype: position t has seen tokens 0..t of its row."""
     positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-    return _module(params, config)(tokens_BT, positions_BT, None)[0]
+    return _module(params, config)(tokens_BT, positions_BT)
+
+
+def unstack_layers(params: Params) -> Params:
+    """Parameters for `forward_cached`: `blocks` is a tuple with one layer's arrays each, the rest as it was.
+
+    A step of decoding reads every weight once: slices out of stacked arrays would be copied first.
+    """
+    layers = jax.tree.leaves(params["blocks"])[0].shape[0]
+    blocks = tuple(jax.tree.map(lambda x, layer=layer: x[layer], params["blocks"]) for layer in range(layers))
+    return {**params, "blocks": blocks}
 
 
 def forward_cached(
@@ -216,12 +225,21 @@ def forward_cached(
 ) -> tuple[jax.Array, KVCache]:
     """Hidden states [B, T, D] of a chunk at the given positions, and the cache with that chunk in it.
 
+    `params` are those of `unstack_layers`.
     Padding at a row's right end is harmless: its slots lie beyond every real query, and the row's next
     tokens overwrite them before a query can see them.
     """
-    hidden_BTD, filled = _module(params, config)(tokens_BT, positions_BT, cache)
-    assert filled is not None
-    return hidden_BTD, filled
+    blocks = params["blocks"]
+    module = _module({name: value for name, value in params.items() if name != "blocks"}, config)
+    block_graph, abstract = nnx.split(module.blocks)
+    x_BTD = module.embed(tokens_BT, positions_BT)
+    filled = []
+    for layer_params, layer_cache in zip(blocks, cache.layers, strict=True):
+        block: Block = nnx.merge(block_graph, _fill(abstract, layer_params))
+        x_BTD, layer_filled = block(x_BTD, positions_BT, layer_cache)
+        assert layer_filled is not None
+        filled.append(layer_filled)
+    return module.final_norm(x_BTD), KVCache(tuple(filled))
 
 
 def output_matrix(params: Params) -> jax.Array:
@@ -232,7 +250,7 @@ def output_matrix(params: Params) -> jax.Array:
 
 def new_cache(config: ModelConfig, *, batch: int, length: int) -> KVCache:
     """An empty cache for `batch` rows of at most `length` positions, in the compute dtype."""
-    return init_cache(
+    return attention.init_cache(
         layers=config.layers,
         batch=batch,
         length=length,
@@ -243,7 +261,12 @@ def new_cache(config: ModelConfig, *, batch: int, length: int) -> KVCache:
 
 
 def _module(params: Params, config: ModelConfig) -> Decoder:
+    """The module with these parameters; what they lack stays abstract."""
     graph, abstract = _structure(config, params["embedding"]["embedding"].shape[0])
+    return nnx.merge(graph, _fill(abstract, params))
+
+
+def _fill(abstract: Any, values: Params) -> Any:
     state = jax.tree.map(lambda leaf: leaf, abstract)  # a copy: the next line fills it in place
-    nnx.replace_by_pure_dict(state, params)
-    return nnx.merge(graph, state)
+    nnx.replace_by_pure_dict(state, values)
+    return state

@@ -56,7 +56,7 @@ def test_no_position_sees_a_later_token(config: ModelConfig) -> None:
 def test_rows_at_their_own_positions_in_chunks_equal_the_full_pass(config: ModelConfig) -> None:
     params, tokens, lengths = random_params(config), random_tokens(3, 20), (20, 13, 7)
     full = decoder.forward(params, tokens, config=config)
-    cache = decoder.new_cache(config, batch=3, length=24)
+    cache, layers = decoder.new_cache(config, batch=3, length=24), decoder.unstack_layers(params)
     fed, found = [0, 0, 0], np.zeros_like(full)
     for sizes in [(5, 2, 1), (1, 4, 6), (8, 0, 0), (3, 7, 0), (3, 0, 0)]:
         width = max(sizes)
@@ -65,7 +65,7 @@ def test_rows_at_their_own_positions_in_chunks_equal_the_full_pass(config: Model
         for row, size in enumerate(sizes):
             chunk[row, :size] = tokens[row, fed[row] : fed[row] + size]
             positions[row] = fed[row] + np.arange(width)  # padding runs on behind the row's end
-        hidden, cache = decoder.forward_cached(params, chunk, positions_BT=positions, cache=cache, config=config)
+        hidden, cache = decoder.forward_cached(layers, chunk, positions_BT=positions, cache=cache, config=config)
         for row, size in enumerate(sizes):
             found[row, fed[row] : fed[row] + size] = hidden[row, :size]
             fed[row] += size
