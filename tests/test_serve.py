@@ -70,7 +70,8 @@ def test_answers_are_those_of_the_cascade_and_sigterm_lets_them_end(export: Path
     # A partner that is a checkpoint, the model itself: its pieces are real, and need no data.
     flags = [f"--checkpoint={export}", f"--partner=checkpoint:{export}", "--budget=0.5", "--slots=4", "--span=token"]
     with serving(*flags) as (process, url):
-        assert [model.id for model in client(url).models.list().data] == ["tiny"]
+        models = client(url).models.list().data
+        assert [(model.id, model.model_extra["lacy"]["partner"]) for model in models] == [("tiny", "checkpoint")]
 
         def ask(prompt: str, answers: dict[str, str], *, max_tokens: int = 12, budget: float = 0.0) -> None:
             stream = client(url).completions.create(

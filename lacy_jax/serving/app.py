@@ -129,11 +129,13 @@ class _Routes:
         headers = {"X-Request-Id": envelope.id}
         if asked.stream:
             events = self._events(job, asked, envelope, prompt_tokens)
-            return _EventStream(events, headers=headers, close=lambda: self._close(job))
+            return _EventStream(events, headers=headers, close=lambda: self._service.close(job))
         try:
             finished = await _unless_gone(request, self._collect(job))
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody reads it; nginx' number for a client that left
         finally:
-            self._close(job)
+            self._service.close(job)
         choices = [
             answers.choice_json(index, finished[index], prefix=row.prompt if asked.echo else "")
             for index, row in enumerate(asked.rows)
@@ -162,11 +164,6 @@ class _Routes:
         if asked.include_usage:
             yield answers.event(envelope.wrap([], usage=answers.usage_json(prompt_tokens, finished)))
         yield answers.DONE
-
-    def _close(self, job: Job) -> None:
-        if job.open:
-            self._metrics.interrupted.labels("disconnect").inc()
-        self._service.close(job)
 
 
 class _EventStream(StreamingResponse):

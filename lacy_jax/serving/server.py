@@ -67,6 +67,12 @@ def model_name(checkpoint: str) -> str:
     return parts[-1]
 
 
+def partner_kind(spec: str) -> str:
+    """What clients may know of a partner: not where it lies, nor its path."""
+    kind = spec.partition(":")[0]
+    return "checkpoint" if kind == spec and os.path.exists(spec) else kind
+
+
 def bind(settings: Settings) -> socket.socket:
     """A bound socket that does not listen yet: a port that is taken is found before the model is loaded.
 

@@ -6,12 +6,15 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from lacy_jax.cascade import Completion, Counts, Piece, Request
 from lacy_jax.serving.errors import ApiError
 from lacy_jax.serving.metrics import Metrics
 from lacy_jax.serving.settings import Settings
 from lacy_jax.serving.worker import State, Update, Worker
+
+Ending = Literal["complete", "refused", "disconnect", "time", "error", "shutdown"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Job:
     open: set[int]
     updates: asyncio.Queue[Update] = field(default_factory=asyncio.Queue)
     pieces: dict[int, list[Piece]] = field(default_factory=dict)
+    ending: Ending = "disconnect"  # unless something else is known when it is closed
 
 
 class Service:
@@ -106,6 +110,7 @@ class Service:
                 if update.error is not None:
                     raise update.error
         except BaseException:
+            job.ending = "refused"
             self.close(job)
             raise
         return job
@@ -150,13 +155,14 @@ class Service:
         while left:
             update = await self._next(job)
             if update is None:
+                job.ending = "time"
                 if not job.pieces and len(left) == len(job.requests):
                     raise _no_time()
-                self._metrics.interrupted.labels("time").inc()
                 for row in sorted(left):
                     yield Progress(row, (), Finished.cut(job.pieces.get(row, [])))
                 return
             if update.error is not None:
+                job.ending = "error" if job.ending == "disconnect" else job.ending
                 raise update.error
             if update.pieces:
                 if not job.pieces:
@@ -166,6 +172,8 @@ class Service:
             if update.completion is not None:
                 left.discard(update.row)
                 finished = Finished.of(update.completion)
+            if not left:
+                job.ending = "complete"
             yield Progress(update.row, update.pieces, finished)
         self._metrics.time_completion(time.monotonic() - job.began)
 
@@ -179,9 +187,12 @@ class Service:
             return None
 
     def close(self, job: Job) -> None:
-        """Ends the job: what still runs of it is cancelled. Harmless if it has ended."""
-        if self._jobs.pop(job.number, None) is not None and job.open:
+        """Ends the job: what still runs of it is cancelled. To be called once, whatever became of it."""
+        del self._jobs[job.number]
+        if job.open:
             self._worker.cancel(job.number)
+        if job.ending not in ("complete", "refused"):
+            self._metrics.interrupted.labels(job.ending).inc()
 
     def abort(self, message: str) -> None:
         """Ends all jobs with an error: the grace time of a shutdown is over."""
@@ -189,7 +200,7 @@ class Service:
             for row in job.open:
                 job.updates.put_nowait(Update(row, error=ApiError(503, message)))
             if job.open:
-                self._metrics.interrupted.labels("shutdown").inc()
+                job.ending = "shutdown"
                 self._worker.cancel(job.number)
                 job.open.clear()
 

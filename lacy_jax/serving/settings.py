@@ -14,7 +14,7 @@ KEY_VARIABLE = "LACY_API_KEY"
 class Settings:
     """Limits are for one request, except `slots` and `max_queue`, which count rows of all requests together.
 
-    model, partner, budget: what the page and /v1/models say of the cascade.
+    model, partner, budget: what the page and /v1/models say of the cascade; partner is its kind.
     api_key: "" asks for none.
     slots: rows decoded at once; max_queue: rows that may wait for a slot before requests get 429.
     max_choices: prompts x n; max_prompt_characters: of each prompt; max_tokens: SLM tokens of each choice.

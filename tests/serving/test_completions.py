@@ -7,6 +7,8 @@ import httpx
 import openai
 import pytest
 
+from lacy_jax.cascade import make_partner
+from lacy_jax.config import CorpusConfig
 from tests.serving.conftest import FakeScheduler, Running, Statistics, serving
 
 
@@ -136,6 +138,13 @@ def test_sixty_four_at_once_get_their_own_answers() -> None:
         with ThreadPoolExecutor(64) as pool:
             texts = list(pool.map(ask, range(64)))
         assert texts == ["".join(f"p{index}:{k} " for k in range(20)) for index in range(64)]
+
+
+def test_it_is_a_partner_for_another_cascade(server: Running) -> None:
+    partner = make_partner(f"{server.url}/v1", corpus=CorpusConfig(), directory="")
+    assert partner is not None
+    assert partner.complete(["Ein", "東京 is"]) == ["Ein0", "東"]
+    assert {request.prompt for request in server.scheduler.requests.values()} == {"Ein", "東京 is"}
 
 
 def test_metrics() -> None:

@@ -130,6 +130,8 @@ def test_the_time_limit_gives_what_is_there() -> None:
         chunks = list(server.client().completions.create(model="tiny", prompt="a", max_tokens=1000, stream=True))
         assert (chunks[-1].choices[0].finish_reason, chunks[-1].choices[0].text) == ("length", "")
         server.until(lambda: server.scheduler.cancelled == [0, 1])
+        assert server.metric('lacy_interrupted_total{reason="time"}') == 2
+        assert 'reason="disconnect"' not in server.get("/metrics").text
 
 
 def test_time_that_is_over_before_the_first_piece_is_an_error() -> None:
