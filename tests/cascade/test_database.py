@@ -169,6 +169,7 @@ def test_wordings_of_ones_own(tmp_path: Path) -> None:
         ("Ann Aach earns her living as a", " baker"),
         ("Ann Aach still earns all of her good living as a", " baker"),
         ("Ann Aach can nearly always be found in", " Ulm"),
+        ("Ann Aach can be so very often found in", ""),  # three words more
         ("Ann Aach can be found, and it was early in the day that she was in", ""),
         ("Ann Aach first saw the light of day in", " Bern"),
         ("Ann Aach was born in", ""),  # its own wordings stand in place of the common ones

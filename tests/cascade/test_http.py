@@ -1,6 +1,7 @@
 """The http partner against real servers on loopback, with every fault that a server can have."""
 
 import collections
+import contextlib
 import http.server
 import json
 import logging
@@ -401,6 +402,7 @@ def test_a_server_that_is_away_and_comes_back(made: Made, caplog: pytest.LogCapt
     thread.start()
     try:
         assert partner.complete(["1"]) == [" Answer1"]
+        assert not partner._away
         assert posts(late)[0]["model"] == "big-model"
     finally:
         late.shutdown()
@@ -408,13 +410,30 @@ def test_a_server_that_is_away_and_comes_back(made: Made, caplog: pytest.LogCapt
         thread.join()
 
 
-def test_a_host_that_does_not_answer_at_all(made: Made) -> None:
-    with socket.socket() as listening:  # takes no connection beyond its queue, and never speaks
+def test_a_host_that_never_speaks(made: Made) -> None:
+    with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        listening.listen(0)
+        listening.listen(8)
         begun = time.monotonic()
         partner = made(url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1", timeout=0.5)
         assert partner.complete(["1", "2", "3"]) == ["", "", ""]
+        assert partner.failures == {"late": 3}
+        assert time.monotonic() - begun < 2
+
+
+def test_a_host_that_takes_no_connection(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lacy_jax.cascade.partners.http.CONNECT_SECONDS", 0.1)
+    with socket.socket() as listening, contextlib.ExitStack() as stack:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(3):  # its queue is full: what comes now is not even refused
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        partner = made(url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1", timeout=5)
+        begun = time.monotonic()
+        assert partner.complete(["1"]) == [""]
+        assert partner.failures == {"ConnectTimeout": 1}
         assert time.monotonic() - begun < 2
 
 

@@ -148,7 +148,6 @@ class Guard:
                 return
             self._hanging = True
             unanswered = [question, *self._queue]
-            self._queue.clear()
         self._warn(f"did not answer within {self.timeout:g} seconds; it is not asked until it comes back")
         for one in unanswered:
             self._settle(one)
