@@ -92,7 +92,8 @@ def test_answers_are_those_of_the_cascade_and_sigterm_lets_them_end(export: Path
         answer = client(url).completions.create(model="tiny", prompt="The river", max_tokens=40)
         lacy = answer.choices[0].model_extra["lacy"]
         assert lacy["calls"] > 0
-        assert lacy["share"] == pytest.approx(0.5, abs=0.15)
+        # A random partner often ends its text at once: an unanswered call spends a token too.
+        assert (lacy["delegated"] + lacy["unanswered"]) / lacy["generated"] == pytest.approx(0.5, abs=0.15)
         metrics = httpx.get(f"{url}/metrics", trust_env=False).text
         assert f"lacy_partner_questions_total {float(lacy['calls'])}" in metrics
 
