@@ -437,6 +437,12 @@ def test_a_host_that_takes_no_connection(made: Made, monkeypatch: pytest.MonkeyP
         assert time.monotonic() - begun < 2
 
 
+def test_no_proxy_stands_before_this_machine(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    assert made().complete(["1"]) == [" Answer1"]
+
+
 def test_addresses() -> None:
     assert parse_address("http://h:1/v1") == Address("http://h:1/v1")
     assert parse_address("https://h/v1/#org/Model%201") == Address("https://h/v1", model="org/Model 1")

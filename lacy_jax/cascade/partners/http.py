@@ -140,7 +140,10 @@ class HttpPartner:
         headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._model, self._listed, self._away = address.model, bool(address.model), False
         self._failures: collections.Counter[str] = collections.Counter()
-        self._client = httpx.AsyncClient(headers=headers, timeout=self._limits(self._seconds), follow_redirects=False)
+        # The environment may name a proxy, which has no way to this machine's own servers.
+        host = urllib.parse.urlsplit(address.url).hostname or ""
+        local = host in ("localhost", "::1") or host.startswith("127.")
+        self._client = httpx.AsyncClient(headers=headers, trust_env=not local, follow_redirects=False)
         self._gate = asyncio.Semaphore(CONCURRENT)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name=f"partner {self.name}", daemon=True).start()
