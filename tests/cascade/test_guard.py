@@ -184,11 +184,21 @@ def test_many_threads_ask_at_once() -> None:
     assert wrong == []
     found = guard.statistics
     assert (found.questions, found.answered, found.failed, found.late) == (320, 240, 80, 0)
-    for _ in range(100):
-        if not any(thread.name == "partner scripted" for thread in threading.enumerate()):
-            break
+
+
+def test_threads_end_when_nothing_is_asked() -> None:
+    partner = Scripted()
+    partner.name = "brief"
+    guard = Guard(partner, timeout=0.3)
+    for _ in range(50):
+        assert guard.complete(["a"]) == [" a"]
+        names = [thread.name for thread in threading.enumerate() if thread.name.endswith("brief")]
+        assert sorted(names) in (["clock of brief", "partner brief"], ["partner brief"])
+    deadline = time.monotonic() + 5
+    while any(thread.name.endswith("brief") for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert not any(thread.name == "partner scripted" for thread in threading.enumerate())
+    assert guard.complete(["a"]) == [" a"]
 
 
 def test_no_time_out_strikes_a_partner_that_was_in_time() -> None:

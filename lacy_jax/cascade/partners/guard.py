@@ -16,6 +16,7 @@ from lacy_jax.cascade.partners import Partner
 MAX_PIECE_CHARACTERS = 200
 # At most one warning in this many seconds: a partner that is away must not fill the log.
 WARNING_SECONDS = 5.0
+IDLE_SECONDS = 0.5  # how long the thread that asks waits for another question
 
 _log = logging.getLogger(__name__)
 
@@ -44,9 +45,9 @@ class _Question:
     texts: list[str]
     future: Future[list[str]]
     answers: list[object]
+    deadline: float
     begun: float | None = None
     settled: bool = False
-    timer: threading.Timer | None = None
 
 
 _FAILED, _LATE = object(), object()
@@ -57,8 +58,9 @@ class Guard:
 
     The partner is called in a thread, by one question at a time. It must answer a question within `timeout` seconds
     of its being asked. While it hangs beyond that, further questions are answered "" at once, without a thread
-    more; when it comes back, what it brings is thrown away, and it is asked again. Threads are daemons: a partner that
-    hangs for ever does not keep the program from ending.
+    more; when it comes back, what it brings is thrown away, and it is asked again. There are two threads, one that
+    asks and one that looks at the clock. Both end when nothing is asked, and are daemons: a partner that hangs for
+    ever does not keep the program from ending.
     """
 
     def __init__(self, partner: Partner, *, timeout: float = 30.0, batch_size: int | None = None):
@@ -67,8 +69,10 @@ class Guard:
         self.timeout = timeout
         self._partner, self._batch_size = partner, batch_size
         self._lock = threading.Lock()  # of all below
-        self._queue: collections.deque[_Question] = collections.deque()
-        self._working = self._hanging = False
+        self._asked = threading.Condition(self._lock)
+        self._queue: collections.deque[_Question] = collections.deque()  # not yet given to the partner
+        self._open: collections.deque[_Question] = collections.deque()  # not yet answered, the oldest first
+        self._working = self._watching = self._hanging = False
         self._statistics = PartnerStatistics()
         self._warned = float("-inf")
 
@@ -84,27 +88,31 @@ class Guard:
 
     def submit(self, texts: Sequence[str]) -> Future[list[str]]:
         """Like `complete`, but does not wait. The future is always fulfilled, within about `timeout` seconds."""
-        question = _Question(texts=list(texts), future=Future(), answers=[_LATE] * len(texts))
+        question = _Question(list(texts), Future(), [_LATE] * len(texts), time.monotonic() + self.timeout)
         question.future.set_running_or_notify_cancel()  # so that nobody can cancel it
         with self._lock:
             ask = bool(question.texts) and not self._hanging
             if ask:
-                question.timer = threading.Timer(self.timeout, self._expire, [question])
-                question.timer.daemon = True
-                question.timer.start()
                 self._queue.append(question)
+                self._open.append(question)
+                self._asked.notify()
                 if not self._working:
                     self._working = True
                     threading.Thread(target=self._work, name=f"partner {self.name}", daemon=True).start()
+                if not self._watching:
+                    self._watching = True
+                    threading.Thread(target=self._watch, name=f"clock of {self.name}", daemon=True).start()
         if not ask:
             self._settle(question)
         return question.future
 
     def _work(self) -> None:
-        """The thread: asks while there are questions."""
+        """The thread that asks, until nothing has been asked for a while."""
         while True:
             with self._lock:
                 self._hanging = False
+                if not self._queue:
+                    self._asked.wait(IDLE_SECONDS)
                 if not self._queue:
                     self._working = False
                     return
@@ -112,6 +120,17 @@ class Guard:
                 question.begun = time.monotonic()
             self._ask(question)
             self._settle(question)
+
+    def _watch(self) -> None:
+        """The thread that looks at the clock; deadlines come in the order of the questions."""
+        while True:
+            with self._lock:
+                if not self._open:
+                    self._watching = False
+                    return
+                question = self._open[0]
+            time.sleep(max(0.0, question.deadline - time.monotonic()))
+            self._expire(question)
 
     def _ask(self, question: _Question) -> None:
         size = self._batch_size or len(question.texts)
@@ -147,7 +166,7 @@ class Guard:
             if question.settled:
                 return
             self._hanging = True
-            unanswered = [question, *self._queue]
+            unanswered = list(self._open)
         self._warn(f"did not answer within {self.timeout:g} seconds; it is not asked until it comes back")
         for one in unanswered:
             self._settle(one)
@@ -158,8 +177,8 @@ class Guard:
             if question.settled:
                 return
             question.settled = True
-            if question.timer is not None:
-                question.timer.cancel()
+            while self._open and self._open[0].settled:
+                self._open.popleft()
             answers = question.answers
             late = sum(answer is _LATE for answer in answers)
             empty = sum(isinstance(answer, str) and answer == "" for answer in answers)
