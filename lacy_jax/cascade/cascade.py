@@ -9,7 +9,7 @@ from typing import Literal
 
 from lacy_jax.cascade.budget import Budget
 from lacy_jax.cascade.engine import Engine
-from lacy_jax.cascade.partners import Partner, make_partner
+from lacy_jax.cascade.partners import Partner, Span, make_partner
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.cascade.rows import Completion, Request
 from lacy_jax.cascade.scheduler import Account, Calling, Gate, Oracle, Scheduler, Score
@@ -31,6 +31,7 @@ class Cascade:
         score: Score | Literal["auto"] = "auto",
         gate: Gate = "none",
         account: Account = "row",
+        span: Span = "word",
         threshold: float | None = None,
         oracle: Oracle | None = None,
         timeout: float = 30.0,
@@ -47,6 +48,8 @@ class Cascade:
             gate: "factual" weighs the score by how likely the SLM's own next token is a fact (see `Step.factual`).
             account: "row" keeps each row on the budget by itself; "shared" only all rows together, and then a row's
                 text depends on those beside it.
+            span: how far the partner writes at a call. Of a partner that is given as an object it only says what it
+                does: unless "token", its words and numbers are whole, and the SLM does not go on with them.
             threshold: calls wherever the score is above it, in place of a budget.
             oracle: (text so far, the SLM's own next token) -> whether to call, where the truth is known.
             timeout: seconds after which a question to the partner counts as unanswered.
@@ -65,12 +68,13 @@ class Cascade:
         if score == "auto":
             score = "call_score" if learned_to_call(slm) else "uncertainty"
         if isinstance(partner, str):
-            partner = make_partner(partner, corpus=slm.config.corpus, directory=slm.config.data.directory)
+            partner = make_partner(partner, corpus=slm.config.corpus, directory=slm.config.data.directory, span=span)
         self._engine = Engine(slm)
         self.partner = partner if partner is None or isinstance(partner, Guard) else Guard(partner, timeout=timeout)
         warm = slm.meta.get("call_scores", []) if (score, gate) == ("call_score", "none") else []
         self._calling = Calling(
             budget=Budget(share=budget, window=window, threshold=threshold),
+            span=span,
             score=score,
             gate=gate,
             account=account,
@@ -152,6 +156,7 @@ def open_cascade(
         score=settings.score,
         gate=settings.gate,
         account=settings.account,
+        span=settings.span,
         timeout=settings.timeout,
     )
 
@@ -159,4 +164,4 @@ def open_cascade(
 def learned_to_call(slm: LoadedModel) -> bool:
     """Whether the model's training taught it `<CALL>`."""
     objective = slm.config.objective
-    return objective.rule != "none" and objective.treatment != "ignore"
+    return "hugging_face" not in slm.meta and objective.rule != "none" and objective.treatment != "ignore"

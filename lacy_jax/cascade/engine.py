@@ -4,14 +4,16 @@ A row is named by its whole list of token ids, every time. The session compares 
 holds, keeps the longest common prefix and feeds the rest: a prompt, one new token, or the tokens of a
 partner's piece are all the same thing, a right-padded chunk. Nothing is rolled back by hand.
 
-Shapes are few, so that XLA compiles few programs: one for each (slots, cache bucket, chunk bucket). The last
-slot of every cache row is scratch: padding is written there, and no real query ever sees it.
+Shapes are few, so that XLA compiles few programs: one for each (cache bucket, chunk bucket), where only short
+chunks are for all slots at once. The last slot of every cache row is scratch: padding is written there, and no real
+query ever sees it.
 
 Axes: R slots (rows of a session), T chunk, S cache length, D model, V vocabulary.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -19,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lacy_jax.cascade.partners.extent import LETTER
 from lacy_jax.cascade.sampling import GREEDY, Sampling, SamplingRows, pick, sampling_rows
 from lacy_jax.checkpoint import LoadedModel
 from lacy_jax.config import ModelConfig
@@ -26,8 +29,12 @@ from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.model import decoder
 from lacy_jax.model.attention import KVCache, grow_cache
 
+# A character of a word in the sense of partners' pieces, less U+FFFD, which stands for a part of a character.
+_LETTER = re.compile(f"(?!\ufffd){LETTER}")
 SMALLEST_BUCKET = 128
-CHUNKS = (1, 4, 16, 64, 256)
+# Widths of the chunks that rows are fed in: one new token or a short piece together, anything longer alone.
+CHUNKS_TOGETHER = (1, 4)
+CHUNKS_ALONE = (16, 64, 256)
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,8 @@ class Engine:
         emitted = np.zeros(vocab, bool)
         emitted[: self.tokenizer.call_id] = self.tokenizer.byte_lengths[: self.tokenizer.call_id] > 0
         emitted[self.tokenizer.end_id] = True
-        self.emitted = jnp.asarray(emitted)
+        self.emitted = emitted
+        self.goes_on = _goes_on(self.tokenizer, vocab)
         probe = loaded.meta.get("factual_probe") or {"weights": [0.0] * self.config.width, "bias": 0.0}
         self.probe = jnp.asarray([*probe["weights"], probe["bias"]], jnp.float32)
 
@@ -131,69 +139,81 @@ class Session:
         return self._held[slot]
 
     def step(
-        self, rows: Mapping[int, Sequence[int]], *, sampling: Mapping[int, Sampling] | None = None
+        self,
+        rows: Mapping[int, Sequence[int]],
+        *,
+        sampling: Mapping[int, Sampling] | None = None,
+        allowed: Mapping[int, np.ndarray] | None = None,
+        whole: Collection[int] = (),
     ) -> dict[int, Step]:
         """The model's word after each of `rows` (slot -> all ids of the row so far, at least one).
 
-        Slots that are not named keep what they hold. `sampling`: how a slot's token is picked, greedily by default.
+        Slots that are not named keep what they hold.
+
+        Args:
+            sampling: how a slot's token is picked, greedily by default.
+            allowed: bool [V], the ids that may be picked in a slot, all that are text by default.
+            whole: slots whose last word or number is whole: no token that goes on with it is picked.
         """
         context = self._engine.config.context
         wanted = {slot: list(ids[window_start(len(ids), context=context) :]) for slot, ids in rows.items()}
         self._grow(max(map(len, wanted.values())))
         # The last token is always fed, even where all is known: its hidden state is what is asked for.
         fed = {slot: min(shared_prefix(self._held[slot], ids), len(ids) - 1) for slot, ids in wanted.items()}
+        settings = {slot: (sampling or {}).get(slot, GREEDY) for slot in rows}
+        picks = _Picks(rows, wanted, settings, allowed or {}, whole)
         steps: dict[int, Step] = {}
-        while len(steps) < len(wanted):
-            parts = {slot: ids[fed[slot] : fed[slot] + CHUNKS[-1]] for slot, ids in wanted.items()}
-            drawn = self._sampling(rows, wanted, sampling or {})
-            head = self._feed(parts, starts=fed, drawn=drawn)
-            for slot, part in parts.items():
+        together = [slot for slot, ids in wanted.items() if len(ids) - fed[slot] <= CHUNKS_TOGETHER[-1]]
+        if together:
+            parts = {slot: wanted[slot][fed[slot] :] for slot in together}
+            steps |= self._feed(parts, starts=fed, slots=range(self.slots), picks=picks)
+        for slot in wanted.keys() - together:
+            # Fed with the others, a long part would make all of them as long.
+            while fed[slot] < len(wanted[slot]):
+                part = wanted[slot][fed[slot] : fed[slot] + CHUNKS_ALONE[-1]]
+                steps |= self._feed({slot: part}, starts=fed, slots=[slot], picks=picks)
                 fed[slot] += len(part)
-                if part and fed[slot] == len(wanted[slot]):
-                    scalars = dict(zip(_SCALARS, head.scalars_R5[slot].tolist(), strict=True))
-                    steps[slot] = Step(token=int(head.token_R[slot]), **scalars)
         for slot, ids in wanted.items():
             self._held[slot] = ids
         return steps
 
-    def _sampling(
-        self, rows: Mapping[int, Sequence[int]], seen: Mapping[int, Sequence[int]], sampling: Mapping[int, Sampling]
-    ) -> SamplingRows | None:
-        """What the device must know to draw; None where all are greedy, which needs no program of its own."""
-        if all(sampling.get(slot, GREEDY).plain for slot in rows):
-            return None
-        every = range(self.slots)
-        settings = [(sampling.get(slot, GREEDY), seen.get(slot, ()), len(rows.get(slot, ()))) for slot in every]
-        return sampling_rows(settings, length=self._cache.length)
-
     def _feed(
-        self, parts: Mapping[int, Sequence[int]], *, starts: Mapping[int, int], drawn: SamplingRows | None
-    ) -> _Head:
-        """Runs one chunk: `parts` (slot -> ids, may be empty) at positions `starts`, all other slots padding."""
+        self, parts: Mapping[int, Sequence[int]], *, starts: Mapping[int, int], slots: Sequence[int], picks: "_Picks"
+    ) -> dict[int, Step]:
+        """Runs one chunk: `parts` (slot -> ids) at positions `starts`. `slots`: a single one, or all of them."""
         longest = max(map(len, parts.values()))
-        width = next(chunk for chunk in CHUNKS if chunk >= longest)
-        scratch = self._cache.length - 1
-        tokens_RT = np.full((self.slots, width), self._engine.tokenizer.end_id, np.int32)
-        positions_RT = np.full((self.slots, width), scratch, np.int32)
-        last_R = np.zeros(self.slots, np.int32)
-        for slot, part in parts.items():
-            tokens_RT[slot, : len(part)] = part
-            positions_RT[slot, : len(part)] = starts[slot] + np.arange(len(part))
-            last_R[slot] = max(0, len(part) - 1)
+        chunks = CHUNKS_TOGETHER if longest <= CHUNKS_TOGETHER[-1] else CHUNKS_ALONE
+        width = next(chunk for chunk in chunks if chunk >= longest)
+        tokens_RT = np.full((len(slots), width), self._engine.tokenizer.end_id, np.int32)
+        positions_RT = np.full((len(slots), width), self._cache.length - 1, np.int32)  # the scratch slot
+        last_R = np.zeros(len(slots), np.int32)
+        for row, slot in enumerate(slots):
+            if part := parts.get(slot):
+                tokens_RT[row, : len(part)] = part
+                positions_RT[row, : len(part)] = starts[slot] + np.arange(len(part))
+                last_R[row] = len(part) - 1
         engine = self._engine
         head, self._cache = _advance(
             engine.params,
             self._cache,
+            None if len(slots) == self.slots else np.int32(slots[0]),
             tokens_RT,
             positions_RT,
             last_R,
-            engine.emitted,
+            picks.allowed(slots, default=engine.emitted),
+            engine.goes_on,
+            np.array([slot in picks.whole for slot in slots]),
             engine.probe,
-            drawn,
+            picks.sampling(slots, length=self._cache.length),
             config=engine.config,
             call_id=engine.tokenizer.call_id,
         )
-        return jax.device_get(head)
+        token_R, scalars_R5 = jax.device_get(head)
+        return {
+            slot: Step(token=int(token_R[row]), **dict(zip(_SCALARS, scalars_R5[row].tolist(), strict=True)))
+            for row, slot in enumerate(slots)
+            if slot in parts
+        }
 
     def _grow(self, length: int) -> None:
         """Makes room for rows of `length` tokens and the scratch slot."""
@@ -204,31 +224,83 @@ class Session:
         self._cache = grow_cache(self._cache, more=more)
 
 
+def _goes_on(tokenizer: TextTokenizer, vocab: int) -> np.ndarray:
+    """Tokens that would go on with a word or number before them (they begin with a letter or digit), bool [vocab]."""
+    begins = np.zeros(vocab, bool)
+    for token in range(tokenizer.call_id):
+        # A byte of a longer character may begin anything: it is let pass.
+        begins[token] = bool(_LETTER.match(tokenizer.decode_bytes([token]).decode(errors="replace")))
+    return begins
+
+
+def ends_word(text: str) -> bool:
+    """Whether the text's last character is one of a word or number that could go on."""
+    return bool(_LETTER.match(text[-1:]))
+
+
+@dataclass(frozen=True)
+class _Picks:
+    """How the next tokens are picked; what is the same for all rows needs no arrays, and no program of its own."""
+
+    rows: Mapping[int, Sequence[int]]
+    seen: Mapping[int, Sequence[int]]
+    settings: Mapping[int, Sampling]
+    masks: Mapping[int, np.ndarray]
+    whole: Collection[int]
+
+    def sampling(self, slots: Sequence[int], *, length: int) -> SamplingRows | None:
+        """For `slots`; None where all rows are greedy."""
+        if all(setting.plain for setting in self.settings.values()):
+            return None
+        return sampling_rows(
+            [(self.settings.get(s, GREEDY), self.seen.get(s, ()), len(self.rows.get(s, ()))) for s in slots],
+            length=length,
+        )
+
+    def allowed(self, slots: Sequence[int], *, default: np.ndarray) -> np.ndarray:
+        """bool [V] or [R, V]."""
+        if not any(slot in self.masks for slot in slots):
+            return default
+        return np.stack([self.masks.get(slot, default) for slot in slots])
+
+
 @functools.partial(jax.jit, static_argnames=("config", "call_id"), donate_argnums=1)
 def _advance(
     params: decoder.Params,
     cache: KVCache,
+    slot: jax.Array | None,
     tokens_RT: jax.Array,
     positions_RT: jax.Array,
     last_R: jax.Array,
-    emitted_V: jax.Array,
+    allowed: jax.Array,
+    goes_on_V: jax.Array,
+    whole_R: jax.Array,
     probe: jax.Array,
     drawn: SamplingRows | None,
     *,
     config: ModelConfig,
     call_id: int,
 ) -> tuple[_Head, KVCache]:
-    """Feeds a chunk and reads the head at each row's last real position."""
+    """Feeds a chunk, to all slots or to one, and reads the head at each row's last real position."""
+    rows = cache
+    if slot is not None:
+        rows = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, slot, 1), cache)
     # Without this, GPUs and TPUs would multiply float32 in fewer bits.
     precision = "float32" if config.compute_dtype == "float32" else None
     with jax.default_matmul_precision(precision):
-        hidden_RTD, cache = decoder.forward_cached(
-            params, tokens_RT, positions_BT=positions_RT, cache=cache, config=config
+        hidden_RTD, rows = decoder.forward_cached(
+            params, tokens_RT, positions_BT=positions_RT, cache=rows, config=config
         )
         hidden_RD = jnp.take_along_axis(hidden_RTD, last_R[:, None, None], axis=1)[:, 0]
         factual_R = jax.nn.sigmoid(hidden_RD.astype(jnp.float32) @ probe[:-1] + probe[-1])
-        logits_RV = hidden_RD.astype(jnp.float32) @ decoder.output_matrix(params).astype(jnp.float32).T
-    own_RV = jnp.where(emitted_V, logits_RV, -jnp.inf)
+        matrix_VD = decoder.output_matrix(params).astype(hidden_RD.dtype)
+        logits_RV = jnp.einsum("rd,vd->rv", hidden_RD, matrix_VD, preferred_element_type=jnp.float32)
+    if slot is None:
+        cache = rows
+    else:
+        cache = jax.tree.map(lambda x, row: jax.lax.dynamic_update_slice_in_dim(x, row, slot, 0), cache, rows)
+    allowed = allowed & ~(whole_R[:, None] & goes_on_V)
+    own_RV = jnp.where(allowed, logits_RV, -jnp.inf)
     token_R = jnp.argmax(own_RV, axis=-1) if drawn is None else pick(own_RV, drawn)
     return _Head(token_R, _scalars(logits_RV, factual_R, call_id=call_id)), cache
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from lacy_jax.cascade import budget as budgets
 from lacy_jax.cascade.budget import Budget, BudgetState
-from lacy_jax.cascade.engine import Step
+from lacy_jax.cascade.engine import Step, ends_word
 from lacy_jax.cascade.sampling import GREEDY, Sampling
 from lacy_jax.config import ConfigError
 from lacy_jax.data.tokenizer import TextTokenizer
@@ -114,6 +114,11 @@ class Row:
     asked: tuple[Step, float] | None = None  # the step that called, and its score, while the row waits
     utf8: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
     held: list[float] = field(default_factory=list)  # scores of the tokens whose character is not complete yet
+
+    @property
+    def ends_with_partner(self) -> bool:
+        """Whether the text ends with a letter or digit that the partner wrote."""
+        return not self.held and bool(self.pieces) and self.pieces[-1].source == "partner" and ends_word(self.text)
 
     @property
     def runs(self) -> bool:

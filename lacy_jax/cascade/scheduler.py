@@ -17,6 +17,7 @@ from typing import Literal
 from lacy_jax.cascade import budget as budgets
 from lacy_jax.cascade.budget import Budget, BudgetState
 from lacy_jax.cascade.engine import Engine, Step, encode_text
+from lacy_jax.cascade.partners import Span
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.cascade.rows import Completion, Piece, Request, Row, release, resume, take_own
 
@@ -28,15 +29,21 @@ Oracle = Callable[[str, str], bool]
 
 # The partner is asked when this share of the live rows waits for it, or when no other row is left.
 PARKED_SHARE = 0.5
+# Shared accounts that are kept, one for each budget that was asked for.
+MOST_ACCOUNTS = 256
 # How long a round waits for the partner when no row can go on, seconds: then new requests may come in.
 PATIENCE = 0.02
 
 
 @dataclass(frozen=True)
 class Calling:
-    """Who calls, and on what account."""
+    """Who calls, on what account, and how far the partner writes.
+
+    span: unless it is "token", the partner's words and numbers are whole, and the SLM does not go on with them.
+    """
 
     budget: Budget
+    span: Span = "word"
     score: Score = "call_score"
     gate: Gate = "none"
     account: Account = "row"
@@ -62,7 +69,7 @@ class Scheduler:
         self._waiting: collections.deque[Row] = collections.deque()
         self._rows: dict[int, Row] = {}  # slot -> row
         self._question: tuple[concurrent.futures.Future[list[str]], list[Row]] | None = None
-        self._shared: dict[Budget, BudgetState] = {}
+        self._shared: collections.OrderedDict[Budget, BudgetState] = collections.OrderedDict()
         self._next_id = 0
 
     @property
@@ -113,7 +120,9 @@ class Scheduler:
         running = {slot: row for slot, row in self._rows.items() if row.runs}
         if running:
             sampling = {slot: row.request.sampling for slot, row in running.items()}
-            steps = self._session.step({slot: row.ids for slot, row in running.items()}, sampling=sampling)
+            whole = [] if self._calling.span == "token" else [s for s, row in running.items() if row.ends_with_partner]
+            rows = {slot: row.ids for slot, row in running.items()}
+            steps = self._session.step(rows, sampling=sampling, whole=whole)
             for slot, step in steps.items():
                 self._decide(running[slot], step)
         self._ask()
@@ -157,6 +166,9 @@ class Scheduler:
         row.state = self._shared.get(row.budget, row.state)
         yield
         self._shared[row.budget] = row.state
+        self._shared.move_to_end(row.budget)
+        if len(self._shared) > MOST_ACCOUNTS:
+            self._shared.popitem(last=False)
 
     def _ask(self) -> None:
         """Asks the partner, one batch at a time: when enough rows wait for it, or none else can go on."""

@@ -185,7 +185,7 @@ class Scripted:
         self.script = [(processor[s] if isinstance(s, bytes) else s) for s in script]
         self.slots, self.at = 1, 0
 
-    def step(self, rows: dict[int, list[int]], *, sampling: object) -> dict[int, Step]:  # noqa: ARG002
+    def step(self, rows: dict[int, list[int]], **_: object) -> dict[int, Step]:
         token = self.script[self.at]
         self.at += 1
         scalars = dict.fromkeys(("call_score", "call_logit", "uncertainty", "entropy", "factual"), 0.0)

@@ -10,6 +10,7 @@ import pytest
 
 from lacy_jax.cascade import Cascade, Completion, Counts, Event, Request, Scheduler
 from lacy_jax.cascade.engine import encode_text
+from lacy_jax.cascade.partners import Span
 from lacy_jax.cascade.scheduler import Score
 from lacy_jax.checkpoint import LoadedModel
 from lacy_jax.config import ConfigError
@@ -218,3 +219,18 @@ def test_auto_asks_by_uncertainty_where_no_call_was_learned(model: Model) -> Non
     untaught = dataclasses.replace(loaded, config=config)
     assert Cascade(loaded, None)._calling.score == "call_score"
     assert Cascade(untaught, None)._calling.score == "uncertainty"
+
+
+def test_the_slm_does_not_go_on_with_a_partners_word_or_number(model: Model) -> None:
+    def after_numbers(span: Span) -> list[str]:
+        texts = []
+        for seed in range(3):
+            cascade = Cascade(model(seed=seed), Fake(lambda _: " 1879"), budget=0.3, span=span)
+            texts += [row.text for row in cascade.generate(PROMPTS, max_new_tokens=40)]
+        return [text[at + 5 : at + 6] for text in texts for at in range(len(text)) if text.startswith(" 1879", at)]
+
+    whole, parts = after_numbers("word"), after_numbers("token")
+    assert len(whole) > 50
+    assert not any(character.isalnum() and character.isascii() for character in whole)
+    # With pieces that may be parts of words it does.
+    assert any(character.isalnum() for character in parts)

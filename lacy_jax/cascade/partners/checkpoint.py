@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import jax.numpy as jnp
 import numpy as np
 
 from lacy_jax.cascade.engine import Engine, encode_text, shared_prefix, window_start
@@ -51,7 +50,7 @@ class CheckpointPartner:
         self.name = name
         self._span: Span = span
         self._engine = Engine(loaded, compute_dtype=compute_dtype)
-        self._vocabulary = _Vocabulary(self._engine.tokenizer, emitted=np.asarray(self._engine.emitted))
+        self._vocabulary = _Vocabulary(self._engine.tokenizer, emitted=self._engine.emitted)
         self._session = self._engine.session(slots)
         self._used = [0] * slots  # when each slot was last used
         self._clock = 0
@@ -65,20 +64,11 @@ class CheckpointPartner:
     def _complete_group(self, texts: Sequence[str]) -> list[str]:
         answers = self._place([begin(self._engine.tokenizer, text) for text in texts])
         while open_rows := {slot: answer for slot, answer in answers.items() if answer.piece is None}:
-            self._hold_to_given(open_rows)
-            steps = self._session.step({slot: answer.ids for slot, answer in open_rows.items()})
+            allowed = {slot: self._vocabulary.agreeing(a.given) for slot, a in open_rows.items() if a.given}
+            steps = self._session.step({slot: answer.ids for slot, answer in open_rows.items()}, allowed=allowed)
             for slot, step in steps.items():
                 self._append(open_rows[slot], step.token)
         return [answer.piece or "" for answer in answers.values()]
-
-    def _hold_to_given(self, rows: dict[int, "_Answer"]) -> None:
-        """Allows every slot the tokens that agree with what its text says there."""
-        allowed_RV = np.broadcast_to(self._vocabulary.emitted, (self._session.slots, len(self._vocabulary.emitted)))
-        allowed_RV = allowed_RV.copy()
-        for slot, answer in rows.items():
-            if answer.given:
-                allowed_RV[slot] = self._vocabulary.agreeing(answer.given)
-        self._engine.emitted = jnp.asarray(allowed_RV)  # each slot its own; the engine is this partner's alone
 
     def _append(self, answer: "_Answer", token: int) -> None:
         tokenizer = self._engine.tokenizer

@@ -1,0 +1,217 @@
+"""Times cascade decoding: tokens a second by budget and batch, beside floors and peers.
+
+    python -m benchmarks.decode                    # random weights of slm_tiny's size, a partner six times as large
+    python -m benchmarks.decode --checkpoint runs/slm_tiny-lacy_full --batches 8 --budgets 0,0.22
+
+The partner is a checkpoint of random weights with a tokenizer of its own, one token a call, so that every call costs
+what a model of its size costs. Beside the figures stand:
+
+- the floor of the SLM alone: every step reads all weights and the cache once, at the memory bandwidth measured in
+  the same minute, or does 2N FLOPs a row, at the rate of a plain matrix product, whichever takes longer;
+- the peer without parking: the same cascade, but the partner is asked as soon as a row calls, and all wait for it;
+- the peer `transformers`, `generate` of the SLM's architecture in PyTorch at budget 0, where they are installed.
+
+Runs alternate, and ratios are medians over rounds, so a machine that is busy for a while disturbs all alike.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.objective import matmul_rate
+from lacy_jax.cascade import Cascade, Counts, scheduler
+from lacy_jax.cascade.partners.checkpoint import CheckpointPartner
+from lacy_jax.cascade.partners.guard import Guard
+from lacy_jax.checkpoint import LoadedModel, load_model
+from lacy_jax.config import Config, CorpusConfig, ModelConfig
+from lacy_jax.data.corpus import full_text, read_documents
+from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
+from lacy_jax.evals.samples import prompt_of
+from lacy_jax.model import decoder
+from lacy_jax.training.flops import parameter_count
+
+SLM = ModelConfig(layers=4, width=192, heads=3, context=256, compute_dtype="float32")
+PARTNER = ModelConfig(layers=8, width=384, heads=6, context=256, compute_dtype="float32")
+
+
+def random_model(config: ModelConfig, tokenizer: Tokenizer, *, seed: int) -> LoadedModel:
+    """A model of random weights, large enough ones that its choices depend on what it has read."""
+    vocab = decoder.padded_vocab(tokenizer.vocab_size)
+    params = jax.jit(lambda: decoder.init_params(config, vocab=vocab, key=jax.random.key(seed)))()
+    params = jax.tree.map(lambda x: x * 4 if x.ndim > 1 else x, params)
+    whole = Config(model=config)
+    return LoadedModel(config=whole, params=params, tokenizer=tokenizer, meta={"step": 0}, path="random weights")
+
+
+class Unparked(Guard):
+    """A guard that answers before anybody goes on."""
+
+    def submit(self, texts: Sequence[str]) -> Any:
+        future = super().submit(texts)
+        future.result()
+        return future
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One cell of the table."""
+
+    budget: float
+    batch: int
+
+
+def tokens_per_second(cascade: Cascade, prompts: Sequence[str], *, batch: int, length: int) -> tuple[float, Counts]:
+    """SLM tokens a second, prompts not counted but their reading included; and what was counted."""
+    started = time.perf_counter()
+    rows = cascade.generate(prompts[:batch], max_new_tokens=length, batch_size=batch)
+    counts = sum((row.counts for row in rows), start=Counts())
+    return counts.generated / (time.perf_counter() - started), counts
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second read from memory, by a sum over an array that no cache holds."""
+    array = jnp.ones(2**26, jnp.float32)
+    total = jax.jit(jnp.sum)
+    total(array).block_until_ready()
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        total(array).block_until_ready()
+        seconds.append(time.perf_counter() - started)
+    return array.nbytes / min(seconds)
+
+
+def floor(slm: LoadedModel, *, batch: int, context: int) -> float:
+    """Tokens a second that the device could reach at best, with `context` tokens in each cache on average."""
+    model = slm.model
+    vocab = decoder.output_matrix(slm.params).shape[0]
+    weights = 4 * parameter_count(model, vocab=vocab)
+    kv_width = (model.kv_heads or model.heads) * (model.width // model.heads)
+    cache = 4 * batch * context * 2 * model.layers * kv_width
+    memory = (weights + cache) / copy_bandwidth()
+    compute = 2 * batch * weights / 4 / matmul_rate("float32")
+    return batch / max(memory, compute)
+
+
+def transformers_generate(slm: LoadedModel, prompts: Sequence[str], *, length: int) -> Callable[[int], float] | None:
+    """Tokens a second of PyTorch's `generate` for a batch; None where it is missing or the style is not GPT-2's."""
+    try:
+        import torch
+        import transformers
+    except ImportError:
+        return None
+    model = slm.model
+    if model.positions != "learned":
+        return None
+    config = transformers.GPT2Config(
+        vocab_size=decoder.output_matrix(slm.params).shape[0],
+        n_positions=model.context,
+        n_embd=model.width,
+        n_layer=model.layers,
+        n_head=model.heads,
+    )
+    peer = transformers.GPT2LMHeadModel(config).eval()
+    ids = [slm.tokenizer.encode(prompt).ids.tolist() for prompt in prompts]
+
+    def run(batch: int) -> float:
+        width = max(map(len, ids[:batch]))
+        padded = torch.tensor([[0] * (width - len(row)) + row for row in ids[:batch]])
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids[:batch]])
+        started = time.perf_counter()
+        with torch.inference_mode():
+            peer.generate(
+                padded,
+                attention_mask=mask,
+                do_sample=False,
+                min_new_tokens=length,
+                max_new_tokens=length,
+                pad_token_id=0,
+                eos_token_id=None,
+            )
+        return batch * length / (time.perf_counter() - started)
+
+    return run
+
+
+def main() -> None:
+    """Runs every cell, prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", help="the SLM; default: random weights of slm_tiny's size")
+    parser.add_argument("--budgets", default="0,0.05,0.22,0.8")
+    parser.add_argument("--batches", default="1,8,64")
+    parser.add_argument("--length", type=int, default=64, help="new tokens a row")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    documents = [document for document, _ in zip(read_documents(CorpusConfig()), range(2000), strict=False)]
+    texts = [full_text(document) for document in documents]
+    tokenizer = Tokenizer.from_bytes(train_tokenizer(texts, vocab_size=4096))
+    slm = load_model(options.checkpoint) if options.checkpoint else random_model(SLM, tokenizer, seed=0)
+    other = Tokenizer.from_bytes(train_tokenizer(texts[:500], vocab_size=6000))
+    large = random_model(PARTNER, other, seed=1)
+    prompts = [prompt_of(document) for document in documents[: max(map(int, options.batches.split(",")))]]
+    device = jax.devices()[0]
+    print(f"{device.device_kind} ({device.platform}), float32; {options.length} new tokens, {options.rounds} rounds")
+    titles = f"{'budget':>7}{'batch':>6}{'tokens/s':>10}{'of floor':>10}{'/ unparked':>12}{'/ transformers':>16}"
+    print(f"{titles}{'share':>7}{'texts a question':>18}")
+    peer = transformers_generate(slm, prompts, length=options.length)
+    for batch in map(int, options.batches.split(",")):
+        best = floor(slm, batch=batch, context=options.length)
+        for budget in map(float, options.budgets.split(",")):
+            report(Setting(budget, batch), slm, large, prompts, best=best, peer=peer, options=options)
+
+
+def report(
+    setting: Setting,
+    slm: LoadedModel,
+    large: LoadedModel,
+    prompts: Sequence[str],
+    *,
+    best: float,
+    peer: Callable[[int], float] | None,
+    options: argparse.Namespace,
+) -> None:
+    """Times one cell against its peers and prints its line."""
+
+    def run(guard: Callable[..., Guard], share: float) -> tuple[float, Counts, float]:
+        asked = guard(CheckpointPartner(large, slots=setting.batch, span="token"))
+        cascade = Cascade(slm, asked, budget=setting.budget, score="call_score", span="token")
+        scheduler.PARKED_SHARE = share
+        speed, counts = tokens_per_second(cascade, prompts, batch=setting.batch, length=options.length)
+        return speed, counts, asked.statistics.questions / max(1, asked.statistics.batches)
+
+    parked = scheduler.PARKED_SHARE
+    calls = setting.budget > 0
+    run(Guard, parked)  # compiles
+    if calls:
+        run(Unparked, 0.0)
+    if not calls and peer is not None:
+        peer(setting.batch)
+    speeds, unparked, theirs, texts = [], [], [], []
+    counts = Counts()
+    for _ in range(options.rounds):
+        speed, counts, size = run(Guard, parked)
+        speeds.append(speed)
+        texts.append(size)
+        if calls:
+            unparked.append(speed / run(Unparked, 0.0)[0])
+        elif peer is not None:
+            theirs.append(speed / peer(setting.batch))
+    scheduler.PARKED_SHARE = parked
+    speed = statistics.median(speeds)
+
+    def ratio(values: list[float]) -> str:
+        return f"{statistics.median(values):.2f}" if values else "-"
+
+    figures = f"{setting.budget:7g}{setting.batch:6}{speed:10,.0f}{f'{speed / best:.0%}':>10}{ratio(unparked):>12}"
+    print(f"{figures}{ratio(theirs):>16}{counts.share:7.3f}{np.mean(texts):18.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
