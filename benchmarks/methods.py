@@ -42,7 +42,7 @@ COLUMNS = (
     ("ROC both", "roc/factual_and_wrong", 3),
     ("precision, recall of both at 0.22", ("precision/factual_and_wrong@0.22", "recall/factual_and_wrong@0.22"), 2),
 )
-IN_MILLIONS = ("train:tokens", "train:ground_truth_tokens")
+UNITS = {"train:tokens": 1e6, "train:ground_truth_tokens": 1e6, "share/taken": 0.01}
 
 
 def write_corpus(marks: Path, folder: Path) -> tuple[Path, Path]:
@@ -90,7 +90,7 @@ def cell(record: dict[str, Any], key: str | tuple[str, ...], digits: int) -> str
         return ", ".join(cell(record, each, digits) for each in key)
     if key not in record:
         return "-"
-    return f"{record[key] / (1e6 if key in IN_MILLIONS else 1):.{digits}f}"
+    return f"{record[key] / UNITS.get(key, 1.0):.{digits}f}"
 
 
 def table(records: dict[str, dict[str, Any]]) -> str:

@@ -142,15 +142,22 @@ def no_http(handler: Handler, _body: dict[str, Any], _count: int) -> None:
     handler.close_connection = True
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
+@contextlib.contextmanager
+def serving(server: Server) -> Iterator[Server]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving(Server()) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)
