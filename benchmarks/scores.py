@@ -1,0 +1,93 @@
+"""How well each score of calling tells the targets that should be delegated, teacher-forced on held-out text.
+
+    python -m benchmarks.scores runs/methods/ntp runs/methods/lacy_full
+
+For every checkpoint and every score that a cascade can rank by, alone and gated (weighed by the probability that the
+next token is factual, from a probe fitted to the training windows), it prints the area under the ROC curve for
+"factual" and for "factual, and the model's own best token is wrong", and precision and recall of the latter at a
+budget of 22%. The checkpoints' prepared data must still be there. The call scores of a model that was not taught
+`<CALL>` are noise, and are left out.
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lacy_jax import sharding
+from lacy_jax.cascade.cascade import learned_to_call
+from lacy_jax.checkpoint import LoadedModel, load_model
+from lacy_jax.config import MeshConfig
+from lacy_jax.data.loader import window_batch
+from lacy_jax.data.prepare import Prepared, prepare
+from lacy_jax.evals import separation
+from lacy_jax.model import decoder
+from lacy_jax.training.probe import fit_probe
+
+BUDGET = 0.22
+
+
+def validation_scores(slm: LoadedModel, prepared: Prepared, *, batches: int) -> dict[str, np.ndarray]:
+    """Scores of every held-out target in NumPy, and `factual`, `wrong`."""
+    size = slm.config.data.batch_size
+    mesh = sharding.make_mesh(MeshConfig(), batch_size=size, devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        probe = fit_probe(slm.params, prepared.train, config=slm.config, mesh=mesh, batches=batches)
+    assert probe is not None
+    call_id = slm.tokenizer.call_id
+
+    @jax.jit
+    def values(params: decoder.Params, inputs: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+        hidden = decoder.forward(params, inputs, config=slm.model).astype(jnp.float32)
+        logits = hidden @ decoder.output_matrix(params).astype(jnp.float32).T
+        log_p = jax.nn.log_softmax(logits[..., :call_id])
+        return {
+            "factual probe": jax.nn.sigmoid(hidden @ jnp.array(probe.weights) + probe.bias),
+            "uncertainty": -jnp.expm1(log_p.max(axis=-1)),
+            "entropy": -jnp.sum(jnp.exp(log_p) * log_p, axis=-1),
+            "call score": logits[..., call_id] - jax.nn.logsumexp(logits[..., :call_id], axis=-1),
+            "call logit": logits[..., call_id],
+            "wrong": log_p.argmax(axis=-1) != targets,
+        }
+
+    parts = []
+    for index in range(min(batches, -(-len(prepared.validation) // size))):
+        batch = window_batch(prepared.validation, index, batch_size=size)
+        found = jax.device_get(values(slm.params, batch.tokens[:, :-1], batch.tokens[:, 1:]))
+        valid = np.arange(1, batch.tokens.shape[1]) < batch.lengths[:, None]
+        parts.append({name: value[valid] for name, value in {**found, "factual": batch.factual[:, 1:]}.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def main() -> None:
+    """Prints a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="+")
+    parser.add_argument("--batches", type=int, default=16)
+    options = parser.parse_args()
+    print(
+        "| checkpoint | score | ROC factual | ROC factual and wrong | precision | recall |\n|---|---|---|---|---|---|"
+    )
+    for path in options.checkpoints:
+        slm = load_model(path)
+        values = validation_scores(slm, prepare(slm.config, progress=lambda *_: None), batches=options.batches)
+        gate = values["factual probe"]
+        scores = {"factual probe": gate}
+        for name in ("uncertainty", "entropy"):
+            scores |= {name: values[name], f"{name}, gated": values[name] * gate}
+        if learned_to_call(slm):
+            for name in ("call score", "call logit"):
+                scores |= {name: values[name], f"{name}, gated": values[name] + np.log(gate)}
+        both = values["factual"] & values["wrong"]
+        for name, score in scores.items():
+            areas = [separation.roc_curve(score, positive) for positive in (values["factual"], both)]
+            point = separation.at_budget(score, both, budget=BUDGET)
+            assert point is not None
+            cells = [f"{curve.area:.3f}" for curve in areas if curve is not None]
+            cells += [f"{point.precision:.2f}", f"{point.recall:.2f}"]
+            print(f"| `{slm.config.method}` | {name} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
