@@ -61,6 +61,8 @@ REFUSED = [
     ({"annotate": {"annotator": "spans"}}, "config.annotate.spans_file: annotator spans needs"),
     ({"mesh": {"data": -1, "fsdp": -1}}, "config.mesh: at most one"),
     ({"mesh": {"data": 0}}, "config.mesh.data: got 0"),
+    ({"objective": {"vocab_chunks": 3}}, "config.objective.vocab_chunks: got 3"),
+    ({"cascade": {"timeout": 0.0}}, "config.cascade.timeout: got 0.0"),
     ({"data": {"batch_size": 10}, "training": {"steps": 1, "microbatches": 4}}, "config.training.microbatches: 4"),
 ]
 

@@ -12,7 +12,7 @@ from lacy_jax import sharding
 from lacy_jax.config import Config, MeshConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainingConfig
 from lacy_jax.model import decoder
 from lacy_jax.training.state import add_count, count_value, init_state, state_shardings
-from lacy_jax.training.step import Batch, jit_train_step
+from lacy_jax.training.step import Batch, jit_train_step, take_targets
 
 VOCAB, CALL = 256, 200
 MODEL = ModelConfig(layers=2, width=32, heads=4, context=16, compute_dtype="float32")
@@ -160,3 +160,29 @@ def test_compiled_for_eight_devices_there_is_no_sort_and_the_state_is_donated() 
     donated = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     assert compiled.memory_analysis().alias_size_in_bytes * mesh.devices.size >= donated
     assert "sharding_constraint" in lowered.as_text() or "@Sharding" in lowered.as_text()
+
+
+def test_the_rate_is_logged_as_it_is_used() -> None:
+    objective = ObjectiveConfig(rate=0.6, rate_warmup_steps=4)
+    records, _ = run(dataclasses.replace(CONFIG, objective=objective), steps=6)
+    assert [float(record["rate"]) for record in records] == pytest.approx([0.0, 0.15, 0.3, 0.45, 0.6, 0.6])
+    for record in records:
+        taken = round(float(record["rate"]) * float(record["count/factual"]))
+        assert float(record["count/taken"]) == pytest.approx(taken, abs=1)
+
+
+def test_random_rules_draw_anew_in_each_microbatch_and_step() -> None:
+    config = dataclasses.replace(CONFIG, objective=ObjectiveConfig(rule="random", rate=0.5, rate_of="valid"))
+    batch = jax.tree.map(jnp.asarray, make_batch(0))
+    losses = jnp.zeros(batch.targets.shape)
+
+    def taken(step: int, microbatch: int) -> np.ndarray:
+        found = take_targets(
+            losses, batch, config=config, step=jnp.int32(step), reference_losses=None, microbatch=microbatch
+        )
+        return np.asarray(found)
+
+    draws = [taken(0, 0), taken(0, 1), taken(1, 0)]
+    assert len({draw.tobytes() for draw in draws}) == 3
+    assert len({int(draw.sum()) for draw in draws}) == 1
+    np.testing.assert_array_equal(taken(0, 1), draws[1])
