@@ -20,7 +20,7 @@ from lacy_jax.model import decoder
 from lacy_jax.training.evaluate import place_batch
 from lacy_jax.training.step import Batch
 
-TOKENS_PER_BATCH = 4096
+TOKENS_PER_BATCH = 2048
 # Steps of the fit, and the weight of the pull towards 0, in tokens.
 ITERATIONS = 100
 RIDGE = 10.0
@@ -53,7 +53,7 @@ def fit_probe(
     if factual_N.all() or not factual_N.any():
         return None
     mean_D, spread_D = hidden_ND.mean(axis=0), hidden_ND.std(axis=0) + 1e-6
-    fitted = np.asarray(fit_logistic((hidden_ND - mean_D) / spread_D, factual_N), np.float64)
+    fitted = fit_logistic((hidden_ND - mean_D) / spread_D, factual_N)
     weights_D = fitted[:-1] / spread_D
     return FactualProbe(weights=weights_D.tolist(), bias=float(fitted[-1] - weights_D @ mean_D))
 
@@ -72,21 +72,21 @@ def _some_tokens(params: decoder.Params, batch: Batch, model: ModelConfig, mesh:
     return tuple(jax.lax.with_sharding_constraint(each, whole) for each in picked)
 
 
-@jax.jit
-def fit_logistic(features_ND: jax.Array, labels_N: jax.Array) -> jax.Array:
+def fit_logistic(features_ND: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     """Weights [D + 1] of a ridge logistic regression, the bias last (it is not pulled towards 0).
 
     Newton's method with a constant bound on the Hessian, X'X / 4, in place of the Hessian: one factorisation, and no
-    step can overshoot (Boehning and Lindsay 1988, doi:10.1007/BF00049423).
+    step can overshoot (Boehning and Lindsay 1988, doi:10.1007/BF00049423). In NumPy, on the host: while a large
+    model trains, its devices have no memory to spare.
     """
-    x_NE = jnp.concatenate([features_ND, jnp.ones((features_ND.shape[0], 1))], axis=1).astype(jnp.float32)
-    ridge_E = jnp.append(jnp.full(features_ND.shape[1], RIDGE), 0.0)
-    # A little more on the diagonal: float32 must find it positive.
-    bound_EE = x_NE.T @ x_NE / 4 + jnp.diag(ridge_E + 1e-5 * x_NE.shape[0])
-    factor = jax.scipy.linalg.cho_factor(bound_EE)
-
-    def improve(weights_E: jax.Array, _: None) -> tuple[jax.Array, None]:
-        error_N = labels_N - jax.nn.sigmoid(x_NE @ weights_E)
-        return weights_E + jax.scipy.linalg.cho_solve(factor, x_NE.T @ error_N - ridge_E * weights_E), None
-
-    return jax.lax.scan(improve, jnp.zeros(x_NE.shape[1]), None, length=ITERATIONS)[0]
+    x_NE = np.column_stack([features_ND, np.ones(len(features_ND))]).astype(np.float32)
+    ridge_E = np.append(np.full(features_ND.shape[1], RIDGE), 0.0)
+    # A little more on the diagonal: features may be dependent.
+    bound_EE = (x_NE.T @ x_NE).astype(np.float64) / 4 + np.diag(ridge_E + 1e-5 * len(x_NE))
+    inverse_EE = np.linalg.inv(bound_EE)
+    weights_E = np.zeros(x_NE.shape[1])
+    for _ in range(ITERATIONS):
+        logits_N = np.clip(x_NE @ weights_E.astype(np.float32), -60, 60)
+        error_N = labels_N - 1 / (1 + np.exp(-logits_N))
+        weights_E = weights_E + inverse_EE @ (x_NE.T @ error_N.astype(np.float32) - ridge_E * weights_E)
+    return weights_E
