@@ -146,7 +146,7 @@ def test_a_budget_of_its_own_for_each_request(model: Model) -> None:
 
 def test_a_shared_account_keeps_the_budget_over_all_rows(model: Model) -> None:
     cascade = Cascade(model(), Fake(lambda _: "x"), budget=0.22, account="shared")
-    rows = cascade.generate([f"{number} rivers" for number in range(40)], max_new_tokens=25, batch_size=8)
+    rows = cascade.generate([f"{number} rivers" for number in range(50)], max_new_tokens=25, batch_size=8)
     counts = sum((row.counts for row in rows), start=Counts())
     assert counts.generated >= 1000
     assert counts.share == pytest.approx(0.22, abs=0.01)
