@@ -13,11 +13,12 @@ Peak is the compiler's own account of the step: its arguments and what it needs 
 """
 
 import argparse
+import ast
 import dataclasses
-import importlib.util
+import runpy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -40,12 +41,7 @@ DEFAULT_METHODS = "lacy,lacy_full,loss,ignore,ignore_facts,random_factual,joint,
 
 def method_config(path: str, method: str, settings: list[str]) -> Config:
     """A config file's settings with a method and single fields changed, as on the command line of a run."""
-    spec = importlib.util.spec_from_file_location("config", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = apply_variant(module.get_config(), f"method={method}")
+    config = apply_variant(runpy.run_path(path)["get_config"](), f"method={method}")
     with config.unlocked():
         config.objective.reference = "the same model" if method == "rho" else ""
         # Warm-up would time a step that takes nothing.
@@ -53,8 +49,7 @@ def method_config(path: str, method: str, settings: list[str]) -> Config:
         for setting in settings:
             name, _, value = setting.partition("=")
             section, _, field = name.rpartition(".")
-            kind = type(config[section][field])
-            config[section][field] = kind(value)
+            config[section][field] = value if isinstance(config[section][field], str) else ast.literal_eval(value)
     return parse(config)
 
 
@@ -154,7 +149,7 @@ def report(pairs: Any, compiled: dict[str, Any], config: Config, *, vocab: int, 
         print(line + (f"{peak / 1e6:9.1f}" if peak else f"{'-':>9}"))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Compiles, times, prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/slm_tiny.py")
@@ -162,7 +157,7 @@ def main() -> None:
     parser.add_argument("--methods", default=DEFAULT_METHODS)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--repeat", type=int, default=2, help="steps in a row that are timed as one")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if unknown := [name for name in options.methods.split(",") if name not in METHODS]:
         parser.error(f"unknown methods {', '.join(unknown)}; allowed are {', '.join(METHODS)}")
     config = method_config(options.config, "ntp", options.set)

@@ -1,7 +1,7 @@
 """One self-contained HTML page about a run: losses, calls, held-out articles, cascade samples, settings.
 
 The page makes no request, and needs no script to be read (scripts add readouts). Plain values go in; `render_report`
-gives the page's text, `write_report` a file.
+gives the page's text, `write_page` writes it to a file.
 """
 
 import json
@@ -81,20 +81,8 @@ class ArticleScores:
             )
 
 
-def write_report(
-    path: str,
-    *,
-    summary: RunSummary,
-    metrics: Sequence[Row],
-    articles: Sequence[ArticleScores] = (),
-    samples: Sequence[Completion] = (),
-    partner: str = "partner",
-    budget: float = 0.22,
-) -> None:
-    """Puts the page at `path` (local or in a bucket), whole or not at all; arguments as `render_report`."""
-    page = render_report(
-        summary=summary, metrics=metrics, articles=articles, samples=samples, partner=partner, budget=budget
-    )
+def write_page(path: str, page: str) -> None:
+    """Puts a page at `path` (local or in a bucket), whole or not at all."""
     target = epath.Path(path)
     partial = target.parent / f"{target.name}.partial"
     partial.write_bytes(page.encode("utf-8", "replace"))  # a lone surrogate from a corpus is no reason to lose a page

@@ -14,7 +14,7 @@ from lacy_jax.console import Reporter
 from lacy_jax.data.annotate import Spans
 from lacy_jax.data.corpus import Document
 from lacy_jax.data.prepare import Prepared
-from lacy_jax.evals.report import RunSummary, write_report
+from lacy_jax.evals.report import RunSummary, render_report, write_page
 from lacy_jax.evals.samples import article_scores, prompt_of
 from lacy_jax.training.flops import parameter_count
 from lacy_jax.training.metrics import read_metrics
@@ -39,8 +39,7 @@ def report_run(config: Config, *, prepared: Prepared, workdir: str, command: str
     metrics = read_metrics(workdir)
     last: dict[str, Any] = next((row for row in reversed(metrics) if row["split"] == "train"), {})
     path = epath.Path(workdir) / "report.html"
-    write_report(
-        str(path),
+    page = render_report(
         summary=RunSummary(
             name=config.name,
             method=config.method,
@@ -61,6 +60,7 @@ def report_run(config: Config, *, prepared: Prepared, workdir: str, command: str
         partner=config.cascade.partner,
         budget=config.cascade.budget,
     )
+    write_page(str(path), page)
     reporter.update("report", 3, 3)
     return str(path)
 

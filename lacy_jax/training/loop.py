@@ -235,7 +235,7 @@ def _announce(run: _Run, state: TrainState) -> None:
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     size = f"{parameter_count(model, vocab=run.vocab) / 1e6:.1f}M parameters, {flops / 1e6:,.0f} MFLOP a token"
     say(f"{run.config.name}, method {run.config.method}: {size}, state {held / 2**20:,.0f} MiB a device")
-    say(_describe_objective(run.config))
+    say(describe_objective(run.config))
     say(f"{mesh.devices.size} x {device.device_kind}, mesh " + " x ".join(f"{k} {v}" for k, v in mesh.shape.items()))
     large = sharding.replicated_large(
         mesh, state.params, jax.tree.map(lambda x: x.sharding, state.params), above_bytes=2**26
@@ -251,7 +251,7 @@ def _announce(run: _Run, state: TrainState) -> None:
         say(f"training on a CPU: about {duration(2 * tokens * flops / _matmul_flops())} for what is left of the budget")
 
 
-def _describe_objective(config: Config) -> str:
+def describe_objective(config: Config) -> str:
     """The objective in one line: what is taken, of what, over which part of a batch, and what becomes of it."""
     settings, parts = config.objective, config.training.microbatches
     if settings.rule == "none":

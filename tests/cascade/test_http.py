@@ -2,8 +2,6 @@
 
 import collections
 import contextlib
-import http.server
-import json
 import logging
 import socket
 import threading
@@ -27,131 +25,23 @@ from lacy_jax.cascade.partners.http import (
     retry_after,
 )
 from lacy_jax.config import CorpusConfig
+from tests.cascade.http_server import (
+    Answer,
+    Handler,
+    Server,
+    breaks_off,
+    closes,
+    completion,
+    drips,
+    first,
+    hangs,
+    no_http,
+    says,
+    sends,
+    serving,
+)
 
 SECRET = "sk-very-secret-0123456789"
-Answer = Callable[["Handler", dict[str, Any], int], None]
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Answers by `answers[prompt]`, a handler of (request, body, how many times this prompt came)."""
-
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self, *, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
-        self.answers: dict[str, Answer] = {}
-        self.models: Any = {"data": [{"id": "big-model"}, {"id": "other"}]}
-        self.requests: list[tuple[str, dict[str, Any], dict[str, str]]] = []
-        self.counts: collections.Counter[str] = collections.Counter()
-        self.lock, self.now, self.most = threading.Lock(), 0, 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def handle_error(self, *_: Any) -> None:
-        """Clients that hang up are part of the tests."""
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: Server
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self.server.requests.append((self.path, {}, dict(self.headers)))
-        if self.path == "/v1/models" and self.server.models is not None:
-            self.reply(json.dumps(self.server.models).encode())
-        else:
-            self.reply(b"no such page", status=404)
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompt = body["prompt"]
-        with self.server.lock:
-            self.server.requests.append((self.path, body, dict(self.headers)))
-            self.server.counts[prompt] += 1
-            count = self.server.counts[prompt]
-            self.server.now += 1
-            self.server.most = max(self.server.most, self.server.now)
-        try:
-            self.server.answers.get(prompt, says(f" Answer{prompt} and so on"))(self, body, count)
-        finally:
-            with self.server.lock:
-                self.server.now -= 1
-
-    def reply(self, body: bytes, *, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-
-def completion(text: Any, finish: Any = "length") -> bytes:
-    return json.dumps({"object": "text_completion", "choices": [{"text": text, "finish_reason": finish}]}).encode()
-
-
-def says(text: Any, finish: Any = "length") -> Answer:
-    return lambda handler, _body, _count: handler.reply(completion(text, finish))
-
-
-def sends(body: bytes, **options: Any) -> Answer:
-    return lambda handler, _body, _count: handler.reply(body, **options)
-
-
-def first(times: int, fault: Answer, then: Answer) -> Answer:
-    return lambda handler, body, count: (fault if count <= times else then)(handler, body, count)
-
-
-def hangs(handler: Handler, _body: dict[str, Any], _count: int) -> None:
-    time.sleep(3)
-    handler.close_connection = True
-
-
-def closes(handler: Handler, _body: dict[str, Any], _count: int) -> None:
-    handler.close_connection = True
-
-
-def breaks_off(handler: Handler, _body: dict[str, Any], _count: int) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000")
-    handler.end_headers()
-    handler.wfile.write(b'{"choices"')
-    handler.close_connection = True
-
-
-def drips(handler: Handler, _body: dict[str, Any], _count: int) -> None:
-    """A byte now and then: no single read ever takes long."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000")
-    handler.end_headers()
-    for _ in range(60):
-        handler.wfile.write(b" ")
-        handler.wfile.flush()
-        time.sleep(0.05)
-    handler.close_connection = True
-
-
-def no_http(handler: Handler, _body: dict[str, Any], _count: int) -> None:
-    handler.wfile.write(b"\x00\xff\xfe hello\r\n\r\n")
-    handler.close_connection = True
-
-
-@contextlib.contextmanager
-def serving(server: Server) -> Iterator[Server]:
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture

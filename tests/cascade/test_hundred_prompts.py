@@ -12,10 +12,10 @@ import pytest
 from lacy_jax.cascade import Cascade, Completion, Partner, make_partner
 from lacy_jax.checkpoint import LoadedModel
 from lacy_jax.config import CorpusConfig
+from tests.cascade.http_server import Handler, Server, closes, completion, hangs, sends, serving
 from tests.cascade.test_cascade import PIECES, assert_same
 from tests.cascade.test_database import FACTS, write_sqlite
 from tests.cascade.test_documents import SMALL
-from tests.cascade.test_http import Handler, Server, closes, completion, hangs, sends, serving
 
 Model = Callable[..., LoadedModel]
 

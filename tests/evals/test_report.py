@@ -218,7 +218,8 @@ def test_hostile_text_stays_text() -> None:
 def test_control_characters_and_lone_surrogates_are_written(tmp_path: pathlib.Path) -> None:
     base = fake_article(0)
     article = dataclasses.replace(base, tokens=["\0", "\x1b[31m", "\ud800", "", *base.tokens[4:]])
-    report.write_report(str(tmp_path / "report.html"), summary=fake_summary(), metrics=[], articles=[article])
+    page = report.render_report(summary=fake_summary(), metrics=[], articles=[article])
+    report.write_page(str(tmp_path / "report.html"), page)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "␀" in text
     assert "␛[31m" in text

@@ -15,7 +15,7 @@ from lacy_jax.config import Config, ObjectiveConfig, TrainingConfig
 from lacy_jax.console import Reporter
 from lacy_jax.data import loader
 from lacy_jax.data.prepare import Prepared
-from lacy_jax.training.loop import TrainResult, train
+from lacy_jax.training.loop import TrainResult, describe_objective, train
 from lacy_jax.training.metrics import read_metrics
 
 CLOCKS = ("tokens_per_second", "seconds", "mfu")
@@ -170,3 +170,19 @@ def test_rho_takes_by_excess_loss_over_a_reference(
     assert isinstance(train(config, prepared=small_data, workdir=str(tmp_path), reporter=Reporter()), TrainResult)
     shares = [record["share/taken"] for record in records(tmp_path)]
     assert all(share == pytest.approx(0.15, abs=0.01) for share in shares)
+
+
+@pytest.mark.parametrize(
+    ("objective", "microbatches", "words"),
+    [
+        (ObjectiveConfig(rule="none"), 1, "plain next-token prediction"),
+        (ObjectiveConfig(), 1, "rate 0.6 of the factual targets, chosen over the whole batch;"),
+        (ObjectiveConfig(rate_warmup_steps=2000), 4, "after 2,000 warm-up steps, chosen over the whole batch (4 micro"),
+        (ObjectiveConfig(scope="microbatch", rate_of="valid"), 4, "valid targets, chosen over each of 4 microbatches"),
+        (ObjectiveConfig(rule="factual", rate=1.0, treatment="ignore"), 1, "rule factual, all of them, chosen"),
+    ],
+    ids=range(5),
+)
+def test_the_log_says_over_what_targets_are_chosen(objective: ObjectiveConfig, microbatches: int, words: str) -> None:
+    config = Config(objective=objective, training=TrainingConfig(steps=1, microbatches=microbatches))
+    assert words in describe_objective(config)

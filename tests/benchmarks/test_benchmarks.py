@@ -1,0 +1,48 @@
+"""Benchmarks run, at a size that says nothing about speed, and the commands that they give are ones that main takes."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import methods, objective, training_step
+from lacy_jax.config import METHODS
+
+TINY = ("layers=1", "width=32", "heads=2", "context=16")
+
+
+def test_the_training_step_has_a_line_for_every_method(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [word for setting in TINY for word in ("--set", f"model.{setting}")]
+    training_step.main(["--methods", "lacy,rho", "--rounds", "2", "--repeat", "1", *settings])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("128 tokens")
+    assert [line.split()[0] for line in lines[3:]] == ["ntp", "lacy", "rho", "optax"]
+
+
+def test_the_objective_has_a_line_for_every_method(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--batch", "2", "--time", "8", "--width", "16", "--vocab", "256", "--rounds", "2"]
+    objective.main([*sizes, "--methods", "lacy,joint"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[4:]] == ["ce", "lacy", "joint", "optax"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_methods_command_is_one_that_main_takes(tmp_path: Path, method: str) -> None:
+    options = argparse.Namespace(workdir=str(tmp_path), ground_truth_tokens=1000, marks=None)
+    if method == "judge":
+        example = {"text": "T\n\nBorn in Ulm.", "annotated_text": "Born in [dblookup('T', 'P') -> Ulm] Ulm."}
+        (tmp_path / "marked.json").write_text(json.dumps({"examples": [example]}))
+        options.marks = tmp_path / "marked.json"
+    words = methods.command(method, options)
+    assert words[3] == f"--config=configs/slm_tiny.py:method={method}"
+    changes = [word.removeprefix("--config.") for word in words if word.startswith("--config.")]
+    config = training_step.method_config("configs/slm_tiny.py", method, changes)
+    assert config.training.ground_truth_tokens == 1000
+    assert config.annotate.annotator == ("spans" if method == "judge" else "spacy")
+
+
+def test_the_table_leaves_out_what_a_method_does_not_have() -> None:
+    record = {"step": 7, "share/taken": 0.081, "train:tokens": 1_500_000, "nll/all": 5.0}
+    line = methods.table({"lacy": record}).splitlines()[2]
+    assert line.startswith("| `lacy` | 7 | 1.50 | - | 8.1 | 5.000 | - |")
