@@ -169,15 +169,20 @@ class TrainingConfig:
     evaluate_batches: Positive = 16
     checkpoint_every: Positive = 1_000
     keep_checkpoints: Positive = 2
+    # A step that takes longer prints the stack of every thread; three times that where it compiles. 0: never.
+    hang_seconds: NonNegative = 600.0
 
 
 @dataclass(frozen=True, config=_STRICT)
 class MeshConfig:
-    """Devices an axis; one of them may be -1: all that are left."""
+    """Devices an axis; one of them may be -1: all that are left. How to choose them: docs/distributed.md."""
 
     data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    fsdp: int = 1  # parameters and optimizer state split too
+    tensor: int = 1  # heads, feed-forward and vocabulary split too
+    slice: int = 1  # groups joined by a slower network: slices of TPUs, nodes of GPUs
+    # Start only if no device holds more MiB of an array that fsdp or tensor could split and does not.
+    largest_replicated_mib: Positive = 16
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -367,8 +372,9 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield "config.corpus.files: corpus jsonl needs paths or globs of .jsonl, .jsonl.gz or .jsonl.zst files"
     if config.annotate.annotator == "spans" and not config.annotate.spans_file:
         yield "config.annotate.spans_file: annotator spans needs the file with the spans"
-    if sum(size == -1 for size in (config.mesh.data, config.mesh.fsdp, config.mesh.tensor)) > 1:
-        yield "config.mesh: at most one of data, fsdp, tensor can be -1 (all devices that are left)"
-    for axis in ("data", "fsdp", "tensor"):
+    axes = ("slice", "data", "fsdp", "tensor")
+    if sum(getattr(config.mesh, axis) == -1 for axis in axes) > 1:
+        yield f"config.mesh: at most one of {', '.join(axes)} can be -1 (all devices that are left)"
+    for axis in axes:
         if (size := getattr(config.mesh, axis)) < 1 and size != -1:
             yield f"config.mesh.{axis}: got {size}; allowed are 1, 2, ... or -1 for all devices that are left"

@@ -18,14 +18,18 @@ from lacy_jax.config import Config, ConfigError, parse
 from lacy_jax.console import Reporter, duration, reporting
 from lacy_jax.data.corpus import DataError
 from lacy_jax.data.prepare import prepare
+from lacy_jax.distributed import initialize
 from lacy_jax.evals.run_report import report_run
 from lacy_jax.sharding import MeshError
 from lacy_jax.training.loop import train
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/slm_tiny.py:method=lacy")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lies (default: runs/<config name>-<method>)")
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "This is one process of several of one run (TPU pods, GKE and slurm tell it the rest)"
+_DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    "auto",
+    ["auto", "on", "off"],
+    "Whether this is one process of several of one run; auto: where a TPU pod, GKE, slurm or MPI tells so",
 )
 flags.mark_flag_as_required("config")
 
@@ -44,7 +48,7 @@ def run(config: Config, *, workdir: str, command: str, reporter: Reporter) -> in
     reporter.say(f"checkpoint  {workdir}/checkpoints")
     if jax.process_count() > 1:
         # Reading a checkpoint with some of a run's processes would wait for the others.
-        reporter.say("report      written by the same command without --distributed, on any one machine")
+        reporter.say("report      written by the same command with --distributed=off, on any one machine")
         return 0
     path = report_run(config, prepared=prepared, workdir=workdir, command=command, reporter=reporter)
     reporter.finish()
@@ -54,9 +58,13 @@ def run(config: Config, *, workdir: str, command: str, reporter: Reporter) -> in
 
 def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
-    if _DISTRIBUTED.value:
-        jax.distributed.initialize()
-    with reporting(quiet=_DISTRIBUTED.value and jax.process_index() > 0) as reporter:
+    try:
+        initialize(_DISTRIBUTED.value)  # type: ignore[arg-type]
+    except MeshError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    index = jax.process_index()
+    with reporting(quiet=index > 0) as reporter:
         try:
             if len(argv) > 1:
                 raise ConfigError(f"unexpected argument {argv[1]!r}; settings are given as --config.<field>=<value>")
@@ -66,7 +74,8 @@ def main(argv: list[str]) -> int:
             return run(config, workdir=workdir, command=command, reporter=reporter)
         except (ConfigError, DataError, CheckpointError, MeshError) as error:
             reporter.finish()
-            reporter.say(f"error: {error}")
+            # Of several processes the others are quiet, but what is wrong on one machine only it can tell.
+            print(f"process {index}: error: {error}" if index else f"error: {error}", file=sys.stderr)
             return 2
 
 

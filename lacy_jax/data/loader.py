@@ -21,6 +21,9 @@ class Windows(Protocol):
     def __getitem__(self, index: int, /) -> dict[str, Any]: ...
 
 
+Rows = Sequence[int] | np.ndarray  # numbers of rows of a batch
+
+
 @dataclass(frozen=True, eq=False)
 class HostBatch:
     """One host's b windows of T targets.
@@ -35,37 +38,32 @@ class HostBatch:
     lengths: np.ndarray
 
 
-def batch_at(source: Windows, step: int, *, batch_size: int, seed: int, host: int = 0, hosts: int = 1) -> HostBatch:
-    """This host's rows of global batch `step` (from 0).
+def batch_at(source: Windows, step: int, *, batch_size: int, seed: int, rows: Rows | None = None) -> HostBatch:
+    """Rows `rows` (default: all) of global batch `step` (from 0).
 
-    The windows are shuffled anew in every epoch, and batches run on across epochs' ends. Of the `batch_size` rows of
-    the global batch, host h has the h-th of `hosts` equal slices, so b = batch_size / hosts.
+    The windows are shuffled anew in every epoch, and batches run on across epochs' ends. Only what is asked for is
+    read: a host asks for the rows that its devices hold (`sharding.process_rows`).
 
     Raises:
-        DataError: no windows, or a batch that cannot be divided among the hosts.
+        DataError: no windows, or a row that the batch does not have.
     """
-    _check(source, batch_size=batch_size, host=host, hosts=hosts)
+    chosen = _chosen(source, rows, batch_size=batch_size)
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-    rows = batch_size // hosts
-    first = step * batch_size + host * rows
-    return _collate([source[order[position]] for position in range(first, first + rows)])
+    return _collate([source[order[step * batch_size + row]] for row in chosen])
 
 
-def window_batch(source: Windows, index: int, *, batch_size: int, host: int = 0, hosts: int = 1) -> HostBatch:
-    """This host's rows of the `index`-th batch of the windows in their order, once through: for evaluation.
+def window_batch(source: Windows, index: int, *, batch_size: int, rows: Rows | None = None) -> HostBatch:
+    """Rows `rows` (default: all) of the `index`-th batch of the windows in their order, once through: for evaluation.
 
     Rows behind the last window have length 0.
 
     Raises:
         DataError: as `batch_at`.
     """
-    _check(source, batch_size=batch_size, host=host, hosts=hosts)
-    rows = batch_size // hosts
-    first = index * batch_size + host * rows
-    records = [source[position] for position in range(first, min(first + rows, len(source)))]
+    positions = [index * batch_size + row for row in _chosen(source, rows, batch_size=batch_size)]
     model = source[0]
     empty = {"tokens": np.zeros_like(model["tokens"]), "factual": np.zeros_like(model["factual"]), "length": 0}
-    return _collate(records + [empty] * (rows - len(records)))
+    return _collate([source[position] if position < len(source) else empty for position in positions])
 
 
 def prefetch(
@@ -74,19 +72,18 @@ def prefetch(
     *,
     batch_size: int,
     seed: int,
-    host: int = 0,
-    hosts: int = 1,
+    rows: Rows | None = None,
     depth: int = 2,
 ) -> Iterator[HostBatch]:
     """Batches `start_step`, `start_step + 1`, ... without end, `depth` of them read ahead in a thread.
 
     An exception of the thread is raised here, at its batch. Closing the iterator, or dropping it, ends the thread.
     """
-    _check(source, batch_size=batch_size, host=host, hosts=hosts)
-    return _read_ahead(source, start_step, depth=depth, batch_size=batch_size, seed=seed, host=host, hosts=hosts)
+    chosen = _chosen(source, rows, batch_size=batch_size)
+    return _read_ahead(source, start_step, depth=depth, batch_size=batch_size, seed=seed, rows=chosen)
 
 
-def _read_ahead(source: Windows, start_step: int, *, depth: int, **place: int) -> Iterator[HostBatch]:
+def _read_ahead(source: Windows, start_step: int, *, depth: int, **place: Any) -> Iterator[HostBatch]:
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
     pending: collections.deque[Future[HostBatch]] = collections.deque()
     try:
@@ -106,8 +103,11 @@ def _collate(records: Sequence[dict[str, Any]]) -> HostBatch:
     )
 
 
-def _check(source: Windows, *, batch_size: int, host: int, hosts: int) -> None:
+def _chosen(source: Windows, rows: Rows | None, *, batch_size: int) -> list[int]:
     if not len(source):
         raise DataError("there are no windows to make batches of: prepare a corpus with more text")
-    if batch_size % hosts or not 0 <= host < hosts:
-        raise DataError(f"data.batch_size={batch_size} cannot be divided among {hosts} hosts (this one is {host})")
+    chosen = list(range(batch_size)) if rows is None else [int(row) for row in rows]
+    wrong = [row for row in chosen if not 0 <= row < batch_size]
+    if wrong:
+        raise DataError(f"a batch of {batch_size} rows has no row {wrong[0]}")
+    return chosen

@@ -185,10 +185,18 @@ class Decoder(nnx.Module):
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """What enters the first layer, [B, T, D]."""
-        x_BTD = self.embedding(tokens_BT)
+        x_BTD = _lookup(self.embedding, tokens_BT, ("vocab", None))
         if self.positions is not None:
-            x_BTD = x_BTD + self.positions(positions_BT)
+            x_BTD = x_BTD + _lookup(self.positions, positions_BT, (None, None))
         return constrain(x_BTD, ("batch", None, None))
+
+
+def _lookup(table: nnx.Embed, ids_BT: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    """Rows of a table, [B, T, D] in the compute dtype; `axes` says how the table lies while it is read."""
+    # Whole along D, as every weight is while it is used. Read in pieces of D, the result would have to go from split by
+    # D to split by rows, which XLA cannot do but by making all of [B, T, D] on every device.
+    matrix = constrain(table.embedding[...].astype(table.dtype), axes)
+    return jnp.take(matrix, ids_BT, axis=0)
 
 
 @functools.lru_cache(maxsize=64)

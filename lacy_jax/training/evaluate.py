@@ -15,10 +15,9 @@ from lacy_jax.model import decoder
 from lacy_jax.training.step import Batch, Reference, take_targets, token_scalars
 
 
-def place_batch(batch: HostBatch, mesh: Mesh) -> Batch:
-    """This host's rows as global arrays, rows split over the mesh."""
-    rows = sharding.batch_sharding(mesh)
-    put = functools.partial(jax.make_array_from_process_local_data, rows)
+def place_batch(batch: HostBatch, mesh: Mesh, *, batch_size: int) -> Batch:
+    """This host's rows (`sharding.process_rows`) as global arrays of `batch_size` rows, split over the mesh."""
+    put = functools.partial(sharding.place_rows, mesh, batch_size=batch_size)
     return Batch(tokens=put(batch.tokens), factual=put(batch.factual), lengths=put(batch.lengths))
 
 
@@ -72,10 +71,11 @@ class Evaluator:
     ) -> dict[str, np.ndarray]:
         """Flat arrays over the valid targets of the first `evaluate_batches` batches of `source`, in order."""
         size = self._config.data.batch_size
+        rows = sharding.process_rows(self._mesh, size)
         batches = min(self._config.training.evaluate_batches, -(-len(source) // size))
         parts = []
         for index in range(batches):
-            local = window_batch(source, index, batch_size=size, host=jax.process_index(), hosts=jax.process_count())
-            found = jax.device_get(self._values(params, place_batch(local, self._mesh), step, reference))
+            batch = place_batch(window_batch(source, index, batch_size=size, rows=rows), self._mesh, batch_size=size)
+            found = jax.device_get(self._values(params, batch, step, reference))
             parts.append({name: value[found["valid"]] for name, value in found.items() if name != "valid"})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -7,32 +7,32 @@ started again ends with the same bits as one that never was.
 
 import contextlib
 import dataclasses
-import signal
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from lacy_jax import sharding
+from lacy_jax import distributed, sharding
 from lacy_jax.checkpoint import CheckpointError, find_checkpoint, model_meta, read_meta, restore_params
-from lacy_jax.config import Config, ModelConfig, config_from_dict
-from lacy_jax.console import Reporter, duration
+from lacy_jax.config import Config, ModelConfig, config_from_dict, config_to_dict
+from lacy_jax.console import Reporter
 from lacy_jax.data.loader import prefetch
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.model import decoder
+from lacy_jax.training.announce import describe_run
 from lacy_jax.training.budget import BudgetMeter
 from lacy_jax.training.checkpoint import Checkpoints
+from lacy_jax.training.compiled import compile_train_step
 from lacy_jax.training.evaluate import Evaluator, place_batch
-from lacy_jax.training.flops import flops_per_token, parameter_count, peak_flops
+from lacy_jax.training.flops import flops_per_token, mesh_peak
 from lacy_jax.training.metrics import MetricWriter, training_record, validation_record
 from lacy_jax.training.probe import fit_probe
 from lacy_jax.training.state import TrainState, init_state, param_shardings, state_shardings
-from lacy_jax.training.step import jit_train_step
+from lacy_jax.training.stopping import stop_requests
+from lacy_jax.training.watchdog import Watchdog
 
 SCORE_QUANTILES = 201  # of the validation call scores, saved with a checkpoint to start a cascade's budget
 
@@ -69,18 +69,33 @@ def train(config: Config, *, prepared: Prepared, workdir: str, reporter: Reporte
 
     Raises:
         CheckpointError: the workdir holds a run with other settings or data, or the reference model does not fit.
-        MeshError: the devices or the batch do not fit config.mesh.
+        MeshError: the devices, the batch or the model do not fit config.mesh, or processes disagree.
     """
-    mesh = sharding.make_mesh(config.mesh, batch_size=config.data.batch_size)
+    batch_size, microbatches = config.data.batch_size, config.training.microbatches
+    mesh = sharding.make_mesh(config.mesh, batch_size=batch_size, microbatches=microbatches)
+    # Where data lies may differ from machine to machine, what it is may not.
+    settings = dataclasses.replace(config, data=dataclasses.replace(config.data, directory="", packed=""))
+    distributed.check_agreement("settings or prepared data", [config_to_dict(settings), prepared.fingerprint])
     vocab = decoder.padded_vocab(prepared.tokenizer.vocab_size)
     with jax.set_mesh(mesh):
         reference, reference_model = _load_reference(config, prepared, vocab=vocab, mesh=mesh)
         checkpoints = Checkpoints(workdir, keep=config.training.keep_checkpoints)
         run = _Run(config, prepared, mesh, vocab, checkpoints, reporter, reference, reference_model)
         try:
-            state, scores = _start(run)
-            _announce(run, state)
-            return _loop(run, state, scores, workdir=workdir)
+            with stop_requests() as stop_asked:
+                state, scores = _start(run)
+                stop_asked(int(state.step))  # compiling takes minutes: a signal may come before the first step
+                take_step = compile_train_step(
+                    config,
+                    vocab=vocab,
+                    call_id=run.call_id,
+                    mesh=mesh,
+                    reference=reference,
+                    reference_model=reference_model,
+                )
+                for line in describe_run(config, vocab=vocab, mesh=mesh, state=state, step=take_step):
+                    reporter.say(line)
+                return _loop(run, state, scores, workdir=workdir, take_step=take_step, stop_asked=stop_asked)
         finally:
             checkpoints.close()
 
@@ -114,23 +129,30 @@ def _load_reference(
     return restore_params(folder, model, vocab=vocab, shardings=param_shardings(mesh, shapes)), model
 
 
-def _loop(run: _Run, state: TrainState, scores: list[float], *, workdir: str) -> TrainResult:
+def _loop(
+    run: _Run,
+    state: TrainState,
+    scores: list[float],
+    *,
+    workdir: str,
+    take_step: jax.stages.Compiled,
+    stop_asked: Callable[[int], bool],
+) -> TrainResult:
     training = run.config.training
-    take_step = jit_train_step(
-        run.config, vocab=run.vocab, call_id=run.call_id, mesh=run.mesh, reference_model=run.reference_model
-    )
     evaluate = Evaluator(run.config, call_id=run.call_id, mesh=run.mesh, reference_model=run.reference_model)
     started = time.monotonic()
     step = evaluated = saved = int(state.step)
     meter, log = BudgetMeter(run.config, state), _Log(run, workdir, step=step)
 
     def validate() -> list[float]:
+        watchdog.watch("validation after step", step)
         log.flush()
         tokens = evaluate(state.params, run.prepared.validation, step=state.step, reference=run.reference)
         log.write(validation_record(tokens, byte_lengths=run.prepared.tokenizer.byte_lengths), step, "validation")
         return [float(q) for q in np.quantile(tokens["call_score"], np.linspace(0, 1, SCORE_QUANTILES))]
 
     def save() -> None:
+        watchdog.watch("saving step", step)
         log.flush()
         probe = fit_probe(
             state.params,
@@ -149,8 +171,13 @@ def _loop(run: _Run, state: TrainState, scores: list[float], *, workdir: str) ->
         )
         run.checkpoints.save(state, step=step, meta=meta)
 
-    with _stop_signals() as stop, contextlib.closing(_batches(run, step)) as batches, contextlib.closing(log):
-        while not meter.spent(step, state) and not stop.is_set():
+    with (
+        Watchdog(training.hang_seconds) as watchdog,
+        contextlib.closing(_batches(run, step)) as batches,
+        contextlib.closing(log),
+    ):
+        while not meter.spent(step, state) and not stop_asked(step):
+            watchdog.watch("step", step + 1)
             state, sums = take_step(state, next(batches), run.reference)
             step += 1
             log.after_step(step, sums, used=meter.used(step), limit=meter.budget.limit, unit=meter.budget.unit)
@@ -170,15 +197,9 @@ def _loop(run: _Run, state: TrainState, scores: list[float], *, workdir: str) ->
 def _batches(run: _Run, step: int) -> Any:
     """Device batches from `step` on, two ahead of the step that uses them."""
     data = run.config.data
-    for batch in prefetch(
-        run.prepared.train,
-        step,
-        batch_size=data.batch_size,
-        seed=data.seed,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
-    ):
-        yield place_batch(batch, run.mesh)
+    rows = sharding.process_rows(run.mesh, data.batch_size)
+    for batch in prefetch(run.prepared.train, step, batch_size=data.batch_size, seed=data.seed, rows=rows):
+        yield place_batch(batch, run.mesh, batch_size=data.batch_size)
 
 
 class _Log:
@@ -208,7 +229,7 @@ class _Log:
         if self._clock is not None:
             speed = (tokens - self._clock[1]) / max(now - self._clock[0], 1e-9)
             record["tokens_per_second"] = speed
-            peak = _mesh_peak(self._run.mesh)
+            peak = mesh_peak(self._run.mesh)
             if peak is not None:
                 record["mfu"] = speed * flops_per_token(self._run.config.model, vocab=self._run.vocab) / peak
             self._note = f"loss {record['loss']:.3f}  {speed:,.0f} tokens/s"
@@ -225,80 +246,3 @@ class _Log:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-
-
-def _announce(run: _Run, state: TrainState) -> None:
-    """What runs where, and on a CPU how long that may take."""
-    model, mesh, say = run.config.model, run.mesh, run.reporter.say
-    device = mesh.devices.flat[0]
-    flops = flops_per_token(model, vocab=run.vocab)
-    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
-    size = f"{parameter_count(model, vocab=run.vocab) / 1e6:.1f}M parameters, {flops / 1e6:,.0f} MFLOP a token"
-    say(f"{run.config.name}, method {run.config.method}: {size}, state {held / 2**20:,.0f} MiB a device")
-    say(describe_objective(run.config))
-    say(f"{mesh.devices.size} x {device.device_kind}, mesh " + " x ".join(f"{k} {v}" for k, v in mesh.shape.items()))
-    large = sharding.replicated_large(
-        mesh, state.params, jax.tree.map(lambda x: x.sharding, state.params), above_bytes=2**26
-    )
-    if large:
-        say(f"held whole by every device, though the mesh could split them: {', '.join(large)}")
-    if device.platform == "cpu":
-        meter = BudgetMeter(run.config, state)
-        left = meter.budget.limit - meter.used(int(state.step))
-        batch_tokens = run.config.data.batch_size * model.context
-        tokens = left * (batch_tokens if meter.budget.unit == "steps" else 1)
-        # A training step reaches about half of the rate of a plain matrix product.
-        say(f"training on a CPU: about {duration(2 * tokens * flops / _matmul_flops())} for what is left of the budget")
-
-
-def describe_objective(config: Config) -> str:
-    """The objective in one line: what is taken, of what, over which part of a batch, and what becomes of it."""
-    settings, parts = config.objective, config.training.microbatches
-    if settings.rule == "none":
-        return "objective: plain next-token prediction, nothing is taken"
-    rate = "all of them" if settings.rule == "factual" else f"rate {settings.rate:g} of the {settings.rate_of} targets"
-    if settings.rule != "factual" and settings.rate_warmup_steps:
-        rate += f" after {settings.rate_warmup_steps:,} warm-up steps"
-    scope = "the whole batch"
-    if parts > 1:
-        scope = f"each of {parts} microbatches" if settings.scope == "microbatch" else f"{scope} ({parts} microbatches)"
-    treatment = f"{settings.treatment}, normalizer {settings.normalizer}"
-    return f"objective: rule {settings.rule}, {rate}, chosen over {scope}; treatment {treatment}"
-
-
-def _matmul_flops() -> float:
-    """Measured FLOP/s of a float32 matrix product on the default device."""
-    x = jnp.ones((1024, 1024))
-    product = jax.jit(lambda x: x @ x)
-    product(x).block_until_ready()
-    started = time.perf_counter()
-    for _ in range(5):
-        product(x).block_until_ready()
-    return 5 * 2 * 1024**3 / (time.perf_counter() - started)
-
-
-def _mesh_peak(mesh: Mesh) -> float | None:
-    peak = peak_flops(mesh.devices.flat[0].device_kind)
-    return None if peak is None else peak * mesh.devices.size
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM (preemption) or Ctrl-C sets: the run saves a checkpoint and returns. A second one kills."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def request(number: int, _frame: Any) -> None:
-        stop.set()
-        signal.signal(number, previous[signal.Signals(number)])
-
-    for number in previous:
-        signal.signal(number, request)
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lacy_jax import sharding
 from lacy_jax.config import Config, ModelConfig
 from lacy_jax.data.loader import window_batch
 from lacy_jax.data.pack import PackedSource
@@ -42,12 +43,11 @@ def fit_probe(
 ) -> FactualProbe | None:
     """Fits a probe to the first windows of `source`; None where they have no factual token, or no other."""
     size = config.data.batch_size
+    rows = sharding.process_rows(mesh, size)
     parts = []
     for index in range(min(batches, -(-len(source) // size))):
-        local = window_batch(source, index, batch_size=size, host=jax.process_index(), hosts=jax.process_count())
-        hidden_ND, factual_N, valid_N = jax.device_get(
-            _some_tokens(params, place_batch(local, mesh), config.model, mesh)
-        )
+        batch = place_batch(window_batch(source, index, batch_size=size, rows=rows), mesh, batch_size=size)
+        hidden_ND, factual_N, valid_N = jax.device_get(_some_tokens(params, batch, config.model, mesh))
         parts.append((hidden_ND[valid_N], factual_N[valid_N]))
     hidden_ND, factual_N = (np.concatenate(part) for part in zip(*parts, strict=True))
     if factual_N.all() or not factual_N.any():

@@ -62,7 +62,12 @@ def param_shardings(mesh: Mesh, shapes: decoder.Params) -> Any:
 
 
 def state_shardings(config: Config, *, vocab: int, mesh: Mesh) -> Any:
-    """A TrainState with a sharding at every leaf: moments lie as their parameters do, the rest is replicated."""
+    """A TrainState with a sharding at every leaf: moments lie as their parameters do, the rest is replicated.
+
+    Raises:
+        MeshError: the mesh does not divide the model, or would leave a large array whole on every device.
+    """
+    sharding.check_model(mesh, config.model)
     shapes = jax.eval_shape(lambda: init_state(config, vocab=vocab))
     whole = NamedSharding(mesh, PartitionSpec())
     params = param_shardings(mesh, shapes.params)
@@ -74,4 +79,6 @@ def state_shardings(config: Config, *, vocab: int, mesh: Mesh) -> Any:
         transform_non_params=lambda _: whole,
     )
     leaves: dict[str, Any] = {"step": whole, "tokens": whole, "ground_truth_tokens": whole}
-    return TrainState(**leaves, params=params, optimizer=moments)
+    placed = TrainState(**leaves, params=params, optimizer=moments)
+    sharding.check_replication(mesh, shapes, placed, largest_mib=config.mesh.largest_replicated_mib)
+    return placed

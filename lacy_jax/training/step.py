@@ -6,7 +6,6 @@ by the weight of the global batch, so unequal masks in microbatches change nothi
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -202,7 +201,7 @@ def train_step(
 
 def jit_train_step(
     config: Config, *, vocab: int, call_id: int, mesh: Mesh, reference_model: ModelConfig | None = None
-) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+) -> jax.stages.Wrapped:
     """`train_step` compiled for a mesh: state donated, rows of the batch split, sums replicated."""
     placed = state_shardings(config, vocab=vocab, mesh=mesh)
     rows, whole = sharding.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())

@@ -15,7 +15,8 @@ from lacy_jax.config import Config, ObjectiveConfig, TrainingConfig
 from lacy_jax.console import Reporter
 from lacy_jax.data import loader
 from lacy_jax.data.prepare import Prepared
-from lacy_jax.training.loop import TrainResult, describe_objective, train
+from lacy_jax.training.announce import describe_objective
+from lacy_jax.training.loop import TrainResult, train
 from lacy_jax.training.metrics import read_metrics
 
 CLOCKS = ("tokens_per_second", "seconds", "mfu")

@@ -15,7 +15,7 @@ from lacy_jax.training.state import add_count, count_value, init_state, state_sh
 from lacy_jax.training.step import Batch, jit_train_step, take_targets
 
 VOCAB, CALL = 256, 200
-MODEL = ModelConfig(layers=2, width=32, heads=4, context=16, compute_dtype="float32")
+MODEL = ModelConfig(layers=2, width=32, heads=8, context=16, compute_dtype="float32")
 CONFIG = Config(
     model=MODEL,
     optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2),

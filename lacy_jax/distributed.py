@@ -1,0 +1,64 @@
+"""One run of several processes: finding each other at the start, and noticing at once where they disagree."""
+
+import json
+import os
+import zlib
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax._src.clusters import ClusterEnv  # jax's own detection, which jax.distributed.initialize uses
+from jax.experimental import multihost_utils
+
+from lacy_jax.sharding import MeshError
+
+
+def initialize(mode: Literal["auto", "on", "off"]) -> None:
+    """Joins the other processes of this run, if there are any; before anything else of JAX.
+
+    What jax.distributed.initialize recognises is recognised here: TPU pods, GKE (also several slices), slurm's srun,
+    Open MPI and Kubernetes jobs; elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID tell. `auto`
+    leaves a process alone that has no others: a TPU
+    VM of one host, a slurm job of one task (which would see but one of its GPUs). `on` insists.
+
+    Raises:
+        MeshError: `on`, and nothing tells who the others are; or they cannot be reached.
+    """
+    if mode == "off" or (mode == "auto" and not _several()):
+        return
+    told = {name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
+    try:
+        jax.distributed.initialize(**{name: int(value) for name, value in told.items() if value})
+    except (ValueError, RuntimeError) as error:
+        raise MeshError(
+            f"--distributed={mode}: cannot find or reach the other processes of this run ({error}). Start it with "
+            "srun, mpirun, on every worker of a TPU slice or in a JobSet, or set JAX_COORDINATOR_ADDRESS=host:port, "
+            "JAX_NUM_PROCESSES and JAX_PROCESS_ID; --distributed=off runs this process alone"
+        ) from error
+
+
+def _several() -> bool:
+    """Whether the environment tells of more than this process."""
+    if int(os.environ.get("JAX_NUM_PROCESSES") or 1) > 1:
+        return True
+    found = (env for env in ClusterEnv._cluster_types if not env.opt_in_only_method and env.is_env_present())
+    environment = next(found, None)
+    return environment is not None and environment.get_process_count() > 1
+
+
+def check_agreement(what: str, value: Any) -> None:
+    """Returns where every process has an equal `value` (JSON), which is named `what`; waits for all of them.
+
+    Raises:
+        MeshError: they differ, with the numbers of the processes that have another one than process 0.
+    """
+    if jax.process_count() == 1:
+        return
+    own = np.uint32(zlib.crc32(json.dumps(value, sort_keys=True).encode()))
+    every = np.asarray(multihost_utils.process_allgather(own))
+    others = np.flatnonzero(every != every[0]).tolist()
+    if others:
+        raise MeshError(
+            f"the processes of this run have different {what}: {', '.join(map(str, others))} not those of process 0. "
+            "Start all of them with the same flags and the same data (one folder that all see, or a copy)"
+        )

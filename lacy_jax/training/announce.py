@@ -1,0 +1,74 @@
+"""What a run says when it starts: the model, the mesh, the memory of a device, and how long a step should take."""
+
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from lacy_jax.config import Config
+from lacy_jax.console import duration
+from lacy_jax.training.budget import BudgetMeter
+from lacy_jax.training.flops import expected_step, flops_per_token, parameter_count
+from lacy_jax.training.state import TrainState
+
+
+def describe_run(config: Config, *, vocab: int, mesh: Mesh, state: TrainState, step: jax.stages.Compiled) -> list[str]:
+    """The lines, in order; `step` is the compiled training step that the run will use."""
+    flops = flops_per_token(config.model, vocab=vocab)
+    count = parameter_count(config.model, vocab=vocab)
+    return [
+        f"{config.name}, method {config.method}: {count / 1e6:.1f}M parameters, {flops / 1e6:,.0f} MFLOP a token",
+        describe_objective(config),
+        describe_mesh(mesh),
+        describe_memory(state, step, device=mesh.local_devices[0]),
+        describe_time(config, vocab=vocab, mesh=mesh, state=state),
+    ]
+
+
+def describe_mesh(mesh: Mesh) -> str:
+    """`8 x TPU v5 lite in 2 processes, mesh slice 1 x data 1 x fsdp 8 x tensor 1`."""
+    processes = len({device.process_index for device in mesh.devices.flat})
+    where = f" in {processes} processes" if processes > 1 else ""
+    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    return f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}{where}, mesh {axes}"
+
+
+def describe_memory(state: TrainState, step: jax.stages.Compiled, *, device: jax.Device) -> str:
+    """Bytes that one device holds between steps, and what a step needs besides, from XLA's own plan of its memory."""
+    parts = [f"parameters {_mib(state.params)}", f"optimizer {_mib(state.optimizer)}"]
+    plan = step.memory_analysis()
+    if plan is not None:
+        parts.append(f"activations and gradients {plan.temp_size_in_bytes / 2**20:,.0f} MiB")
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    return f"a device holds: {', '.join(parts)}" + (f"; it has {limit / 2**20:,.0f} MiB" if limit else "")
+
+
+def describe_time(config: Config, *, vocab: int, mesh: Mesh, state: TrainState) -> str:
+    """The expected step by arithmetic, and by it the time for what is left of the budget."""
+    expected = expected_step(config, vocab=vocab, mesh=mesh)
+    if expected is None:
+        return f"expected step: the peak of {mesh.devices.flat[0].device_kind} is not known (training/flops.py)"
+    meter = BudgetMeter(config, state)
+    left = (meter.budget.limit - meter.used(int(state.step))) / meter.budget.most_a_step
+    rest = f"about {duration(left * expected.seconds)} for what is left of the budget"
+    return f"expected step: {expected.seconds:.3g} s ({expected.basis}), {rest}"
+
+
+def describe_objective(config: Config) -> str:
+    """The objective in one line: what is taken, of what, over which part of a batch, and what becomes of it."""
+    settings, parts = config.objective, config.training.microbatches
+    if settings.rule == "none":
+        return "objective: plain next-token prediction, nothing is taken"
+    rate = "all of them" if settings.rule == "factual" else f"rate {settings.rate:g} of the {settings.rate_of} targets"
+    if settings.rule != "factual" and settings.rate_warmup_steps:
+        rate += f" after {settings.rate_warmup_steps:,} warm-up steps"
+    scope = "the whole batch"
+    if parts > 1:
+        scope = f"each of {parts} microbatches" if settings.scope == "microbatch" else f"{scope} ({parts} microbatches)"
+    treatment = f"{settings.treatment}, normalizer {settings.normalizer}"
+    return f"objective: rule {settings.rule}, {rate}, chosen over {scope}; treatment {treatment}"
+
+
+def _mib(tree: Any) -> str:
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+    return f"{held / 2**20:,.1f} MiB"

@@ -1,0 +1,49 @@
+"""The training step as a compiled program, before there is a state or a batch."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from lacy_jax.config import Config, ModelConfig
+from lacy_jax.model import decoder
+from lacy_jax.sharding import MeshError
+from lacy_jax.training.state import init_state
+from lacy_jax.training.step import Batch, jit_train_step
+
+
+def compile_train_step(
+    config: Config,
+    *,
+    vocab: int,
+    call_id: int,
+    mesh: Mesh,
+    reference: decoder.Params | None = None,
+    reference_model: ModelConfig | None = None,
+) -> jax.stages.Compiled:
+    """The program of (state, batch, reference), under `jax.set_mesh(mesh)`; its memory is known before it runs.
+
+    Raises:
+        MeshError: the compiler finds that a device's memory will not do.
+    """
+    step = jit_train_step(config, vocab=vocab, call_id=call_id, mesh=mesh, reference_model=reference_model)
+    state = jax.eval_shape(lambda: init_state(config, vocab=vocab))
+    batch = jax.eval_shape(lambda: _empty_batch(config))
+    try:
+        return step.lower(state, batch, reference).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise MeshError(
+            "the training step does not fit into a device's memory: raise config.mesh.fsdp or "
+            "config.training.microbatches, lower config.data.batch_size, or try --config.model.remat=full "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _empty_batch(config: Config) -> Batch:
+    rows, length = config.data.batch_size, config.model.context + 1
+    return Batch(
+        tokens=jnp.zeros((rows, length), jnp.int32),
+        factual=jnp.zeros((rows, length), jnp.bool),
+        lengths=jnp.zeros(rows, jnp.int32),
+    )
