@@ -17,18 +17,20 @@ def initialize(mode: Literal["auto", "on", "off"]) -> None:
     """Joins the other processes of this run, if there are any; before anything else of JAX.
 
     What jax.distributed.initialize recognises is recognised here: TPU pods, GKE (also several slices), slurm's srun,
-    Open MPI and Kubernetes jobs; elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID tell. `auto`
-    leaves a process alone that has no others: a TPU
-    VM of one host, a slurm job of one task (which would see but one of its GPUs). `on` insists.
+    Open MPI and Kubernetes jobs; elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID tell.
+    `auto` leaves a process alone that has no others: a TPU VM of one host, or slurm's only task, which
+    jax.distributed.initialize would let see but one of its GPUs. `on` insists.
 
     Raises:
         MeshError: `on`, and nothing tells who the others are; or they cannot be reached.
     """
     if mode == "off" or (mode == "auto" and not _several()):
         return
-    told = {name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
+    count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
     try:
-        jax.distributed.initialize(**{name: int(value) for name, value in told.items() if value})
+        jax.distributed.initialize(
+            num_processes=int(count) if count else None, process_id=int(index) if index else None
+        )
     except (ValueError, RuntimeError) as error:
         raise MeshError(
             f"--distributed={mode}: cannot find or reach the other processes of this run ({error}). Start it with "
