@@ -44,8 +44,11 @@ def _several() -> bool:
     if int(os.environ.get("JAX_NUM_PROCESSES") or 1) > 1:
         return True
     found = (env for env in ClusterEnv._cluster_types if not env.opt_in_only_method and env.is_env_present())
-    environment = next(found, None)
-    return environment is not None and environment.get_process_count() > 1
+    try:
+        environment = next(found, None)
+        return environment is not None and environment.get_process_count() > 1
+    except OSError:
+        return False  # libtpu is installed, but no metadata server of Google Cloud answers: no TPU is here
 
 
 def check_agreement(what: str, value: Any) -> None:

@@ -79,7 +79,7 @@ PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
 uv="$HOME/.local/bin/uv"; "$uv" venv --quiet --allow-existing --python 3.11 ../lacy_jax_venv
 "$uv" pip install --quiet --python ../lacy_jax_venv/bin/python -r requirements.txt "jax[tpu]" gcsfs'
 # shellcheck disable=SC2016
-train='cd "$HOME/lacy_jax" && exec ../lacy_jax_venv/bin/'"$(join python -m lacy_jax.main --distributed "$@")"
+train='cd "$HOME/lacy_jax" && exec ../lacy_jax_venv/bin/'"$(join python -m lacy_jax.main --distributed=on "$@")"
 
 if [[ -n "$(git status --porcelain --untracked-files=no)" ]]; then
   echo "tpu_vm.sh: uncommitted changes are not copied" >&2

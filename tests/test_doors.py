@@ -140,6 +140,7 @@ def test_export_is_read_by_plain_orbax_and_by_generate(finished: Path, tmp_path:
     [
         (["--config.training.tokens=5"], "exactly one of steps, tokens, ground_truth_tokens"),
         (["--config.mesh.fsdp=3"], "does not fit 1 devices"),
+        (["--distributed=on"], "JAX_COORDINATOR_ADDRESS=host:port"),
         (["--config.corpus.name=jsonl"], "config.corpus.files: corpus jsonl needs"),
         (["--config.objective.rule=best"], "config.objective.rule: got 'best'"),
         (["more"], "unexpected argument 'more'"),
@@ -202,7 +203,7 @@ def test_a_run_goes_from_two_processes_to_one_and_back(
     """A preempted process stops both after one step; eight devices, one device and two processes go on from there."""
     # The learning rate is constant after the warm-up, so that a run's length changes none of its steps.
     constant = {"training.log_every": 1, "optimizer.final_share": 1.0, "optimizer.warmup_steps": 2}
-    settings = settings_of(small_config, **constant, **{"training.evaluate_every": 100_000})
+    settings = settings_of(small_config, **constant, **{"training.evaluate_every": 100_000, "model.layers": 1})
     mesh = {"mesh.slice": 2, "mesh.data": -1, "mesh.fsdp": 2}
 
     both = start_two(*flags_of(settings | mesh | {"training.steps": 100_000}, tmp_path))

@@ -87,7 +87,7 @@ def test_a_worker_gets_the_arguments_as_they_were_given(tmp_path: pathlib.Path) 
         text=True,
         check=True,
     )
-    assert worker.stdout.splitlines() == ["-m", "lacy_jax.main", "--distributed", *ARGUMENTS[4:]]
+    assert worker.stdout.splitlines() == ["-m", "lacy_jax.main", "--distributed=on", *ARGUMENTS[4:]]
 
 
 def test_setting_a_worker_up_twice_keeps_its_environment_and_runs(tmp_path: pathlib.Path) -> None:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from lacy_jax.data.prepare import Prepared
 from lacy_jax.training.announce import describe_objective
 from lacy_jax.training.loop import TrainResult, train
 from lacy_jax.training.metrics import read_metrics
+from lacy_jax.training.watchdog import Watchdog
 
 CLOCKS = ("tokens_per_second", "seconds", "mfu")
 
@@ -187,3 +190,43 @@ def test_rho_takes_by_excess_loss_over_a_reference(
 def test_the_log_says_over_what_targets_are_chosen(objective: ObjectiveConfig, microbatches: int, words: str) -> None:
     config = Config(objective=objective, training=TrainingConfig(steps=1, microbatches=microbatches))
     assert words in describe_objective(config)
+
+
+def test_a_step_that_hangs_prints_every_stack_and_goes_on(
+    small_config: Config,
+    small_data: Prepared,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    said = ""
+    original = loader.batch_at
+
+    def slow_disk(source: Any, step: int, **options: Any) -> Any:
+        nonlocal said
+        deadline = time.monotonic() + 60
+        # The fourth step's batch comes only once the watchdog has spoken, stacks and all.
+        while step == 3 and "in slow_disk" not in said.partition(told)[2] and time.monotonic() < deadline:
+            time.sleep(0.05)
+            said += capfd.readouterr().err
+        return original(source, step, **options)
+
+    told = "process 0: step 4 has not ended after 1 s; the stack of every thread:"
+    monkeypatch.setattr(loader, "batch_at", slow_disk)
+    training = dataclasses.replace(small_config.training, hang_seconds=1.0)
+    config = dataclasses.replace(small_config, training=training)
+    result = train(config, prepared=small_data, workdir=str(tmp_path), reporter=Reporter(quiet=True))
+    assert result.finished
+    stacks = said.partition(told)[2]
+    assert "in slow_disk" in stacks
+    assert "in _loop" in stacks  # the thread that waits, too
+
+
+def test_no_watchdog_where_it_is_turned_off(capfd: pytest.CaptureFixture[str]) -> None:
+    threads = threading.active_count()
+    with Watchdog(0.0) as watchdog:
+        watchdog.watch("step", 1)
+        assert threading.active_count() == threads
+    with Watchdog(600.0) as watchdog:
+        watchdog.watch("step", 1)
+    assert capfd.readouterr().err == ""
