@@ -97,17 +97,18 @@ def _placed(shape: dict[str, int], devices: list[jax.Device]) -> np.ndarray:
     return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
 
 
-def check_model(mesh: Mesh, model: ModelConfig) -> None:
+def check_model(mesh: Mesh, model: ModelConfig, *, vocab: int) -> None:
     """Refuses a mesh whose axes cannot split what they are there to split.
 
     Key-value heads may be fewer than `tensor` has devices: they then lie whole on each, which is small.
 
     Raises:
-        MeshError: tensor divides not the heads or the feed-forward width, or fsdp not the model's width.
+        MeshError: tensor does not divide the heads, the feed-forward width or the padded vocabulary `vocab`, or fsdp
+            does not divide the model's width.
     """
     mlp = model.mlp_width or 4 * model.width
     wanted = {
-        "tensor": {"config.model.heads": model.heads, "config.model.mlp_width": mlp},
+        "tensor": {"config.model.heads": model.heads, "config.model.mlp_width": mlp, "the padded vocabulary": vocab},
         "fsdp": {"config.model.width": model.width},
     }
     for axis, sizes in wanted.items():

@@ -170,6 +170,7 @@ def test_every_proposed_batch_fits(batch: int) -> None:
     [
         ({"tensor": 8, "data": 1}, {"width": 48, "heads": 12}, "config.model.heads (12)"),
         ({"tensor": 8, "data": 1}, {"mlp_width": 100}, "config.model.mlp_width (100)"),
+        ({"tensor": 8, "data": 1}, {"heads": 16, "mlp_width": 100}, "can be split 1, 2, 4 ways"),
         ({"fsdp": 8, "data": 1}, {"width": 36, "heads": 12}, "can be split 1, 2, 3, 4, 6 ways"),
     ],
     ids=str,
@@ -177,7 +178,7 @@ def test_every_proposed_batch_fits(batch: int) -> None:
 def test_a_model_that_the_mesh_cannot_split_is_refused(mesh: dict[str, int], model: dict[str, int], words: str) -> None:
     changed = dataclasses.replace(MODEL, **{"kv_heads": 0, **model})
     with pytest.raises(MeshError) as error:
-        check_model(make_mesh(MeshConfig(**mesh), batch_size=16), changed)
+        check_model(make_mesh(MeshConfig(**mesh), batch_size=16), changed, vocab=1000)
     assert words in str(error.value)
 
 

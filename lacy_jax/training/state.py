@@ -67,7 +67,7 @@ def state_shardings(config: Config, *, vocab: int, mesh: Mesh) -> Any:
     Raises:
         MeshError: the mesh does not divide the model, or would leave a large array whole on every device.
     """
-    sharding.check_model(mesh, config.model)
+    sharding.check_model(mesh, config.model, vocab=vocab)
     shapes = jax.eval_shape(lambda: init_state(config, vocab=vocab))
     whole = NamedSharding(mesh, PartitionSpec())
     params = param_shardings(mesh, shapes.params)
