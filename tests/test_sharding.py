@@ -83,10 +83,9 @@ def test_six_meshes_train_as_one_device(
     shape: tuple[int, ...], alone: list[dict[str, float]], capfd: pytest.CaptureFixture[str]
 ) -> None:
     found, state, step = train(shape)
-    # The first steps differ by rounding alone; then Adam turns tiny differences of tiny gradients into larger ones.
-    for number, (one, other) in enumerate(zip(alone, found, strict=True)):
-        assert one["count/all"] == other["count/all"]
-        assert other["loss"] == pytest.approx(one["loss"], rel=2e-6 if number < 3 else 2e-4)
+    for one, other in zip(alone, found, strict=True):
+        assert (one["count/all"], one["count/taken"]) == (other["count/all"], other["count/taken"])
+        assert other["loss"] == pytest.approx(one["loss"], rel=2e-6)  # 3.5e-7 seen: float32 sums in another order
     line = describe_memory(state, step, device=jax.devices()[0])
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state.params))
     assert f"parameters {held / 2**20:,.1f} MiB, optimizer {2 * held / 2**20:,.1f} MiB, activations" in line
