@@ -5,7 +5,7 @@ piece that becomes four SLM tokens spends four. A call that the partner could no
 paid for, and a partner that is away must not be asked more and more often.
 
 Every row keeps its own state, so that a row's text does not depend on which rows run beside it (unless rows are
-asked to share one). Everything here is a pure function of that state; NumPy, on the host.
+asked to share one). Everything here is a pure function of that state, on the host.
 
 Each score is ranked among the row's last `window` scores (itself included). Its place, counted from the
 top, is a number in [0, 1) that is uniform when scores come in no particular order, whatever their
@@ -14,9 +14,11 @@ when its place is below the effective budget, which is the same as a score above
 quantile, but exact for short histories and for ties.
 """
 
-import dataclasses
+import math
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -55,11 +57,15 @@ class Budget:
             raise ConfigError(f"window={self.window}: allowed is 1 or more scores")
 
 
-@dataclass(frozen=True)
-class BudgetState:
-    """One row's account. `scores`: float32 [<= window], oldest first; the rest are counts."""
+class BudgetState(NamedTuple):
+    """One row's account. `scores`: the last `window`, in float32's precision, oldest first; the rest are counts.
 
-    scores: np.ndarray
+    ranked: the same scores, ascending. Tuples, not arrays: a decision touches a few hundred numbers at most, once a
+    token and row, and NumPy would take longer to be called.
+    """
+
+    scores: tuple[float, ...] = ()
+    ranked: tuple[float, ...] = ()
     decisions: int = 0
     calls: int = 0
     generated: int = 0
@@ -71,12 +77,13 @@ def start(budget: Budget, *, warm_scores: Sequence[float] = ()) -> BudgetState:
     known = np.asarray(warm_scores, np.float32)
     known = np.sort(known[np.isfinite(known)])
     if not known.size:
-        return BudgetState(scores=np.zeros(0, np.float32))
+        return BudgetState()
     count = min(WARM_SCORES, budget.window)
     levels = (np.arange(count) + 0.5) / count
     spread = np.interp(levels, np.linspace(0.0, 1.0, known.size), known).astype(np.float32)
     # In a scattered order: the oldest leave first, and must not be the lowest.
-    return BudgetState(scores=spread[np.argsort((np.arange(count) * _GOLDEN) % 1.0)])
+    scattered = spread[np.argsort((np.arange(count) * _GOLDEN) % 1.0)]
+    return BudgetState(scores=tuple(scattered.tolist()), ranked=tuple(spread.tolist()))
 
 
 def effective_share(budget: Budget, state: BudgetState) -> float:
@@ -90,29 +97,42 @@ def effective_share(budget: Budget, state: BudgetState) -> float:
     cost = (FIRST_COST_CALLS * FIRST_COST + state.spent) / (FIRST_COST_CALLS + state.calls)
     level = budget.share / (budget.share + cost * (1.0 - budget.share))
     owed = budget.share * state.generated - state.spent
-    return float(np.clip(level + owed / HORIZON, 0.0, 1.0))
+    return min(max(level + owed / HORIZON, 0.0), 1.0)
 
 
-def place_from_top(scores: np.ndarray, score: float, *, tie_breaker: float) -> float:
-    """Where `score` stands among `scores` and itself: 0 is the top, below 1; ties are split by `tie_breaker`."""
-    above = int(np.count_nonzero(scores > score))
-    ties = int(np.count_nonzero(scores == score)) + 1
-    return (above + tie_breaker * ties) / (scores.size + 1)
+def expected_rate(budget: Budget, state: BudgetState) -> float:
+    """What share of its next decisions a row will call at, float in [0, 1]: exact in the mean, but for a threshold."""
+    if budget.threshold is None:
+        return effective_share(budget, state)
+    return (1 + state.calls) / (4 + state.decisions)
+
+
+def place_from_top(ranked: Sequence[float], score: float, *, tie_breaker: float) -> float:
+    """Where `score` stands among ascending scores and itself: 0 is the top, below 1; `tie_breaker` splits ties."""
+    above = len(ranked) - bisect_right(ranked, score)
+    ties = len(ranked) - above - bisect_left(ranked, score) + 1
+    return (above + tie_breaker * ties) / (len(ranked) + 1)
 
 
 def decide(budget: Budget, state: BudgetState, score: float) -> tuple[BudgetState, bool]:
     """Whether the row calls at a position of this score, and the state with the score remembered."""
-    score = float(np.float32(score)) if np.isfinite(score) else -np.inf
+    score = float(np.float32(score)) if math.isfinite(score) else -math.inf
     # Evenly spread over [0, 1) and a function of the position only: the same text gets the same calls.
     tie_breaker = ((state.decisions + 1) * _GOLDEN) % 1.0
     if budget.threshold is None:
-        call = place_from_top(state.scores, score, tie_breaker=tie_breaker) < effective_share(budget, state)
+        call = place_from_top(state.ranked, score, tie_breaker=tie_breaker) < effective_share(budget, state)
     else:
         call = score > budget.threshold
-    scores = np.append(state.scores, np.float32(score))[-budget.window :]
-    return dataclasses.replace(state, scores=scores, decisions=state.decisions + 1, calls=state.calls + call), call
+    scores, ranked = (*state.scores, score), list(state.ranked)
+    insort(ranked, score)
+    if len(scores) > budget.window:
+        del ranked[bisect_left(ranked, scores[0])]
+        scores = scores[1:]
+    return BudgetState(
+        scores, tuple(ranked), state.decisions + 1, state.calls + call, state.generated, state.spent
+    ), call
 
 
 def account(state: BudgetState, *, generated: int, spent: int) -> BudgetState:
     """The state after `generated` tokens entered the text, for `spent` of which the partner was asked."""
-    return dataclasses.replace(state, generated=state.generated + generated, spent=state.spent + spent)
+    return state._replace(generated=state.generated + generated, spent=state.spent + spent)

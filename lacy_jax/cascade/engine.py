@@ -2,18 +2,18 @@
 
 A row is named by its whole list of token ids, every time. The session compares it with what its cache
 holds, keeps the longest common prefix and feeds the rest: a prompt, one new token, or the tokens of a
-partner's piece are all the same thing, a right-padded chunk. Nothing is rolled back by hand.
+partner's piece are all the same thing, a right-padded chunk. Nothing is rolled back by hand. So the session may
+also run ahead: it feeds a row what the row itself picks, several tokens on the device at once, and where the row
+then goes on otherwise, that is a changed row like any other.
 
-Shapes are few, so that XLA compiles few programs: one for each (cache bucket, chunk bucket), where only short
-chunks are for all slots at once. The last slot of every cache row is scratch: padding is written there, and no real
-query ever sees it.
+Shapes are few, so that XLA compiles few programs: one for each cache length and each of its `shapes`.
 
-Axes: R slots (rows of a session), T chunk, S cache length, D model, V vocabulary.
+Axes: R rows, T chunk, S cache length, V vocabulary.
 """
 
-import functools
+import itertools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -21,24 +21,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lacy_jax.cascade import programs
 from lacy_jax.cascade.partners.extent import LETTER
-from lacy_jax.cascade.sampling import GREEDY, Sampling, SamplingRows, pick, sampling_rows
+from lacy_jax.cascade.programs import MOST_STEPS, Chunk, Start, Weights
+from lacy_jax.cascade.sampling import GREEDY, Sampling, sampling_rows
 from lacy_jax.checkpoint import LoadedModel
 from lacy_jax.config import ModelConfig
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.model import decoder
-from lacy_jax.model.attention import KVCache, grow_cache
+from lacy_jax.model.attention import grow_cache
 
 # A character of a word in the sense of partners' pieces, less U+FFFD, which stands for a part of a character.
 _LETTER = re.compile(f"(?!\ufffd){LETTER}")
 SMALLEST_BUCKET = 128
-# Widths of the chunks that rows are fed in: one new token or a short piece together, anything longer alone.
-CHUNKS_TOGETHER = (1, 4)
-CHUNKS_ALONE = (16, 64, 256)
+# Tokens of a row that one program reads: those of a short piece, of a prompt, of a long one.
+CHUNKS = (4, 32, 256)
+# Rows of a program grow by this factor, up to all slots; those of one that reads also to this many tokens in all.
+ROWS_FACTOR = 8
+MOST_TOKENS = 2048
+# What does not fill a program is padded, to at most this many times its size; else it is cut in parts.
+MOST_PADDING = 4
+# Bytes that may be given to be spelt again, less than one token more.
+MOST_GIVEN = 128
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """What the model says after a row's last token.
 
     token: the picked id, text or the end of the document, never `<CALL>`.
@@ -57,22 +64,34 @@ class Step:
     factual: float
 
 
-_SCALARS = ("call_score", "call_logit", "uncertainty", "entropy", "factual")
-
-
-class _Head(NamedTuple):
-    """The same for all slots."""
-
-    token_R: jax.Array
-    scalars_R5: jax.Array  # in the order of _SCALARS
-
-
 def cache_buckets(context: int) -> tuple[int, ...]:
     """Cache lengths in use: 128, 256, 512 ... below the context, and the context itself."""
     buckets: list[int] = []
     while SMALLEST_BUCKET << len(buckets) < context:
         buckets.append(SMALLEST_BUCKET << len(buckets))
     return (*buckets, context)
+
+
+def row_counts(slots: int) -> tuple[int, ...]:
+    """For how many rows there are programs: 1, 8, 64 ... below the number of slots, and all of them."""
+    counts = [1]
+    while counts[-1] * ROWS_FACTOR < slots:
+        counts.append(counts[-1] * ROWS_FACTOR)
+    return tuple(sorted({*counts, slots}))
+
+
+def shapes(slots: int, *, length: int) -> dict[int, tuple[int, ...]]:
+    """Of the programs that read into a cache of `length` positions: chunk width -> numbers of rows."""
+    widths = sorted({min(width, length) for width in CHUNKS})
+    return {t: tuple(r for r in row_counts(slots) if r == 1 or r * t <= MOST_TOKENS) for t in widths}
+
+
+def fitting(size: int, options: Sequence[int]) -> int:
+    """Which of the ascending `options` `size` things are put in, or else the first part of them."""
+    above = next((option for option in options if option >= size), None)
+    if above is not None and (above <= MOST_PADDING * size or above == options[0]):
+        return above
+    return max(option for option in options if option <= size)
 
 
 def window_start(length: int, *, context: int) -> int:
@@ -90,6 +109,8 @@ def window_start(length: int, *, context: int) -> int:
 def shared_prefix(held: Sequence[int], wanted: Sequence[int]) -> int:
     """Length of the longest common prefix of two lists of ids."""
     length = min(len(held), len(wanted))
+    if held[:length] == wanted[:length]:
+        return length
     differs = np.flatnonzero(np.asarray(held[:length]) != np.asarray(wanted[:length]))
     return int(differs[0]) if differs.size else length
 
@@ -106,19 +127,48 @@ class Engine:
         """`compute_dtype`: float32 makes batched and one-by-one decoding agree to rounding, on any device."""
         self.config: ModelConfig = replace(loaded.model, compute_dtype=compute_dtype, remat="none")
         self.tokenizer = loaded.tokenizer
-        self.params = decoder.unstack_layers(loaded.params)
+        self.call_id = loaded.tokenizer.call_id
         vocab = decoder.output_matrix(loaded.params).shape[0]
-        emitted = np.zeros(vocab, bool)
-        emitted[: self.tokenizer.call_id] = self.tokenizer.byte_lengths[: self.tokenizer.call_id] > 0
-        emitted[self.tokenizer.end_id] = True
-        self.emitted = emitted
-        self.goes_on = _goes_on(self.tokenizer, vocab)
+        self.token_bytes = [self.tokenizer.decode_bytes([token]) for token in range(self.call_id)]
+        bytes_VW, lengths_V = programs.token_bytes(self.token_bytes, vocab=vocab)
+        self.most_given = MOST_GIVEN + bytes_VW.shape[1]
+        emitted_V = lengths_V > 0
+        emitted_V[self.tokenizer.end_id] = True
         probe = loaded.meta.get("factual_probe") or {"weights": [0.0] * self.config.width, "bias": 0.0}
-        self.probe = jnp.asarray([*probe["weights"], probe["bias"]], jnp.float32)
+        self.weights = Weights(
+            params=decoder.unstack_layers(loaded.params),
+            probe=jnp.asarray([*probe["weights"], probe["bias"]], jnp.float32),
+            emitted_V=jnp.asarray(emitted_V),
+            goes_on_V=jnp.asarray(_goes_on(self.token_bytes, vocab=vocab)),
+            bytes_VW=jnp.asarray(bytes_VW),
+            lengths_V=jnp.asarray(lengths_V),
+        )
 
     def session(self, slots: int) -> "Session":
         """An empty session for up to `slots` rows at once."""
         return Session(self, slots=slots)
+
+
+@dataclass
+class _Going:
+    """A row within one call of `Session.steps`.
+
+    ids: those in sight, and behind them what was picked and fed in its turn. fed: how many of them the cache has.
+    position: of the next token, counted from the row's very first.
+    """
+
+    slot: int
+    ids: list[int]
+    fed: int
+    position: int
+    sampling: Sampling
+    given: bytes
+    whole: bool
+
+    @property
+    def unread(self) -> int:
+        """Tokens but the last that the cache does not have; the last one is always fed, for what comes after it."""
+        return len(self.ids) - 1 - self.fed
 
 
 class Session:
@@ -138,82 +188,118 @@ class Session:
         """The ids whose keys and values the slot holds."""
         return self._held[slot]
 
-    def step(
+    def steps(
         self,
         rows: Mapping[int, Sequence[int]],
         *,
+        ahead: int = 1,
         sampling: Mapping[int, Sampling] | None = None,
-        allowed: Mapping[int, np.ndarray] | None = None,
+        given: Mapping[int, bytes] | None = None,
         whole: Collection[int] = (),
-    ) -> dict[int, Step]:
-        """The model's word after each of `rows` (slot -> all ids of the row so far, at least one).
+    ) -> dict[int, list[Step]]:
+        """The model's word after each of `rows` (slot -> all ids of the row so far, at least one), and further ones.
 
-        Slots that are not named keep what they hold.
+        The n-th step of a row is what the model says after the row and the tokens of the steps before. Slots that are
+        not named keep what they hold.
 
         Args:
-            sampling: how a slot's token is picked, greedily by default.
-            allowed: bool [V], the ids that may be picked in a slot, all that are text by default.
-            whole: slots whose last word or number is whole: no token that goes on with it is picked.
+            ahead: how many steps of each row are wanted, at most MOST_STEPS; there are fewer, but one at least, where
+                the row's window moves before.
+            sampling: how a slot's tokens are picked, greedily by default.
+            given: bytes that a slot's next tokens must spell; the last of them may go further.
+            whole: slots whose last word or number is whole: the next token does not go on with it.
         """
         context = self._engine.config.context
-        wanted = {slot: list(ids[window_start(len(ids), context=context) :]) for slot, ids in rows.items()}
-        self._grow(max(map(len, wanted.values())))
-        # The last token is always fed, even where all is known: its hidden state is what is asked for.
-        fed = {slot: min(shared_prefix(self._held[slot], ids), len(ids) - 1) for slot, ids in wanted.items()}
-        settings = {slot: (sampling or {}).get(slot, GREEDY) for slot in rows}
-        picks = _Picks(rows, wanted, settings, allowed or {}, whole)
-        steps: dict[int, Step] = {}
-        together = [slot for slot, ids in wanted.items() if len(ids) - fed[slot] <= CHUNKS_TOGETHER[-1]]
-        if together:
-            parts = {slot: wanted[slot][fed[slot] :] for slot in together}
-            steps |= self._feed(parts, starts=fed, slots=range(self.slots), picks=picks)
-        for slot in wanted.keys() - together:
-            # Fed with the others, a long part would make all of them as long.
-            while fed[slot] < len(wanted[slot]):
-                part = wanted[slot][fed[slot] : fed[slot] + CHUNKS_ALONE[-1]]
-                steps |= self._feed({slot: part}, starts=fed, slots=[slot], picks=picks)
-                fed[slot] += len(part)
-        for slot, ids in wanted.items():
-            self._held[slot] = ids
+        seen = {slot: list(ids[window_start(len(ids), context=context) :]) for slot, ids in rows.items()}
+        self._grow(min(context - 1, max(map(len, seen.values())) + ahead - 1))
+        going = [
+            _Going(
+                slot=slot,
+                ids=ids,
+                fed=min(shared_prefix(self._held[slot], ids), len(ids) - 1),
+                position=len(rows[slot]),
+                sampling=(sampling or {}).get(slot, GREEDY),
+                given=(given or {}).get(slot, b""),
+                whole=slot in whole,
+            )
+            for slot, ids in seen.items()
+        ]
+        by_width = shapes(self.slots, length=self._cache.length)
+        while behind := [row for row in going if row.unread]:
+            width = fitting(behind[0].unread, list(by_width))
+            alike = [row for row in behind if fitting(row.unread, list(by_width)) == width]
+            for part, count in _parts(alike, counts=by_width[width]):
+                self._read(part, count=count, width=width)
+        steps: dict[int, list[Step]] = {}
+        for part, count in _parts(going, counts=row_counts(self.slots)):
+            steps |= self._write(part, count=count, steps=min(ahead, MOST_STEPS))
+        for row in going:
+            self._held[row.slot] = row.ids
         return steps
 
-    def _feed(
-        self, parts: Mapping[int, Sequence[int]], *, starts: Mapping[int, int], slots: Sequence[int], picks: "_Picks"
-    ) -> dict[int, Step]:
-        """Runs one chunk: `parts` (slot -> ids) at positions `starts`. `slots`: a single one, or all of them."""
-        longest = max(map(len, parts.values()))
-        chunks = CHUNKS_TOGETHER if longest <= CHUNKS_TOGETHER[-1] else CHUNKS_ALONE
-        width = next(chunk for chunk in chunks if chunk >= longest)
-        tokens_RT = np.full((len(slots), width), self._engine.tokenizer.end_id, np.int32)
-        positions_RT = np.full((len(slots), width), self._cache.length - 1, np.int32)  # the scratch slot
-        last_R = np.zeros(len(slots), np.int32)
-        for row, slot in enumerate(slots):
-            if part := parts.get(slot):
-                tokens_RT[row, : len(part)] = part
-                positions_RT[row, : len(part)] = starts[slot] + np.arange(len(part))
-                last_R[row] = len(part) - 1
+    def warm_up(self) -> int:
+        """Compiles all programs that rows may need, and returns how many; what the session holds is not touched."""
+        other, count = Session(self._engine, slots=self.slots), 0
+        for bucket in self._buckets:
+            other._grow(bucket - 1)
+            for width, counts in shapes(self.slots, length=bucket).items():
+                for rows in counts:
+                    other._read([], count=rows, width=width)
+            for rows in row_counts(self.slots):
+                other._write([], count=rows, steps=1)
+            count += sum(map(len, shapes(self.slots, length=bucket).values())) + len(row_counts(self.slots))
+        return count
+
+    def _read(self, rows: Sequence[_Going], *, count: int, width: int) -> None:
+        """One chunk of up to `width` tokens for each of `rows`, by the program for `count` rows."""
+        lined_up, slots = self._line_up(rows, count=count)
+        tokens_RT = np.full((count, width), self._engine.tokenizer.end_id, np.int32)
+        start_R, count_R = np.zeros((2, count), np.int32)
+        for index, row in lined_up:
+            part = row.ids[row.fed : min(row.fed + width, len(row.ids) - 1)]
+            tokens_RT[index, : len(part)] = part
+            start_R[index], count_R[index] = row.fed, len(part)
+            row.fed += len(part)
         engine = self._engine
-        head, self._cache = _advance(
-            engine.params,
-            self._cache,
-            None if len(slots) == self.slots else np.int32(slots[0]),
-            tokens_RT,
-            positions_RT,
-            last_R,
-            picks.allowed(slots, default=engine.emitted),
-            engine.goes_on,
-            np.array([slot in picks.whole for slot in slots]),
-            engine.probe,
-            picks.sampling(slots, length=self._cache.length),
-            config=engine.config,
-            call_id=engine.tokenizer.call_id,
+        chunk = Chunk(tokens_RT, start_R, count_R)
+        self._cache = programs.read(engine.weights, self._cache, slots, chunk, config=engine.config)
+
+    def _write(self, rows: Sequence[_Going], *, count: int, steps: int) -> dict[int, list[Step]]:
+        """Steps of each of `rows`, whose ids are then those that the cache has, by the program for `count` rows."""
+        engine, length = self._engine, self._cache.length
+        lined_up, slots = self._line_up(rows, count=count)
+        token_R, start_R, left_R = np.zeros((3, count), np.int32)
+        runs_R, whole_R = np.zeros((2, count), bool)
+        given_RG = np.zeros((count, engine.most_given), np.uint8)
+        sampled: list[tuple[Sampling, Sequence[int], int]] = [(GREEDY, (), 0)] * count
+        for index, row in lined_up:
+            token_R[index], start_R[index], left_R[index] = row.ids[-1], row.fed, len(row.given)
+            runs_R[index], whole_R[index] = True, row.whole
+            given_RG[index, : len(row.given)] = list(row.given)
+            sampled[index] = row.sampling, row.ids, row.position
+        sampling = sampling_rows(sampled, length=length)
+        start = Start(token_R, start_R, runs_R, np.int32(steps), whole_R, given_RG, left_R, sampling)
+        heads, self._cache = programs.write(
+            engine.weights, self._cache, slots, start, config=engine.config, call_id=engine.call_id
         )
-        token_R, scalars_R5 = jax.device_get(head)
-        return {
-            slot: Step(token=int(token_R[row]), **dict(zip(_SCALARS, scalars_R5[row].tolist(), strict=True)))
-            for row, slot in enumerate(slots)
-            if slot in parts
-        }
+        token_AR, scalars_AR5 = jax.device_get(heads)
+        tokens_RA, scalars_RA5 = token_AR.T.tolist(), scalars_AR5.swapaxes(0, 1).tolist()
+        said = {}
+        for index, row in lined_up:
+            usable = min(steps, length - len(row.ids))  # a step beyond the room was fed to the scratch slot
+            pairs = zip(tokens_RA[index][:usable], scalars_RA5[index], strict=False)
+            said[row.slot] = [Step(token, *scalars) for token, scalars in pairs]
+            row.ids += tokens_RA[index][: usable - 1]
+        return said
+
+    def _line_up(self, rows: Sequence[_Going], *, count: int) -> tuple[list[tuple[int, _Going]], np.ndarray | None]:
+        """Where each row stands in a program for `count` rows, and the slots of all that stand there (None: all)."""
+        if count == self.slots:
+            return [(row.slot, row) for row in rows], None
+        named = {row.slot for row in rows}
+        others = (slot for slot in range(self.slots) if slot not in named)
+        slots = [*(row.slot for row in rows), *itertools.islice(others, count - len(rows))]
+        return list(enumerate(rows)), np.array(slots, np.int32)
 
     def _grow(self, length: int) -> None:
         """Makes room for rows of `length` tokens and the scratch slot."""
@@ -224,93 +310,23 @@ class Session:
         self._cache = grow_cache(self._cache, more=more)
 
 
-def _goes_on(tokenizer: TextTokenizer, vocab: int) -> np.ndarray:
+def _parts(rows: Sequence[_Going], *, counts: Sequence[int]) -> Iterator[tuple[Sequence[_Going], int]]:
+    """Rows in as few parts as padding allows, each with the number of rows of its program."""
+    while rows:
+        count = fitting(len(rows), counts)
+        yield rows[:count], count
+        rows = rows[count:]
+
+
+def _goes_on(tokens: Sequence[bytes], *, vocab: int) -> np.ndarray:
     """Tokens that would go on with a word or number before them (they begin with a letter or digit), bool [vocab]."""
     begins = np.zeros(vocab, bool)
-    for token in range(tokenizer.call_id):
+    for token, token_bytes in enumerate(tokens):
         # A byte of a longer character may begin anything: it is let pass.
-        begins[token] = bool(_LETTER.match(tokenizer.decode_bytes([token]).decode(errors="replace")))
+        begins[token] = bool(_LETTER.match(token_bytes.decode(errors="replace")))
     return begins
 
 
 def ends_word(text: str) -> bool:
     """Whether the text's last character is one of a word or number that could go on."""
     return bool(_LETTER.match(text[-1:]))
-
-
-@dataclass(frozen=True)
-class _Picks:
-    """How the next tokens are picked; what is the same for all rows needs no arrays, and no program of its own."""
-
-    rows: Mapping[int, Sequence[int]]
-    seen: Mapping[int, Sequence[int]]
-    settings: Mapping[int, Sampling]
-    masks: Mapping[int, np.ndarray]
-    whole: Collection[int]
-
-    def sampling(self, slots: Sequence[int], *, length: int) -> SamplingRows | None:
-        """For `slots`; None where all rows are greedy."""
-        if all(setting.plain for setting in self.settings.values()):
-            return None
-        return sampling_rows(
-            [(self.settings.get(s, GREEDY), self.seen.get(s, ()), len(self.rows.get(s, ()))) for s in slots],
-            length=length,
-        )
-
-    def allowed(self, slots: Sequence[int], *, default: np.ndarray) -> np.ndarray:
-        """bool [V] or [R, V]."""
-        if not any(slot in self.masks for slot in slots):
-            return default
-        return np.stack([self.masks.get(slot, default) for slot in slots])
-
-
-@functools.partial(jax.jit, static_argnames=("config", "call_id"), donate_argnums=1)
-def _advance(
-    params: decoder.Params,
-    cache: KVCache,
-    slot: jax.Array | None,
-    tokens_RT: jax.Array,
-    positions_RT: jax.Array,
-    last_R: jax.Array,
-    allowed: jax.Array,
-    goes_on_V: jax.Array,
-    whole_R: jax.Array,
-    probe: jax.Array,
-    drawn: SamplingRows | None,
-    *,
-    config: ModelConfig,
-    call_id: int,
-) -> tuple[_Head, KVCache]:
-    """Feeds a chunk, to all slots or to one, and reads the head at each row's last real position."""
-    rows = cache
-    if slot is not None:
-        rows = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, slot, 1), cache)
-    # Without this, GPUs and TPUs would multiply float32 in fewer bits.
-    precision = "float32" if config.compute_dtype == "float32" else None
-    with jax.default_matmul_precision(precision):
-        hidden_RTD, rows = decoder.forward_cached(
-            params, tokens_RT, positions_BT=positions_RT, cache=rows, config=config
-        )
-        hidden_RD = jnp.take_along_axis(hidden_RTD, last_R[:, None, None], axis=1)[:, 0]
-        factual_R = jax.nn.sigmoid(hidden_RD.astype(jnp.float32) @ probe[:-1] + probe[-1])
-        matrix_VD = decoder.output_matrix(params).astype(hidden_RD.dtype)
-        logits_RV = jnp.einsum("rd,vd->rv", hidden_RD, matrix_VD, preferred_element_type=jnp.float32)
-    if slot is None:
-        cache = rows
-    else:
-        cache = jax.tree.map(lambda x, row: jax.lax.dynamic_update_slice_in_dim(x, row, slot, 0), cache, rows)
-    allowed = allowed & ~(whole_R[:, None] & goes_on_V)
-    own_RV = jnp.where(allowed, logits_RV, -jnp.inf)
-    token_R = jnp.argmax(own_RV, axis=-1) if drawn is None else pick(own_RV, drawn)
-    return _Head(token_R, _scalars(logits_RV, factual_R, call_id=call_id)), cache
-
-
-def _scalars(logits_RV: jax.Array, factual_R: jax.Array, *, call_id: int) -> jax.Array:
-    """What a `Step` says beside its token, float32 [R, 5] in the order of _SCALARS."""
-    call_R = logits_RV[:, call_id]
-    others_RV = jnp.where(jnp.arange(logits_RV.shape[1]) < call_id, logits_RV, -jnp.inf)
-    lse_R = jax.nn.logsumexp(others_RV, axis=-1)
-    probability_RV = jnp.exp(others_RV - lse_R[:, None])
-    uncertainty_R = -jnp.expm1(jnp.max(others_RV, axis=-1) - lse_R)
-    entropy_R = lse_R - jnp.sum(probability_RV * jnp.where(probability_RV > 0, others_RV, 0.0), axis=-1)
-    return jnp.stack([call_R - lse_R, call_R, uncertainty_R, entropy_R, factual_R], axis=-1)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from lacy_jax.cascade import budget as budgets
 from lacy_jax.cascade.budget import Budget, BudgetState
-from lacy_jax.cascade.engine import Step, ends_word
+from lacy_jax.cascade.engine import Engine, Step, ends_word
 from lacy_jax.cascade.sampling import GREEDY, Sampling
 from lacy_jax.config import ConfigError
 from lacy_jax.data.tokenizer import TextTokenizer
@@ -131,16 +131,16 @@ class Row:
         return Completion(prompt, self.text[len(prompt) :], tuple(self.pieces), self.counts, self.finish)
 
 
-def take_own(row: Row, step: Step, score: float, *, tokenizer: TextTokenizer, spent: int = 0) -> None:
+def take_own(row: Row, step: Step, score: float, *, engine: Engine, spent: int = 0) -> None:
     """Appends the SLM's own token; bytes of an incomplete character are held back from the text."""
     row.state = budgets.account(row.state, generated=1, spent=spent)
-    if step.token == tokenizer.end_id:
+    if step.token == engine.tokenizer.end_id:
         row.finish = "end"
         return
     row.ids.append(step.token)
     row.counts += Counts(generated=1)
     row.held.append(score)
-    text = row.utf8.decode(tokenizer.decode_bytes([step.token]))
+    text = row.utf8.decode(engine.token_bytes[step.token])
     if text:
         # Where this token broke off one character and began another, it belongs to the second.
         begun = row.held[-1:] if row.utf8.getstate()[0] else []
@@ -149,15 +149,15 @@ def take_own(row: Row, step: Step, score: float, *, tokenizer: TextTokenizer, sp
     _end_at_length(row)
 
 
-def resume(row: Row, piece: str, *, tokenizer: TextTokenizer) -> None:
+def resume(row: Row, piece: str, *, engine: Engine) -> None:
     """A row that waits goes on: with the partner's piece, or with the SLM's own token where that is ""."""
     assert row.asked is not None
     (step, score), row.asked = row.asked, None
     if not piece:
         row.counts += Counts(calls=1, fallbacks=1)
-        take_own(row, step, score, tokenizer=tokenizer, spent=1)
+        take_own(row, step, score, engine=engine, spent=1)
         return
-    row.ids, tokens = splice(tokenizer, row.text, piece)
+    row.ids, tokens = splice(engine.tokenizer, row.text, piece)
     row.counts += Counts(generated=tokens, delegated=tokens, calls=1)
     row.state = budgets.account(row.state, generated=tokens, spent=tokens)
     _append(row, Piece(text=piece, source="partner", score=score, tokens=tokens))

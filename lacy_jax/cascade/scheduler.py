@@ -10,7 +10,8 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,7 @@ from lacy_jax.cascade.budget import Budget, BudgetState
 from lacy_jax.cascade.engine import Engine, Step, encode_text
 from lacy_jax.cascade.partners import Span
 from lacy_jax.cascade.partners.guard import Guard
+from lacy_jax.cascade.programs import MOST_STEPS
 from lacy_jax.cascade.rows import Completion, Piece, Request, Row, release, resume, take_own
 
 Score = Literal["call_score", "call_logit", "call_probability", "uncertainty", "entropy", "oracle"]
@@ -31,6 +33,8 @@ Oracle = Callable[[str, str], bool]
 PARKED_SHARE = 0.5
 # Shared accounts that are kept, one for each budget that was asked for.
 MOST_ACCOUNTS = 256
+# A round that runs ahead takes about this long at most, seconds: pieces, answers and cancellations wait for its end.
+ROUND_SECONDS = 0.1
 # How long a round waits for the partner when no row can go on, seconds: then new requests may come in.
 PATIENCE = 0.02
 
@@ -71,6 +75,7 @@ class Scheduler:
         self._question: tuple[concurrent.futures.Future[list[str]], list[Row]] | None = None
         self._shared: collections.OrderedDict[Budget, BudgetState] = collections.OrderedDict()
         self._next_id = 0
+        self._step_seconds = 0.0  # of the last round, for each step that it ran ahead
 
     @property
     def running(self) -> int:
@@ -113,21 +118,39 @@ class Scheduler:
         self._rows = {slot: row for slot, row in self._rows.items() if row.id != id}
 
     def step(self) -> list[Event]:
-        """One round: one token for every row that can go on, and the partner's pieces if they are there."""
+        """One round: a few tokens for every row that can go on, and the partner's pieces if they are there."""
         for slot in range(self._session.slots):
             if slot not in self._rows and self._waiting:
                 self._rows[slot] = self._waiting.popleft()
         running = {slot: row for slot, row in self._rows.items() if row.runs}
         if running:
-            sampling = {slot: row.request.sampling for slot, row in running.items()}
-            whole = [] if self._calling.span == "token" else [s for s, row in running.items() if row.ends_with_partner]
-            rows = {slot: row.ids for slot, row in running.items()}
-            steps = self._session.step(rows, sampling=sampling, whole=whole)
-            for slot, step in steps.items():
-                self._decide(running[slot], step)
+            self._advance(running)
         self._ask()
         self._collect()
         return list(self._events())
+
+    def _advance(self, running: Mapping[int, Row]) -> None:
+        """Runs some steps ahead for all rows at once, and takes of each row's what comes before it calls or ends."""
+        ahead, began = self._ahead(list(running.values())), time.monotonic()
+        steps = self._session.steps(
+            {slot: row.ids for slot, row in running.items()},
+            ahead=ahead,
+            sampling={slot: row.request.sampling for slot, row in running.items()},
+            whole=[] if self._calling.span == "token" else [s for s, row in running.items() if row.ends_with_partner],
+        )
+        self._step_seconds = (time.monotonic() - began) / ahead
+        for index in range(max(map(len, steps.values()))):
+            for slot, row in running.items():
+                if row.runs and index < len(steps[slot]):
+                    self._decide(row, steps[slot][index])
+
+    def _ahead(self, rows: Sequence[Row]) -> int:
+        """How many steps to run: until about half of the rows will have called. No row's result depends on it."""
+        rate = sum(budgets.expected_rate(row.budget, row.state) for row in rows) / len(rows)
+        until_half = math.log(0.5) / math.log1p(-min(rate, 0.99)) if rate > 0 else MOST_STEPS
+        left = max(row.request.max_new_tokens - row.counts.generated for row in rows)
+        in_time = ROUND_SECONDS / max(self._step_seconds, 1e-9)
+        return max(1, round(min(until_half, left, in_time, MOST_STEPS)))
 
     def _decide(self, row: Row, step: Step) -> None:
         """The row waits if it calls here; else the SLM's own token is taken."""
@@ -138,7 +161,7 @@ class Scheduler:
                 if call:
                     row.asked = (step, score)
                     return
-            take_own(row, step, score, tokenizer=self._engine.tokenizer)
+            take_own(row, step, score, engine=self._engine)
 
     def _score(self, row: Row, step: Step) -> float:
         """The score of calling here. The gate weighs it by P(factual): log-odds and logits by its logarithm."""
@@ -154,7 +177,7 @@ class Scheduler:
                 return gate * value
             case "oracle":
                 assert self._calling.oracle is not None
-                own = self._engine.tokenizer.decode_bytes([step.token]).decode(errors="replace")
+                own = self._engine.token_bytes[step.token].decode(errors="replace")
                 return gate * self._calling.oracle(row.text, own)
 
     @contextlib.contextmanager
@@ -191,7 +214,7 @@ class Scheduler:
         self._question = None
         for row, piece in zip(asked, future.result(), strict=True):
             with self._account(row):
-                resume(row, piece, tokenizer=self._engine.tokenizer)
+                resume(row, piece, engine=self._engine)
 
     def _events(self) -> Iterator[Event]:
         for slot, row in list(self._rows.items()):

@@ -185,11 +185,11 @@ class Scripted:
         self.script = [(processor[s] if isinstance(s, bytes) else s) for s in script]
         self.slots, self.at = 1, 0
 
-    def step(self, rows: dict[int, list[int]], **_: object) -> dict[int, Step]:
+    def steps(self, rows: dict[int, list[int]], **_: object) -> dict[int, list[Step]]:
         token = self.script[self.at]
         self.at += 1
         scalars = dict.fromkeys(("call_score", "call_logit", "uncertainty", "entropy", "factual"), 0.0)
-        return {slot: Step(token=token, **scalars) for slot in rows}  # type: ignore[arg-type]
+        return {slot: [Step(token=token, **scalars)] for slot in rows}  # type: ignore[arg-type]
 
 
 def scripted(cascade: Cascade, script: Sequence[int | bytes | None], monkeypatch: pytest.MonkeyPatch) -> Completion:

@@ -79,7 +79,7 @@ def test_decoding_equals_full_forward_across_all_buckets(model: Model, rng: np.r
         named = {slot: rows[slot][: fed[slot]] for slot, more in enumerate(growth) if more}
         if not named:
             continue
-        for slot, step in session.step(named).items():
+        for slot, (step,) in session.steps(named).items():
             assert_same(step, expected[slot][fed[slot] - 1])
         crossed.add(session._cache.length)
     assert crossed == {128, 256, CONTEXT}
@@ -90,26 +90,26 @@ def test_the_gate_is_the_checkpoints_probe(model: Model, rng: np.random.Generato
     probe = {"weights": rng.normal(size=plain.model.width).tolist(), "bias": -0.5}
     loaded = dataclasses.replace(plain, meta={**plain.meta, "factual_probe": probe})
     row = row_of(loaded, 20, rng)
-    assert_same(Engine(loaded).session(1).step({0: row})[0], full_forward(loaded, row)[-1])
+    assert_same(Engine(loaded).session(1).steps({0: row})[0][0], full_forward(loaded, row)[-1])
 
 
 def test_a_long_prompt_is_fed_in_chunks(model: Model, rng: np.random.Generator) -> None:
     loaded = model(context=600, scale=3.0)
     row = row_of(loaded, 599, rng)
-    assert_same(Engine(loaded).session(1).step({0: row})[0], full_forward(loaded, row)[-1])
+    assert_same(Engine(loaded).session(1).steps({0: row})[0][0], full_forward(loaded, row)[-1])
 
 
 def test_a_changed_row_keeps_only_what_it_shares(model: Model, rng: np.random.Generator) -> None:
     loaded = model(scale=3.0)
     session = Engine(loaded).session(2)
     old, other = row_of(loaded, 40, rng), row_of(loaded, 50, rng)
-    session.step({0: old, 1: other})
+    session.steps({0: old, 1: other})
     for changed in (old[:30] + row_of(loaded, 7, rng), old[:10], other, old):
-        assert_same(session.step({0: changed})[0], full_forward(loaded, changed)[-1])
+        assert_same(session.steps({0: changed})[0][0], full_forward(loaded, changed)[-1])
         assert list(session.held(0)) == changed
     # Slot 1 was never named, and is as it was.
     longer = [*other, 5]
-    assert_same(session.step({1: longer})[1], full_forward(loaded, longer)[-1])
+    assert_same(session.steps({1: longer})[1][0], full_forward(loaded, longer)[-1])
 
 
 @pytest.mark.parametrize("length", [127, 128, 129])
@@ -118,9 +118,9 @@ def test_waiting_at_a_buckets_edge_changes_nothing(model: Model, rng: np.random.
     loaded = model(context=140, scale=3.0)
     session = Engine(loaded).session(2)
     row = row_of(loaded, length + 1, rng)
-    session.step({0: row[:-1], 1: row[:3]})
-    session.step({1: row[:4]})
-    assert_same(session.step({0: row})[0], full_forward(loaded, row)[-1])
+    session.steps({0: row[:-1], 1: row[:3]})
+    session.steps({1: row[:4]})
+    assert_same(session.steps({0: row})[0][0], full_forward(loaded, row)[-1])
 
 
 @pytest.mark.parametrize("context", [8, 33, 140])
@@ -133,7 +133,7 @@ def test_a_row_beyond_the_context_is_seen_by_its_tail(
     row = row_of(loaded, 2 * context + 3, rng)
     for length in range(context - 3, len(row) + 1):
         start = engine.window_start(length, context=context)
-        step = session.step({0: row[:length]})[0]
+        step = session.steps({0: row[:length]})[0][0]
         if length in (context - 1, context, context + 1, len(row)):
             assert_same(step, full_forward(loaded, row[start:length])[-1])
 
@@ -155,7 +155,7 @@ def test_call_and_control_tokens_are_never_emitted(model: Model) -> None:
     forbidden = [0, 1, tokenizer.call_id, *range(tokenizer.vocab_size, len(matrix))]
     matrix[forbidden] = 100 * hidden_states(loaded, [5, 6])[-1]  # the highest logits by far
     changed = dataclasses.replace(loaded, params={**loaded.params, "output": {"embedding": jnp.array(matrix)}})
-    step = Engine(changed).session(1).step({0: [5, 6]})[0]
+    step = Engine(changed).session(1).steps({0: [5, 6]})[0][0]
     assert step.token == full_forward(changed, [5, 6])[-1].token
     assert step.token not in forbidden
     assert step.call_logit > 100
@@ -174,7 +174,7 @@ def test_bfloat16_across_all_buckets(model: Model, rng: np.random.Generator, sty
     session = Engine(loaded, compute_dtype="bfloat16").session(2)
     errors = []
     for length in (5, 6, 100, 127, 128, 129, 255, 256, 257, len(row)):
-        step = session.step({1: row[:length]})[1]
+        step = session.steps({1: row[:length]})[1][0]
         assert np.isfinite([step.call_score, step.uncertainty, step.entropy]).all()
         errors.append(step.call_logit - logits[length - 1])
     # Each of a few roundings moves a logit by up to 2**-8 of its terms.

@@ -188,7 +188,7 @@ def test_a_gate_weighs_the_score_by_the_probability_of_a_fact(
     probe = {"weights": (0.1 * rng.normal(size=plain.model.width)).tolist(), "bias": 0.0}
     loaded = dataclasses.replace(plain, meta={**plain.meta, "factual_probe": probe})
     row = Cascade(loaded, None, score=score, gate="factual").generate(["The river"], max_new_tokens=1)[0]
-    step = Cascade(loaded, None)._engine.session(1).step({0: encode_text(loaded.tokenizer, "The river")})[0]
+    step = Cascade(loaded, None)._engine.session(1).steps({0: encode_text(loaded.tokenizer, "The river")})[0][0]
     probability = 1 / (1 + np.exp(-step.call_score))
     gated = {
         "uncertainty": step.factual * step.uncertainty,

@@ -28,7 +28,7 @@ def logits_of(loaded: LoadedModel, tokens: np.ndarray) -> np.ndarray:
 def greedy(loaded: LoadedModel, prompt: list[int], count: int) -> list[int]:
     session, ids = Engine(loaded).session(2), list(prompt)
     for _ in range(count):
-        ids.append(session.step({1: ids})[1].token)
+        ids.append(session.steps({1: ids})[1][0].token)
     return ids[len(prompt) :]
 
 

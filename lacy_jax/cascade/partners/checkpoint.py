@@ -7,7 +7,6 @@ the text says there; what follows is the piece.
 """
 
 import re
-from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -22,6 +21,8 @@ from lacy_jax.data.tokenizer import TextTokenizer
 # Tokens written for one piece, at most; where it is not whole by then there is no answer. A character spelt in bytes
 # takes four, an emoji of a family 25, a year in single digits five; of a word, one token behind it is needed too.
 MAX_TOKENS: dict[Span, int] = {"token": 8, "word": 32, "phrase": 64}
+# Tokens that all rows write on the device before it is looked which of them have their pieces.
+AHEAD = 4
 # Of a longer end than this many characters, only so much is written again.
 MOST_TAKEN_BACK = 24
 # White space at the end, a begun word with a mark before it ("-Den", which Llama 3 has in one), a few ideographs.
@@ -50,7 +51,6 @@ class CheckpointPartner:
         self.name = name
         self._span: Span = span
         self._engine = Engine(loaded, compute_dtype=compute_dtype)
-        self._vocabulary = _Vocabulary(self._engine.tokenizer, emitted=self._engine.emitted)
         self._session = self._engine.session(slots)
         self._used = [0] * slots  # when each slot was last used
         self._clock = 0
@@ -64,15 +64,19 @@ class CheckpointPartner:
     def _complete_group(self, texts: Sequence[str]) -> list[str]:
         answers = self._place([begin(self._engine.tokenizer, text) for text in texts])
         while open_rows := {slot: answer for slot, answer in answers.items() if answer.piece is None}:
-            allowed = {slot: self._vocabulary.agreeing(a.given) for slot, a in open_rows.items() if a.given}
-            steps = self._session.step({slot: answer.ids for slot, answer in open_rows.items()}, allowed=allowed)
-            for slot, step in steps.items():
-                self._append(open_rows[slot], step.token)
+            steps = self._session.steps(
+                {slot: answer.ids for slot, answer in open_rows.items()},
+                ahead=AHEAD,
+                given={slot: answer.given for slot, answer in open_rows.items()},
+            )
+            for slot, answer in open_rows.items():
+                for step in steps[slot]:
+                    if answer.piece is None:
+                        self._append(answer, step.token)
         return [answer.piece or "" for answer in answers.values()]
 
     def _append(self, answer: "_Answer", token: int) -> None:
-        tokenizer = self._engine.tokenizer
-        token_bytes = tokenizer.decode_bytes([token])
+        token_bytes = self._engine.token_bytes[token]
         known = min(len(token_bytes), len(answer.given))
         if answer.given and (not known or token_bytes[:known] != answer.given[:known]):
             answer.piece = ""  # no token agrees
@@ -83,7 +87,7 @@ class CheckpointPartner:
             return
         # Bytes that are missing at the end become U+FFFD, which is how complete_extent wants to be told.
         text = answer.written.decode(errors="replace")
-        answer.piece = complete_extent(text, span=self._span, ended=token == tokenizer.end_id)
+        answer.piece = complete_extent(text, span=self._span, ended=token == self._engine.tokenizer.end_id)
         answer.steps += 1
         if "\ufffd" in (answer.piece or "") or (answer.piece is None and answer.steps == MAX_TOKENS[self._span]):
             answer.piece = ""
@@ -127,25 +131,3 @@ def begin(tokenizer: TextTokenizer, text: str) -> _Answer:
     ends = tokenizer.encode(text).ends
     kept = len(ids) - int(np.count_nonzero(ends > start))
     return _Answer(ids=ids[:kept], given=tokenizer.decode_bytes(ids[kept:]))
-
-
-class _Vocabulary:
-    """Which tokens agree with given bytes: those that begin with them, and those that they begin with."""
-
-    def __init__(self, tokenizer: TextTokenizer, *, emitted: np.ndarray):
-        """`emitted`: bool [V], the ids that may be written at all."""
-        self.emitted = emitted
-        ids = [index for index in np.flatnonzero(emitted).tolist() if tokenizer.byte_lengths[index]]
-        ordered = sorted((tokenizer.decode_bytes([index]), index) for index in ids)
-        self._bytes = [token_bytes for token_bytes, _ in ordered]
-        self._ids = np.array([index for _, index in ordered])
-
-    def agreeing(self, given: bytes) -> np.ndarray:
-        """bool [V]; `given` holds at least one byte."""
-        allowed = np.zeros_like(self.emitted)
-        size = len(given)
-        end = bisect_right(self._bytes, given, key=lambda token: token[:size])
-        allowed[self._ids[bisect_left(self._bytes, given) : end]] = True
-        for shorter in (given[:end] for end in range(1, size)):
-            allowed[self._ids[bisect_left(self._bytes, shorter) : bisect_right(self._bytes, shorter)]] = True
-        return allowed
