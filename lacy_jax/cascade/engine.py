@@ -13,6 +13,7 @@ Axes: R rows, T chunk, S cache length, V vocabulary.
 
 import itertools
 import re
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -34,13 +35,13 @@ from lacy_jax.model.attention import grow_cache
 # A character of a word in the sense of partners' pieces, less U+FFFD, which stands for a part of a character.
 _LETTER = re.compile(f"(?!\ufffd){LETTER}")
 SMALLEST_BUCKET = 128
-# Tokens of a row that one program reads: those of a short piece, of a prompt, of a long one.
-CHUNKS = (4, 32, 256)
+# Tokens of a row that one program reads: those of a piece, of a few, of a prompt, of a long one.
+CHUNKS = (4, 16, 64, 256)
 # Rows of a program grow by this factor, up to all slots; those of one that reads also to this many tokens in all.
 ROWS_FACTOR = 8
 MOST_TOKENS = 2048
 # What does not fill a program is padded, to at most this many times its size; else it is cut in parts.
-MOST_PADDING = 4
+MOST_PADDING = 3
 # Bytes that may be given to be spelt again, less than one token more.
 MOST_GIVEN = 128
 
@@ -106,13 +107,18 @@ def window_start(length: int, *, context: int) -> int:
     return max(0, -(-excess // hop)) * hop
 
 
-def shared_prefix(held: Sequence[int], wanted: Sequence[int]) -> int:
+def shared_prefix(held: list[int], wanted: list[int]) -> int:
     """Length of the longest common prefix of two lists of ids."""
-    length = min(len(held), len(wanted))
-    if held[:length] == wanted[:length]:
-        return length
-    differs = np.flatnonzero(np.asarray(held[:length]) != np.asarray(wanted[:length]))
-    return int(differs[0]) if differs.size else length
+    same, differs = 0, min(len(held), len(wanted)) + 1
+    if held[: differs - 1] == wanted[: differs - 1]:
+        return differs - 1
+    while differs - same > 1:
+        middle = (same + differs) // 2
+        if held[same:middle] == wanted[same:middle]:
+            same = middle
+        else:
+            differs = middle
+    return same
 
 
 def encode_text(tokenizer: TextTokenizer, text: str) -> list[int]:
@@ -179,14 +185,19 @@ class Session:
         self._buckets = cache_buckets(engine.config.context)
         self._cache = decoder.new_cache(engine.config, batch=slots, length=self._buckets[0])
         self._held: list[list[int]] = [[] for _ in range(slots)]
+        self._step_seconds = float("inf")  # of the last call
 
     @property
     def slots(self) -> int:
         return len(self._held)
 
-    def held(self, slot: int) -> Sequence[int]:
+    def held(self, slot: int) -> list[int]:
         """The ids whose keys and values the slot holds."""
         return self._held[slot]
+
+    def steps_within(self, seconds: float) -> int:
+        """How many steps ahead take so long, by the last call's: 1 to MOST_STEPS."""
+        return max(1, int(min(MOST_STEPS, seconds / self._step_seconds)))
 
     def steps(
         self,
@@ -230,11 +241,12 @@ class Session:
             alike = [row for row in behind if fitting(row.unread, list(by_width)) == width]
             for part, count in _parts(alike, counts=by_width[width]):
                 self._read(part, count=count, width=width)
-        steps: dict[int, list[Step]] = {}
+        began, steps = time.monotonic(), dict[int, list[Step]]()
         for part, count in _parts(going, counts=row_counts(self.slots)):
             steps |= self._write(part, count=count, steps=min(ahead, MOST_STEPS))
         for row in going:
             self._held[row.slot] = row.ids
+        self._step_seconds = (time.monotonic() - began) / ahead
         return steps
 
     def warm_up(self) -> int:

@@ -10,7 +10,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -75,7 +74,6 @@ class Scheduler:
         self._question: tuple[concurrent.futures.Future[list[str]], list[Row]] | None = None
         self._shared: collections.OrderedDict[Budget, BudgetState] = collections.OrderedDict()
         self._next_id = 0
-        self._step_seconds = 0.0  # of the last round, for each step that it ran ahead
 
     @property
     def running(self) -> int:
@@ -131,14 +129,12 @@ class Scheduler:
 
     def _advance(self, running: Mapping[int, Row]) -> None:
         """Runs some steps ahead for all rows at once, and takes of each row's what comes before it calls or ends."""
-        ahead, began = self._ahead(list(running.values())), time.monotonic()
         steps = self._session.steps(
             {slot: row.ids for slot, row in running.items()},
-            ahead=ahead,
+            ahead=self._ahead(list(running.values())),
             sampling={slot: row.request.sampling for slot, row in running.items()},
             whole=[] if self._calling.span == "token" else [s for s, row in running.items() if row.ends_with_partner],
         )
-        self._step_seconds = (time.monotonic() - began) / ahead
         for index in range(max(map(len, steps.values()))):
             for slot, row in running.items():
                 if row.runs and index < len(steps[slot]):
@@ -149,8 +145,7 @@ class Scheduler:
         rate = sum(budgets.expected_rate(row.budget, row.state) for row in rows) / len(rows)
         until_half = math.log(0.5) / math.log1p(-min(rate, 0.99)) if rate > 0 else MOST_STEPS
         left = max(row.request.max_new_tokens - row.counts.generated for row in rows)
-        in_time = ROUND_SECONDS / max(self._step_seconds, 1e-9)
-        return max(1, round(min(until_half, left, in_time, MOST_STEPS)))
+        return max(1, round(min(until_half, left, self._session.steps_within(ROUND_SECONDS))))
 
     def _decide(self, row: Row, step: Step) -> None:
         """The row waits if it calls here; else the SLM's own token is taken."""

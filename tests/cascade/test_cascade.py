@@ -185,6 +185,9 @@ class Scripted:
         self.script = [(processor[s] if isinstance(s, bytes) else s) for s in script]
         self.slots, self.at = 1, 0
 
+    def steps_within(self, _: float) -> int:
+        return 1
+
     def steps(self, rows: dict[int, list[int]], **_: object) -> dict[int, list[Step]]:
         token = self.script[self.at]
         self.at += 1

@@ -21,8 +21,8 @@ from lacy_jax.data.tokenizer import TextTokenizer
 # Tokens written for one piece, at most; where it is not whole by then there is no answer. A character spelt in bytes
 # takes four, an emoji of a family 25, a year in single digits five; of a word, one token behind it is needed too.
 MAX_TOKENS: dict[Span, int] = {"token": 8, "word": 32, "phrase": 64}
-# Tokens that all rows write on the device before it is looked which of them have their pieces.
-AHEAD = 4
+# Rows write on the device for about this long, seconds, before it is looked which of them have their pieces.
+ROUND_SECONDS = 0.05
 # Of a longer end than this many characters, only so much is written again.
 MOST_TAKEN_BACK = 24
 # White space at the end, a begun word with a mark before it ("-Den", which Llama 3 has in one), a few ideographs.
@@ -66,7 +66,7 @@ class CheckpointPartner:
         while open_rows := {slot: answer for slot, answer in answers.items() if answer.piece is None}:
             steps = self._session.steps(
                 {slot: answer.ids for slot, answer in open_rows.items()},
-                ahead=AHEAD,
+                ahead=self._session.steps_within(ROUND_SECONDS),
                 given={slot: answer.given for slot, answer in open_rows.items()},
             )
             for slot, answer in open_rows.items():
@@ -93,19 +93,31 @@ class CheckpointPartner:
             answer.piece = ""
 
     def _place(self, answers: Sequence["_Answer"]) -> dict[int, "_Answer"]:
-        """A slot for every row, in order: the free one that holds most of it, else the one idle for longest."""
+        """A slot for every text, in their order: the one whose text it goes on with, else the one idle for longest.
+
+        A text goes on with what a slot holds where that is more than half of it: a common beginning alone would
+        cost another text its cache.
+        """
         context = self._engine.config.context
-        free = set(range(self._session.slots))
-        placed: dict[int, _Answer] = {}
-        for answer in answers:
+        held = [self._session.held(slot) for slot in range(self._session.slots)]
+        known: list[tuple[int, int, int]] = []
+        for index, answer in enumerate(answers):
             seen = answer.ids[window_start(len(answer.ids), context=context) :]
-            known = {slot: shared_prefix(self._session.held(slot), seen) for slot in free}
-            slot = max(free, key=lambda slot: (known[slot], -self._used[slot]))
-            free.remove(slot)
-            placed[slot] = answer
+            shared = [shared_prefix(ids, seen) for ids in held]
+            known += [(n, index, slot) for slot, n in enumerate(shared) if 2 * n > len(held[slot])]
+        slot_of: dict[int, int] = {}
+        free = set(range(self._session.slots))
+        for _, index, slot in sorted(known, reverse=True):
+            if index not in slot_of and slot in free:
+                slot_of[index] = slot
+                free.remove(slot)
+        for index in range(len(answers)):
+            if index not in slot_of:
+                slot_of[index] = min(free, key=lambda slot: self._used[slot])
+                free.remove(slot_of[index])
             self._clock += 1
-            self._used[slot] = self._clock
-        return placed
+            self._used[slot_of[index]] = self._clock
+        return {slot_of[index]: answer for index, answer in enumerate(answers)}
 
 
 @dataclass
