@@ -85,6 +85,10 @@ class Scheduler:
         """Requests that no slot is free for yet."""
         return len(self._waiting)
 
+    def warm_up(self) -> int:
+        """Compiles every program that requests may need, the partner's too, and returns how many."""
+        return self._session.warm_up() + (0 if self._partner is None else self._partner.warm_up())
+
     def add(self, request: Request) -> int:
         """Queues a request and returns its id.
 

@@ -45,7 +45,6 @@ def make_app(
     *,
     count_tokens: Callable[[str], int],
     partner_statistics: Callable[[], Any] | None = None,
-    on_ready: Callable[[], None] = lambda: None,
 ) -> Starlette:
     """The server as an ASGI application. It starts the worker, and stops it at its own end.
 
@@ -54,7 +53,6 @@ def make_app(
         settings: limits, key, and what is said of the cascade.
         count_tokens: SLM tokens of a prompt; called in a thread.
         partner_statistics: a dataclass of numbers, for /metrics.
-        on_ready: called once requests are answered.
     """
     measured = Metrics(partner_statistics=partner_statistics)
     service = Service(worker, settings, measured)
@@ -63,7 +61,6 @@ def make_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         worker.start()
-        on_ready()
         yield
         await run_in_threadpool(worker.stop, timeout=WORKER_SECONDS)
 

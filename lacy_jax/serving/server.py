@@ -108,6 +108,10 @@ def make_server(app: Starlette, settings: Settings) -> DrainingServer:
     return DrainingServer(config, service=app.state.service, grace_seconds=settings.grace_seconds)
 
 
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def serve(cascade: Cascade, settings: Settings, *, bound: socket.socket) -> None:
     """Serves a cascade until a signal ends it. May end the whole process, where a thread cannot be stopped."""
     host, port = bound.getsockname()[:2]
@@ -115,13 +119,21 @@ def serve(cascade: Cascade, settings: Settings, *, bound: socket.socket) -> None
         _log.warning("listening on %s without a key: whoever reaches this machine can use it; set LACY_API_KEY", host)
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     guard = cascade.partner
-    worker = Worker(cascade.scheduler(slots=settings.slots))
+    scheduler = cascade.scheduler(slots=settings.slots)
+
+    def warm_up() -> None:
+        began = time.monotonic()
+        _say(f"listening at {url}; compiling what requests will need, until then /health says starting")
+        programs = scheduler.warm_up()
+        _say(f"{programs} programs, {time.monotonic() - began:.0f} s")
+        _say(f"serving {settings.model} at {url} (Ctrl+C ends it)")
+
+    worker = Worker(scheduler, warm_up=warm_up)
     app = make_app(
         worker,
         settings,
         count_tokens=lambda text: len(cascade.tokenizer.encode(text)),
         partner_statistics=None if guard is None else lambda: guard.statistics,
-        on_ready=lambda: print(f"serving {settings.model} at {url} (Ctrl+C ends it)", file=sys.stderr, flush=True),
     )
     make_server(app, settings).run(sockets=[bound])
     if threading.active_count() > 1:

@@ -118,6 +118,8 @@ class Service:
     def _submit(self, requests: tuple[Request, ...], began: float) -> Job:
         if self.draining:
             raise ApiError(503, "the server is shutting down", retry_after=10)
+        if self._worker.state == "starting":
+            raise ApiError(503, "the server is starting; try again later", retry_after=5)
         if self._worker.state != "ready":
             raise ApiError(503, "the server is not able to work; see its log")
         limit = self.settings.slots + self.settings.max_queue

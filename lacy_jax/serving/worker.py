@@ -51,8 +51,10 @@ class Worker:
     unknown state is not asked again.
     """
 
-    def __init__(self, scheduler: Scheduler):
+    def __init__(self, scheduler: Scheduler, *, warm_up: Callable[[], None] | None = None):
+        """`warm_up` is called first, in the worker's thread; until it returns, the worker is "starting"."""
         self._scheduler = scheduler
+        self._warm_up = warm_up
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._rows: dict[int, _Row] = {}
         self._thread = threading.Thread(target=self._run, name="lacy-scheduler", daemon=True)
@@ -71,7 +73,8 @@ class Worker:
         return self._thread.is_alive()
 
     def start(self) -> None:
-        self._state = "ready"
+        if self._warm_up is None:
+            self._state = "ready"
         self._thread.start()
 
     def submit(self, job: int, requests: Sequence[Request], deliver: Callable[[Update], None]) -> None:
@@ -89,6 +92,13 @@ class Worker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        if self._warm_up is not None:
+            try:
+                self._warm_up()
+                self._state = "ready"
+            except BaseException as error:
+                _log.critical("the server could not start", exc_info=error)
+                self._state = "failed"
         while self._state != "stopped":
             try:
                 self._take_commands()

@@ -61,6 +61,10 @@ class CheckpointPartner:
         groups = [texts[start : start + size] for start in range(0, len(texts), size)]
         return [piece for group in groups for piece in self._complete_group(group)]
 
+    def warm_up(self) -> int:
+        """Compiles what any texts may need, and returns how many programs that is."""
+        return self._session.warm_up()
+
     def _complete_group(self, texts: Sequence[str]) -> list[str]:
         answers = self._place([begin(self._engine.tokenizer, text) for text in texts])
         while open_rows := {slot: answer for slot, answer in answers.items() if answer.piece is None}:

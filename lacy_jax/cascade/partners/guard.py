@@ -86,6 +86,17 @@ class Guard:
         """See `Partner.complete`; never raises."""
         return self.submit(texts).result()
 
+    def warm_up(self) -> int:
+        """Lets a partner prepare that can (`warm_up() -> number of programs`): before it is first asked."""
+        prepare = getattr(self._partner, "warm_up", None)
+        if prepare is None:
+            return 0
+        try:
+            return int(prepare())
+        except Exception as error:
+            self._warn(f"could not prepare: {_described(error)}")
+            return 0
+
     def submit(self, texts: Sequence[str]) -> Future[list[str]]:
         """Like `complete`, but does not wait. The future is always fulfilled, within about `timeout` seconds."""
         question = _Question(list(texts), Future(), [_LATE] * len(texts), time.monotonic() + self.timeout)
