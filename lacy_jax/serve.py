@@ -37,12 +37,12 @@ _SETTINGS = [
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serves until a signal ends it; returns 2 where the flags cannot be used."""
+    """Serves until a signal ends it; returns 1 where it cannot start, 2 where the flags cannot be used."""
     logging.basicConfig(level=logging.WARNING, format="serve: %(message)s", stream=sys.stderr, force=True)
     try:
         if len(argv) > 1:
             raise ConfigError(f"{argv[1]!r} is not a flag")
-        _serve()
+        return _serve()
     except (ConfigError, DataError, CheckpointError, PartnerError) as error:
         print(f"serve: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -51,10 +51,9 @@ def main(argv: Sequence[str]) -> int:
             raise
         print(f'serve: {error.name} is not installed; pip install "lacy_jax[serve]"', file=sys.stderr)
         return 2
-    return 0
 
 
-def _serve() -> None:
+def _serve() -> int:
     from lacy_jax.serving import server
     from lacy_jax.serving.settings import Settings, read_key
 
@@ -64,7 +63,7 @@ def _serve() -> None:
     opened = open_from_flags(batch_size=checked.slots)
     name = _MODEL.value or server.model_name(flags.FLAGS.checkpoint)
     partner, budget = server.partner_kind(opened.settings.partner), opened.settings.budget
-    server.serve(opened.cascade, replace(checked, model=name, partner=partner, budget=budget), bound=bound)
+    return server.serve(opened.cascade, replace(checked, model=name, partner=partner, budget=budget), bound=bound)
 
 
 if __name__ == "__main__":

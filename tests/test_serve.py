@@ -140,3 +140,17 @@ def test_what_cannot_be_served_ends_in_one_line(tmp_path: Path) -> None:
         assert words in err
         assert len(err.strip().splitlines()) == 1
     taken.close()
+
+
+def test_a_start_that_fails_ends_with_a_status(export: Path, tmp_path: Path) -> None:
+    # The device runs out of memory, say, while the programs are compiled.
+    (tmp_path / "sitecustomize.py").write_text(
+        "from lacy_jax.cascade.scheduler import Scheduler\n"
+        "def warm_up(self):\n    raise MemoryError('no room for the cache')\n"
+        "Scheduler.warm_up = warm_up\n"
+    )
+    process = start(f"--checkpoint={export}", "--partner=none", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "the server could not start" in said
+    assert "no room for the cache" in said

@@ -25,7 +25,7 @@ from lacy_jax.serving import answers, metrics, schema
 from lacy_jax.serving.answers import Envelope
 from lacy_jax.serving.errors import ApiError
 from lacy_jax.serving.gate import Gate, error_response
-from lacy_jax.serving.metrics import Metrics
+from lacy_jax.serving.metrics import Measured, Metrics
 from lacy_jax.serving.schema import Asked
 from lacy_jax.serving.service import Finished, Job, Service
 from lacy_jax.serving.settings import Settings
@@ -44,7 +44,7 @@ def make_app(
     settings: Settings,
     *,
     count_tokens: Callable[[str], int],
-    partner_statistics: Callable[[], Any] | None = None,
+    partner: Measured | None = None,
 ) -> Starlette:
     """The server as an ASGI application. It starts the worker, and stops it at its own end.
 
@@ -52,9 +52,9 @@ def make_app(
         worker: a worker that was not started yet.
         settings: limits, key, and what is said of the cascade.
         count_tokens: SLM tokens of a prompt; called in a thread.
-        partner_statistics: a dataclass of numbers, for /metrics.
+        partner: whose numbers /metrics shows.
     """
-    measured = Metrics(partner_statistics=partner_statistics)
+    measured = Metrics(partner=partner)
     service = Service(worker, settings, measured)
     routes = _Routes(service, settings, measured, count_tokens)
 

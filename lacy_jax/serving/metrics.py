@@ -1,8 +1,8 @@
 """What Prometheus reads at /metrics, in a registry of its own."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -14,11 +14,20 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
+class Measured(Protocol):
+    """A partner that counts. `statistics`: a dataclass of numbers that only grow; `reasons`: failures by reason."""
+
+    @property
+    def statistics(self) -> Any: ...
+
+    @property
+    def reasons(self) -> Mapping[str, int]: ...
+
+
 class Metrics:
     """Counters and histograms of a server."""
 
-    def __init__(self, *, partner_statistics: Callable[[], Any] | None = None):
-        """`partner_statistics` gives a dataclass of numbers that only grow; each becomes a counter."""
+    def __init__(self, *, partner: Measured | None = None):
         self.registry = CollectorRegistry()
         own: dict[str, Any] = {"registry": self.registry}
         self.requests = Counter("lacy_requests", "Answers of HTTP", ["route", "status"], **own)
@@ -33,8 +42,8 @@ class Metrics:
         for source in ("slm", "partner"):
             self._tokens.labels(source)
         ProcessCollector(registry=self.registry)
-        if partner_statistics is not None:
-            self.registry.register(_PartnerCollector(partner_statistics))
+        if partner is not None:
+            self.registry.register(_PartnerCollector(partner))
 
     def gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
         """A gauge that is read when Prometheus asks."""
@@ -62,11 +71,15 @@ class Metrics:
 
 
 class _PartnerCollector:
-    """lacy_partner_*_total, as the partner's own statistics count them."""
+    """lacy_partner_*_total, as the partner counts."""
 
-    def __init__(self, statistics: Callable[[], Any]):
-        self._statistics = statistics
+    def __init__(self, partner: Measured):
+        self._partner = partner
 
     def collect(self) -> Iterator[Metric]:
-        for name, value in dataclasses.asdict(self._statistics()).items():
+        for name, value in dataclasses.asdict(self._partner.statistics).items():
             yield CounterMetricFamily(f"lacy_partner_{name}", f"The partner's {name}", value=float(value))
+        reasons = CounterMetricFamily("lacy_partner_unanswered", "Texts that it left so, by reason", labels=["reason"])
+        for reason, texts in self._partner.reasons.items():
+            reasons.add_metric([reason], float(texts))
+        yield reasons

@@ -112,32 +112,42 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def serve(cascade: Cascade, settings: Settings, *, bound: socket.socket) -> None:
-    """Serves a cascade until a signal ends it. May end the whole process, where a thread cannot be stopped."""
+def serve(cascade: Cascade, settings: Settings, *, bound: socket.socket) -> int:
+    """Serves a cascade until a signal ends it; returns the exit status, 1 where it could not start.
+
+    Ends the whole process with that status by itself, where a thread cannot be stopped.
+    """
     host, port = bound.getsockname()[:2]
     if not settings.loopback and not settings.api_key:
         _log.warning("listening on %s without a key: whoever reaches this machine can use it; set LACY_API_KEY", host)
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     guard = cascade.partner
     scheduler = cascade.scheduler(slots=settings.slots)
+    failed = False
 
     def warm_up() -> None:
+        nonlocal failed
         began = time.monotonic()
         _say(f"listening at {url}; compiling what requests will need, until then /health says starting")
-        programs = scheduler.warm_up()
+        try:
+            programs = scheduler.warm_up()
+        except BaseException:
+            failed = server.should_exit = True  # nothing would ever be answered
+            raise
         _say(f"{programs} programs, {time.monotonic() - began:.0f} s")
         _say(f"serving {settings.model} at {url} (Ctrl+C ends it)")
 
-    worker = Worker(scheduler, warm_up=warm_up)
     app = make_app(
-        worker,
+        Worker(scheduler, warm_up=warm_up),
         settings,
         count_tokens=lambda text: len(cascade.tokenizer.encode(text)),
-        partner_statistics=None if guard is None else lambda: guard.statistics,
+        partner=guard,
     )
-    make_server(app, settings).run(sockets=[bound])
+    server = make_server(app, settings)
+    server.run(sockets=[bound])
     if threading.active_count() > 1:
         # A round on the device, or a partner that hangs. Python ends badly while foreign code runs in a thread.
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(int(failed))
+    return int(failed)

@@ -96,7 +96,7 @@ class Worker:
             try:
                 self._warm_up()
                 self._state = "ready"
-            except BaseException as error:
+            except BaseException as error:  # serve ends the process on "failed" before "ready"; nobody waits yet
                 _log.critical("the server could not start", exc_info=error)
                 self._state = "failed"
         while self._state != "stopped":

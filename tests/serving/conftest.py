@@ -116,12 +116,12 @@ class Running:
 
 @contextlib.contextmanager
 def serving(
-    scheduler: Any, *, partner_statistics: Callable[[], Any] | None = None, **settings: Any
+    scheduler: Any, *, partner: Any = None, warm_up: Callable[[], None] | None = None, **settings: Any
 ) -> Iterator[Running]:
     bound = socket.create_server(("127.0.0.1", 0))
     chosen = Settings(**{"model": "tiny", **settings})
-    worker = Worker(scheduler)
-    app = make_app(worker, chosen, count_tokens=lambda text: len(text.split()), partner_statistics=partner_statistics)
+    worker = Worker(scheduler, warm_up=warm_up)
+    app = make_app(worker, chosen, count_tokens=lambda text: len(text.split()), partner=partner)
     server = make_server(app, chosen)
     thread = threading.Thread(target=lambda: server.run(sockets=[bound]), daemon=True)
     thread.start()
@@ -146,3 +146,10 @@ def server() -> Iterator[Running]:
 class Statistics:
     questions: int = 3
     seconds: float = 0.5
+
+
+class Measured:
+    """What a guard shows of its partner."""
+
+    statistics = Statistics()
+    reasons = {'503 of "x"': 2}

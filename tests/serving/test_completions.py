@@ -9,7 +9,7 @@ import pytest
 
 from lacy_jax.cascade import make_partner
 from lacy_jax.config import CorpusConfig
-from tests.serving.conftest import FakeScheduler, Running, Statistics, serving
+from tests.serving.conftest import FakeScheduler, Measured, Running, serving
 
 
 def test_a_completion(server: Running) -> None:
@@ -148,7 +148,7 @@ def test_it_is_a_partner_for_another_cascade(server: Running) -> None:
 
 
 def test_metrics() -> None:
-    with serving(FakeScheduler(), partner_statistics=Statistics) as server:
+    with serving(FakeScheduler(), partner=Measured()) as server:
         server.post({"prompt": "a b", "max_tokens": 7})
         server.post({"prompt": "a", "max_tokens": 6, "stream": True})
         server.post({})
@@ -161,6 +161,7 @@ def test_metrics() -> None:
         assert server.metric("lacy_calls_unanswered_total") == 0
         assert server.metric("lacy_partner_questions_total") == 3
         assert server.metric("lacy_partner_seconds_total") == 0.5
+        assert server.metric('lacy_partner_unanswered_total{reason="503 of \\"x\\""}') == 2
         assert server.metric("lacy_first_piece_seconds_count") == 2
         assert server.metric("lacy_completion_seconds_count") == 2
         assert (server.metric("lacy_rows_running"), server.metric("lacy_rows_waiting")) == (0, 0)

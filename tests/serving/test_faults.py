@@ -208,3 +208,21 @@ def test_no_thread_and_no_row_stays_behind() -> None:
         assert not server.worker._rows
         assert not server.scheduler.rows
     server.until(lambda: threading.active_count() <= before + 1)
+
+
+def test_requests_while_it_warms_up_are_told_to_come_back() -> None:
+    compiled = threading.Event()
+    with serving(FakeScheduler(), warm_up=lambda: assert_set(compiled)) as server:
+        health = server.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "starting")
+        refused = server.post({"prompt": "a"})
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "5"
+        assert "starting" in refused.json()["error"]["message"]
+        compiled.set()
+        server.until(lambda: server.get("/health").status_code == 200)
+        assert server.post({"prompt": "a", "max_tokens": 1}).json()["choices"][0]["text"] == "a0 "
+
+
+def assert_set(event: threading.Event) -> None:
+    assert event.wait(20)

@@ -82,6 +82,11 @@ class Guard:
         with self._lock:
             return self._statistics
 
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Why texts went unanswered, where the partner within tells (`failures`: reason -> number of texts)."""
+        return dict(getattr(self._partner, "failures", {}))
+
     def complete(self, texts: Sequence[str]) -> list[str]:
         """See `Partner.complete`; never raises."""
         return self.submit(texts).result()
