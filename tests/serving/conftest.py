@@ -105,7 +105,7 @@ class Running:
     def metric(self, name: str) -> float:
         lines = [line for line in self.get("/metrics").text.splitlines() if line.startswith(f"{name} ")]
         assert len(lines) == 1, name
-        return float(lines[0].split()[1])
+        return float(lines[0].split()[-1])
 
     def until(self, condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
         deadline = time.monotonic() + seconds
