@@ -1,90 +1,130 @@
 #!/usr/bin/env bash
-# Runs the main command on every worker of an existing TPU VM pod (or single TPU VM). See usage below.
+# A run on TPU VMs, from asking for the machines to giving them back. See usage below and docs/launch.md.
 set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/lib.sh
 
 usage() {
   cat <<'USAGE'
-usage: launch/tpu_vm.sh --name=TPU --zone=ZONE [--project=PROJECT] [--dry-run] -- --config=FILE --workdir=PATH [flags]
+usage: launch/tpu_vm.sh STAGE --name=TPU --zone=ZONE [options] [--dry-run] [-- --config=FILE --workdir=PATH [flags]]
 
-Copies the committed state of this repository to every worker, installs it there, and starts
-`python -m lacy_jax.main <what follows -->` on all of them at once. Run it again to go on after an interruption:
-what is installed is kept, and training continues from its last checkpoint.
+  create   asks for the machines (a queued resource) and waits until they are there: --type, --version
+  setup    copies the committed state of this repository to every worker and installs it there
+  run      starts `python -m lacy_jax.main <what follows -->` on every worker; it outlives this command
+  watch    tells the state of every worker and follows worker 0's log; ends with the run's status
+  stop     lets the run save and end (status 143); `run` goes on from there
+  resume   after a preemption: asks again if the machines are gone (as create), then setup and run
+  delete   gives the machines back; gcloud asks first
 
-  --name, --zone   the TPU VM, as `gcloud compute tpus tpu-vm list` shows it
-  --project        the Google Cloud project (default: gcloud's own)
-  --dry-run        print every command, run none
+  --name, --zone     of the queued resource and of its TPU VM; setup, run, watch and stop take any TPU VM
+  --type, --version  e.g. v5litepod-256 and v2-alpha-tpuv5-lite, v4-64 and tpu-ubuntu2204-base
+  --spot             cheaper machines that can be preempted
+  --slices=N         several slices of that type (default 1); needs --config.mesh.slice=N
+  --project          the Google Cloud project (default: gcloud's own)
+  --dry-run          print every command, run none
 
-The workers share no disk, so on a pod --workdir (and --config.data.packed, where `python -m lacy_jax.prepare` made the
-data) must lie in a bucket: gs://... The run lives as long as this command: start it inside tmux or screen.
-
-example: launch/tpu_vm.sh --name=pod-1 --zone=us-central2-b -- --config=configs/slm_334m.py --workdir=gs://my-runs/slm_334m
+Workers share no disk: on a pod --workdir, and --config.data.packed where `python -m lacy_jax.prepare` made the data,
+must lie in a bucket (gs://...).
 USAGE
 }
 
-fail() {
-  echo "tpu_vm.sh: $1 (launch/tpu_vm.sh --help)" >&2
-  exit 2
-}
-
-# One word of a command as a shell would have to be given it.
-quote() {
-  if [[ "$1" =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]]; then
-    printf '%s' "$1"
-  else
-    printf "'%s'" "$(printf '%s' "$1" | sed "s/'/'\\\\''/g")"
+# Lines that start with # in a dry run say what a real run waits for.
+await() {
+  local describe=(gcloud compute tpus queued-resources describe "$name" "${where[@]}" "--format=value(state.state)")
+  state="$1"
+  if [[ -n "$dry_run" ]]; then
+    run "${describe[@]}"
+    echo "# ... every 30 s until ACTIVE, SUSPENDED or FAILED; as if $state:"
+    return
   fi
+  while true; do
+    state=$("${describe[@]}")
+    echo "$name: $state"
+    case "$state" in ACTIVE | SUSPENDED | FAILED) return ;; esac
+    sleep "${POLL_SECONDS:-30}"
+  done
 }
 
-join() {
-  local line="" word
-  for word in "$@"; do line+="${line:+ }$(quote "$word")"; done
-  printf '%s' "$line"
+create() {
+  local nodes=("--node-id=$name")
+  [[ "$slices" = 1 ]] || nodes=("--node-prefix=$name" "--node-count=$slices")
+  run gcloud compute tpus queued-resources create "$name" "${nodes[@]}" "--accelerator-type=$type" \
+    "--runtime-version=$version" ${spot:+--spot} "${where[@]}"
+  await ACTIVE
+  [[ "$state" = ACTIVE ]] || fail "the request ended as $state: see gcloud compute tpus queued-resources describe $name"
 }
 
-run() {
-  echo "\$ $(join "$@")"
-  [[ -n "$dry_run" ]] || "$@"
+on_all() { run "${tpu[@]}" ssh "$name" "${all[@]}" "${where[@]}" "--command=$1"; }
+
+# Only the code folder is replaced: the environment and what runs left behind stay.
+setup() {
+  local archive="${TMPDIR:-/tmp}/lacy_jax.tar.gz"
+  [[ -z "$(git status --porcelain --untracked-files=no)" ]] || echo "tpu_vm.sh: uncommitted changes are not copied" >&2
+  run git archive --format=tar.gz "--output=$archive" HEAD
+  run "${tpu[@]}" scp "$archive" "$name:lacy_jax.tar.gz" "${all[@]}" "${where[@]}"
+  on_all 'flock --nonblock lacy_jax.lock rm -rf lacy_jax || { echo "a run is under way: stop it first" >&2; exit 1; }
+mkdir lacy_jax && tar -xzf lacy_jax.tar.gz -C lacy_jax && exec lacy_jax/launch/tpu_worker.sh setup'
 }
 
-name="" zone="" project="" dry_run=""
+case "${1:-}" in
+  create | setup | run | watch | stop | resume | delete) stage="$1" && shift ;;
+  -h | --help) usage && exit 0 ;;
+  *) fail "'${1:-}' is no stage: create, setup, run, watch, stop, resume, delete" ;;
+esac
+name="" zone="" project="" type="" version="" spot="" slices=1
 while [[ $# -gt 0 && "$1" != "--" ]]; do
   case "$1" in
     --name=*) name="${1#*=}" ;;
     --zone=*) zone="${1#*=}" ;;
     --project=*) project="${1#*=}" ;;
+    --type=*) type="${1#*=}" ;;
+    --version=*) version="${1#*=}" ;;
+    --slices=*) slices="${1#*=}" ;;
+    --spot) spot=yes ;;
     --dry-run) dry_run=yes ;;
-    -h | --help) usage && exit 0 ;;
     *) fail "unknown argument '$1'; flags of the main command follow --" ;;
   esac
   shift
 done
+[[ $# -eq 0 ]] || shift
 [[ -n "$name" ]] || fail "--name is missing"
 [[ -n "$zone" ]] || fail "--zone is missing"
-[[ $# -gt 1 ]] || fail "the main command's flags are missing after --"
-shift
-[[ " $* " == *" --config="* ]] || fail "--config=FILE is missing after --"
-[[ " $* " == *" --workdir="* ]] || fail "--workdir=PATH is missing after --"
+number --slices "$slices"
+case "$stage" in create | resume)
+  [[ -n "$type" ]] || fail "--type is missing"
+  [[ -n "$version" ]] || fail "--version is missing" ;;
+esac
+case "$stage" in
+  run | resume) check_flags "$([[ "$slices" = 1 ]] && echo unknown || echo nothing)" "$@" ;;
+  *) [[ $# -eq 0 ]] || fail "$stage takes no flags of the main command" ;;
+esac
 
-cd "$(dirname "$0")/.."
-where=("--zone=$zone" --worker=all)
+where=("--zone=$zone")
 [[ -z "$project" ]] || where+=("--project=$project")
-archive="${TMPDIR:-/tmp}/lacy_jax.tar.gz"
-
-# Only the code folder is replaced: the environment and what runs left behind stay. uv brings Python 3.11 where the
-# image has an older one, and does nothing where all is installed.
-# shellcheck disable=SC2016  # $HOME is the worker's
-setup='set -eu; cd "$HOME"; rm -rf lacy_jax; mkdir -p lacy_jax lacy_jax_runs; tar -xzf lacy_jax.tar.gz -C lacy_jax
-ln -s ../lacy_jax_runs lacy_jax/runs; cd lacy_jax
-PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
-uv="$HOME/.local/bin/uv"; "$uv" venv --quiet --allow-existing --python 3.11 ../lacy_jax_venv
-"$uv" pip install --quiet --python ../lacy_jax_venv/bin/python -r requirements.txt "jax[tpu]" gcsfs'
-# shellcheck disable=SC2016
-train='cd "$HOME/lacy_jax" && exec ../lacy_jax_venv/bin/'"$(join python -m lacy_jax.main --distributed=on "$@")"
-
-if [[ -n "$(git status --porcelain --untracked-files=no)" ]]; then
-  echo "tpu_vm.sh: uncommitted changes are not copied" >&2
+tpu=(gcloud compute tpus tpu-vm) all=(--worker=all) first=(--worker=0)
+if [[ "$slices" != 1 ]]; then
+  tpu=(gcloud compute tpus queued-resources) all=(--node=all --worker=all) first=(--node=0 --worker=0)
 fi
-run git archive --format=tar.gz "--output=$archive" HEAD
-run gcloud compute tpus tpu-vm scp "$archive" "$name:lacy_jax.tar.gz" "${where[@]}"
-run gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" "--command=$setup"
-run gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" "--command=$train"
+start="lacy_jax/launch/tpu_worker.sh $(join start "$@")"
+delete=(gcloud compute tpus queued-resources delete "$name" --force "${where[@]}")
+
+case "$stage" in
+  create) create ;;
+  setup) setup ;;
+  run) on_all "$start" ;;
+  watch)
+    on_all "lacy_jax/launch/tpu_worker.sh state"
+    run "${tpu[@]}" ssh "$name" "${first[@]}" "${where[@]}" "--command=lacy_jax/launch/tpu_worker.sh follow"
+    ;;
+  stop) on_all "lacy_jax/launch/tpu_worker.sh stop" ;;
+  resume)
+    await SUSPENDED
+    if [[ "$state" != ACTIVE ]]; then
+      run "${delete[@]}" --quiet
+      create
+    fi
+    setup
+    on_all "$start"
+    ;;
+  delete) run "${delete[@]}" ;;
+esac
