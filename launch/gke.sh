@@ -61,7 +61,7 @@ render() {
   fill SERVICE_ACCOUNT "$service_account"
   fill ACCELERATOR "$accelerator"
   fill TOPOLOGY "$topology"
-  fill CAPACITY "${spot:+cloud.google.com/gke-spot: \"true\"}"
+  fill CAPACITY "$capacity"
   fill IMAGE "$image"
   fill CHIPS "$chips"
   [[ "${manifest/"{{ARGS}}"/}" != *"{{"* ]] || fail "gke.yaml has a place that nothing fills"
@@ -73,7 +73,8 @@ case "${1:-}" in
   -h | --help) usage && exit 0 ;;
   *) fail "'${1:-}' is no action: apply, watch, delete" ;;
 esac
-name="" namespace=default image="" accelerator="" topology="" slices=1 chips=4 restarts=10 service_account=default spot=""
+name="" namespace=default image="" accelerator="" topology="" slices=1 chips=4 restarts=10 service_account=default
+capacity="# without --spot: on demand, or reserved"
 while [[ $# -gt 0 && "$1" != "--" ]]; do
   case "$1" in
     --name=*) name="${1#*=}" ;;
@@ -85,7 +86,7 @@ while [[ $# -gt 0 && "$1" != "--" ]]; do
     --chips=*) chips="${1#*=}" ;;
     --restarts=*) restarts="${1#*=}" ;;
     --service-account=*) service_account="${1#*=}" ;;
-    --spot) spot=yes ;;
+    --spot) capacity='cloud.google.com/gke-spot: "true"' ;;
     --dry-run) dry_run=yes ;;
     *) fail "unknown argument '$1'; flags of the main command follow --" ;;
   esac
