@@ -108,7 +108,7 @@ case "$action" in
     number --slices "$slices"
     number --chips "$chips"
     number --restarts "$restarts"
-    check_flags nothing "$@"
+    check_flags bucket "$@"
     render "$@"
     printf '%s\n' "$ kubectl apply --filename=- <<'MANIFEST'" "$manifest" MANIFEST
     [[ -n "$dry_run" ]] || kubectl apply --filename=- <<< "$manifest"

@@ -28,10 +28,10 @@ run() {
   [[ -n "$dry_run" ]] || "$@"
 }
 
-# The main command's flags: what a run cannot do without. The first argument says what the machines share: a disk, or
-# nothing; or `unknown`, which only warns.
+# WHERE FLAGS...: what a run cannot do without. Its machines share a disk, have one of their `own` (whether it is one
+# machine, this cannot know), or only a `bucket`.
 check_flags() {
-  local disk="$1" flag config="" workdir=""
+  local where="$1" flag config="" workdir=""
   shift
   [[ $# -gt 0 ]] || fail "the main command's flags are missing after --"
   for flag in "$@"; do
@@ -42,10 +42,10 @@ check_flags() {
   done
   [[ -n "$config" ]] || fail "--config=FILE is missing after --"
   [[ -n "$workdir" ]] || fail "--workdir=PATH is missing after --"
-  case "$disk $workdir" in
-    disk\ * | *\ /* | *://*) ;;
-    nothing\ *) fail "--workdir=$workdir lies on one machine only, and they share no disk: give gs://..." ;;
-    *) echo "${0##*/}: --workdir=$workdir is on each worker's own disk: on a pod, or where a preemption must not lose it, give gs://..." >&2 ;;
+  case "$where $workdir" in
+    disk\ * | *://* | own\ /*) ;;
+    own\ *) echo "${0##*/}: --workdir=$workdir is on each worker's own disk: on a pod, or where it must outlive the machine, give gs://..." >&2 ;;
+    *) fail "--workdir=$workdir would be on each machine's own disk, and is lost with it: give gs://..." ;;
   esac
 }
 

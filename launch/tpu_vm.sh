@@ -95,7 +95,7 @@ case "$stage" in create | resume)
   [[ -n "$version" ]] || fail "--version is missing" ;;
 esac
 case "$stage" in
-  run | resume) check_flags "$([[ "$slices" = 1 ]] && echo unknown || echo nothing)" "$@" ;;
+  run | resume) check_flags "$([[ "$slices" = 1 ]] && echo own || echo bucket)" "$@" ;;
   *) [[ $# -eq 0 ]] || fail "$stage takes no flags of the main command" ;;
 esac
 
