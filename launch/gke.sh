@@ -8,22 +8,23 @@ usage() {
   cat <<'USAGE'
 usage: launch/gke.sh ACTION --name=NAME [--namespace=NAMESPACE] [options] [--dry-run] [-- --config=FILE --workdir=PATH [flags]]
 
-  apply    starts `python -m lacy_jax.main <what follows -->` in every pod: --image, --accelerator, --topology
+  apply    starts `python -m lacy_jax.main <what follows -->` in every pod: --image, --bucket, --accelerator, --topology
   watch    tells the state of the run and its pods and follows the first pod's log
   delete   ends the run (it saves first) and frees its machines; apply with the same flags goes on from there
 
   --image            made from launch/Dockerfile, with ACCELERATOR=tpu
+  --bucket           its name; all it holds can be read under /data, as by --config.data.packed=/data/...
   --accelerator      e.g. tpu-v5-lite-podslice, tpu-v5p-slice, tpu-v6e-slice
   --topology         of one slice, e.g. 16x16 or 4x4x4
   --slices=N         (default 1); needs --config.mesh.slice=N
   --chips=N          on each host (default 4; a single host may have 1 or 8)
   --restarts=N       after a preemption or a failure (default 10)
-  --service-account  that may write to the bucket (default: default)
+  --service-account  of Kubernetes, which may write to the bucket (default: default)
   --spot             cheaper machines that can be preempted
   --dry-run          print the manifest and every command, run none
 
-Pods share no disk: --workdir, and --config.data.packed where `python -m lacy_jax.prepare` made the data, must lie in a
-bucket (gs://...). The cluster needs JobSet (https://jobset.sigs.k8s.io) and a node pool of that topology for each slice.
+Pods share no disk: --workdir must lie in a bucket (gs://...). The cluster needs JobSet (https://jobset.sigs.k8s.io), the
+Cloud Storage FUSE driver and a node pool of that topology for each slice.
 USAGE
 }
 
@@ -63,6 +64,7 @@ render() {
   fill TOPOLOGY "$topology"
   fill CAPACITY "$capacity"
   fill IMAGE "$image"
+  fill BUCKET "$bucket"
   fill CHIPS "$chips"
   [[ "${manifest/"{{ARGS}}"/}" != *"{{"* ]] || fail "gke.yaml has a place that nothing fills"
   fill ARGS "$args"
@@ -73,13 +75,14 @@ case "${1:-}" in
   -h | --help) usage && exit 0 ;;
   *) fail "'${1:-}' is no action: apply, watch, delete" ;;
 esac
-name="" namespace=default image="" accelerator="" topology="" slices=1 chips=4 restarts=10 service_account=default
+name="" namespace=default image="" bucket="" accelerator="" topology="" slices=1 chips=4 restarts=10 service_account=default
 capacity="# without --spot: on demand, or reserved"
 while [[ $# -gt 0 && "$1" != "--" ]]; do
   case "$1" in
     --name=*) name="${1#*=}" ;;
     --namespace=*) namespace="${1#*=}" ;;
     --image=*) image="${1#*=}" ;;
+    --bucket=*) bucket="${1#*=}" ;;
     --accelerator=*) accelerator="${1#*=}" ;;
     --topology=*) topology="${1#*=}" ;;
     --slices=*) slices="${1#*=}" ;;
@@ -102,6 +105,7 @@ pods="jobset.sigs.k8s.io/jobset-name=$name"
 case "$action" in
   apply)
     check --image "$image" '[A-Za-z0-9][A-Za-z0-9._:/@-]*'
+    check --bucket "$bucket" '[a-z0-9][a-z0-9._-]*'
     check --accelerator "$accelerator" '[a-z][a-z0-9-]*'
     check --topology "$topology" '[1-9][0-9]*(x[1-9][0-9]*){1,2}'
     check --service-account "$service_account" '[a-z0-9]([a-z0-9.-]*[a-z0-9])?'

@@ -38,6 +38,7 @@ check_flags() {
     case "$flag" in
       --config=*) config="${flag#*=}" ;;
       --workdir=*) workdir="${flag#*=}" ;;
+      --config.data.packed=*://*) fail "$flag: prepared data is read from a disk, not from a bucket (docs/launch.md)" ;;
     esac
   done
   [[ -n "$config" ]] || fail "--config=FILE is missing after --"

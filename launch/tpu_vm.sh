@@ -20,11 +20,12 @@ usage: launch/tpu_vm.sh STAGE --name=TPU --zone=ZONE [options] [--dry-run] [-- -
   --type, --version  e.g. v5litepod-256 and v2-alpha-tpuv5-lite, v4-64 and tpu-ubuntu2204-base
   --spot             cheaper machines that can be preempted
   --slices=N         several slices of that type (default 1); needs --config.mesh.slice=N
+  --data=gs://...    setup, resume: a copy of the folder runs/data that `python -m lacy_jax.prepare` filled; every worker
+                     gets it as its own runs/data
   --project          the Google Cloud project (default: gcloud's own)
   --dry-run          print every command, run none
 
-Workers share no disk: on a pod --workdir, and --config.data.packed where `python -m lacy_jax.prepare` made the data,
-must lie in a bucket (gs://...).
+Workers share no disk: on a pod, and where it must outlive the machines, --workdir must lie in a bucket (gs://...).
 USAGE
 }
 
@@ -63,7 +64,7 @@ setup() {
   run git archive --format=tar.gz "--output=$archive" HEAD
   run "${tpu[@]}" scp "$archive" "$name:lacy_jax.tar.gz" "${all[@]}" "${where[@]}"
   on_all 'flock --nonblock lacy_jax.lock rm -rf lacy_jax || { echo "a run is under way: stop it first" >&2; exit 1; }
-mkdir lacy_jax && tar -xzf lacy_jax.tar.gz -C lacy_jax && exec lacy_jax/launch/tpu_worker.sh setup'
+mkdir lacy_jax && tar -xzf lacy_jax.tar.gz -C lacy_jax && exec lacy_jax/launch/tpu_worker.sh setup'"${data:+ $(quote "$data")}"
 }
 
 case "${1:-}" in
@@ -71,7 +72,7 @@ case "${1:-}" in
   -h | --help) usage && exit 0 ;;
   *) fail "'${1:-}' is no stage: create, setup, run, watch, stop, resume, delete" ;;
 esac
-name="" zone="" project="" type="" version="" spot="" slices=1
+name="" zone="" project="" type="" version="" spot="" data="" slices=1
 while [[ $# -gt 0 && "$1" != "--" ]]; do
   case "$1" in
     --name=*) name="${1#*=}" ;;
@@ -80,6 +81,7 @@ while [[ $# -gt 0 && "$1" != "--" ]]; do
     --type=*) type="${1#*=}" ;;
     --version=*) version="${1#*=}" ;;
     --slices=*) slices="${1#*=}" ;;
+    --data=*) data="${1#*=}" ;;
     --spot) spot=yes ;;
     --dry-run) dry_run=yes ;;
     *) fail "unknown argument '$1'; flags of the main command follow --" ;;

@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# What launch/tpu_vm.sh has each worker of a TPU VM do, over ssh: setup | start FLAGS | state | follow | stop.
+# What launch/tpu_vm.sh has each worker of a TPU VM do, over ssh: setup [DATA] | start FLAGS | state | follow | stop.
 # Whoever holds lacy_jax.lock runs; nothing here depends on the connection that started it.
 set -euo pipefail
 cd "$HOME"
 
 case "${1:-}" in
   setup)
-    mkdir -p lacy_jax_runs
+    mkdir -p lacy_jax_runs/data
     ln -sfn ../lacy_jax_runs lacy_jax/runs
     # uv brings Python 3.11 where the image has an older one, and does nothing where all is installed.
     PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
     uv="$HOME/.local/bin/uv"
     "$uv" venv --quiet --allow-existing --python 3.11 lacy_jax_venv
+    [[ $# -eq 1 ]] || gcloud storage rsync --recursive "$2" lacy_jax_runs/data
     cd lacy_jax
     "$uv" pip install --quiet --python ../lacy_jax_venv/bin/python -r requirements.txt "jax[tpu]" gcsfs
     ;;

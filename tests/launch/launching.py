@@ -16,7 +16,7 @@ TRICKY = '--config.name=it\'s "mine" $HOME $(HOME) $$ \\n {{IMAGE}} & * ; exit 3
 FLAGS = ["--config=configs/slm_334m.py:method=lacy", "--workdir=gs://my-runs/slm_334m"]
 TPU = ["--name=pod-1", "--zone=us-central2-b", "--project=my project"]
 V5E = ["--type=v5litepod-256", "--version=v2-alpha-tpuv5-lite"]
-JOBSET = ["--image=gcr.io/mine/lacy:1", "--accelerator=tpu-v5-lite-podslice", "--topology=16x16"]
+JOBSET = ["--image=gcr.io/mine/lacy:1", "--bucket=my-runs", "--accelerator=tpu-v5-lite-podslice", "--topology=16x16"]
 SLURM = ["--nodes=4", "--gpus=8", "--time=24:00:00"]
 
 # name of the golden file -> script and its arguments, but for --dry-run
@@ -25,11 +25,12 @@ CASES = {
     "tpu_vm_create": ["tpu_vm.sh", "create", *TPU, *V5E],
     "tpu_vm_create_slices": ["tpu_vm.sh", "create", *TPU, *V5E, "--spot", "--slices=2"],
     "tpu_vm_setup": ["tpu_vm.sh", "setup", *TPU],
+    "tpu_vm_setup_data": ["tpu_vm.sh", "setup", *TPU, "--data=gs://my-runs/the data"],
     "tpu_vm_run": ["tpu_vm.sh", "run", *TPU, "--", *FLAGS, TRICKY],
     "tpu_vm_watch": ["tpu_vm.sh", "watch", *TPU],
     "tpu_vm_watch_slices": ["tpu_vm.sh", "watch", *TPU, "--slices=2"],
     "tpu_vm_stop": ["tpu_vm.sh", "stop", *TPU],
-    "tpu_vm_resume": ["tpu_vm.sh", "resume", *TPU, *V5E, "--spot", "--", *FLAGS],
+    "tpu_vm_resume": ["tpu_vm.sh", "resume", *TPU, *V5E, "--spot", "--data=gs://my-runs/data", "--", *FLAGS],
     "tpu_vm_resume_slices": ["tpu_vm.sh", "resume", *TPU, *V5E, "--slices=2", "--", *FLAGS, "--config.mesh.slice=2"],
     "tpu_vm_delete": ["tpu_vm.sh", "delete", *TPU],
     "gke_apply": ["gke.sh", "apply", "--name=run-1", *JOBSET, "--", *FLAGS, TRICKY],

@@ -48,6 +48,11 @@ def test_a_slice_is_one_indexed_job_of_all_its_hosts() -> None:
     (container,) = pod["containers"]
     assert container["image"] == "gcr.io/mine/lacy:1"
     assert container["resources"] == {"requests": {"google.com/tpu": 4}, "limits": {"google.com/tpu": 4}}
+    assert container["volumeMounts"] == [{"name": "data", "mountPath": "/data", "readOnly": True}]
+    assert spec["template"]["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
+    (volume,) = pod["volumes"]
+    assert (volume["name"], volume["csi"]["driver"]) == ("data", "gcsfuse.csi.storage.gke.io")
+    assert volume["csi"]["volumeAttributes"]["bucketName"] == "my-runs"
     assert "command" not in container  # the image's entry point is the command
     assert container_arguments(document) == ["--distributed=on", *FLAGS, TRICKY]
 

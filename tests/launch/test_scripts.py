@@ -74,11 +74,13 @@ def test_scripts_explain_themselves(name: str) -> None:
         ("gke.sh delete --name=Run", "--name='Run' is not of the form"),
         ("gke.sh delete --name=a --everything", "unknown argument '--everything'"),
         ("gke.sh apply --name=a", "--image is missing"),
-        ("gke.sh apply --name=a --image=i --accelerator=t --topology=16", "--topology='16' is not of the form"),
-        ("gke.sh apply --name=a --image=i --accelerator=t --topology=3x3 -- --config=c --workdir=gs://d", "9 chips"),
-        ("gke.sh apply --name=a --image=i --accelerator=t --topology=2x4 --slices=0 -- --config=c", "--slices=0 must"),
-        ("gke.sh apply --name=a --image=i --accelerator=t --topology=2x4 -- --config=c --workdir=/d", "give gs://"),
-        ("gke.sh apply --name=a --image=i --accelerator=t --topology=2x4 -- --config=c --workdir=gs://d 'x\ny'", "line"),
+        ("gke.sh apply --name=a --image=i --bucket=u --accelerator=t --topology=16", "--topology='16' is not of the form"),
+        ("gke.sh apply --name=a --image=i --bucket=u --accelerator=t --topology=3x3 -- --config=c --workdir=gs://d", "9 chips"),
+        ("gke.sh apply --name=a --image=i --bucket=u --accelerator=t --topology=2x4 --slices=0 -- --config=c", "--slices=0 must"),
+        ("gke.sh apply --name=a --image=i --bucket=u --accelerator=t --topology=2x4 -- --config=c --workdir=/d", "give gs://"),
+        ("gke.sh apply --name=a --image=i --bucket=u --accelerator=t --topology=2x4 -- --config=c --workdir=gs://d 'x\ny'", "line"),
+        ("gke.sh apply --name=a --image=i --bucket=gs://u", "--bucket='gs://u' is not of the form"),
+        ("tpu_vm.sh run --name=a --zone=b -- --config=c --workdir=gs://d --config.data.packed=gs://e", "from a disk"),
         ("slurm.sh", "--nodes is missing"),
         ("slurm.sh --nodes=1 --gpus=eight --time=1:00:00", "--gpus=eight must be a number"),
         ("slurm.sh --nodes=1 --gpus=8 -- --config=c", "--time is missing"),
@@ -154,7 +156,8 @@ for words in json.load(sys.stdin):
     child = os.fork()  # flags are parsed once in a process
     if child == 0:
         module = importlib.import_module(words[2])
-        rest = flags.FLAGS([words[2], *words[3:]])
+        sys.argv = words[2:]  # settings (--config.x=y) are found there
+        rest = flags.FLAGS(sys.argv)
         assert len(rest) == 1, rest
         if words[2] == "lacy_jax.main":
             lacy_jax.config.parse(module._CONFIG.value)

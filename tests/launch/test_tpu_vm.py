@@ -163,15 +163,19 @@ def test_stop_lets_a_run_save_and_the_next_one_go_on(worker: Worker) -> None:
 
 
 def test_setting_a_worker_up_twice_keeps_its_environment_and_runs(worker: Worker) -> None:
-    for stub in ("bin/python3", ".local/bin/uv"):
+    for stub in ("bin/python3", "bin/gcloud", ".local/bin/uv"):
         worker.program(stub).write_text('#!/bin/sh\necho "${0##*/}" "$@" >> "$HOME/calls"\n')
     for content in ("old", "new"):
         (worker.home / content).write_text(content)
         archive = ["tar", "-czf", worker.home / "lacy_jax.tar.gz", "-C", worker.home, content, "-C", ROOT, "launch"]
         subprocess.run(archive, check=True)
-        result = worker("setup", *TPU)
+        result = worker("setup", *TPU, *(["--data=gs://my runs/data"] if content == "new" else []))
         assert result.returncode == 0, result.stderr
         (worker.home / "lacy_jax" / "runs" / content).touch()
     assert sorted(path.name for path in (worker.home / "lacy_jax").iterdir()) == ["launch", "new", "runs"]
-    assert sorted(path.name for path in (worker.home / "lacy_jax_runs").iterdir()) == ["new", "old"]
-    assert "-r requirements.txt jax[tpu] gcsfs" in (worker.home / "calls").read_text().splitlines()[-1]
+    assert sorted(path.name for path in (worker.home / "lacy_jax_runs").iterdir()) == ["data", "new", "old"]
+    calls = (worker.home / "calls").read_text().splitlines()
+    assert "-r requirements.txt jax[tpu] gcsfs" in calls[-1]
+    assert [call for call in calls if "gcloud" in call] == [
+        "gcloud storage rsync --recursive gs://my runs/data lacy_jax_runs/data"
+    ]
