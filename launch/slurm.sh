@@ -16,6 +16,7 @@ finished. A run that fails is not started again; a node that fails is slurm's to
   --time              as for sbatch, e.g. 24:00:00; at least ten minutes
   --python=PROGRAM    (default: .venv/bin/python, which `make venv` makes with an accelerator's jax added; in a container: python)
   --container=IMAGE   runs in this image (pyxis), made from launch/Dockerfile with ACCELERATOR=cuda13; this folder is mounted
+  --mounts=FROM:TO,... further folders that the container sees, such as those of the work folder and the data
   --dry-run           print the command, do not run it
   --partition=..., --account=..., --cpus-per-task=..., any other --flag=value: sbatch's
 
@@ -23,7 +24,7 @@ The log is slurm-<job>.log in this folder. Stop for good: scancel JOB. Save and 
 USAGE
 }
 
-nodes="" gpus="" time="" container="" python="" sbatch_flags=()
+nodes="" gpus="" time="" container="" mounts="" python="" sbatch_flags=()
 while [[ $# -gt 0 && "$1" != "--" ]]; do
   case "$1" in
     --nodes=*) nodes="${1#*=}" ;;
@@ -31,6 +32,7 @@ while [[ $# -gt 0 && "$1" != "--" ]]; do
     --time=*) time="${1#*=}" ;;
     --python=*) python="${1#*=}" ;;
     --container=*) container="${1#*=}" ;;
+    --mounts=*) mounts="${1#*=}" ;;
     --dry-run) dry_run=yes ;;
     -h | --help) usage && exit 0 ;;
     --config=* | --config.* | --workdir=*) fail "'$1' is a flag of the main command: those follow --" ;;
@@ -51,9 +53,13 @@ check_flags disk "$@"
 # Tasks end one after another when a run stops: the first must not have the others killed, who may still be saving.
 step=(srun --gpu-bind=none --kill-on-bad-exit=0 --wait=120)
 if [[ -n "$container" ]]; then
-  step+=("--container-image=$container" "--container-mounts=$PWD:$PWD" "--container-workdir=$PWD" --no-container-entrypoint)
+  step+=("--container-image=$container" "--container-mounts=$PWD:$PWD${mounts:+,$mounts}" "--container-workdir=$PWD" --no-container-entrypoint)
   python="${python:-python}"
+else
+  [[ -z "$mounts" ]] || fail "--mounts is for a --container"
+  python="${python:-.venv/bin/python}"
+  [[ -n "$dry_run" ]] || type -P "$python" > /dev/null || fail "there is no $python here: make venv, or give --python=PROGRAM"
 fi
 run sbatch --job-name=lacy_jax "--nodes=$nodes" "--ntasks-per-node=$gpus" "--gpus-per-node=$gpus" "--time=$time" \
   --signal=B:USR1@300 --requeue --open-mode=append --output=slurm-%j.log ${sbatch_flags[@]+"${sbatch_flags[@]}"} \
-  launch/slurm_job.sh "${step[@]}" "${python:-.venv/bin/python}" -m lacy_jax.main --distributed=on "$@"
+  launch/slurm_job.sh "${step[@]}" "$python" -m lacy_jax.main --distributed=on "$@"

@@ -4,6 +4,9 @@
 # A scancel sends TERM to this script too, which ends it: that job stays stopped.
 set -uo pipefail
 
+# Since slurm 22.05 srun does not read the job's own setting.
+[[ -z "${SLURM_CPUS_PER_TASK:-}" ]] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
+
 out_of_time=""
 trap 'out_of_time=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 

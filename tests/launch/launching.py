@@ -40,8 +40,8 @@ CASES = {
     ],
     "gke_watch": ["gke.sh", "watch", "--name=run-1"],
     "gke_delete": ["gke.sh", "delete", "--name=run-1"],
-    "slurm": ["slurm.sh", *SLURM, "--partition=gpu", "--", *FLAGS, TRICKY],
-    "slurm_container": ["slurm.sh", *SLURM, "--container=/images/my lacy.sqsh", "--", *FLAGS],
+    "slurm": ["slurm.sh", *SLURM, "--partition=gpu", "--python=python3", "--", *FLAGS, TRICKY],
+    "slurm_container": ["slurm.sh", *SLURM, "--container=/images/lacy 1.sqsh", "--mounts=/data:/data", "--", *FLAGS],
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import time
@@ -24,6 +25,19 @@ def test_a_submission_that_fails_is_told(tmp_path: pathlib.Path) -> None:
     assert run(CASES["slurm"], env={**env, "FAIL": "partition=gpu"}).returncode == 7
 
 
+def test_a_missing_environment_is_told_before_the_job_waits_in_a_queue(tmp_path: pathlib.Path) -> None:
+    env = fake_programs(tmp_path / "bin", "sbatch")
+    shutil.copytree(ROOT / "launch", tmp_path / "launch")
+    words = [str(tmp_path / "launch" / "slurm.sh"), *SLURM, "--", *FLAGS]
+    result = run(words, env=env)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "there is no .venv/bin/python here: make venv" in result.stderr
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").touch(mode=0o755)
+    assert run(words, env=env).returncode == 0
+    assert ".venv/bin/python" in noted_commands(tmp_path / "bin")[0]
+
+
 def test_one_task_a_gpu_and_each_task_sees_all_gpus() -> None:
     (words,) = printed_commands(dry_run(["slurm.sh", *SLURM, "--", *FLAGS]))
     sbatch, srun = words[: words.index("launch/slurm_job.sh")], words[words.index("srun") :]
@@ -35,7 +49,7 @@ def test_one_task_a_gpu_and_each_task_sees_all_gpus() -> None:
 # Stands for the main command: saves and ends with 143 when asked, else runs until it is told how to end.
 PYTHON = """#!/bin/sh
 trap 'touch "$WORK/saved"; exit "${ON_TERM:-143}"' TERM
-printf '%s\\0' "$@" > "$WORK/arguments"
+printf '%s\\0' "$@" "$SRUN_CPUS_PER_TASK" > "$WORK/arguments"
 touch "$WORK/begun"
 until [ -e "$WORK/end" ]; do sleep 0.05; done
 exit "$(cat "$WORK/end")"
@@ -54,13 +68,13 @@ class Job:
         for name, text in {"srun": SRUN, "scancel": SCANCEL, "scontrol": SCONTROL, "python": PYTHON}.items():
             (folder / name).write_text(text)
             (folder / name).chmod(0o755)
-        words = ["slurm.sh", *SLURM, f"--python={folder}/python", "--", *FLAGS, "--config.name=it's $1 \"x\""]
+        words = ["slurm.sh", *SLURM, f"--python={folder}/python", "--", *FLAGS, '--config.name=it\'s $1 "x"']
         (command,) = printed_commands(dry_run(words))
         self.process = subprocess.Popen(
             ["bash", str(ROOT / "launch" / "slurm_job.sh"), *command[command.index("srun") :]],
             env={
                 **os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "WORK": str(folder),
-                "SLURM_JOB_ID": "17", **env,
+                "SLURM_JOB_ID": "17", "SLURM_CPUS_PER_TASK": "12", **env,
             },
             stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
@@ -78,7 +92,7 @@ class Job:
 def test_out_of_time_saves_and_queues_the_job_again(tmp_path: pathlib.Path) -> None:
     job = Job(tmp_path)
     given = (tmp_path / "arguments").read_text().split("\0")[:-1]
-    assert given == ["-m", "lacy_jax.main", "--distributed=on", *FLAGS, "--config.name=it's $1 \"x\""]
+    assert given == ["-m", "lacy_jax.main", "--distributed=on", *FLAGS, '--config.name=it\'s $1 "x"', "12"]
     job.process.send_signal(signal.SIGUSR1)
     assert job.process.wait(60) == 143
     assert (tmp_path / "saved").exists()
