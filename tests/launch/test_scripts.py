@@ -13,6 +13,7 @@ import pytest
 import yaml
 from launching import CASES, GOLDENS, ROOT, container_arguments, dry_run, manifest_text, printed_commands, run
 
+GKE = "gke.sh apply --name=a --image=i --bucket=u --accelerator=t "
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 
 
@@ -75,23 +76,23 @@ def test_scripts_explain_themselves(name: str) -> None:
         ("gke.sh delete --name=a --everything", "unknown argument '--everything'"),
         ("gke.sh apply --name=a", "--image is missing"),
         (
-            "gke.sh apply --name=a --image=i --bucket=u --accelerator=t --topology=16",
+            GKE + "--topology=16",
             "--topology='16' is not of the form",
         ),
         (
-            "gke.sh apply --name=a --image=i --bucket=u --accelerator=t --topology=3x3 -- --config=c --workdir=gs://d",
+            GKE + "--topology=3x3 -- --config=c --workdir=gs://d",
             "9 chips",
         ),
         (
-            "gke.sh apply --name=a --image=i --bucket=u --accelerator=t --topology=2x4 --slices=0 -- --config=c",
+            GKE + "--topology=2x4 --slices=0 -- --config=c",
             "--slices=0 must",
         ),
         (
-            "gke.sh apply --name=a --image=i --bucket=u --accelerator=t --topology=2x4 -- --config=c --workdir=/d",
+            GKE + "--topology=2x4 -- --config=c --workdir=/d",
             "give gs://",
         ),
         (
-            "gke.sh apply --name=a --image=i --bucket=u --accelerator=t --topology=2x4 -- --config=c --workdir=gs://d 'x\ny'",
+            GKE + "--topology=2x4 -- --config=c --workdir=gs://d 'x\ny'",
             "line",
         ),
         ("gke.sh apply --name=a --image=i --bucket=gs://u", "--bucket='gs://u' is not of the form"),

@@ -54,7 +54,7 @@ touch "$WORK/begun"
 until [ -e "$WORK/end" ]; do sleep 0.05; done
 exit "$(cat "$WORK/end")"
 """
-# One task; srun's own flags are dropped. Its id is noted for scancel, which by default signals steps and not the script.
+# One task, without srun's own flags. Its id is for scancel, which by default signals steps and not the script.
 SRUN = '#!/bin/sh\nwhile [ "${1#--}" != "$1" ]; do shift; done\necho $$ > "$WORK/step"\nexec "$@"\n'
 SCANCEL = '#!/bin/sh\necho scancel "$@" >> "$WORK/calls"\nkill -s "${1#--signal=}" "$(cat "$WORK/step")"\n'
 SCONTROL = '#!/bin/sh\necho scontrol "$@" >> "$WORK/calls"\nexit "${SCONTROL_STATUS:-0}"\n'

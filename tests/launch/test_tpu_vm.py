@@ -1,4 +1,4 @@
-"""TPU VMs: the fake gcloud gets what a dry run prints; the worker script runs for real, with a Python that only waits."""
+"""TPU VMs: what the fake gcloud gets; and the worker script, run for real with a Python that only waits."""
 
 import os
 import pathlib
