@@ -75,26 +75,11 @@ def test_scripts_explain_themselves(name: str) -> None:
         ("gke.sh delete --name=Run", "--name='Run' is not of the form"),
         ("gke.sh delete --name=a --everything", "unknown argument '--everything'"),
         ("gke.sh apply --name=a", "--image is missing"),
-        (
-            GKE + "--topology=16",
-            "--topology='16' is not of the form",
-        ),
-        (
-            GKE + "--topology=3x3 -- --config=c --workdir=gs://d",
-            "9 chips",
-        ),
-        (
-            GKE + "--topology=2x4 --slices=0 -- --config=c",
-            "--slices=0 must",
-        ),
-        (
-            GKE + "--topology=2x4 -- --config=c --workdir=/d",
-            "give gs://",
-        ),
-        (
-            GKE + "--topology=2x4 -- --config=c --workdir=gs://d 'x\ny'",
-            "line",
-        ),
+        (GKE + "--topology=16", "--topology='16' is not of the form"),
+        (GKE + "--topology=3x3 -- --config=c --workdir=gs://d", "9 chips"),
+        (GKE + "--topology=2x4 --slices=0 -- --config=c", "--slices=0 must"),
+        (GKE + "--topology=2x4 -- --config=c --workdir=/d", "give gs://"),
+        (GKE + "--topology=2x4 -- --config=c --workdir=gs://d 'x\ny'", "line"),
         ("gke.sh apply --name=a --image=i --bucket=gs://u", "--bucket='gs://u' is not of the form"),
         ("tpu_vm.sh run --name=a --zone=b -- --config=c --workdir=gs://d --config.data.packed=gs://e", "from a disk"),
         ("slurm.sh", "--nodes is missing"),

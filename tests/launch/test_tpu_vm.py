@@ -1,8 +1,10 @@
 """TPU VMs: what the fake gcloud gets; and the worker script, run for real with a Python that only waits."""
 
+import contextlib
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -98,10 +100,16 @@ class Worker:
         return file
 
     def shell(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command as a connection does, whose end hangs up on all that it has left in its session."""
         env = {**os.environ, "HOME": str(self.home), "PATH": f"{self.home}/bin{os.pathsep}{os.environ['PATH']}"}
-        return subprocess.run(
-            ["sh", "-c", command], cwd=self.home, env=env, capture_output=True, text=True, check=False, timeout=60
-        )
+        process = subprocess.Popen(
+            ["sh", "-c", command],
+            cwd=self.home, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        output, errors = process.communicate(timeout=60)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGHUP)
+        return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
     def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
         """What a dry run of launch/tpu_vm.sh with this stage would have a worker do last."""
@@ -160,6 +168,14 @@ def test_stop_lets_a_run_save_and_the_next_one_go_on(worker: Worker) -> None:
     assert worker(*START).returncode == 0
     assert worker("watch", *TPU).returncode == 0
     assert (worker.home / "lacy_jax.log").read_text().count("step 1\n") == 2  # nothing of the log is lost
+
+
+def test_a_machine_that_shuts_down_lets_a_run_save(worker: Worker) -> None:
+    worker(*START)
+    worker.wait_for((worker.home / "begun").exists)
+    os.killpg(int((worker.home / "lacy_jax.pid").read_text()), signal.SIGTERM)  # to every process, as systemd does
+    assert worker("watch", *TPU).returncode == 143
+    assert "last status 143: saved" in worker.state()
 
 
 def test_setting_a_worker_up_twice_keeps_its_environment_and_runs(worker: Worker) -> None:
