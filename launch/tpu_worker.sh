@@ -22,6 +22,7 @@ case "${1:-}" in
     flock --nonblock 9 || { echo "$(hostname): a run is under way: stop it first" >&2; exit 1; }
     rm -f lacy_jax.status lacy_jax.pid
     cd lacy_jax
+    trap '' HUP # also for what is started here: the connection may end before it has a session of its own
     # The shell around the run outlives a SIGTERM, to write down how the run ended.
     # shellcheck disable=SC2016
     setsid bash -c 'trap : TERM; echo $$ > ../lacy_jax.pid; "$@"; echo $? > ../lacy_jax.status' lacy_jax \

@@ -119,8 +119,11 @@ class Worker:
         return self.shell("lacy_jax/launch/tpu_worker.sh state").stdout
 
     def wait_for(self, true: Callable[[], bool]) -> None:
-        while not true():
+        for _ in range(1200):
+            if true():
+                return
             time.sleep(0.05)
+        pytest.fail(f"nothing happens on the worker: {self.state()}")
 
 
 @pytest.fixture
