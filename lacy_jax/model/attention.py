@@ -11,6 +11,8 @@ import numpy as np
 
 from lacy_jax.config import ModelConfig
 
+QUERY_BLOCKS = 4
+
 LayerCache = tuple[jax.Array, jax.Array]  # keys and values of one layer, [B, K, S, N] each
 
 
@@ -50,7 +52,20 @@ def write_cache(cache_BKSN: jax.Array, new_BTKN: jax.Array, positions_BT: jax.Ar
 
 def attend(q_BTHN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array) -> jax.Array:
     """Causal softmax attention within a chunk, scores in float32; H must be a multiple of K. Returns [B, T, H, N]."""
-    return jax.nn.dot_product_attention(q_BTHN, k_BTKN, v_BTKN, is_causal=True, implementation="xla")
+    batch, time, heads, width = q_BTHN.shape
+    q_BKGTN = (q_BTHN / width**0.5).reshape(batch, time, k_BTKN.shape[2], -1, width).transpose(0, 2, 3, 1, 4)
+    k_BKTN, v_BKTN = k_BTKN.transpose(0, 2, 1, 3), v_BTKN.transpose(0, 2, 1, 3)
+    size = time // QUERY_BLOCKS if time % QUERY_BLOCKS == 0 else time
+    blocks = []
+    for start in range(0, time, size):
+        end = start + size
+        scores = jnp.einsum(
+            "bkgtn,bksn->bkgts", q_BKGTN[..., start:end, :], k_BKTN[:, :, :end], preferred_element_type=jnp.float32
+        )
+        seen_TS = jnp.arange(start, end)[:, None] >= jnp.arange(end)
+        weights = jax.nn.softmax(jnp.where(seen_TS, scores, -1e30), axis=-1).astype(v_BKTN.dtype)
+        blocks.append(jnp.einsum("bkgts,bksn->bkgtn", weights, v_BKTN[:, :, :end]))
+    return jnp.concatenate(blocks, axis=3).transpose(0, 3, 1, 2, 4).reshape(q_BTHN.shape)
 
 
 def attend_cached(q_BTHN: jax.Array, cache: LayerCache, positions_BT: jax.Array) -> jax.Array:
