@@ -36,4 +36,5 @@ lint: venv
 bench: venv
 	$(BIN)/python -m benchmarks.objective
 	$(BIN)/python -m benchmarks.training_step
+	$(BIN)/python -m benchmarks.step --set model.layers=5 --set model.width=256 --set model.heads=4
 	$(if $(SAMPLE),$(BIN)/python -m benchmarks.annotation_agreement $(SAMPLE))

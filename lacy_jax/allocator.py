@@ -21,4 +21,5 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     settings = {_ARENA_MAX: 1, _MMAP_THRESHOLD: _LARGEST, _TRIM_THRESHOLD: _LARGEST}
-    return all([mallopt(name, value) == 1 for name, value in settings.items()])
+    results = [mallopt(name, value) for name, value in settings.items()]
+    return all(result == 1 for result in results)

@@ -13,6 +13,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from lacy_jax.allocator import keep_freed_memory
 from lacy_jax.checkpoint import CheckpointError
 from lacy_jax.config import Config, ConfigError, parse
 from lacy_jax.console import Reporter, duration, reporting
@@ -58,6 +59,7 @@ def run(config: Config, *, workdir: str, command: str, reporter: Reporter) -> in
 
 def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
+    keep_freed_memory()
     try:
         initialize(_DISTRIBUTED.value)  # type: ignore[arg-type]
     except MeshError as error:

@@ -11,6 +11,8 @@ import numpy as np
 
 from lacy_jax.config import ModelConfig
 
+# Queries of a training chunk are taken in so many blocks, each with the keys up to its end: with 4, scores that no
+# query sees are 1/8 of all computed rather than 1/2 (docs/performance.md).
 QUERY_BLOCKS = 4
 
 LayerCache = tuple[jax.Array, jax.Array]  # keys and values of one layer, [B, K, S, N] each
@@ -52,7 +54,7 @@ def write_cache(cache_BKSN: jax.Array, new_BTKN: jax.Array, positions_BT: jax.Ar
 
 def attend(q_BTHN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array) -> jax.Array:
     """Causal softmax attention within a chunk, scores in float32; H must be a multiple of K. Returns [B, T, H, N]."""
-    batch, time, heads, width = q_BTHN.shape
+    batch, time, _, width = q_BTHN.shape
     q_BKGTN = (q_BTHN / width**0.5).reshape(batch, time, k_BTKN.shape[2], -1, width).transpose(0, 2, 3, 1, 4)
     k_BKTN, v_BKTN = k_BTKN.transpose(0, 2, 1, 3), v_BTKN.transpose(0, 2, 1, 3)
     size = time // QUERY_BLOCKS if time % QUERY_BLOCKS == 0 else time

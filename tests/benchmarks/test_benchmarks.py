@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import methods, objective, training_step
+from benchmarks import methods, objective, step, training_step
 from lacy_jax.config import METHODS
 
 TINY = ("layers=1", "width=32", "heads=2", "context=16")
@@ -18,6 +18,26 @@ def test_the_training_step_has_a_line_for_every_method(capsys: pytest.CaptureFix
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("128 tokens")
     assert [line.split()[0] for line in lines[3:]] == ["ntp", "lacy", "rho", "optax"]
+
+
+def test_the_step_has_a_floor_and_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [word for setting in TINY for word in ("--set", f"model.{setting}")]
+    step.main(["--method", "lacy", "--peer", "none", "--rounds", "2", "--repeat", "1", *settings])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("batch 8 x 16")
+    assert lines[1].startswith("floor ")
+    assert [line.split()[0] for line in lines[3:]] == ["lacy_jax"]
+
+
+@pytest.mark.parity
+def test_the_peer_trains_the_same_architecture(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    settings = [word for setting in TINY for word in ("--set", f"model.{setting}")]
+    step.main(["--rounds", "2", "--repeat", "1", *settings])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[3:5]] == ["lacy_jax", "PyTorch"]
+    assert "lacy_jax / PyTorch" in lines[5]
 
 
 def test_the_objective_has_a_line_for_every_method(capsys: pytest.CaptureFixture[str]) -> None:
