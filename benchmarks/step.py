@@ -55,7 +55,7 @@ class Ours:
             self.batch = random_batch(config, call_id=call_id)
             self.state = jax.jit(lambda: init_state(config, vocab=vocab))()
             step = jit_train_step(config, vocab=vocab, call_id=call_id, mesh=mesh)
-            self.program = step.lower(self.state, self.batch, None).compile()  # type: ignore[attr-defined]
+            self.program = step.lower(self.state, self.batch, None).compile()
 
     def steps(self, count: int) -> float:
         """Seconds a step."""

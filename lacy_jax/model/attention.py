@@ -11,8 +11,8 @@ import numpy as np
 
 from lacy_jax.config import ModelConfig
 
-# Queries of a training chunk are taken in so many blocks, each with the keys up to its end: with 4, scores that no
-# query sees are 1/8 of all computed rather than 1/2 (docs/performance.md).
+# Queries of a chunk are taken in so many blocks, each with the keys up to its end: with 4, 10/16 of all scores are
+# computed, where 8/16 are seen and plain masking computes all (docs/performance.md).
 QUERY_BLOCKS = 4
 
 LayerCache = tuple[jax.Array, jax.Array]  # keys and values of one layer, [B, K, S, N] each
