@@ -11,6 +11,18 @@ from lacy_jax.training.state import init_state
 from lacy_jax.training.step import Batch, jit_train_step
 
 
+class OutOfMemory(MeshError):
+    """The training step does not fit into a device's memory; `compiler` is the compiler's word."""
+
+    def __init__(self, compiler: str):
+        super().__init__(
+            "the training step does not fit into a device's memory: raise config.mesh.fsdp or "
+            "config.training.microbatches, lower config.data.batch_size, or try --config.model.remat=full "
+            f"({compiler})"
+        )
+        self.compiler = compiler
+
+
 def compile_train_step(
     config: Config,
     *,
@@ -23,7 +35,7 @@ def compile_train_step(
     """The program of (state, batch, reference), under `jax.set_mesh(mesh)`; its memory is known before it runs.
 
     Raises:
-        MeshError: the compiler finds that a device's memory will not do.
+        OutOfMemory: the compiler finds that a device's memory will not do.
     """
     step = jit_train_step(config, vocab=vocab, call_id=call_id, mesh=mesh, reference_model=reference_model)
     state = jax.eval_shape(lambda: init_state(config, vocab=vocab))
@@ -33,11 +45,11 @@ def compile_train_step(
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise MeshError(
-            "the training step does not fit into a device's memory: raise config.mesh.fsdp or "
-            "config.training.microbatches, lower config.data.batch_size, or try --config.model.remat=full "
-            f"({str(error).splitlines()[0]})"
-        ) from error
+        raise OutOfMemory(_first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
 
 
 def _empty_batch(config: Config) -> Batch:

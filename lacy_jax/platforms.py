@@ -1,0 +1,2 @@
+def set_compiler_flags(platform):
+    pass
