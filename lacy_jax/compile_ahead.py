@@ -14,14 +14,15 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from lacy_jax.config import Config, ConfigError, parse
+from lacy_jax.config import Config, ConfigError, Remat, parse
 from lacy_jax.model import decoder
-from lacy_jax.platforms import set_compiler_flags
+from lacy_jax.platforms import describe_options
 from lacy_jax.sharding import MeshError
 from lacy_jax.training.ahead import MEMORY_GIB, Plan, make_mesh, plan_step, topology_devices
 from lacy_jax.training.announce import describe_mesh
 from lacy_jax.training.compiled import OutOfMemory
 from lacy_jax.training.flops import expected_step
+from lacy_jax.training.step import with_attention
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/slm_334m.py:method=lacy")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "TPU version and shape of a slice, e.g. v5e:16x16 or v5p:4x4x4")
@@ -38,8 +39,8 @@ def main(argv: Sequence[str]) -> int:
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; settings are given as --config.<field>=<value>")
         config = parse(_CONFIG.value)
-        set_compiler_flags("tpu")
         jax.config.update("jax_platforms", "cpu")  # no device is used
+        assert _TOPOLOGY.value is not None
         devices = topology_devices(_TOPOLOGY.value, slices=_SLICES.value)
         fits = report(config, devices)
         if _SUGGEST.value:
@@ -54,6 +55,7 @@ def report(config: Config, devices: Sequence[jax.Device]) -> bool:
     """Compiles and prints; whether it fits."""
     mesh, vocab = make_mesh(config, devices), decoder.padded_vocab(config.tokenizer.vocab_size + 1)
     print(f"{config.name}, method {config.method}, {describe(config, devices)}; {describe_mesh(mesh)}", flush=True)
+    print(f"attention: {with_attention(config, mesh).model.attention}; {describe_options('tpu')}", flush=True)
     memory = MEMORY_GIB.get(devices[0].device_kind)
     of = f" of {memory} GiB" if memory else ""
     began = time.monotonic()
@@ -108,10 +110,12 @@ def alternatives(config: Config, devices: Sequence[jax.Device], *, fits: bool) -
     Where it fits: twice the batch, and less recomputed.
     """
     if fits:
-        doubled = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=2 * config.data.batch_size))
-        less = {"full": ("dots", "none"), "dots": ("none",), "none": ()}[config.model.remat]
+        doubled = dataclasses.replace(
+            config, data=dataclasses.replace(config.data, batch_size=2 * config.data.batch_size)
+        )
+        less: dict[Remat, tuple[Remat, ...]] = {"full": ("dots", "none"), "dots": ("none",), "none": ()}
         yield doubled
-        yield from (_with(config, remat=remat) for remat in less)
+        yield from (_with(config, remat=remat) for remat in less[config.model.remat])
         return
     config = _with(config, remat="full")
     yield config
@@ -126,7 +130,7 @@ def alternatives(config: Config, devices: Sequence[jax.Device], *, fits: bool) -
         parts *= 2
 
 
-def _with(config: Config, *, remat: str) -> Config:
+def _with(config: Config, *, remat: Remat) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, remat=remat))
 
 
@@ -146,7 +150,8 @@ def describe(config: Config, devices: Sequence[jax.Device]) -> str:
     """`batch 1024 x 1024 (4 rows a chip), remat full`."""
     rows = config.data.batch_size / (len(devices) / config.mesh.tensor)
     parts = f" in {config.training.microbatches} parts" if config.training.microbatches > 1 else ""
-    mesh = ", ".join(f"{axis} {getattr(config.mesh, axis)}" for axis in ("fsdp", "tensor") if getattr(config.mesh, axis) != 1)
+    ways = {axis: getattr(config.mesh, axis) for axis in ("fsdp", "tensor")}
+    mesh = ", ".join(f"{axis} {size}" for axis, size in ways.items() if size != 1)
     return (
         f"batch {config.data.batch_size} x {config.model.context} ({rows:g} rows a chip{parts}), "
         f"remat {config.model.remat}" + (f", {mesh}" if mesh else "")

@@ -18,6 +18,8 @@ from pydantic.dataclasses import dataclass
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Remat = Literal["none", "dots", "full"]
+AttentionName = Literal["auto", "xla", "cudnn", "splash"]
 NonNegative = Annotated[float, Field(ge=0.0)]
 
 _STRICT = pydantic.ConfigDict(extra="forbid")
@@ -112,7 +114,9 @@ class ModelConfig:
     rope_original_context: Positive = 8192
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     layer_loop: Literal["scan", "unroll"] = "scan"
-    remat: Literal["none", "dots", "full"] = "none"
+    remat: Remat = "none"
+    # In training. auto: splash on TPUs, else xla. cudnn, on NVIDIA GPUs, is asked for by name (docs/tpu.md).
+    attention: AttentionName = "auto"
 
 
 @dataclass(frozen=True, config=_STRICT)

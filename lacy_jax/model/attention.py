@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lacy_jax.config import ModelConfig
+from lacy_jax.config import AttentionName, ModelConfig
+from lacy_jax.model import fused
 
 # Queries of a chunk are taken in so many blocks, each with the keys up to its end: with 4, 10/16 of all scores are
 # computed, where 8/16 are seen and plain masking computes all (docs/performance.md).
@@ -52,8 +53,21 @@ def write_cache(cache_BKSN: jax.Array, new_BTKN: jax.Array, positions_BT: jax.Ar
     return cache_BKSN.at[rows_B1, :, positions_BT].set(new_BTKN.astype(cache_BKSN.dtype), mode="drop")
 
 
-def attend(q_BTHN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array) -> jax.Array:
-    """Causal softmax attention within a chunk, scores in float32; H must be a multiple of K. Returns [B, T, H, N]."""
+def attend(
+    q_BTHN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array, *, implementation: AttentionName = "xla"
+) -> jax.Array:
+    """Causal softmax attention within a chunk, scores in float32; H must be a multiple of K. Returns [B, T, H, N].
+
+    `implementation` is what `fused.resolve` chose; "auto", of a model that nobody trains, is xla.
+    """
+    if implementation == "splash":
+        return fused.attend_splash(q_BTHN, k_BTKN, v_BTKN)
+    if implementation == "cudnn":
+        return fused.attend_cudnn(q_BTHN, k_BTKN, v_BTKN)
+    return _attend_in_blocks(q_BTHN, k_BTKN, v_BTKN)
+
+
+def _attend_in_blocks(q_BTHN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array) -> jax.Array:
     batch, time, _, width = q_BTHN.shape
     q_BKGTN = (q_BTHN / width**0.5).reshape(batch, time, k_BTKN.shape[2], -1, width).transpose(0, 2, 3, 1, 4)
     k_BKTN, v_BKTN = k_BTKN.transpose(0, 2, 1, 3), v_BTKN.transpose(0, 2, 1, 3)

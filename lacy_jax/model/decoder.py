@@ -101,7 +101,8 @@ class Attention(nnx.Module):
             q_BTHN = attention.rotate(q_BTHN, positions_BT, frequencies=frequencies)
             k_BTKN = attention.rotate(k_BTKN, positions_BT, frequencies=frequencies)
         if cache is None:
-            return self.output(attention.attend(q_BTHN, k_BTKN, v_BTKN)), None
+            mixed_BTHN = attention.attend(q_BTHN, k_BTKN, v_BTKN, implementation=self.config.attention)
+            return self.output(mixed_BTHN), None
         keys = attention.write_cache(cache[0], k_BTKN, positions_BT)
         values = attention.write_cache(cache[1], v_BTKN, positions_BT)
         return self.output(attention.attend_cached(q_BTHN, (keys, values), positions_BT)), (keys, values)

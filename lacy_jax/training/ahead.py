@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,13 +23,17 @@ from lacy_jax.training.state import state_shardings
 MEMORY_GIB = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v5p": 95, "TPU v6 lite": 32}
 
 _COLLECTIVE = re.compile(
-    r" = (?P<shape>\(.*?\)|\S+) (?P<kind>all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|"
+    r" = (?P<shape>.*?) (?P<kind>all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|"
     r"collective-permute|collective-broadcast)(?:-start)?\("
 )
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)[a-z0-9]*\[([\d,]*)\]")
 _COMPUTATION = re.compile(r"^(?:(ENTRY) )?%?([\w.\-]+) .*\{$")
-_CALLED = re.compile(r"(?:calls|to_apply|body|called_computations|branch_computations)=\{?%?([\w.\-]+(?:, ?%[\w.\-]+)*)")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CALLED = re.compile(
+    r"(?:calls|to_apply|body|called_computations|branch_computations)=\{?%?([\w.\-]+(?:, ?%[\w.\-]+)*)"
+)
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_LIMIT = re.compile(r"= s(?:32|64)\[\]\S* constant\((\d+)\)")
+_CHANNEL = re.compile(r"channel_id=\d+")
 _GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\})")
 
 
@@ -61,7 +65,10 @@ def topology_devices(name: str, *, slices: int = 1) -> Sequence[jax.Device]:
     Raises:
         MeshError: libtpu is not installed, or knows no such topology.
     """
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else it asks the metadata server of a cloud for its own slice
+    # Else libtpu asks a cloud's metadata server which slice this is, and says at length that there is none.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices).devices
     except Exception as error:  # of several types, by version: the message is what helps
@@ -107,25 +114,32 @@ def make_mesh(config: Config, devices: Sequence[jax.Device]) -> Mesh:
 def collectives(hlo: str) -> dict[str, Collectives]:
     """Collectives of one run of an optimized HLO module, by kind; those in a loop count once a turn.
 
-    A loop without a known number of turns counts as one turn: the training step has none that holds a collective.
+    A TPU's compiler cuts a collective into pieces that run beside other work: they share a channel, and count as one.
     """
     computations, entry = _computations(hlo)
-    counts: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
+    seen: dict[tuple[str, str], tuple[int, int]] = {}  # (kind, channel) -> (times, bytes)
     pending: list[tuple[str, int]] = [(entry, 1)]
     while pending:
         name, times = pending.pop()
         for line in computations[name]:
             found = _COLLECTIVE.search(line)
             if found:
-                counts[found["kind"]] += times
-                sizes[found["kind"]] += times * _bytes(found, line)
-            turns = _TRIPS.search(line) if " while(" in line else None
-            pending += [(called, times * (int(turns[1]) if turns else 1)) for called in _called(line, computations)]
-    return {kind: Collectives(counts[kind], sizes[kind]) for kind in sorted(counts)}
+                channel = _CHANNEL.search(line)
+                key = (found["kind"], channel[0] if channel else f"{name} {line}")
+                before = seen.get(key, (0, 0))
+                seen[key] = max(before[0], times), max(before[1], _bytes(found, line))
+                continue  # what it calls adds two numbers
+            turns = _turns(line, computations)
+            pending += [(called, times * turns) for called in _called(line, computations)]
+    totals: dict[str, Collectives] = {}
+    for (kind, _), (times, size) in sorted(seen.items()):
+        sofar = totals.get(kind, Collectives(0, 0))
+        totals[kind] = Collectives(sofar.count + times, sofar.bytes + times * size)
+    return totals
 
 
 def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
+    """Lines of each computation, and the name of the first to run."""
     computations: dict[str, list[str]] = defaultdict(list)
     name = entry = ""
     for line in hlo.splitlines():
@@ -139,10 +153,17 @@ def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _called(line: str, computations: dict[str, list[str]]) -> Iterator[str]:
-    if _COLLECTIVE.search(line):
-        return  # its computation adds two numbers
     for match in _CALLED.finditer(line):
         yield from (name for name in re.split(r", ?%?", match[1]) if name in computations)
+
+
+def _turns(line: str, computations: dict[str, list[str]]) -> int:
+    """How often a loop's body runs: a loop over layers or microbatches counts from 0 to a constant. 1 for the rest."""
+    condition = _CONDITION.search(line)
+    if " while(" not in line or condition is None:
+        return 1
+    limits = [int(limit) for text in computations[condition[1]] for limit in _LIMIT.findall(text)]
+    return max(limits, default=1)
 
 
 def _bytes(found: re.Match[str], line: str) -> int:

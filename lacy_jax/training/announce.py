@@ -7,9 +7,11 @@ from jax.sharding import Mesh
 
 from lacy_jax.config import Config
 from lacy_jax.console import duration
+from lacy_jax.platforms import describe_options
 from lacy_jax.training.budget import BudgetMeter
 from lacy_jax.training.flops import expected_step, flops_per_token, parameter_count
 from lacy_jax.training.state import TrainState
+from lacy_jax.training.step import with_attention
 
 
 def describe_run(config: Config, *, vocab: int, mesh: Mesh, state: TrainState, step: jax.stages.Compiled) -> list[str]:
@@ -20,6 +22,8 @@ def describe_run(config: Config, *, vocab: int, mesh: Mesh, state: TrainState, s
         f"{config.name}, method {config.method}: {count / 1e6:.1f}M parameters, {flops / 1e6:,.0f} MFLOP a token",
         describe_objective(config),
         describe_mesh(mesh),
+        f"attention: {with_attention(config, mesh).model.attention}",
+        describe_options(mesh.local_devices[0].platform),
         describe_memory(state, step, device=mesh.local_devices[0]),
         describe_time(config, vocab=vocab, mesh=mesh, state=state),
     ]

@@ -13,7 +13,14 @@ from lacy_jax.training.state import TrainState, init_state
 # What a run must have in common with the checkpoint that it continues from.
 _BINDING = ("model", "objective", "optimizer", "data", "training.seed", "training.microbatches")
 # Of those, what only says where things lie or how fast they are done.
-_FREE = ("data.directory", "data.packed", "model.layer_loop", "model.remat", "objective.vocab_chunks")
+_FREE = (
+    "data.directory",
+    "data.packed",
+    "model.attention",
+    "model.layer_loop",
+    "model.remat",
+    "objective.vocab_chunks",
+)
 
 
 class Checkpoints:

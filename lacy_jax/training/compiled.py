@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 
 from lacy_jax.config import Config, ModelConfig
 from lacy_jax.model import decoder
+from lacy_jax.platforms import compiler_options
 from lacy_jax.sharding import MeshError
 from lacy_jax.training.state import init_state
 from lacy_jax.training.step import Batch, jit_train_step
@@ -40,8 +41,9 @@ def compile_train_step(
     step = jit_train_step(config, vocab=vocab, call_id=call_id, mesh=mesh, reference_model=reference_model)
     state = jax.eval_shape(lambda: init_state(config, vocab=vocab))
     batch = jax.eval_shape(lambda: _empty_batch(config))
+    platform = mesh.devices.flat[0].platform
     try:
-        return step.lower(state, batch, reference).compile()
+        return step.lower(state, batch, reference).compile(compiler_options=compiler_options(platform))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

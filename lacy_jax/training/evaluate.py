@@ -12,7 +12,7 @@ from lacy_jax.config import Config, ModelConfig
 from lacy_jax.data.loader import HostBatch, window_batch
 from lacy_jax.data.pack import PackedSource
 from lacy_jax.model import decoder
-from lacy_jax.training.step import Batch, Reference, take_targets, token_scalars
+from lacy_jax.training.step import Batch, Reference, take_targets, token_scalars, with_attention
 
 
 def place_batch(batch: HostBatch, mesh: Mesh, *, batch_size: int) -> Batch:
@@ -51,6 +51,7 @@ class Evaluator:
     """Compiled once a run; call it with the parameters of any step."""
 
     def __init__(self, config: Config, *, call_id: int, mesh: Mesh, reference_model: ModelConfig | None = None):
+        config = with_attention(config, mesh)
         self._config, self._mesh = config, mesh
 
         def values(params: decoder.Params, batch: Batch, step: jax.Array, reference: decoder.Params | None) -> Any:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lacy_jax import objective, sharding
 from lacy_jax.config import Config, ModelConfig
-from lacy_jax.model import decoder
+from lacy_jax.model import decoder, fused
 from lacy_jax.training.metrics import class_sums
 from lacy_jax.training.optimizer import learning_rate, make_optimizer
 from lacy_jax.training.state import LIMB, TrainState, add_count, state_shardings
@@ -199,11 +199,17 @@ def train_step(
     return new_state, {**classes, "loss": sums.loss, "weight": sums.weight, **counters, **scalars}
 
 
+def with_attention(config: Config, mesh: Mesh) -> Config:
+    """The config with the attention that the mesh's devices will run (`model.fused.resolve`)."""
+    return dataclasses.replace(config, model=fused.resolve(config.model, platform=mesh.devices.flat[0].platform))
+
+
 def jit_train_step(
     config: Config, *, vocab: int, call_id: int, mesh: Mesh, reference_model: ModelConfig | None = None
 ) -> jax.stages.Wrapped:
     """`train_step` compiled for a mesh: state donated, rows of the batch split, sums replicated."""
     placed = state_shardings(config, vocab=vocab, mesh=mesh)
+    config = with_attention(config, mesh)
     rows, whole = sharding.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
 
     def step(state: TrainState, batch: Batch, reference: decoder.Params | None) -> Any:

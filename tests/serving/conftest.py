@@ -151,5 +151,6 @@ class Statistics:
 class Measured:
     """What a guard shows of its partner."""
 
-    statistics = Statistics()
-    reasons = {'503 of "x"': 2}
+    def __init__(self) -> None:
+        self.statistics = Statistics()
+        self.reasons = {'503 of "x"': 2}

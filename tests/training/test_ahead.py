@@ -1,0 +1,196 @@
+"""Collectives read out of compiled programs, against what the programs say; statuses of compile_ahead."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lacy_jax import compile_ahead, platforms
+from lacy_jax.config import Config, DataConfig, MeshConfig, ModelConfig, TrainingConfig
+from lacy_jax.sharding import MeshError
+from lacy_jax.training import ahead
+from lacy_jax.training.ahead import Collectives, Plan
+from lacy_jax.training.compiled import OutOfMemory
+
+ROOT = Path(__file__).parents[2]
+
+
+def compiled(function, *arguments: jax.ShapeDtypeStruct) -> str:
+    return jax.jit(function).lower(*arguments).compile().as_text()
+
+
+def test_collectives_of_programs_that_say_what_they_send() -> None:
+    mesh = Mesh(np.array(jax.devices()), ("d",), axis_types=(AxisType.Auto,))
+
+    def placed(shape: tuple[int, ...], *spec: str | None) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, P(*spec)))
+
+    @jax.shard_map(mesh=mesh, in_specs=P("d"), out_specs=P("d"), check_vma=False)
+    def program(x):
+        whole = jax.lax.all_gather(x, "d")  # [8, 4, 16]
+        scattered = jax.lax.psum_scatter(whole, "d")  # of [8, 4, 16]
+
+        def layer(carry, _):
+            return jax.lax.ppermute(jax.lax.psum(carry * 2, "d"), "d", [(i, (i + 1) % 8) for i in range(8)]), None
+
+        carry, _ = jax.lax.scan(layer, scattered, None, length=5)
+        return carry
+
+    found = ahead.collectives(compiled(program, placed((32, 16), "d")))
+    piece = 4 * 16 * 4  # bytes of [4, 16] in float32
+    assert found == {
+        "all-gather": Collectives(1, 8 * piece),
+        "all-reduce": Collectives(5, 5 * piece),
+        "collective-permute": Collectives(5, 5 * piece),
+        "reduce-scatter": Collectives(1, 8 * piece),
+    }
+
+
+def test_pieces_of_one_collective_count_once() -> None:
+    gather = "bf16[8,768]{1,0:T(8,128)(2,1)} all-gather(%p), channel_id=7, replica_groups=[1,4]<=[4], dimensions={0}"
+    hlo = f"""HloModule m
+
+%piece.1 (p: bf16[2,768]) -> bf16[8,768] {{
+  ROOT %all-gather.1 = {gather}
+}}
+
+%piece.2 (p: bf16[2,768]) -> bf16[8,768] {{
+  ROOT %all-gather.2 = {gather}
+}}
+
+ENTRY %main (p: bf16[2,768]) -> bf16[8,768] {{
+  %a = bf16[8,768] fusion(%p), kind=kCustom, calls=%piece.1
+  ROOT %b = bf16[8,768] fusion(%p), kind=kCustom, calls=%piece.2
+}}
+"""
+    assert ahead.collectives(hlo) == {"all-gather": Collectives(1, 8 * 768 * 2)}
+
+
+def test_the_plan_of_a_step_counts_the_state_once() -> None:
+    model = ModelConfig(layers=2, width=64, heads=8, context=16)
+    config = Config(
+        model=model, data=DataConfig(batch_size=8), training=TrainingConfig(steps=1), mesh=MeshConfig(fsdp=-1, data=1)
+    )
+    plan = ahead.plan_step(config, jax.devices())
+    from lacy_jax.training.flops import parameter_count
+
+    state = 3 * 4 * parameter_count(model, vocab=32128)  # parameters and two moments, float32
+    assert state / 8 < plan.arguments < 1.05 * state / 8
+    assert plan.outputs < 10_000  # the new state lies where the old one was
+    assert plan.collectives["all-gather"].count > 0
+
+
+@pytest.mark.parametrize("platform", ["gpu"])
+def test_xla_knows_the_options(platform: str) -> None:
+    """XLA has one table of options for all platforms but TPUs: an unknown one is refused here too."""
+    lowered = jax.jit(lambda x: x + 1).lower(1.0)
+    lowered.compile(compiler_options=platforms.compiler_options(platform))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
+        lowered.compile(compiler_options={"xla_gpu_not_an_option": True})
+
+
+def test_what_the_user_set_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "xla_gpu_enable_latency_hiding_scheduler"
+    assert name in platforms.compiler_options("gpu")
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to=/tmp/x --{name}=false")
+    assert name not in platforms.compiler_options("gpu")
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_enable_async_all_gather=false")
+    assert "xla_enable_async_all_gather" not in platforms.compiler_options("tpu")
+    assert platforms.describe_options("cpu") == "XLA options: its own defaults"
+
+
+@pytest.fixture
+def door(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """compile_ahead with this machine's devices, and steps that fit by a rule; returns (status, lines, errors)."""
+
+    def run(*words: str, fits=lambda _: True) -> tuple[int, list[str], str]:
+        def plan(config: Config, devices) -> Plan:
+            ahead.make_mesh(config, devices)
+            if not fits(config):
+                raise OutOfMemory("RESOURCE_EXHAUSTED: used 34G of 16G")
+            return Plan(2**30, 2**31, 0, {"all-reduce": Collectives(3, 2**20)})
+
+        monkeypatch.setattr(compile_ahead, "plan_step", plan)
+        monkeypatch.setattr(compile_ahead, "topology_devices", lambda *_, **__: jax.devices())
+        line = ["compile_ahead", "--config=configs/slm_150m.py", "--topology=v5e:2x4", *words]
+        monkeypatch.setattr(sys, "argv", line)
+        flags.FLAGS.unparse_flags()
+        flags.FLAGS(line)
+        status = compile_ahead.main(["compile_ahead"])
+        said = capsys.readouterr()
+        return status, said.out.splitlines(), said.err
+
+    return run
+
+
+def test_it_fits(door) -> None:
+    status, lines, _ = door()
+    assert status == 0
+    assert any(line.startswith("fits: 3.00 GiB") for line in lines)
+    assert "collectives:     3 all-reduce a step, 1 MiB" in lines
+    assert lines[-1] == "suggestion: --config.model.remat=none"
+
+
+def test_less_remat_is_suggested_only_where_it_fits(door) -> None:
+    _, lines, _ = door(fits=lambda config: config.model.remat == "full")
+    assert lines[-1] == "suggestion: --config.data.batch_size=64"
+    _, lines, _ = door("--nosuggest")
+    assert lines[-1].startswith("fits")
+
+
+def test_it_does_not_fit(door) -> None:
+    status, lines, _ = door(fits=lambda config: config.training.microbatches == 4)
+    assert status == 1
+    assert any(line.startswith("does not fit") and "34G of 16G" in line for line in lines)
+    assert lines[-1] == "suggestion: --config.mesh.data=1 --config.mesh.fsdp=-1 --config.training.microbatches=4"
+    status, lines, _ = door(fits=lambda _: False)
+    assert status == 1
+    assert lines[-1].startswith("suggestion: more chips")
+
+
+def test_wrong_settings(door, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, _, error = door("--config.data.batch_size=30")
+    assert status == 2
+    assert "try config.data.batch_size=24 or config.data.batch_size=32" in error
+
+    def unknown(*_, **__):
+        raise RuntimeError("INVALID_ARGUMENT: unknown topology")
+
+    monkeypatch.setattr(ahead.topologies, "get_topology_desc", unknown)
+    with pytest.raises(MeshError, match=r"--topology=v9:1x1.*v5e:16x16"):
+        ahead.topology_devices("v9:1x1")
+
+
+@pytest.mark.tpu_compile
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["--config=configs/slm_150m.py", "--config.data.batch_size=16"], 0, r"\nfits: [\d.]+ GiB of 16 GiB a chip"),
+        (
+            ["--config=configs/slm_1b.py", "--config.data.batch_size=256"],
+            1,
+            r"\ndoes not fit .* of 16 GiB: RESOURCE_EX",
+        ),
+    ],
+    ids=["150m", "1b with batch 64 a chip"],
+)
+def test_compiled_for_four_chips(words: list[str], status: int, said: str) -> None:
+    environment = os.environ | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "lacy_jax.compile_ahead", "--topology=v5e:2x2", "--nosuggest", *words]
+    result = subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert result.returncode == status, result.stdout + result.stderr[-3000:]
+    assert re.search(said, result.stdout), result.stdout
+    assert "Traceback" not in result.stderr
