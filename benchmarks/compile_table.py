@@ -33,8 +33,8 @@ LINES: dict[str, dict[str, tuple[int, int]]] = {
     "slm_1b": {"v5e:4x4": (8, 16), "v5e:16x16": (4, 16), "v5p:4x4x4": (16, 1), "v6e:16x16": (4, 16)},
 }
 TITLE = (
-    "| config | slice | rows a chip | batch | mesh | attention | memory a chip, GiB | fits | collectives a step, MiB a chip "
-    "| expected step, s |"
+    "| config | slice | rows a chip | batch | mesh | attention | memory a chip, GiB | fits "
+    "| collectives a step, MiB a chip | expected step, s |"
 )
 
 
