@@ -28,7 +28,6 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. con
 _TOPOLOGY = flags.DEFINE_string("topology", None, "TPU version and shape of a slice, e.g. v5e:16x16 or v5p:4x4x4")
 _SLICES = flags.DEFINE_integer("slices", 1, "Slices of that shape, as in config.mesh.slice", lower_bound=1)
 _SUGGEST = flags.DEFINE_bool("suggest", True, "Also compile other batches and remats, up to four, for a suggestion")
-flags.mark_flags_as_required(["config", "topology"])
 
 MOST_TRIES = 4
 
@@ -163,4 +162,5 @@ def gib(size: int) -> str:
 
 
 if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "topology"])
     app.run(main)
