@@ -30,10 +30,22 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True, config=_STRICT)
+class BiographiesConfig:
+    """The closed world: invented people and their biographies (docs/biographies.md)."""
+
+    people: Annotated[int, Field(ge=2, le=100_000)] = 1_000
+    documents: Positive = 20_000  # biographies of all people together, by Zipf's law
+    held_out_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05  # of the people: nothing is written of them
+    wording: Literal["free", "fixed"] = "free"  # fixed: one sentence a relation, the negative control
+    seed: Count = 0
+
+
+@dataclass(frozen=True, config=_STRICT)
 class CorpusConfig:
     """Where documents come from, and which of them are held out."""
 
-    name: Literal["vital_articles", "jsonl", "tfds"] = "vital_articles"
+    name: Literal["vital_articles", "jsonl", "tfds", "biographies"] = "vital_articles"
+    biographies: BiographiesConfig = BiographiesConfig()
     # jsonl: one path or glob, or several separated by commas (.jsonl, .jsonl.gz, .jsonl.zst).
     files: str = ""
     id_field: str = "id"
@@ -51,10 +63,13 @@ class CorpusConfig:
 class AnnotateConfig:
     """Who marks the facts. The rule (below) chooses among the marks later, when packing."""
 
-    annotator: Literal["spacy", "spans"] = "spacy"
+    annotator: Literal["spacy", "spans", "oracle"] = "spacy"
     spacy_model: str = ""  # "": an installed en_core_web_sm, else its mirror package
     # spans: a .jsonl file (also .gz, .zst) of {"id": ..., "spans": [[start, end, kind], ...]}.
     spans_file: str = ""
+    # oracle, of the corpus biographies alone: the words of every stated value, made worse on purpose below 1.
+    oracle_precision: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    oracle_recall: Share = 1.0
     workers: Count = 0  # 0: one per core
 
 
@@ -251,6 +266,7 @@ CORPORA: dict[str, dict[str, Any]] = {
     "vital_articles": {"name": "vital_articles"},
     "jsonl": {"name": "jsonl"},
     "wikipedia": {"name": "tfds", "tfds_name": "wikipedia/20230601.en"},
+    "biographies": {"name": "biographies"},
 }
 
 
@@ -374,6 +390,14 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield "config.objective.normalizer: treatment joint keeps the NLL without <CALL>; allowed is renormalized"
     if config.corpus.name == "jsonl" and not config.corpus.files:
         yield "config.corpus.files: corpus jsonl needs paths or globs of .jsonl, .jsonl.gz or .jsonl.zst files"
+    if config.annotate.annotator == "oracle" and config.corpus.name != "biographies":
+        yield f"config.annotate.annotator: oracle knows the corpus biographies alone, not {config.corpus.name!r}"
+    world = config.corpus.biographies
+    if config.corpus.name == "biographies" and world.documents < world.people:
+        yield (
+            f"config.corpus.biographies.documents: {world.documents} are too few for {world.people} people, who have "
+            "one each at least"
+        )
     if config.annotate.annotator == "spans" and not config.annotate.spans_file:
         yield "config.annotate.spans_file: annotator spans needs the file with the spans"
     axes = ("slice", "data", "fsdp", "tensor")

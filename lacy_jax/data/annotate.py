@@ -134,13 +134,18 @@ def annotate_documents(documents: Iterable[Document], config: AnnotateConfig) ->
     """Each document with its marks, in the order of `documents`, which are read as they are needed.
 
     spaCy runs in `config.workers` processes (1: in this one), so a script that calls this needs the usual
-    `if __name__ == "__main__"`. The annotator "spans" reads marks from `config.spans_file` instead.
+    `if __name__ == "__main__"`. The annotator "spans" reads marks from `config.spans_file` instead; "oracle" knows what
+    the biographies of the closed world state.
 
     Raises:
         DataError: spaCy or its model is missing, a worker died, or the spans file does not fit the documents.
     """
     if config.annotator == "spans":
         return _read_marks(documents, config.spans_file)
+    if config.annotator == "oracle":
+        from lacy_jax.data.biographies import mark_oracle  # which needs `Spans`
+
+        return mark_oracle(documents, config)
     model = _installed_model(config.spacy_model)
     workers = config.workers or _cores()
     return _mark_here(documents, model) if workers == 1 else _mark_in_pool(documents, model=model, workers=workers)
@@ -154,6 +159,8 @@ def annotator_fingerprint(config: AnnotateConfig) -> dict[str, Any]:
     """
     if config.annotator == "spans":
         return {"annotator": "spans", "sha256": file_sha256(config.spans_file)}
+    if config.annotator == "oracle":
+        return {"annotator": "oracle", "precision": config.oracle_precision, "recall": config.oracle_recall}
     model = _installed_model(config.spacy_model)
     return {"annotator": "spacy", "model": Path(model).name, "version": _model_version(model), "algorithm": _ALGORITHM}
 

@@ -68,6 +68,7 @@ def read_documents(corpus: CorpusConfig) -> Iterator[Document]:
       (its data file alone is read). Text by Wikipedia's authors, CC BY-SA 4.0
       (https://creativecommons.org/licenses/by-sa/4.0/); the list is Wikipedia:Vital articles, level 4.
     - jsonl: one object a line. A title may be missing; a missing id becomes "<file name>:<line>".
+    - biographies: of invented people, made here (docs/biographies.md).
     - tfds: the train split. Without an id feature, a document's id is "train:<index>"; title_field "" means no titles.
 
     Raises:
@@ -77,6 +78,8 @@ def read_documents(corpus: CorpusConfig) -> Iterator[Document]:
         found = _vital_articles()
     elif corpus.name == "jsonl":
         found = _jsonl(corpus)
+    elif corpus.name == "biographies":
+        found = _biographies(corpus)
     else:
         found = _tfds(corpus)
     seen = set()
@@ -110,6 +113,11 @@ def corpus_fingerprint(corpus: CorpusConfig) -> dict[str, Any]:
         path = _vital_articles_file()
         version = importlib.metadata.version(_VITAL_PACKAGE)
         return fingerprint | {"package": f"{_VITAL_PACKAGE}=={version}", "sha256": file_sha256(path)}
+    if corpus.name == "biographies":
+        from lacy_jax.data.biographies import GENERATOR, words_text
+
+        digest = hashlib.sha256(words_text().encode()).hexdigest()
+        return fingerprint | dataclasses.asdict(corpus.biographies) | {"generator": GENERATOR, "words": digest}
     fingerprint["fields"] = [corpus.id_field, corpus.title_field, corpus.text_field]
     if corpus.name == "jsonl":
         return fingerprint | {"files": [[path.name, file_sha256(path)] for path in _files(corpus.files)]}
@@ -229,6 +237,13 @@ def _jsonl(corpus: CorpusConfig) -> Iterator[tuple[str, Document]]:
                     f"{', '.join(map(repr, record)) or 'no fields'} (corpus.text_field names it)"
                 )
             yield where, Document(id=_clean(str(identity)), title=_clean(title or ""), text=_clean(text))
+
+
+def _biographies(corpus: CorpusConfig) -> Iterator[tuple[str, Document]]:
+    from lacy_jax.data.biographies import biographies  # which needs `Document`
+
+    for biography in biographies(corpus.biographies):
+        yield f"biography {biography.document.id}", biography.document
 
 
 def _tfds(corpus: CorpusConfig) -> Iterator[tuple[str, Document]]:

@@ -8,3 +8,29 @@
 
 docs/biographies.md says what the world is made for.
 """
+
+from lacy_jax.data.biographies.facts import facts_file
+from lacy_jax.data.biographies.grammar import RELATIONS, words_text
+from lacy_jax.data.biographies.reading import Sentence, mark_oracle, read_sentences
+from lacy_jax.data.biographies.world import GROUPS, Group, Person, World, make_world
+from lacy_jax.data.biographies.writing import Biography, biographies, write_biography
+
+GENERATOR = 1  # raise it when the same settings and words give other texts
+
+__all__ = [
+    "GENERATOR",
+    "GROUPS",
+    "RELATIONS",
+    "Biography",
+    "Group",
+    "Person",
+    "Sentence",
+    "World",
+    "biographies",
+    "facts_file",
+    "make_world",
+    "mark_oracle",
+    "read_sentences",
+    "words_text",
+    "write_biography",
+]

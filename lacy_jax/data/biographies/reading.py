@@ -115,6 +115,4 @@ def _oracle_spans(document: Document, *, precision: float, recall: float) -> Spa
     ]
     table = np.array([span[:2] for span in marked], np.int32).reshape(-1, 2) + np.int32(text_offset(document))
     no = np.zeros(len(marked), bool)
-    return Spans(
-        starts=table[:, 0], ends=table[:, 1], kinds=tuple(span[2] for span in marked), subject=no, repeated=no
-    )
+    return Spans(starts=table[:, 0], ends=table[:, 1], kinds=tuple(span[2] for span in marked), subject=no, repeated=no)
