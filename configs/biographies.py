@@ -19,11 +19,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.corpus.validation_share = 0.02
     config.tokenizer.vocab_size = 2048
     config.model.update(layers=4, width=96, heads=4, context=160, compute_dtype="float32", layer_loop="unroll")
-    config.data.batch_size = 16
+    config.data.batch_size = 8
     config.corpus.biographies.update(people=600, documents=12_000)
-    config.training.update(steps=0, ground_truth_tokens=1_500_000, log_every=20, evaluate_every=200, checkpoint_every=10_000, keep_checkpoints=1)
-    config.optimizer.update(learning_rate=3e-3, warmup_steps=50)
-    config.objective.rate_warmup_steps = 50
+    config.training.update(steps=0, ground_truth_tokens=1_000_000, log_every=20, evaluate_every=200, checkpoint_every=10_000, keep_checkpoints=1)
+    config.optimizer.update(learning_rate=4e-3, warmup_steps=100)
+    config.objective.rate_warmup_steps = 100
     config.cascade.update(partner="none", span="phrase", samples=0, max_new_tokens=160)
     apply_variant(config, "method=lacy")
     return apply_variant(config, variant)
