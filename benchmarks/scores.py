@@ -12,17 +12,15 @@ budget of 22%. The checkpoints' prepared data must still be there. The call scor
 import argparse
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lacy_jax import sharding
-from lacy_jax.cascade.cascade import learned_to_call
 from lacy_jax.checkpoint import LoadedModel, load_model
 from lacy_jax.config import MeshConfig
 from lacy_jax.data.loader import window_batch
 from lacy_jax.data.prepare import Prepared, prepare
 from lacy_jax.evals import separation
-from lacy_jax.model import decoder
+from lacy_jax.evals.token_scores import cascade_scores, value_function
 from lacy_jax.training.probe import fit_probe
 
 BUDGET = 0.22
@@ -35,21 +33,7 @@ def validation_scores(slm: LoadedModel, prepared: Prepared, *, batches: int) -> 
     with jax.set_mesh(mesh):
         probe = fit_probe(slm.params, prepared.train, config=slm.config, mesh=mesh, batches=batches)
     assert probe is not None
-    call_id = slm.tokenizer.call_id
-
-    @jax.jit
-    def values(params: decoder.Params, inputs: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
-        hidden = decoder.forward(params, inputs, config=slm.model).astype(jnp.float32)
-        logits = hidden @ decoder.output_matrix(params).astype(jnp.float32).T
-        log_p = jax.nn.log_softmax(logits[..., :call_id])
-        return {
-            "factual probe": jax.nn.sigmoid(hidden @ jnp.array(probe.weights) + probe.bias),
-            "uncertainty": -jnp.expm1(log_p.max(axis=-1)),
-            "entropy": -jnp.sum(jnp.exp(log_p) * log_p, axis=-1),
-            "call score": logits[..., call_id] - jax.nn.logsumexp(logits[..., :call_id], axis=-1),
-            "call logit": logits[..., call_id],
-            "wrong": log_p.argmax(axis=-1) != targets,
-        }
+    values = value_function(slm, probe_weights=probe.weights, probe_bias=probe.bias)
 
     parts = []
     for index in range(min(batches, -(-len(prepared.validation) // size))):
@@ -72,13 +56,7 @@ def main() -> None:
     for path in options.checkpoints:
         slm = load_model(path)
         values = validation_scores(slm, prepare(slm.config, progress=lambda *_: None), batches=options.batches)
-        gate = values["factual probe"]
-        scores = {"factual probe": gate}
-        for name in ("uncertainty", "entropy"):
-            scores |= {name: values[name], f"{name}, gated": values[name] * gate}
-        if learned_to_call(slm):
-            for name in ("call score", "call logit"):
-                scores |= {name: values[name], f"{name}, gated": values[name] + np.log(gate)}
+        scores = cascade_scores(slm, values)
         both = values["factual"] & values["wrong"]
         for name, score in scores.items():
             areas = [separation.roc_curve(score, positive) for positive in (values["factual"], both)]

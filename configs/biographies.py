@@ -3,8 +3,8 @@
     python -m lacy_jax.main --config=configs/biographies.py:method=lacy_full
     python -m lacy_jax.evaluate --suite=closed_world --checkpoint=runs/biographies-lacy_full
 
-0.7M parameters, 600 people in 12,000 biographies, and as many targets with a ground-truth gradient for every method. The method is the paper's
-unless another is given; the study of all methods is configs/study_biographies.py.
+0.7M parameters, 600 people in 12,000 biographies, and as many targets with a ground-truth gradient for every method.
+The method is the paper's unless another is given; configs/study_biographies.py compares them all.
 """
 
 import ml_collections
@@ -21,7 +21,14 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.model.update(layers=4, width=96, heads=4, context=160, compute_dtype="float32", layer_loop="unroll")
     config.data.batch_size = 8
     config.corpus.biographies.update(people=600, documents=12_000)
-    config.training.update(steps=0, ground_truth_tokens=1_000_000, log_every=20, evaluate_every=200, checkpoint_every=10_000, keep_checkpoints=1)
+    config.training.update(
+        steps=0,
+        ground_truth_tokens=1_000_000,
+        log_every=20,
+        evaluate_every=200,
+        checkpoint_every=10_000,
+        keep_checkpoints=1,
+    )
     config.optimizer.update(learning_rate=4e-3, warmup_steps=100)
     config.objective.rate_warmup_steps = 100
     config.cascade.update(partner="none", span="phrase", samples=0, max_new_tokens=160)

@@ -198,12 +198,13 @@ def line_chart(
     series: Sequence[Series],
     *,
     y_label: str,
+    x_label: str = "step",
     y_ticks: Ticks = tick_texts,
     value_format: Format = short_number,
     y_low: float | None = None,
     y_high: float | None = None,
 ) -> Markup | None:
-    """Lines over training steps, named at their ends.
+    """Lines over training steps (or what `x_label` says), named at their ends.
 
     Args:
       series: the lines; those without a finite value are left out.
@@ -225,7 +226,7 @@ def line_chart(
     room = 0.06 * (high - low)
     x = Scale(0.0, max(float(line.x[-1]) for line in lines), LEFT, WIDTH - RIGHT)
     y = Scale(low - (room if y_low is None else 0.0), high + room, HEIGHT - BOTTOM, TOP)
-    parts = [frame(x, y, x_label="step", y_label=y_label, y_ticks=y_ticks)]
+    parts = [frame(x, y, x_label=x_label, y_label=y_label, y_ticks=y_ticks)]
     marks: list[Markup] = []
     marks.extend(band_path(line, x, y) for line in lines if line.band)
     for line in lines:
@@ -242,8 +243,8 @@ def line_chart(
     parts.append(tag("svg", join(marks), **box, viewBox=view))
     parts.append(end_labels(lines, y, at=x.end + 8))
     last = ", ".join(f"{line.label} {value_format(line.y[np.isfinite(line.y)][-1])}" for line in lines)
-    points_json = readout(lines, x, x_name="step", value_format=value_format)
-    return figure(join(parts), label=f"{y_label} over training steps; at the end: {last}", points=points_json)
+    points_json = readout(lines, x, x_name=x_label, value_format=value_format)
+    return figure(join(parts), label=f"{y_label} over {x_label}; at the end: {last}", points=points_json)
 
 
 def end_labels(lines: Sequence[Series], y: Scale, *, at: float) -> Markup:

@@ -52,8 +52,8 @@ class Claim:
 class Judged:
     """A generated biography. Counts of sentences, of SLM tokens and of calls.
 
-    claims: those that parse, the same claim only once. unparsed: sentences that no rule of the grammar explains, the last
-    one too if it was cut off. calls_on_facts: answered calls whose piece is part of a value.
+    claims: those that parse, the same claim only once. unparsed: sentences that no rule of the grammar explains, also a
+    last one that was cut off. calls_on_facts: answered calls whose piece is part of a value.
     pieces: (text, "slm" or "partner", score), what the text consists of.
     """
 

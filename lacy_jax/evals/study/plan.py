@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from lacy_jax.config import METHODS, ConfigError
-from lacy_jax.evals.closed_world import Decode
+from lacy_jax.evals.closed_world import ALONE, Decode
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to train. `reference`: the arm whose run of the same seed is the reference model (Rho-1).
+    """A way to train. `title`: how the page names it; `reference`: the arm whose run of the same seed is Rho-1's model.
 
     settings: of the config, as `{"objective.rate": 0.5}`, on top of the method's.
     """
 
     name: str
     method: str
+    title: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     reference: str = ""
     decodes: tuple[Decode, ...] = ()
@@ -26,7 +27,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A hypothesis written down before running: `better` has a higher score than `worse`, each an (arm, decode)."""
+    """A hypothesis written down before running: `better` has a higher score than `worse`, each an (arm, decode).
+
+    Both at the study's main budget, but for the decode "alone", which never calls. score: one of evals/scores.py.
+    """
 
     name: str
     better: tuple[str, str]
@@ -36,7 +40,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Study:
-    """All of it. `settings` hold for every arm; `people` are generated at every decode, `known` is the partner's share.
+    """All of it. `settings` hold for every arm; `people` are written about at every decode, `known` is the partner's share.
 
     Raises:
         ConfigError: an unknown method, a name that occurs twice, a reference or contrast that names no arm.
@@ -51,6 +55,9 @@ class Study:
     people: int = 128
     known: float = 0.9
     main_budget: float = 0.22
+    # (arm, decode) of the page's curves over budgets: what is compared, and variants of the score and the mask.
+    curves: tuple[tuple[str, str], ...] = ()
+    variants: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
@@ -61,11 +68,11 @@ class Study:
                 raise ConfigError(f"study {self.name}, arm {arm.name}: method={arm.method!r}: allowed {[*METHODS]}")
             if arm.reference and (arm.reference not in names or arm.reference == arm.name):
                 raise ConfigError(f"study {self.name}, arm {arm.name}: reference {arm.reference!r} is no other arm")
-        known = {(arm.name, decode.name) for arm in self.arms for decode in arm.decodes}
-        for contrast in self.contrasts:
-            for side in (contrast.better, contrast.worse):
-                if side not in known:
-                    raise ConfigError(f"study {self.name}, contrast {contrast.name}: {side} is no arm and decode")
+        known = {(arm.name, decode.name) for arm in self.arms for decode in (ALONE, *arm.decodes)}
+        named = [side for contrast in self.contrasts for side in (contrast.better, contrast.worse)]
+        for side in (*named, *self.curves, *self.variants):
+            if side not in known:
+                raise ConfigError(f"study {self.name}: {side} is no arm and decode of it")
 
     def arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
@@ -88,7 +95,8 @@ def load_study(spec: str) -> Study:
     if not path.is_file():
         raise ConfigError(f"--study={spec}: no such file: {name}")
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert module_spec is not None and module_spec.loader is not None
+    assert module_spec is not None
+    assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     get_study = getattr(module, "get_study", None)

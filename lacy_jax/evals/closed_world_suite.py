@@ -1,0 +1,188 @@
+"""Everything that the closed world asks of one checkpoint, kept in files: what is there is not done again.
+
+<out>/settings.json                 the checkpoint, people, the partner's share
+<out>/<decode>-<budget>.jsonl       judged biographies, one a line (`closed_world.Judged`)
+<out>/tokens.json                   teacher-forced: NLL by kind, separation of every score
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from lacy_jax.cascade.partners import Span
+from lacy_jax.cascade.scheduler import Gate, Score
+from lacy_jax.checkpoint import LoadedModel
+from lacy_jax.config import AnnotateConfig, ConfigError
+from lacy_jax.data.biographies import World, biographies, mark_oracle
+from lacy_jax.data.corpus import DataError, Document, split_of
+from lacy_jax.evals.closed_world import (
+    ALONE,
+    Decode,
+    Judged,
+    closed_world_of,
+    from_json,
+    knowing_partner,
+    pick_people,
+    to_json,
+    write_and_judge,
+)
+from lacy_jax.evals.token_scores import nll_by_kind, score_documents, separate
+
+DOCUMENTS = 200  # held-out biographies that the teacher-forced scores are measured on
+BUDGETS = (0.05, 0.1, 0.22, 0.5)  # of the separation
+_FORM = "NAME:score=SCORE,gate=GATE,span=SPAN,budgets=B/B/B"
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured. `judged`: (decode, budget) -> biographies; `tokens`: as in tokens.json."""
+
+    judged: dict[tuple[str, float], list[Judged]]
+    tokens: dict[str, Any]
+
+
+def parse_decode(text: str) -> Decode:
+    """A `Decode` of NAME:score=SCORE,gate=GATE,span=SPAN,budgets=B/B/B; what is left out stays at its default.
+
+    Raises:
+        ConfigError: another form, an unknown name, or a budget that is no share.
+    """
+    name, _, rest = text.partition(":")
+    allowed = {"score": (*get_args(Score), "auto"), "gate": get_args(Gate), "span": get_args(Span)}
+    given: dict[str, Any] = {}
+    for item in filter(None, rest.split(",")):
+        key, _, value = item.partition("=")
+        if key == "budgets":
+            given[key] = tuple(_share(text, each) for each in value.split("/"))
+        elif key in allowed and value in allowed[key]:
+            given[key] = value
+        else:
+            known = "; ".join(f"{key}={'|'.join(values)}" for key, values in allowed.items())
+            raise ConfigError(f"decode {text!r}: {item!r} is not of the form {_FORM} ({known})")
+    if not name or not name.replace("_", "").isalnum():
+        raise ConfigError(f"decode {text!r}: needs a name of letters, digits and _, as in {_FORM}")
+    return Decode(name, **given)
+
+
+def decode_text(decode: Decode) -> str:
+    """What `parse_decode` reads."""
+    budgets = "/".join(f"{budget:g}" for budget in decode.budgets)
+    return f"{decode.name}:score={decode.score},gate={decode.gate},span={decode.span},budgets={budgets}"
+
+
+def _share(text: str, number: str) -> float:
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise ConfigError(f"decode {text!r}: the budget {number!r} is no share, 0 to 1")
+    return value
+
+
+def evaluate(
+    slm: LoadedModel,
+    *,
+    decodes: Sequence[Decode],
+    people: int,
+    known: float,
+    out: str | Path,
+    directory: str = "",
+    progress: Progress = lambda _stage, _done, _total: None,
+) -> Evaluation:
+    """Does what is missing in `out`, and reads it all. The decode `ALONE` (no calls at all) is always among them.
+
+    Args:
+        decodes: how to call; names must differ.
+        people: how many people are written about, evenly spaced over the world's.
+        known: the share of the facts that the partner, a database, knows.
+        directory: where the partner's file is made; "": beside the data of the model.
+
+    Raises:
+        ConfigError: the model was not trained on the closed world, or a value is out of range.
+        DataError: `out` holds the evaluation of another checkpoint or with other settings.
+    """
+    world = closed_world_of(slm)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim_folder(
+        folder, {"checkpoint": slm.meta.get("step", 0), "people": people, "known": known, "method": slm.config.method}
+    )
+    points = list(dict.fromkeys((decode, budget) for decode in (ALONE, *decodes) for budget in decode.budgets))
+    judged = {}
+    for done, (decode, budget) in enumerate(points):
+        progress("biographies", done, len(points))
+        path = folder / f"{decode.name}-{budget:g}.jsonl"
+        if not path.exists():
+            partner = knowing_partner(slm, known=known, span=decode.span, directory=directory) if budget else None
+            found = write_and_judge(slm, pick_people(world, people), partner=partner, decode=decode, budget=budget)
+            _write(path, "".join(f"{to_json(each)}\n" for each in found))
+        judged[decode.name, budget] = read_judged(path)
+    progress("biographies", len(points), len(points))
+    path = folder / "tokens.json"
+    if not path.exists():
+        _write(path, json.dumps(_token_results(slm, world), indent=1))
+    return Evaluation(judged, json.loads(path.read_text()))
+
+
+def read_evaluation(out: str | Path) -> Evaluation:
+    """What `evaluate` left in a folder."""
+    folder = Path(out)
+    judged = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        name, _, budget = path.stem.rpartition("-")
+        judged[name, float(budget)] = read_judged(path)
+    return Evaluation(judged, json.loads((folder / "tokens.json").read_text()))
+
+
+def read_judged(path: Path) -> list[Judged]:
+    """The biographies of a file."""
+    return [from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def held_out_biographies(world: World, *, share: float) -> Iterator[Document]:
+    """The biographies that a model of the world did not see, of people whom it read about."""
+    for biography in biographies(world.settings):
+        if split_of(biography.document.id, validation_share=share) == "validation":
+            yield biography.document
+
+
+def _token_results(slm: LoadedModel, world: World) -> dict[str, Any]:
+    documents = list(held_out_biographies(world, share=slm.config.corpus.validation_share))[:DOCUMENTS]
+    tokens = score_documents(slm, mark_oracle(documents, AnnotateConfig(annotator="oracle")))
+    separations = {}
+    for name in tokens.scores:
+        by_budget = {f"{budget:g}": separate(tokens, name, budget=budget) for budget in BUDGETS}
+        separations[name] = {key: dataclasses.asdict(found) for key, found in by_budget.items() if found is not None}
+    factual = tokens.factual
+    return {
+        "documents": len(documents),
+        "nll": nll_by_kind(tokens),
+        "share_factual": float(factual.mean()),
+        "factual_right_alone": float(1 - tokens.wrong[factual].mean()),
+        "scores": separations,
+    }
+
+
+def _claim_folder(folder: Path, settings: dict[str, Any]) -> None:
+    path = folder / "settings.json"
+    if not path.exists():
+        _write(path, json.dumps(settings))
+    elif (found := json.loads(path.read_text())) != settings:
+        differ = ", ".join(
+            f"{key} {found.get(key)!r}, now {value!r}" for key, value in settings.items() if found.get(key) != value
+        )
+        raise DataError(
+            f"{folder}: holds an evaluation with other settings ({differ}); give another folder, or delete it"
+        )
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,266 @@
+"""A study's page: verdicts first, then the table, curves over budgets, what is delegated, and examples in colour."""
+
+import importlib.metadata
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from markupsafe import Markup, escape
+
+from lacy_jax.data.biographies import RELATIONS
+from lacy_jax.evals import charts
+from lacy_jax.evals.charts import Role, Series
+from lacy_jax.evals.closed_world import ALONE, Judged
+from lacy_jax.evals.curves import Chart
+from lacy_jax.evals.report import write_page
+from lacy_jax.evals.scores import SCORES
+from lacy_jax.evals.study.plan import Study
+from lacy_jax.evals.study.results import Mean, Results, Tested, read_results
+from lacy_jax.evals.token_scores import OTHER
+
+COLUMNS = (
+    "strict",
+    "precision",
+    "right",
+    "unparsed",
+    "factscore",
+    "rate",
+    "on_facts",
+    "own_precision",
+    "tokens_per_right",
+    "calls_per_right",
+)
+ROLES: tuple[Role, ...] = ("call", "factual", "untaken", "train", "validation")
+DECODE_TITLES = {
+    ALONE.name: "no calls",
+    "log_odds": "log-odds",
+    "logit": "call logit",
+    "confidence": "1 - max p",
+    "gated": "1 - max p, gated",
+    "entropy": "entropy",
+    "entropy_gated": "entropy, gated",
+    "log_odds_gated": "log-odds, gated",
+    "log_odds_word": "log-odds, a word a call",
+    "logit_word": "call logit, a word a call",
+    "gated_word": "1 - max p, gated, a word a call",
+}
+# The score of evals/token_scores.py that each score of a cascade is.
+TOKEN_SCORE = {
+    "call_score": "call_score",
+    "call_logit": "call_logit",
+    "uncertainty": "uncertainty",
+    "entropy": "entropy",
+}
+EXAMPLE = 20  # which of the people is shown: neither of the head nor the last of the tail
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table; `strong`: worth the eye."""
+
+    name: str
+    cells: list[Markup]
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Example:
+    """One biography in colour."""
+
+    arm: str
+    text: Markup
+    note: str
+
+
+def write_study_page(study: Study, *, workdir: str, command: str) -> str:
+    """Writes <workdir>/study.html from what is finished; returns its path."""
+    results = read_results(study, workdir=workdir)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lacy_jax.evals"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    tests = results.tests()
+    page = environment.get_template("study.html").render(
+        study=study,
+        budget=charts.percent(study.main_budget),
+        finished=len(results.runs),
+        total=len(list(study.jobs())),
+        tests=[(test, _signed(test), _p(test.p)) for test in tests],
+        confirmed=sum(test.verdict == "confirmed" for test in tests),
+        columns=[SCORES[name].title for name in COLUMNS],
+        rows=main_rows(results),
+        charts=[*budget_charts(results)],
+        knowledge=knowledge_rows(results),
+        kinds=[*RELATIONS, OTHER],
+        delegated=delegated_rows(results),
+        groups=group_rows(results),
+        examples=examples(results),
+        command=command,
+        versions={name: importlib.metadata.version(name) for name in ("lacy_jax", "jax", "flax", "spacy")},
+    )
+    path = Path(workdir) / "study.html"
+    write_page(str(path), page)
+    return str(path)
+
+
+def cell(value: Mean | None, *, scale: float = 100.0, digits: int = 1) -> Markup:
+    """A mean with half the width of its interval, "-" where there is none."""
+    if value is None or math.isnan(value.mean):
+        return Markup('<span class="missing">-</span>')
+    half = (value.high - value.low) / 2 * scale
+    text = f"{value.mean * scale:.{digits}f}"
+    return Markup(f"{text}") if math.isnan(half) else Markup(f"{text} <small>± {half:.{digits}f}</small>")
+
+
+def title_of(results: Results, arm: str, decode: str) -> str:
+    """`LaCy, the paper's settings: log-odds`."""
+    return f"{results.study.arm(arm).title}: {DECODE_TITLES.get(decode, decode)}"
+
+
+def main_rows(results: Results) -> list[Row]:
+    """Every arm and decode at the main budget, NTP without calls first; the strict column's best is strong."""
+    found = []
+    for arm in results.study.arms:
+        for decode in (ALONE, *arm.decodes) if arm.method == "ntp" else arm.decodes:
+            strict = results.score("strict", arm.name, decode.name)
+            if strict is not None:
+                found.append((strict.mean, arm.name, decode.name))
+    best = max((each[0] for each in found), default=0.0)
+    return [
+        Row(
+            title_of(results, arm, decode),
+            [cell(results.score(name, arm, decode), scale=100 if SCORES[name].percent else 1) for name in COLUMNS],
+            strong=strict == best,
+        )
+        for strict, arm, decode in found
+    ]
+
+
+def knowledge_rows(results: Results) -> list[Row]:
+    """What each model holds without calls, its NLL by class, and how well its score finds what it would get wrong."""
+    rows = []
+    for arm in results.study.arms:
+        score = "call_score" if arm.decodes and arm.decodes[0].score.startswith("call") else "uncertainty"
+        both = ("scores", score, "0.22")
+        gated = ("scores", f"{score}, gated", "0.22")
+        cells = [
+            cell(results.score("strict", arm.name, ALONE.name)),
+            cell(results.score("right", arm.name, ALONE.name), scale=1, digits=2),
+            cell(results.token(arm.name, "factual_right_alone")),
+            cell(results.token(arm.name, "nll", "factual"), scale=1, digits=3),
+            cell(results.token(arm.name, "nll", OTHER), scale=1, digits=3),
+            cell(results.token(arm.name, *both, "area_both"), scale=1, digits=3),
+            cell(results.token(arm.name, *gated, "area_both"), scale=1, digits=3),
+            cell(results.token(arm.name, *both, "precision")),
+            cell(results.token(arm.name, *both, "recall")),
+        ]
+        if results.seeds(arm.name):
+            rows.append(Row(arm.title, cells))
+    return rows
+
+
+def delegated_rows(results: Results) -> list[Row]:
+    """Of the 22% of held-out tokens that each way of calling ranks highest, the share of each kind, shaded."""
+    rows = []
+    for arm, decode_name in dict.fromkeys((*results.study.curves, *results.study.variants)):
+        decode = next(each for each in (ALONE, *results.study.arm(arm).decodes) if each.name == decode_name)
+        name = TOKEN_SCORE.get(decode.score, "uncertainty") + (", gated" if decode.gate == "factual" else "")
+        cells = []
+        for kind in (*RELATIONS, OTHER):
+            value = results.token(arm, "scores", name, "0.22", "called", kind)
+            share = 0.0 if value is None else value.mean
+            cells.append(Markup(f'<span class="heat" style="--share:{share:.3f}">{share * 100:.0f}%</span>'))
+        if results.seeds(arm):
+            rows.append(Row(title_of(results, arm, decode_name), cells))
+    return rows
+
+
+def group_rows(results: Results) -> list[Row]:
+    """`strict` by group of people."""
+    rows = []
+    for arm, decode in dict.fromkeys((("ntp", ALONE.name), *results.study.curves)):
+        if arm in {each.name for each in results.study.arms} and results.seeds(arm):
+            cells = [
+                cell(results.score("strict", arm, decode, group=group))
+                for group in ("head", "middle", "tail", "held_out")
+            ]
+            rows.append(Row(title_of(results, arm, decode), cells))
+    return rows
+
+
+def budget_charts(results: Results) -> list[Chart]:
+    """Scores over budgets: the methods, then variants of LaCy's score and mask."""
+    study = results.study
+    made = []
+    for title, caption, name, pairs in (
+        ("Right claims of all sentences", "strict: what does not parse counts as wrong", "strict", study.curves),
+        ("Right claims of all claims", "precision, the FactScore's analogue", "precision", study.curves),
+        ("Right claims a biography", "different facts that are right", "right", study.curves),
+        ("Variants of LaCy", "strict, by score, normalizer and mask", "strict", study.variants),
+    ):
+        lines = [_line(results, pair, name, role) for pair, role in zip(pairs, ROLES, strict=False)]
+        percent = SCORES[name].percent
+        svg = charts.line_chart(
+            [line for line in lines if line is not None],
+            y_label=title.lower(),
+            x_label="budget, %",
+            y_ticks=charts.tick_percents if percent else charts.tick_texts,
+            value_format=charts.percent if percent else lambda value: f"{value:.2f}",
+            y_low=0.0,
+        )
+        made.append(Chart(title, caption, svg))
+    return made
+
+
+def _line(results: Results, pair: tuple[str, str], name: str, role: Role) -> Series | None:
+    arm, decode = pair
+    budgets = next((each.budgets for each in results.study.arm(arm).decodes if each.name == decode), ())
+    points = [(0.0, results.score(name, arm, ALONE.name))]
+    points += [(100 * budget, results.score(name, arm, decode, budget=budget)) for budget in budgets]
+    known = [(at, mean) for at, mean in points if mean is not None]
+    if len(known) < 2:
+        return None
+    x, y, low, high = (np.array(each) for each in zip(*((at, m.mean, m.low, m.high) for at, m in known), strict=True))
+    short = {"lacy": "LaCy", "lacy_full": "1 softmax", "lacy_full_oracle": "true marks", "ntp": "NTP", "loss": "loss"}
+    how = {"log_odds": "", "confidence": ", 1 - p", "gated": ", gated", "logit": ", logit"}
+    return Series(
+        short.get(arm, arm) + how.get(decode, f", {decode}"), x, y, role, None if np.isnan(low).any() else (low, high)
+    )
+
+
+def examples(results: Results) -> list[Example]:
+    """The same person by every way of the curves, first seed, main budget."""
+    found = []
+    for arm, decode in results.study.curves:
+        seeds = results.seeds(arm)
+        people = results.people(arm, decode, seed=seeds[0]) if seeds else None
+        if people:
+            judged = people[min(EXAMPLE, len(people) - 1)]
+            note = f"{judged.right} right, {judged.wrong} wrong, {judged.unparsed} unparsed; {judged.calls} calls"
+            found.append(Example(title_of(results, arm, decode), _coloured(judged), note))
+    return found
+
+
+def _coloured(judged: Judged) -> Markup:
+    parts = [Markup('<span class="w prompt">{}</span> ').format(judged.name)]
+    for text, source, score in judged.pieces:
+        tone = "w p" if source == "partner" else "w"
+        parts.append(
+            Markup('<span class="{}" title="{} · score {}">{}</span>').format(tone, source, score, escape(text))
+        )
+    return Markup("").join(parts)
+
+
+def _signed(test: Tested) -> str:
+    scale = 100 if SCORES[test.contrast.score].percent else 1
+    low, high = test.difference.low * scale, test.difference.high * scale
+    return f"{test.difference.mean * scale:+.1f} points ({low:+.1f} to {high:+.1f})"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,135 @@
+"""Trains and evaluates what a study is missing: one process a run, several at once, whatever is finished is kept.
+
+<workdir>/data/                         prepared data, shared
+<workdir>/<arm>/seed<k>/                a run of lacy_jax.main; log.txt has what it said
+<workdir>/<arm>/seed<k>/closed_world/   its evaluation
+"""
+
+import os
+import queue
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from lacy_jax.evals.closed_world_suite import decode_text
+from lacy_jax.evals.study.plan import Arm, Study
+
+Report = Callable[[str, int, int], None]
+DONE = "done"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended with another status than 0; `log` says why."""
+
+    arm: str
+    seed: int
+    log: Path
+
+
+def run_directory(workdir: str | Path, arm: str, seed: int) -> Path:
+    return Path(workdir) / arm / f"seed{seed}"
+
+
+def evaluation_directory(workdir: str | Path, arm: str, seed: int) -> Path:
+    return run_directory(workdir, arm, seed) / "closed_world"
+
+
+def train_command(study: Study, arm: Arm, seed: int, *, workdir: str | Path) -> list[str]:
+    """The command that trains one arm with one seed."""
+    settings = {
+        "training.seed": seed,
+        "data.seed": seed,
+        "data.directory": Path(workdir) / "data",
+        **study.settings,
+        **arm.settings,
+    }
+    if arm.reference:
+        settings["objective.reference"] = run_directory(workdir, arm.reference, seed)
+    return [
+        *(sys.executable, "-m", "lacy_jax.main", f"--config={study.config}:method={arm.method}"),
+        f"--workdir={run_directory(workdir, arm.name, seed)}",
+        *(f"--config.{name}={value}" for name, value in settings.items()),
+    ]
+
+
+def evaluate_command(study: Study, arm: Arm, seed: int, *, workdir: str | Path) -> list[str]:
+    """The command that evaluates it."""
+    return [
+        *(sys.executable, "-m", "lacy_jax.evaluate", "--suite=closed_world"),
+        f"--checkpoint={run_directory(workdir, arm.name, seed)}",
+        f"--out={evaluation_directory(workdir, arm.name, seed)}",
+        f"--people={study.people}",
+        f"--known={study.known}",
+        *(f"--decode={decode_text(decode)}" for decode in arm.decodes),
+    ]
+
+
+def run_study(study: Study, *, workdir: str, workers: int, report: Report) -> list[Failure]:
+    """Runs what is missing, `workers` at once, reference runs before those that need them; returns what failed.
+
+    On CPUs every worker has cores of its own, so that runs do not slow each other down.
+    """
+    jobs = list(study.jobs())
+    missing = [job for job in jobs if not _finished(study, *job, workdir=workdir)]
+    report("runs", len(jobs) - len(missing), len(jobs))
+    shares = queue.SimpleQueue[list[int]]()
+    for cores in _shares(workers):
+        shares.put(cores)
+
+    def pin() -> None:
+        if cores := shares.get():
+            os.sched_setaffinity(0, cores)  # of this thread, and so of the processes that it starts
+
+    failures, done = [], len(jobs) - len(missing)
+    with ThreadPoolExecutor(workers, initializer=pin) as pool:
+        for with_reference in (False, True):
+            phase = [job for job in missing if bool(job[0].reference) == with_reference]
+            for (arm, seed), ok in zip(
+                phase, pool.map(lambda job: _run(study, *job, workdir=workdir), phase), strict=True
+            ):
+                done += 1
+                report("runs", done, len(jobs))
+                if not ok:
+                    failures.append(Failure(arm.name, seed, run_directory(workdir, arm.name, seed) / "log.txt"))
+    return failures
+
+
+def _finished(study: Study, arm: Arm, seed: int, *, workdir: str) -> bool:
+    """Whether its evaluation was finished with these very commands."""
+    path = evaluation_directory(workdir, arm.name, seed) / DONE
+    return path.exists() and path.read_text() == _commands(study, arm, seed, workdir=workdir)
+
+
+def _commands(study: Study, arm: Arm, seed: int, *, workdir: str) -> str:
+    both = train_command(study, arm, seed, workdir=workdir), evaluate_command(study, arm, seed, workdir=workdir)
+    return "".join(" ".join(command[1:]) + "\n" for command in both)
+
+
+def _run(study: Study, arm: Arm, seed: int, *, workdir: str) -> bool:
+    folder = run_directory(workdir, arm.name, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    # The runs of a study are alike: what one has compiled the next can use.
+    environment = {"JAX_COMPILATION_CACHE_DIR": str((Path(workdir) / "compiled").absolute()), **os.environ}
+    environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    with (folder / "log.txt").open("a") as log:
+        for command in (
+            train_command(study, arm, seed, workdir=workdir),
+            evaluate_command(study, arm, seed, workdir=workdir),
+        ):
+            print("$", " ".join(command), file=log, flush=True)
+            if subprocess.run(command, stdout=log, stderr=log, env=environment).returncode:
+                return False
+    (evaluation_directory(workdir, arm.name, seed) / DONE).write_text(_commands(study, arm, seed, workdir=workdir))
+    return True
+
+
+def _shares(workers: int) -> list[list[int]]:
+    """The cores of each worker; empty lists where a system cannot pin, or there are fewer cores than workers."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if workers == 1 or len(cores) < workers:
+        return [[] for _ in range(workers)]
+    return [cores[index::workers] for index in range(workers)]

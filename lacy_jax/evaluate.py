@@ -1,0 +1,106 @@
+"""Measure what a cascade writes: one checkpoint by a suite, or every method by a study.
+
+    python -m lacy_jax.evaluate --suite=closed_world --checkpoint=runs/biographies-lacy_full
+    python -m lacy_jax.evaluate --study=configs/study_biographies.py --workdir=runs/study_biographies --workers=2
+
+A suite prints its scores with 95% intervals and keeps what was generated in --out. A study trains what is missing, and
+writes <workdir>/study.html; run again, it goes on where it was. docs/biographies.md explains both.
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+
+from lacy_jax.cascade import PartnerError
+from lacy_jax.checkpoint import CheckpointError, load_model
+from lacy_jax.config import ConfigError
+from lacy_jax.console import Reporter, reporting
+from lacy_jax.data.corpus import DataError
+from lacy_jax.evals.closed_world import ALONE, Decode
+from lacy_jax.evals.closed_world_suite import Evaluation, evaluate, parse_decode
+from lacy_jax.evals.scores import SCORES, score
+from lacy_jax.evals.study.page import write_study_page
+from lacy_jax.evals.study.plan import load_study
+from lacy_jax.evals.study.runs import run_study
+
+_SUITE = flags.DEFINE_enum("suite", None, ["closed_world"], "What to measure of one checkpoint")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir, its checkpoints/, one step of it, or an export")
+_OUT = flags.DEFINE_string("out", None, "Where the suite keeps what it makes (default: <checkpoint>/<suite>)")
+_PEOPLE = flags.DEFINE_integer("people", 128, "How many people are written about", lower_bound=1)
+_KNOWN = flags.DEFINE_float("known", 0.9, "Share of the facts that the partner knows", lower_bound=0.0, upper_bound=1.0)
+_DECODE = flags.DEFINE_multi_string(
+    "decode", [], "NAME:score=...,gate=...,span=...,budgets=0.1/0.22; several times for several ways of calling"
+)
+_STUDY = flags.DEFINE_string("study", None, "A study file, e.g. configs/study_biographies.py or FILE.py:variant")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the study's runs lie (default: runs/<its name>)")
+_WORKERS = flags.DEFINE_integer("workers", 1, "Runs of the study at once; on CPUs each gets its share of cores", 1)
+
+_DEFAULT = (Decode("default", budgets=(0.1, 0.22, 0.5)),)
+_PRINTED = ("strict", "precision", "right", "factscore", "unparsed", "rate", "on_facts")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Does what the flags ask for; 2 where they cannot be used, 1 where runs of a study failed."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        if len(argv) > 1:
+            raise ConfigError(f"{argv[1]!r} is not a flag")
+        if (_SUITE.value is None) == (_STUDY.value is None):
+            raise ConfigError("give either --suite=closed_world with --checkpoint=..., or --study=FILE.py")
+        with reporting() as reporter:
+            return _suite(reporter) if _SUITE.value else _run_study(reporter)
+    except (ConfigError, DataError, CheckpointError, PartnerError) as error:
+        print(f"evaluate: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _suite(reporter: Reporter) -> int:
+    if not _CHECKPOINT.value:
+        raise ConfigError("no checkpoint; give --checkpoint=..., for example the workdir of a run")
+    decodes = [parse_decode(text) for text in _DECODE.value] or list(_DEFAULT)
+    names = [decode.name for decode in decodes]
+    if len({*names, ALONE.name}) <= len(names):
+        raise ConfigError(f"--decode: names must differ, also from {ALONE.name!r}; got {', '.join(names)}")
+    slm = load_model(_CHECKPOINT.value)
+    out = _OUT.value or f"{_CHECKPOINT.value.rstrip('/')}/{_SUITE.value}"
+    found = evaluate(slm, decodes=decodes, people=_PEOPLE.value, known=_KNOWN.value, out=out, progress=reporter.update)
+    reporter.finish()
+    print("\n".join(suite_table(found)))
+    print(f"biographies and scores of every token: {out}", file=sys.stderr)
+    return 0
+
+
+def suite_table(found: Evaluation) -> list[str]:
+    """Markdown: a line a decode and budget, each score with its bootstrap interval over people."""
+    lines = [
+        "| decode | budget | " + " | ".join(SCORES[name].title for name in _PRINTED) + " |",
+        "|---|---|" + "---|" * len(_PRINTED),
+    ]
+    for (decode, budget), people in found.judged.items():
+        cells = []
+        for name in _PRINTED:
+            value, scale = score(name, people), 100 if SCORES[name].percent else 1
+            unit = "%" if SCORES[name].percent else ""
+            low, high = value.low * scale, value.high * scale
+            cells.append(f"{value.estimate * scale:.1f}{unit} ({low:.1f} to {high:.1f})")
+        lines.append(f"| {decode} | {budget:g} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _run_study(reporter: Reporter) -> int:
+    study = load_study(_STUDY.value or "")
+    workdir = _WORKDIR.value or f"runs/{study.name}"
+    command = shlex.join(["python", "-m", "lacy_jax.evaluate", *sys.argv[1:]])
+    failures = run_study(study, workdir=workdir, workers=_WORKERS.value, report=reporter.update)
+    reporter.finish()
+    for failure in failures:
+        reporter.say(f"failed      {failure.arm}, seed {failure.seed}: see {failure.log}")
+    page = write_study_page(study, workdir=workdir, command=command)
+    reporter.say(f"study       {page}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    app.run(main)
