@@ -18,7 +18,7 @@ from lacy_jax.checkpoint import CheckpointError, load_model
 from lacy_jax.config import ConfigError
 from lacy_jax.console import Reporter, reporting
 from lacy_jax.data.corpus import DataError
-from lacy_jax.evals.closed_world import ALONE, Decode
+from lacy_jax.evals.closed_world import ALONE, TEMPERATURE, Decode
 from lacy_jax.evals.closed_world_suite import Evaluation, evaluate, parse_decode
 from lacy_jax.evals.scores import SCORES, score
 from lacy_jax.evals.study.page import write_study_page
@@ -30,6 +30,7 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir, its chec
 _OUT = flags.DEFINE_string("out", None, "Where the suite keeps what it makes (default: <checkpoint>/<suite>)")
 _PEOPLE = flags.DEFINE_integer("people", 128, "How many people are written about", lower_bound=1)
 _KNOWN = flags.DEFINE_float("known", 0.9, "Share of the facts that the partner knows", lower_bound=0.0, upper_bound=1.0)
+_TEMPERATURE = flags.DEFINE_float("temperature", TEMPERATURE, "Of the draw; 0 is greedy", lower_bound=0.0)
 _DECODE = flags.DEFINE_multi_string(
     "decode", [], "NAME:score=...,gate=...,span=...,budgets=0.1/0.22; several times for several ways of calling"
 )
@@ -65,7 +66,15 @@ def _suite(reporter: Reporter) -> int:
         raise ConfigError(f"--decode: names must differ, also from {ALONE.name!r}; got {', '.join(names)}")
     slm = load_model(_CHECKPOINT.value)
     out = _OUT.value or f"{_CHECKPOINT.value.rstrip('/')}/{_SUITE.value}"
-    found = evaluate(slm, decodes=decodes, people=_PEOPLE.value, known=_KNOWN.value, out=out, progress=reporter.update)
+    found = evaluate(
+        slm,
+        decodes=decodes,
+        people=_PEOPLE.value,
+        known=_KNOWN.value,
+        temperature=_TEMPERATURE.value,
+        out=out,
+        progress=reporter.update,
+    )
     reporter.finish()
     print("\n".join(suite_table(found)))
     print(f"biographies and scores of every token: {out}", file=sys.stderr)

@@ -10,15 +10,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lacy_jax.cascade import Cascade, Completion, Request
+from lacy_jax.cascade import Cascade, Completion, Request, Sampling
 from lacy_jax.cascade.partners import Partner, Span, make_partner
 from lacy_jax.cascade.scheduler import Gate, Score
 from lacy_jax.checkpoint import LoadedModel
 from lacy_jax.config import ConfigError
 from lacy_jax.data.biographies import Person, World, facts_file, make_world, read_sentences
+from lacy_jax.data.biographies.grammar import HE, SHE
 from lacy_jax.data.corpus import Document, full_text
 
 ROWS = 64
+# Greedy, small models state two or three of the six relations over and over; drawn like the corpus, they mix up names.
+TEMPERATURE = 0.3
+_PRONOUNS = (*SHE, *HE)
 
 
 @dataclass(frozen=True)
@@ -126,8 +130,8 @@ def _partner_spans(completion: Completion) -> Iterator[tuple[int, int]]:
 
 
 def _is(person: Person, subject: str) -> bool:
-    pronouns = person.pronouns
-    return subject in (person.name, person.surname) or subject.lower() in pronouns
+    """A pronoun, of whichever gender, is taken for the person: whom else would a biography mean?"""
+    return subject in (person.name, person.surname) or subject.lower() in _PRONOUNS
 
 
 def pick_people(world: World, count: int) -> list[Person]:
@@ -158,9 +162,18 @@ def knowing_partner(slm: LoadedModel, *, known: float, span: Span, directory: st
 
 
 def write_and_judge(
-    slm: LoadedModel, people: Sequence[Person], *, partner: Partner | None, decode: Decode, budget: float
+    slm: LoadedModel,
+    people: Sequence[Person],
+    *,
+    partner: Partner | None,
+    decode: Decode,
+    budget: float,
+    temperature: float,
 ) -> list[Judged]:
-    """A biography of each of `people`, greedy, from the name alone, as the model's documents begin; judged."""
+    """A biography of each of `people`, from the name alone, as the model's documents begin; judged.
+
+    `temperature`: of the draw, seeded by the person alone, so that every model is given the same luck.
+    """
     cascade = Cascade(
         slm,
         partner if budget else None,
@@ -172,7 +185,11 @@ def write_and_judge(
     )
     length = slm.config.cascade.max_new_tokens
     prompts = [full_text(Document("", person.name, "")) for person in people]
-    completions = cascade.generate([Request(prompt, max_new_tokens=length) for prompt in prompts], batch_size=ROWS)
+    requests = [
+        Request(prompt, max_new_tokens=length, sampling=Sampling(temperature=temperature, seed=person.index))
+        for prompt, person in zip(prompts, people, strict=True)
+    ]
+    completions = cascade.generate(requests, batch_size=ROWS)
     return [judge(person, completion) for person, completion in zip(people, completions, strict=True)]
 
 

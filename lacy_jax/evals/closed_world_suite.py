@@ -91,6 +91,7 @@ def evaluate(
     decodes: Sequence[Decode],
     people: int,
     known: float,
+    temperature: float,
     out: str | Path,
     directory: str = "",
     progress: Progress = lambda _stage, _done, _total: None,
@@ -101,6 +102,7 @@ def evaluate(
         decodes: how to call; names must differ.
         people: how many people are written about, evenly spaced over the world's.
         known: the share of the facts that the partner, a database, knows.
+        temperature: of the draw; 0 is greedy.
         directory: where the partner's file is made; "": beside the data of the model.
 
     Raises:
@@ -111,16 +113,31 @@ def evaluate(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     _claim_folder(
-        folder, {"checkpoint": slm.meta.get("step", 0), "people": people, "known": known, "method": slm.config.method}
+        folder,
+        {
+            "checkpoint": slm.step,
+            "method": slm.config.method,
+            "people": people,
+            "known": known,
+            "temperature": temperature,
+        },
     )
     points = list(dict.fromkeys((decode, budget) for decode in (ALONE, *decodes) for budget in decode.budgets))
+    spans = {decode.span for decode in decodes}
+    partners = {span: knowing_partner(slm, known=known, span=span, directory=directory) for span in spans}
     judged = {}
     for done, (decode, budget) in enumerate(points):
         progress("biographies", done, len(points))
         path = folder / f"{decode.name}-{budget:g}.jsonl"
         if not path.exists():
-            partner = knowing_partner(slm, known=known, span=decode.span, directory=directory) if budget else None
-            found = write_and_judge(slm, pick_people(world, people), partner=partner, decode=decode, budget=budget)
+            found = write_and_judge(
+                slm,
+                pick_people(world, people),
+                partner=partners[decode.span] if budget else None,
+                decode=decode,
+                budget=budget,
+                temperature=temperature,
+            )
             _write(path, "".join(f"{to_json(each)}\n" for each in found))
         judged[decode.name, budget] = read_judged(path)
     progress("biographies", len(points), len(points))

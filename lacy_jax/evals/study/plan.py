@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lacy_jax.config import METHODS, ConfigError
-from lacy_jax.evals.closed_world import ALONE, Decode
+from lacy_jax.evals.closed_world import ALONE, TEMPERATURE, Decode
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Study:
-    """All of it. `settings` hold for every arm; `people` are written about at every decode, `known` is the partner's share.
+    """All of it. `settings` hold for every arm; `people` are written about at every decode.
+
+    known: the share of the facts that the partner knows. temperature: of the draw.
 
     Raises:
         ConfigError: an unknown method, a name that occurs twice, a reference or contrast that names no arm.
@@ -54,6 +56,7 @@ class Study:
     settings: Mapping[str, Any] = field(default_factory=dict)
     people: int = 128
     known: float = 0.9
+    temperature: float = TEMPERATURE
     main_budget: float = 0.22
     # (arm, decode) of the page's curves over budgets: what is compared, and variants of the score and the mask.
     curves: tuple[tuple[str, str], ...] = ()

@@ -64,6 +64,7 @@ def evaluate_command(study: Study, arm: Arm, seed: int, *, workdir: str | Path) 
         f"--out={evaluation_directory(workdir, arm.name, seed)}",
         f"--people={study.people}",
         f"--known={study.known}",
+        f"--temperature={study.temperature}",
         *(f"--decode={decode_text(decode)}" for decode in arm.decodes),
     ]
 
