@@ -4,6 +4,7 @@ A claim is a name, date or number that the text brings up. Being contained is le
 in which it is used is not looked at); docs/real_text.md tells how often the two differ.
 """
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -94,17 +95,25 @@ def words_of(text: str) -> list[str]:
 def is_contained(claim: Claim, article: str) -> bool:
     """Whether an article (title included) has what the claim names.
 
-    Names and numbers: the same words in a row, numbers whole (but for "the", "of" and the like at the ends). A person: the surname is
-    enough. A date: each of its parts, anywhere.
+    Names and numbers: the same words in a row, but for "the", "of" and the like at the ends; numbers whole. A person:
+    the surname is enough. A date: each number and each run of words of it, wherever they stand.
     """
     words, present = _telling(words_of(claim.text), kind=claim.kind), words_of(article)
     if claim.kind in DATES:
-        return set(words) <= set(present)
-    if f" {' '.join(words)} " in f" {' '.join(present)} ":
-        return True
+        runs = [list(run) for number, run in itertools.groupby(words, key=_has_digit) if not number]
+        dated = [word for word in present if word not in _FILLERS]
+        return set(filter(_has_digit, words)) <= set(dated) and all(_in_a_row(run, dated) for run in runs)
     surname = words[-1]
     is_name = len(surname) >= _SHORTEST_SURNAME and not _ROMAN.fullmatch(surname)
-    return claim.kind == "PERSON" and is_name and surname in present
+    return _in_a_row(words, present) or (claim.kind == "PERSON" and is_name and surname in present)
+
+
+def _in_a_row(words: Sequence[str], present: Sequence[str]) -> bool:
+    return f" {' '.join(words)} " in f" {' '.join(present)} "
+
+
+def _has_digit(word: str) -> bool:
+    return any(letter.isdigit() for letter in word)
 
 
 def _telling(words: list[str], *, kind: str) -> list[str]:

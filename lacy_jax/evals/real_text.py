@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lacy_jax.cascade import Completion, Request, open_cascade
+from lacy_jax.cascade import Completion, Counts, Request, open_cascade
 from lacy_jax.checkpoint import LoadedModel
 from lacy_jax.config import CascadeConfig, CorpusConfig, change_cascade
 from lacy_jax.data.corpus import DataError, Document, full_text, read_documents, split_of, vital_topics
 from lacy_jax.evals.claims import Claim, find_claims, is_contained
 from lacy_jax.evals.intervals import Interval, bootstrap_interval
-from lacy_jax.evals.samples import prompt_of
+from lacy_jax.evals.samples import PROMPT_WORDS, prompt_of
 
 TOPIC = "People"
 Seen = Literal["validation", "train", "unknown"]
@@ -87,19 +87,33 @@ class RealTextScores:
 
 
 @dataclass(frozen=True)
+class ProxyCheck:
+    """How the proxy judges true text: the articles' own claims, with 95% bootstrap intervals over people.
+
+    own: share that counts as supported by the article that they come from; 1 if the proxy missed nothing.
+    other: ... by the next person's article: support by luck.
+    """
+
+    own: Interval
+    other: Interval
+
+
+@dataclass(frozen=True)
 class RealTextResult:
-    """Scores, and the records that they were counted from, in the order of the people."""
+    """Scores, how far to trust them, and the records that they were counted from, in the order of the people."""
 
     partner: str
     budget: float
     scores: RealTextScores
+    proxy: ProxyCheck
     records: tuple[PersonRecord, ...]
 
 
 def find_people(corpus: CorpusConfig, *, count: int = 0) -> list[Person]:
     """People of the embedded corpus, held-out ones first, each group in the order of the corpus.
 
-    An article is about a person where the data file's topic says so: of 140 read by hand all were (one about brothers).
+    An article is about a person where the data file's topic says so: of 158 read all were, two of them
+    of several people (the Montgolfier brothers, ABBA).
 
     Args:
         corpus: the SLM's. If it is not the embedded one, all of the embedded one's people count, split "unknown".
@@ -165,7 +179,31 @@ def evaluate_real_text(
         if progress:
             progress(len(done), len(people))
     records = check([(person, done[index]) for index, person in enumerate(people)])
-    return RealTextResult(partner=partner, budget=budget, scores=score(records, seed=seed), records=records)
+    return RealTextResult(
+        partner=partner,
+        budget=budget,
+        scores=score(records, seed=seed),
+        proxy=check_proxy(people, seed=seed),
+        records=records,
+    )
+
+
+def check_proxy(people: Sequence[Person], *, seed: int = 0) -> ProxyCheck:
+    """Checks what the articles themselves say after their prompts.
+
+    Raises:
+        DataError: spaCy or its model is missing.
+    """
+    continued = [_article_itself(person.document) for person in people]
+    shifted = [*people[1:], *people[:1]]
+    own, other = (check(list(zip(group, continued, strict=True))) for group in (people, shifted))
+    return ProxyCheck(own=score(own, seed=seed).precision, other=score(other, seed=seed).precision)
+
+
+def _article_itself(document: Document) -> Completion:
+    """As if a model had gone on from the prompt with the article's own words."""
+    rest = document.text.split(maxsplit=PROMPT_WORDS)[PROMPT_WORDS:]
+    return Completion(prompt_of(document), "".join(f" {text}" for text in rest), (), Counts(), finish="end")
 
 
 def check(written: Sequence[tuple[Person, Completion]]) -> tuple[PersonRecord, ...]:
