@@ -112,7 +112,7 @@ class RealTextResult:
 def find_people(corpus: CorpusConfig, *, count: int = 0) -> list[Person]:
     """People of the embedded corpus, held-out ones first, each group in the order of the corpus.
 
-    An article is about a person where the data file's topic says so: of 158 read all were, two of them
+    An article is about a person where the data file's topic says so: of 156 read all were, two of them
     of several people (the Montgolfier brothers, ABBA).
 
     Args:
