@@ -202,6 +202,15 @@ def _vital_articles() -> Iterator[tuple[str, Document]]:
         yield str(path), Document(id=_clean(key), title=_clean(article["title"]), text=_clean(article["extract"]))
 
 
+def vital_topics() -> dict[str, str]:
+    """The topic of each article of the corpus vital_articles, by document id; "People" is that of biographies.
+
+    Raises:
+        DataError: the package is not installed.
+    """
+    return {_clean(key): article["topic"] for key, article in json.loads(_vital_articles_file().read_bytes()).items()}
+
+
 def _files(patterns: str) -> list[Path]:
     """The files of comma-separated paths and globs: in the order given, those of one glob by name, each once."""
     paths: dict[str, None] = {}
