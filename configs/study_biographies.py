@@ -13,14 +13,13 @@ from lacy_jax.config import ConfigError
 from lacy_jax.evals.closed_world import Decode
 from lacy_jax.evals.study.plan import Arm, Contrast, Study
 
-CURVE = (0.05, 0.1, 0.22, 0.5, 1.0)
+CURVE = (0.1, 0.22, 0.5, 1.0)
 # The paper's score is the log-odds of <CALL>; the others are ours.
 LOG_ODDS = Decode("log_odds", score="call_score", budgets=CURVE)
-LOGIT = Decode("logit", score="call_logit", budgets=CURVE)
+LOGIT = Decode("logit", score="call_logit")
 LOG_ODDS_GATED = Decode("log_odds_gated", score="call_score", gate="factual")
-LOGIT_WORD = Decode("logit_word", score="call_logit", span="word")
 LOG_ODDS_WORD = Decode("log_odds_word", score="call_score", span="word")
-CALLING = (LOG_ODDS, LOGIT, LOG_ODDS_GATED, LOG_ODDS_WORD, LOGIT_WORD)
+CALLING = (LOG_ODDS, LOGIT, LOG_ODDS_GATED, LOG_ODDS_WORD)
 # What any model can do without having learned to call.
 CONFIDENCE = Decode("confidence", score="uncertainty", budgets=CURVE)
 GATED = Decode("gated", score="uncertainty", gate="factual", budgets=CURVE)
@@ -70,13 +69,7 @@ FURTHER = (
     ),
 )
 CURVES = (("lacy", "log_odds"), ("ntp", "confidence"), ("ntp", "gated"), ("loss", "log_odds"), ("joint", "log_odds"))
-VARIANTS = (
-    ("lacy", "log_odds"),
-    ("lacy", "logit"),
-    ("lacy_full", "log_odds"),
-    ("lacy_full", "logit"),
-    ("lacy_full_oracle", "log_odds"),
-)
+VARIANTS = (("lacy", "log_odds"), ("lacy_full", "log_odds"), ("lacy_full_oracle", "log_odds"), ("rho", "log_odds"))
 # Written down before the first run (the paper's order, and what pilots suggested).
 CONTRASTS = (
     Contrast("H1: LaCy beats loss alone", ("lacy", "log_odds"), ("loss", "log_odds")),

@@ -43,7 +43,6 @@ DECODE_TITLES = {
     "entropy_gated": "entropy, gated",
     "log_odds_gated": "log-odds, gated",
     "log_odds_word": "log-odds, a word a call",
-    "logit_word": "call logit, a word a call",
     "gated_word": "1 - max p, gated, a word a call",
 }
 # The score of evals/token_scores.py that each score of a cascade is.
@@ -201,7 +200,7 @@ def budget_charts(results: Results) -> list[Chart]:
         ("Right claims of all sentences", "strict: what does not parse counts as wrong", "strict", study.curves),
         ("Right claims of all claims", "precision, the FactScore's analogue", "precision", study.curves),
         ("Right claims a biography", "different facts that are right", "right", study.curves),
-        ("Variants of LaCy", "strict, by score, normalizer and mask", "strict", study.variants),
+        ("Further ways to train", "strict, as above", "strict", study.variants),
     ):
         lines = [_line(results, pair, name, role) for pair, role in zip(pairs, ROLES, strict=False)]
         percent = SCORES[name].percent
