@@ -1,15 +1,19 @@
 """Measure what a cascade writes: one checkpoint by a suite, or every method by a study.
 
     python -m lacy_jax.evaluate --suite=closed_world --checkpoint=runs/biographies-lacy_full
+    python -m lacy_jax.evaluate --suite=real_text --checkpoint=runs/slm_tiny --budgets=0,0.22
     python -m lacy_jax.evaluate --study=configs/study_biographies.py --workdir=runs/study_biographies --workers=2
 
 A suite prints its scores with 95% intervals and keeps what was generated in --out. A study trains what is missing, and
-writes <workdir>/study.html; run again, it goes on where it was. docs/biographies.md explains both.
+writes <workdir>/study.html; run again, it goes on where it was. docs/biographies.md and docs/real_text.md explain them.
 """
 
+import dataclasses
+import json
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import app, flags, logging
 
@@ -25,7 +29,7 @@ from lacy_jax.evals.study.page import write_study_page
 from lacy_jax.evals.study.plan import load_study
 from lacy_jax.evals.study.runs import run_study
 
-_SUITE = flags.DEFINE_enum("suite", None, ["closed_world"], "What to measure of one checkpoint")
+_SUITE = flags.DEFINE_enum("suite", None, ["closed_world", "real_text"], "What to measure of one checkpoint")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir, its checkpoints/, one step of it, or an export")
 _OUT = flags.DEFINE_string("out", None, "Where the suite keeps what it makes (default: <checkpoint>/<suite>)")
 _PEOPLE = flags.DEFINE_integer("people", 128, "How many people are written about", lower_bound=1)
@@ -34,6 +38,8 @@ _TEMPERATURE = flags.DEFINE_float("temperature", TEMPERATURE, "Of the draw; 0 is
 _DECODE = flags.DEFINE_multi_string(
     "decode", [], "NAME:score=...,gate=...,span=...,budgets=0.1/0.22; several times for several ways of calling"
 )
+_BUDGETS = flags.DEFINE_string("budgets", "0,0.22", "real_text: shares of the tokens to delegate")
+_PARTNER = flags.DEFINE_string("partner", "documents", "real_text: who answers calls, as in lacy_jax.generate")
 _STUDY = flags.DEFINE_string("study", None, "A study file, e.g. configs/study_biographies.py or FILE.py:variant")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the study's runs lie (default: runs/<its name>)")
 _WORKERS = flags.DEFINE_integer("workers", 1, "Runs of the study at once; on CPUs each gets its share of cores", 1)
@@ -49,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
         if len(argv) > 1:
             raise ConfigError(f"{argv[1]!r} is not a flag")
         if (_SUITE.value is None) == (_STUDY.value is None):
-            raise ConfigError("give either --suite=closed_world with --checkpoint=..., or --study=FILE.py")
+            raise ConfigError("give either --suite=closed_world or real_text with --checkpoint=..., or --study=FILE.py")
         with reporting() as reporter:
             return _suite(reporter) if _SUITE.value else _run_study(reporter)
     except (ConfigError, DataError, CheckpointError, PartnerError) as error:
@@ -60,12 +66,20 @@ def main(argv: Sequence[str]) -> int:
 def _suite(reporter: Reporter) -> int:
     if not _CHECKPOINT.value:
         raise ConfigError("no checkpoint; give --checkpoint=..., for example the workdir of a run")
+    out = Path(_OUT.value or f"{_CHECKPOINT.value.rstrip('/')}/{_SUITE.value}")
+    lines = _closed_world(out, reporter) if _SUITE.value == "closed_world" else _real_text(out, reporter)
+    reporter.finish()
+    print("\n".join(lines))
+    print(f"texts and their claims: {out}", file=sys.stderr)
+    return 0
+
+
+def _closed_world(out: Path, reporter: Reporter) -> list[str]:
     decodes = [parse_decode(text) for text in _DECODE.value] or list(_DEFAULT)
     names = [decode.name for decode in decodes]
     if len({*names, ALONE.name}) <= len(names):
         raise ConfigError(f"--decode: names must differ, also from {ALONE.name!r}; got {', '.join(names)}")
-    slm = load_model(_CHECKPOINT.value)
-    out = _OUT.value or f"{_CHECKPOINT.value.rstrip('/')}/{_SUITE.value}"
+    slm = load_model(_CHECKPOINT.value or "")
     found = evaluate(
         slm,
         decodes=decodes,
@@ -75,10 +89,55 @@ def _suite(reporter: Reporter) -> int:
         out=out,
         progress=reporter.update,
     )
-    reporter.finish()
-    print("\n".join(suite_table(found)))
-    print(f"biographies and scores of every token: {out}", file=sys.stderr)
-    return 0
+    return suite_table(found)
+
+
+def _real_text(out: Path, reporter: Reporter) -> list[str]:
+    """Markdown: a line a budget, each score with its bootstrap interval over people; records beside it."""
+    from lacy_jax.evals.real_text import evaluate_real_text, find_people  # spaCy, which training does without
+
+    slm = load_model(_CHECKPOINT.value or "")
+    people = find_people(slm.config.corpus, count=_PEOPLE.value)
+    out.mkdir(parents=True, exist_ok=True)
+    lines: list[str] = []
+    for budget in parse_budgets(_BUDGETS.value):
+        stage = f"budget {budget:g}"
+        found = evaluate_real_text(
+            slm,
+            partner=_PARTNER.value,
+            budget=budget,
+            people=people,
+            progress=lambda done, total, stage=stage: reporter.update(stage, done, total),  # type: ignore[misc]
+        )
+        records = "".join(f"{json.dumps(dataclasses.asdict(record), ensure_ascii=False)}\n" for record in found.records)
+        (out / f"{budget:g}.jsonl").write_text(records, encoding="utf-8")
+        scores = dataclasses.asdict(found.scores)
+        if not lines:
+            lines = [
+                "| budget | " + " | ".join(name.replace("_", " ") for name in scores) + " |",
+                "|---" * (len(scores) + 1) + "|",
+            ]
+        cells = [f"{value.estimate:.3f} ({value.low:.3f} to {value.high:.3f})" for value in vars(found.scores).values()]
+        lines.append(f"| {budget:g} | " + " | ".join(cells) + " |")
+    held_out = sum(person.split == "validation" for person in people)
+    own, other = found.proxy.own, found.proxy.other
+    return [
+        *lines,
+        "",
+        f"{len(people)} people, {held_out} of them held out. Of the articles' own claims {own.estimate:.3f} count as "
+        f"supported, {other.estimate:.3f} by another person's article.",
+    ]
+
+
+def parse_budgets(text: str) -> list[float]:
+    """Comma-separated shares. Raises `ConfigError` where one is none."""
+    try:
+        budgets = [float(each) for each in text.split(",")]
+    except ValueError:
+        budgets = [-1.0]
+    if not all(0.0 <= budget <= 1.0 for budget in budgets):
+        raise ConfigError(f"--budgets={text}: allowed are shares, 0 to 1, separated by commas")
+    return budgets
 
 
 def suite_table(found: Evaluation) -> list[str]:

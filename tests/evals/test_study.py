@@ -1,0 +1,160 @@
+"""A study in small: trained, evaluated and shown by its door, resumed without doing anything twice."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lacy_jax.config import ConfigError
+from lacy_jax.evals.closed_world import Claim, Decode, Judged
+from lacy_jax.evals.closed_world_suite import Evaluation
+from lacy_jax.evals.study.plan import Arm, Contrast, Study, load_study
+from lacy_jax.evals.study.results import Results
+
+ROOT = Path(__file__).parents[2]
+CALL = Decode("log_odds", score="call_score", budgets=(0.22, 0.5))
+
+STUDY = """
+from lacy_jax.evals.closed_world import Decode
+from lacy_jax.evals.study.plan import Arm, Contrast, Study
+
+CALL = Decode("log_odds", score="call_score", budgets=(0.22, 0.5))
+OURS = Decode("confidence", score="uncertainty", gate="factual", budgets=(0.22, 0.5))
+SMALL = {
+    "corpus.biographies.people": 30, "corpus.biographies.documents": 120, "corpus.validation_share": 0.1,
+    "annotate.annotator": "oracle", "rule.exclude_subjects": False, "rule.first_mention_only": False,
+    "tokenizer.vocab_size": 700, "model.layers": 1, "model.width": 32, "model.heads": 2, "data.batch_size": 8,
+    "training.ground_truth_tokens": 6000,
+    "optimizer.warmup_steps": 2, "objective.rate_warmup_steps": 0,
+}
+
+def get_study(variant):
+    arms = (
+        Arm("rho", "rho", "Rho-1", reference="ntp", decodes=(CALL,)),
+        Arm("ntp", "ntp", "NTP", decodes=(OURS,)),
+    )
+    contrast = Contrast("H1: first", ("rho", "log_odds"), ("ntp", "confidence"))
+    pairs = (("rho", "log_odds"), ("ntp", "confidence"))
+    return Study("small", "configs/biographies.py", arms, (0, 1), (contrast,), SMALL, people=6, curves=pairs, variants=pairs)
+"""
+
+
+def run(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "lacy_jax.evaluate", *words]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def test_a_small_study(tmp_path: Path) -> None:
+    (tmp_path / "study.py").write_text(STUDY)
+    words = (f"--study={tmp_path}/study.py", f"--workdir={tmp_path}/runs", "--workers=2")
+    done = run(*words)
+    assert done.returncode == 0, done.stderr + (tmp_path / "runs/ntp/seed0/log.txt").read_text()[-2000:]
+    page = (tmp_path / "runs/study.html").read_text()
+    for expected in ("H1: first", "Rho-1: log-odds", "NTP: 1 - max p", "written by the partner", "birth_place"):
+        assert expected in page
+    assert "of 4 runs are finished" not in page
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.jsonl")}
+    log = (tmp_path / "runs/rho/seed1/log.txt").read_text()
+    assert run(*words).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.jsonl")} == kept
+    assert (tmp_path / "runs/rho/seed1/log.txt").read_text() == log
+    # One checkpoint by its suite; the second time from its files, and never over those of other settings.
+    suite = ("--suite=closed_world", f"--checkpoint={tmp_path}/runs/ntp/seed0", f"--out={tmp_path}/out", "--people=6")
+    first, again = run(*suite), run(*suite)
+    assert first.returncode == again.returncode == 0
+    assert first.stdout == again.stdout
+    assert "| default | 0.22 |" in first.stdout
+    tokens = json.loads((tmp_path / "out/tokens.json").read_text())
+    assert 0.1 < tokens["share_factual"] < 0.5
+    assert {"birth_date", "other", "factual"} <= {*tokens["nll"]}
+    refused = run(*suite, "--known=0.5")
+    assert refused.returncode == 2
+    assert "known 0.9, now 0.5" in refused.stderr
+    # A run that fails is named, the others stay.
+    (tmp_path / "runs/ntp/seed0/closed_world/done").unlink()
+    (tmp_path / "study.py").write_text(STUDY.replace('"data.batch_size": 8', '"data.batch_size": 4'))
+    failed = run(*words)
+    assert failed.returncode == 1
+    assert "failed      ntp, seed 0" in failed.stderr
+
+
+def judged(right: int, wrong: int) -> Judged:
+    claims = tuple(Claim("field", str(n), n < right, False) for n in range(right + wrong))
+    return Judged(0, "x", "tail", claims, 0, 0, 10, 2, 2, 0, 2)
+
+
+def study(**changes: object) -> Study:
+    arms = (Arm("a", "lacy", "A", decodes=(CALL,)), Arm("b", "loss", "B", decodes=(CALL,)))
+    contrasts = (
+        Contrast("H1", ("a", "log_odds"), ("b", "log_odds")),
+        Contrast("H2", ("b", "log_odds"), ("a", "log_odds")),
+    )
+    return Study(**({"name": "s", "config": "c", "arms": arms, "seeds": (0, 1, 2), "contrasts": contrasts} | changes))  # type: ignore[arg-type]
+
+
+def test_paired_differences_by_hand() -> None:
+    shares = {"a": (8, 7, 9), "b": (5, 5, 5)}
+    runs = {
+        (arm, seed): Evaluation({("log_odds", 0.22): [judged(right, 10 - right)]}, {"nll": {"factual": float(seed)}})
+        for arm, rights in shares.items()
+        for seed, right in enumerate(rights)
+    }
+    results = Results(study(), runs)
+    first, second = results.tests()
+    assert first.difference.mean == pytest.approx(0.3)
+    # t = 0.3 / (0.1 / sqrt(3)) = 5.196 on 2 degrees of freedom: two-sided p = 0.0351; twice that for two hypotheses.
+    assert first.difference.p == pytest.approx(0.0351, abs=1e-3)
+    assert first.p == pytest.approx(0.0702, abs=2e-3)
+    assert (first.verdict, second.verdict) == ("not shown", "not shown")
+    half = 4.303 * 0.1 / np.sqrt(3)
+    assert (first.difference.low, first.difference.high) == pytest.approx((0.3 - half, 0.3 + half), abs=1e-3)
+    mean = results.token("a", "nll", "factual")
+    assert mean is not None
+    assert mean.mean == 1.0
+    assert results.token("a", "nll", "what") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seeds": ()}, "seeds"),
+        ({"arms": (Arm("a", "best", "A"),)}, "method='best'"),
+        ({"arms": (Arm("a", "rho", "A", reference="b"),)}, "reference 'b'"),
+        ({"curves": (("a", "what"),)}, "no arm and decode"),
+    ],
+)
+def test_wrong_studies(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        study(**{"contrasts": (), **changes})
+
+
+def test_the_shipped_study() -> None:
+    reduced, full = load_study("configs/study_biographies.py"), load_study("configs/study_biographies.py:full")
+    assert len(list(reduced.jobs())) == 35
+    assert {arm.name for arm in reduced.arms} < {arm.name for arm in full.arms}
+    assert reduced.contrasts == full.contrasts
+    with pytest.raises(ConfigError, match="reduced and full"):
+        load_study("configs/study_biographies.py:huge")
+    with pytest.raises(ConfigError, match="no such file"):
+        load_study("configs/none.py")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "give either"),
+        (("--suite=closed_world",), "no checkpoint"),
+        (("--suite=closed_world", "--checkpoint=none"), "no checkpoint at"),
+        (("--study=none.py",), "no such file"),
+    ],
+)
+def test_wrong_input_is_one_line(words: tuple[str, ...], said: str) -> None:
+    done = run(*words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
