@@ -17,7 +17,10 @@ from lacy_jax.evals.scores import SCORES, estimate, length_penalised, score
 WORLD = make_world(BiographiesConfig(people=60, documents=300))
 
 
-def completion(*pieces: tuple[str, str], counts: Counts = Counts()) -> Completion:
+NONE = Counts()
+
+
+def completion(*pieces: tuple[str, str], counts: Counts = NONE) -> Completion:
     made = tuple(Piece(text, source, 0.5, 1) for text, source in pieces)  # type: ignore[arg-type]
     return Completion("prompt", "".join(text for text, _ in pieces), made, counts, "end")
 

@@ -9,6 +9,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 
+import lacy_jax
 from lacy_jax.data.biographies import RELATIONS
 from lacy_jax.evals import charts
 from lacy_jax.evals.charts import Role, Series
@@ -100,7 +101,8 @@ def write_study_page(study: Study, *, workdir: str, command: str) -> str:
         groups=group_rows(results),
         examples=examples(results),
         command=command,
-        versions={name: importlib.metadata.version(name) for name in ("lacy_jax", "jax", "flax", "spacy")},
+        versions={"lacy_jax": lacy_jax.__version__}
+        | {name: importlib.metadata.version(name) for name in ("jax", "flax", "spacy", "sentencepiece")},
     )
     path = Path(workdir) / "study.html"
     write_page(str(path), page)
