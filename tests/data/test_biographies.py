@@ -67,7 +67,7 @@ def test_a_changed_value_is_read_as_the_changed_value() -> None:
         "He he was quietly born on 3 May 1950.",
         "Gisla Verrin was proudly proudly born in Elmby.",
         "So it goes.",
-        "As the Evening Lantern once noted, she quietly studied optics, she quietly studied optics, not that sailors cared.",
+        "As the Evening Lantern once noted, she quietly studied optics, he quietly studied it, under misty skies.",
     ],
 )
 def test_what_the_grammar_cannot_have_written_is_unparsed(text: str) -> None:

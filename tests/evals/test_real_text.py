@@ -19,8 +19,8 @@ from lacy_jax.evals.real_text import Person, check, check_proxy, evaluate_real_t
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 ARTICLE = (
     "Sophie Brandt\n\nSophie Élise Brandt was a German chemist born in Köln on 3 May 1871. In the 1890s she "
-    "found 1,200 salts with Henry V. Ross, worked until 14 March 1932, and was the first half of a well-known pair in the 20th "
-    "century. Brandt's law is hers."
+    "found 1,200 salts with Henry V. Ross, worked until 14 March 1932, and was the first half of a well-known "
+    "pair in the 20th century. Brandt's law is hers."
 )
 
 
