@@ -89,7 +89,7 @@ def first(times: int, fault: Answer, then: Answer) -> Answer:
 
 
 def hangs(handler: Handler, _body: dict[str, Any], _count: int) -> None:
-    time.sleep(3)
+    time.sleep(8)  # longer than any timeout of the tests
     handler.close_connection = True
 
 
@@ -110,7 +110,7 @@ def drips(handler: Handler, _body: dict[str, Any], _count: int) -> None:
     handler.send_response(200)
     handler.send_header("Content-Length", "1000")
     handler.end_headers()
-    for _ in range(60):
+    for _ in range(160):
         handler.wfile.write(b" ")
         handler.wfile.flush()
         time.sleep(0.05)
