@@ -152,7 +152,7 @@ class ObjectiveConfig:
     rate_of: Literal["factual", "valid"] = "factual"
     rate_warmup_steps: Count = 0
     treatment: Literal["call", "ignore", "joint"] = "call"
-    normalizer: Literal["renormalized", "full"] = "renormalized"
+    normalizer: Literal["renormalized", "full"] = "full"
     joint_weight: NonNegative = 1.0
     scope: Literal["batch", "microbatch"] = "batch"
     # Above 1 the head never holds all logits (docs/objective.md). These always divide the padded vocabulary.
@@ -215,7 +215,7 @@ class CascadeConfig:
     score: Literal["auto", "call_score", "call_logit", "call_probability", "uncertainty", "entropy"] = "auto"
     gate: Literal["none", "factual"] = "none"
     account: Literal["row", "shared"] = "row"
-    span: Literal["token", "word", "phrase"] = "word"  # how far the partner writes at a call
+    span: Literal["token", "word", "phrase"] = "phrase"  # how far the partner writes at a call
     timeout: Annotated[float, Field(gt=0.0)] = 30.0  # seconds that the partner has to answer
     max_new_tokens: Positive = 64
     samples: Count = 6
@@ -226,7 +226,7 @@ class Config:
     """A whole run."""
 
     name: str = "custom"
-    method: str = "lacy"
+    method: str = "lacy_full"
     corpus: CorpusConfig = CorpusConfig()
     annotate: AnnotateConfig = AnnotateConfig()
     rule: RuleConfig = RuleConfig()
@@ -261,6 +261,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "random": {"rule": "random"},
     "random_factual": {"rule": "random_factual"},
     "joint": {"rule": "factual_loss", "treatment": "joint"},
+}
+# `preset=paper`: what the paper does where our defaults differ, or may come to (docs/biographies.md).
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "paper": {
+        "objective": _LACY,
+        "cascade": {"score": "call_score", "gate": "none", "span": "token", "budget": 0.22},
+    },
 }
 CORPORA: dict[str, dict[str, Any]] = {
     "vital_articles": {"name": "vital_articles"},
@@ -322,19 +329,24 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collect
     """Applies a config argument, `--config=configs/slm_334m.py:method=loss,corpus=wikipedia`.
 
     Raises:
-        ConfigError: a key other than method or corpus, or a value that is not in METHODS or CORPORA.
+        ConfigError: a key other than method, corpus or preset, or a value that is not in METHODS, CORPORA or PRESETS.
     """
-    tables = {"method": (METHODS, "objective"), "corpus": (CORPORA, "corpus")}
+    tables: dict[str, dict[str, Any]] = {"method": METHODS, "corpus": CORPORA, "preset": PRESETS}
     for item in filter(None, variant.split(",")):
         key, _, value = item.partition("=")
         if key not in tables:
             raise ConfigError(f"config argument {item!r}: allowed are {', '.join(f'{k}=...' for k in tables)}")
-        table, section = tables[key]
-        if value not in table:
-            raise ConfigError(f"config argument {key}={value!r}: allowed are {', '.join(table)}")
-        config[section].update((_LACY if key == "method" else {}) | table[value])
-        if key == "method":
+        if value not in tables[key]:
+            raise ConfigError(f"config argument {key}={value!r}: allowed are {', '.join(tables[key])}")
+        if key == "corpus":
+            config.corpus.update(CORPORA[value])
+        elif key == "method":
+            config.objective.update(_LACY | METHODS[value])
             config.method = value
+        else:
+            config.method = "lacy"
+            for section, settings in PRESETS[value].items():
+                config[section].update(settings)
     return config
 
 

@@ -79,3 +79,22 @@ def test_bad_settings_are_refused_by_name(given: dict, words: str) -> None:
 def test_unknown_config_arguments_are_refused_with_what_is_allowed(variant: str) -> None:
     with pytest.raises(settings.ConfigError, match="allowed are"):
         load("slm_tiny", variant)
+
+
+def test_the_papers_preset_is_the_papers() -> None:
+    config = load("slm_tiny", "preset=paper")
+    objective, cascade = config.objective, config.cascade
+    assert (config.method, objective.rule, objective.rate, objective.rate_of) == (
+        "lacy",
+        "factual_loss",
+        0.6,
+        "factual",
+    )
+    assert (objective.treatment, objective.normalizer) == ("call", "renormalized")
+    assert (cascade.score, cascade.gate, cascade.span, cascade.budget) == ("call_score", "none", "token", 0.22)
+
+
+def test_the_recommended_settings_are_the_defaults() -> None:
+    config = settings.parse(settings.base_config())
+    assert config == settings.parse(settings.apply_variant(settings.base_config(), "method=lacy_full"))
+    assert config.cascade.span == "phrase"
