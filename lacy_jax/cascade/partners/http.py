@@ -54,8 +54,8 @@ class Address:
     max_characters: int = MAX_CHARACTERS
 
 
-def parse_address(spec: str) -> Address:
-    """Reads "http://host:port/v1?max_characters=4000#model".
+def parse_address(spec: str, *, role: str = "partner", keys: Sequence[str] = KEYS) -> Address:
+    """Reads "http://host:port/v1?max_characters=4000#model". `role` and `keys` only word the errors.
 
     Raises:
         PartnerError: it is none.
@@ -69,22 +69,22 @@ def parse_address(spec: str) -> Address:
         characters = int(query.pop("max_characters", MAX_CHARACTERS))
     except ValueError as error:
         shown = "" if "@" in spec else f" {spec!r}"
-        raise PartnerError(f"cannot read the partner's address{shown}; it has the form {form}") from error
+        raise PartnerError(f"cannot read the {role}'s address{shown}; it has the form {form}") from error
     if secret:
-        raise PartnerError(f"no name or password in a partner's address; set the environment variable {KEYS[0]}")
+        raise PartnerError(f"no name or password in a {role}'s address; set the environment variable {keys[0]}")
     if not good or query or characters < 1:
-        raise PartnerError(f"cannot read the partner's address {spec!r}; it has the form {form}")
+        raise PartnerError(f"cannot read the {role}'s address {spec!r}; it has the form {form}")
     url = urllib.parse.urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
     return Address(url=url, model=urllib.parse.unquote(parts.fragment), max_characters=characters)
 
 
-def api_key() -> str:
-    """The key from the environment, "" for none.
+def api_key(keys: Sequence[str] = KEYS) -> str:
+    """The key from the first of these environment variables that is set, "" for none.
 
     Raises:
         PartnerError: it could not be sent; the message does not show it.
     """
-    variable = next((name for name in KEYS if os.environ.get(name)), KEYS[0])
+    variable = next((name for name in keys if os.environ.get(name)), keys[0])
     key = os.environ.get(variable, "").strip()
     if not (key.isascii() and key.isprintable()):
         raise PartnerError(f"the environment variable {variable} holds characters that no key has")
