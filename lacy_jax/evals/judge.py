@@ -10,6 +10,7 @@ import hashlib
 import json
 import random
 import sqlite3
+import threading
 import time
 import urllib.parse
 from collections import Counter
@@ -118,7 +119,8 @@ class Judge:
         )
         try:
             Path(settings.cache).parent.mkdir(parents=True, exist_ok=True)
-            self._cache = sqlite3.connect(settings.cache, timeout=60.0)
+            self._cache = sqlite3.connect(settings.cache, timeout=60.0, check_same_thread=False)
+            self._lock = threading.Lock()
             self._cache.execute("PRAGMA journal_mode = WAL")
             self._cache.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
         except (OSError, sqlite3.Error) as error:
@@ -181,9 +183,6 @@ class Judge:
                 else:
                     in_a_row = 0
                     answers[prompt] = found
-                    with self._cache:
-                        row = (_key(missing[prompt]), found)
-                        self._cache.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", row)
                 progress(done + len(answers), done + len(missing))
         finally:
             pool.shutdown(cancel_futures=True)
@@ -200,7 +199,8 @@ class Judge:
         return json.dumps(kept, sort_keys=True).encode()
 
     def _known(self, body: bytes) -> str | None:
-        row = self._cache.execute("SELECT answer FROM answers WHERE key = ?", (_key(body),)).fetchone()
+        with self._lock:
+            row = self._cache.execute("SELECT answer FROM answers WHERE key = ?", (_key(body),)).fetchone()
         return None if row is None else str(row[0])
 
     def _answer(self, body: bytes) -> str | _Failed:
@@ -217,7 +217,7 @@ class Judge:
                 reason = type(error).__name__
             else:
                 if response.status_code == 200:
-                    return answer_of(response.content)
+                    return self._kept(body, answer_of(response.content))
                 if response.status_code in (401, 403, 404):
                     raise JudgeError(
                         f"the judge at {self._url} refuses us (status {response.status_code}); see its address, its "
@@ -230,6 +230,12 @@ class Judge:
             if tried < MOST_TRIES:
                 time.sleep(pause)
         return _Failed(reason)
+
+    def _kept(self, body: bytes, found: str | _Failed) -> str | _Failed:
+        if isinstance(found, str):
+            with self._lock, self._cache:
+                self._cache.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (_key(body), found))
+        return found
 
 
 def answer_of(body: bytes) -> str | _Failed:
