@@ -26,7 +26,7 @@ from lacy_jax.evals.atomic_facts import (
     verdict_prompt,
 )
 from lacy_jax.evals.judge import Cost, Judge, Progress
-from lacy_jax.evals.knowledge import Passage, Retrieval
+from lacy_jax.evals.knowledge import PASSAGES, Passage, Retrieval
 
 GAMMA = 10  # facts below which a text is penalised, as in FActScore
 # LMLM's protocol (arXiv 2505.15962) for models that were trained on plain text.
@@ -249,8 +249,8 @@ def expected_cost(
     supposed = [
         prompt
         for generation in generations
-        for number, sentence in enumerate(generation.sentences)
-        for prompt in [verdict_prompt(sentence, topic=generation.topic, passages=articles[generation.topic][:5])]
+        for sentence in generation.sentences
+        for prompt in [verdict_prompt(sentence, topic=generation.topic, passages=articles[generation.topic][:PASSAGES])]
     ]
     each = judge.cost(supposed, max_tokens=VERDICT_TOKENS)
     times = FACTS_PER_SENTENCE

@@ -1,0 +1,120 @@
+"""FActScore of texts, with any OpenAI-compatible server as the judge (docs/factscore.md).
+
+    python -m lacy_jax.factscore --checkpoint=runs/slm_334m --entities=prompt_entities.txt --generations=bios.jsonl
+    python -m lacy_jax.factscore --generations=bios.jsonl --knowledge=enwiki-20230401.db \
+        --judge=http://localhost:8000/v1 --judge_model=NAME --out=factscore
+
+The first line writes biographies (add --judge, --knowledge and --out to score them at once), the second scores them.
+"""
+
+import functools
+import json
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from lacy_jax.cascade import PartnerError
+from lacy_jax.cascade_flags import CHECKPOINT, open_from_flags
+from lacy_jax.checkpoint import CheckpointError
+from lacy_jax.config import ConfigError
+from lacy_jax.console import Reporter, reporting
+from lacy_jax.data.corpus import DataError
+from lacy_jax.evals import atomic_facts, factscore
+from lacy_jax.evals.judge import JudgeError
+from lacy_jax.evals.knowledge import read_articles
+from lacy_jax.judge_flags import DRY_RUN, JUDGE, OUT, judge_from_flags, tell
+
+_GENERATIONS = flags.DEFINE_string("generations", None, "FActScore's JSON lines; with --checkpoint, written first")
+_KNOWLEDGE = flags.DEFINE_string("knowledge", None, "FActScore's .db, or JSON lines of title and text")
+_ENTITIES = flags.DEFINE_string("entities", None, "With --checkpoint: a file of entities, one a line")
+_LIMIT = flags.DEFINE_integer("limit", factscore.ENTITIES, "Only the first so many entities; 0: all")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "How many biographies are written at once")
+_DEMONSTRATIONS = flags.DEFINE_string("demonstrations", None, "FActScore's demons.json, in place of our own four")
+_ATOMIC_FACTS = flags.DEFINE_bool("use_atomic_facts", False, "Take the facts in the file, as FActScore's flag does")
+_GAMMA = flags.DEFINE_float("gamma", factscore.GAMMA, "Of the length penalty; 0: none")
+flags.mark_flags_as_required(["generations"])
+
+
+def main(argv: list[str]) -> int:
+    """Returns 1 where the judge left something unanswered, 2 where the flags cannot be used."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        if len(argv) > 1:
+            raise ConfigError(f"{argv[1]!r} is not a flag")
+        if not (CHECKPOINT.value or JUDGE.value):
+            raise ConfigError("give --checkpoint to write --generations, --judge to score them, or both")
+        with reporting() as reporter:
+            if CHECKPOINT.value:
+                _write(reporter)
+            return _score(reporter) if JUDGE.value else 0
+    except (ConfigError, DataError, CheckpointError, PartnerError, JudgeError) as error:
+        print(f"factscore: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _write(reporter: Reporter) -> None:
+    path = _GENERATIONS.value
+    if Path(path).exists():
+        raise ConfigError(f"--generations={path} exists; leave --checkpoint out to score it, or name another file")
+    if not _ENTITIES.value:
+        raise ConfigError("--checkpoint needs --entities=FILE, one a line; FActScore's are in its prompt_entities.txt")
+    entities = factscore.read_entities(_ENTITIES.value, limit=_LIMIT.value)
+    opened = open_from_flags(batch_size=_BATCH_SIZE.value)
+    progress = functools.partial(reporter.update, "biographies")
+    factscore.write_generations(
+        opened.cascade, entities, path=path, batch_size=_BATCH_SIZE.value, progress=progress
+    )
+
+
+def _score(reporter: Reporter) -> int:
+    if not _KNOWLEDGE.value:
+        raise ConfigError("--knowledge=FILE is needed: FActScore's .db, or JSON lines of title and text")
+    judge = judge_from_flags()
+    shown = atomic_facts.DEMONSTRATIONS
+    if _DEMONSTRATIONS.value:
+        shown = atomic_facts.read_demonstrations(_DEMONSTRATIONS.value)
+    generations = factscore.read_generations(
+        _GENERATIONS.value, use_atomic_facts=_ATOMIC_FACTS.value, limit=_LIMIT.value
+    )
+    articles = read_articles(_KNOWLEDGE.value, titles=[generation.topic for generation in generations])
+    splitting, checking = factscore.expected_cost(judge, generations, articles=articles, demonstrations=shown)
+    tell("split into facts", splitting)
+    tell("check the facts" + (" (a guess: it depends on how many they are)" if splitting.requests else ""), checking)
+    if DRY_RUN.value:
+        return 0
+    generations, unsplit = factscore.split_facts(
+        judge, generations, demonstrations=shown, progress=functools.partial(reporter.update, "split into facts")
+    )
+    stem = Path(OUT.value) / Path(_GENERATIONS.value).stem
+    factscore.write_lines(f"{stem}_facts.jsonl", [factscore.annotated(generation) for generation in generations])
+    prompts = factscore.verdict_prompts(generations, articles=articles)
+    flat = [prompt for own in prompts for _, prompt in own]
+    if splitting.requests:
+        tell("check the facts", judge.cost(flat, max_tokens=atomic_facts.VERDICT_TOKENS))
+    decisions = factscore.check_facts(judge, prompts, progress=functools.partial(reporter.update, "check the facts"))
+    reporter.finish()
+    result = factscore.score(decisions, gamma=_GAMMA.value)
+    result |= {"unsplit": unsplit, "judge": judge.model, "gamma": _GAMMA.value}
+    result["topics"] = [generation.topic for generation in generations]
+    Path(f"{stem}_factscore_output.json").write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
+    print(_told(result))
+    if judge.failures:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in judge.failures.items())
+        print(f"factscore: questions without an answer ({reasons}) count as no facts or as not supported; the same "
+              "command asks only those again", file=sys.stderr)  # fmt: skip
+    return 1 if judge.failures else 0
+
+
+def _told(result: dict) -> str:
+    if result["score"] is None:
+        return "FActScore: nothing to score, no generation has a fact"
+    return (
+        f"FActScore {100 * result['score']:.1f} ({100 * result['init_score']:.1f} without the length penalty), "
+        f"{100 * result['respond_ratio']:.1f}% respond, {result['num_facts_per_response']:.1f} facts each, "
+        f"{result['unclear']} unclear and {result['unanswered']} unanswered (not supported); judge {result['judge']}"
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)
