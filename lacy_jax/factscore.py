@@ -62,9 +62,7 @@ def _write(reporter: Reporter) -> None:
     entities = factscore.read_entities(_ENTITIES.value, limit=_LIMIT.value)
     opened = open_from_flags(batch_size=_BATCH_SIZE.value)
     progress = functools.partial(reporter.update, "biographies")
-    factscore.write_generations(
-        opened.cascade, entities, path=path, batch_size=_BATCH_SIZE.value, progress=progress
-    )
+    factscore.write_generations(opened.cascade, entities, path=path, batch_size=_BATCH_SIZE.value, progress=progress)
 
 
 def _score(reporter: Reporter) -> int:
