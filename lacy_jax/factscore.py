@@ -29,11 +29,10 @@ _GENERATIONS = flags.DEFINE_string("generations", None, "FActScore's JSON lines;
 _KNOWLEDGE = flags.DEFINE_string("knowledge", None, "FActScore's .db, or JSON lines of title and text")
 _ENTITIES = flags.DEFINE_string("entities", None, "With --checkpoint: a file of entities, one a line")
 _LIMIT = flags.DEFINE_integer("limit", factscore.ENTITIES, "Only the first so many entities; 0: all")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "How many biographies are written at once")
+_ROWS = flags.DEFINE_integer("rows", 8, "How many biographies are written at once")
 _DEMONSTRATIONS = flags.DEFINE_string("demonstrations", None, "FActScore's demons.json, in place of our own four")
 _ATOMIC_FACTS = flags.DEFINE_bool("use_atomic_facts", False, "Take the facts in the file, as FActScore's flag does")
 _GAMMA = flags.DEFINE_float("gamma", factscore.GAMMA, "Of the length penalty; 0: none")
-flags.mark_flags_as_required(["generations"])
 
 
 def main(argv: list[str]) -> int:
@@ -42,6 +41,10 @@ def main(argv: list[str]) -> int:
     try:
         if len(argv) > 1:
             raise ConfigError(f"{argv[1]!r} is not a flag")
+        if not _GENERATIONS.value:
+            raise ConfigError("--generations=FILE is needed: FActScore's JSON lines")
+        if _ROWS.value < 1 or _LIMIT.value < 0:
+            raise ConfigError("--rows is at least 1, --limit at least 0")
         if not (CHECKPOINT.value or JUDGE.value):
             raise ConfigError("give --checkpoint to write --generations, --judge to score them, or both")
         with reporting() as reporter:
@@ -60,9 +63,9 @@ def _write(reporter: Reporter) -> None:
     if not _ENTITIES.value:
         raise ConfigError("--checkpoint needs --entities=FILE, one a line; FActScore's are in its prompt_entities.txt")
     entities = factscore.read_entities(_ENTITIES.value, limit=_LIMIT.value)
-    opened = open_from_flags(batch_size=_BATCH_SIZE.value)
+    opened = open_from_flags(batch_size=_ROWS.value)
     progress = functools.partial(reporter.update, "biographies")
-    factscore.write_generations(opened.cascade, entities, path=path, batch_size=_BATCH_SIZE.value, progress=progress)
+    factscore.write_generations(opened.cascade, entities, path=path, batch_size=_ROWS.value, progress=progress)
 
 
 def _score(reporter: Reporter) -> int:

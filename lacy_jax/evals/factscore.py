@@ -90,12 +90,12 @@ def read_generations(path: str, *, use_atomic_facts: bool = False, limit: int = 
 
 
 def read_entities(path: str, *, limit: int = ENTITIES) -> list[str]:
-    """The first entities of a file, one a line (FActScore's prompt_entities.txt). Raises `DataError`."""
+    """The first entities (`limit` 0: all) of a file, one a line (FActScore's prompt_entities.txt). Raises `DataError`."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
-    entities = [line.strip() for line in lines if line.strip()][:limit]
+    entities = [line.strip() for line in lines if line.strip()][: limit or None]
     if not entities:
         raise DataError(f"{path}: no entity in it; give one a line")
     return entities
