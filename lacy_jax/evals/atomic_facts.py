@@ -83,7 +83,7 @@ def sentences_of(text: str) -> list[str]:
                 sentences.append(line[start : match.end()].strip())
                 start = match.end()
         sentences.append(line[start:].strip())
-    return [sentence for sentence in sentences if any(character.isalnum() for character in sentence)]
+    return [sentence for sentence in sentences if any(character.isalpha() for character in sentence)]
 
 
 def facts_prompt(sentence: str, *, demonstrations: Demonstrations = DEMONSTRATIONS) -> str:

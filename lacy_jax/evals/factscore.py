@@ -90,7 +90,7 @@ def read_generations(path: str, *, use_atomic_facts: bool = False, limit: int = 
 
 
 def read_entities(path: str, *, limit: int = ENTITIES) -> list[str]:
-    """The first entities (`limit` 0: all) of a file, one a line (FActScore's prompt_entities.txt). Raises `DataError`."""
+    """The first entities (`limit` 0: all) of a file, one a line. Raises `DataError`."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

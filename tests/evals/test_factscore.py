@@ -78,8 +78,9 @@ def files(tmp_path: Path) -> Path:
 
 def run(server: JudgeServer, files: Path, *more: str, knowledge_file: str = "wiki.db") -> int:
     arguments = [f"--judge={server.url}#m", f"--generations={files / 'bios.jsonl'}", f"--out={files / 'out'}"]
-    flags.FLAGS(["factscore", *arguments, f"--knowledge={files / knowledge_file}", *more])
-    return door.main(["factscore"])
+    with flagsaver.flagsaver():
+        flags.FLAGS(["factscore", *arguments, f"--knowledge={files / knowledge_file}", *more])
+        return door.main(["factscore"])
 
 
 def result(files: Path) -> dict:
@@ -201,8 +202,13 @@ def test_verdicts(answer: str | None, verdict: str) -> None:
 
 
 def test_sentences_and_facts() -> None:
-    text = 'J. R. Smith met Dr. Jones. He said "No." Then he left!\n\n1. In 1999 he came back?  ...'
-    assert atomic_facts.sentences_of(text)[:3] == ["J. R. Smith met Dr. Jones.", 'He said "No."', "Then he left!"]
+    text = 'J. R. Smith met Dr. Jones. He said "Yes." Then he left!\n\n1. In 1999 he came back?  ...'
+    assert atomic_facts.sentences_of(text) == [
+        "J. R. Smith met Dr. Jones.",
+        'He said "Yes."',
+        "Then he left!",
+        "In 1999 he came back?  ...",
+    ]
     assert atomic_facts.facts_of("Sure:\n- a b\n* c\n2. d\n- a b\nno item") == ["a b", "c", "d"]
 
 
