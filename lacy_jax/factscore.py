@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
 
 
 def _write(reporter: Reporter) -> None:
-    path = _GENERATIONS.value
+    path = _GENERATIONS.value or ""
     if Path(path).exists():
         raise ConfigError(f"--generations={path} exists; leave --checkpoint out to score it, or name another file")
     if not _ENTITIES.value:
@@ -71,13 +71,11 @@ def _write(reporter: Reporter) -> None:
 def _score(reporter: Reporter) -> int:
     if not _KNOWLEDGE.value:
         raise ConfigError("--knowledge=FILE is needed: FActScore's .db, or JSON lines of title and text")
-    judge = judge_from_flags()
+    judge, generations_path = judge_from_flags(), _GENERATIONS.value or ""
     shown = atomic_facts.DEMONSTRATIONS
     if _DEMONSTRATIONS.value:
         shown = atomic_facts.read_demonstrations(_DEMONSTRATIONS.value)
-    generations = factscore.read_generations(
-        _GENERATIONS.value, use_atomic_facts=_ATOMIC_FACTS.value, limit=_LIMIT.value
-    )
+    generations = factscore.read_generations(generations_path, use_atomic_facts=_ATOMIC_FACTS.value, limit=_LIMIT.value)
     articles = read_articles(_KNOWLEDGE.value, titles=[generation.topic for generation in generations])
     splitting, checking = factscore.expected_cost(judge, generations, articles=articles, demonstrations=shown)
     tell("split into facts", splitting)
@@ -87,7 +85,7 @@ def _score(reporter: Reporter) -> int:
     generations, unsplit = factscore.split_facts(
         judge, generations, demonstrations=shown, progress=functools.partial(reporter.update, "split into facts")
     )
-    stem = Path(OUT.value) / Path(_GENERATIONS.value).stem
+    stem = Path(OUT.value or "") / Path(generations_path).stem
     factscore.write_lines(f"{stem}_facts.jsonl", [factscore.annotated(generation) for generation in generations])
     prompts = factscore.verdict_prompts(generations, articles=articles)
     flat = [prompt for own in prompts for _, prompt in own]
