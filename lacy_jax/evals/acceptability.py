@@ -79,6 +79,7 @@ def read_targets(slm: LoadedModel, documents: Sequence[tuple[Document, Spans]]) 
         group = documents[first : first + ROWS]
         encodings = [tokenizer.encode(full_text(document)) for document, _ in group]
         tokens_BT = np.full((ROWS, context + 1), tokenizer.end_id, np.int32)
+        tokens_BT[:, 0] = tokenizer.start_id
         for row, encoding in enumerate(encodings):
             ids = encoding.ids[:context]
             tokens_BT[row, 1 : 1 + len(ids)] = ids
@@ -88,9 +89,10 @@ def read_targets(slm: LoadedModel, documents: Sequence[tuple[Document, Spans]]) 
             starts, ends = encoding.starts[:length], encoding.ends[:length]
             flags = factual_tokens(starts, ends, text=text, spans=spans, sub_tokens="all")
             for at in range(length):
-                start, said = int(starts[at]), tokenizer.decode([int(best_BT[row, at])])
-                whole = text[start : ends[at]] == tokenizer.decode([int(encoding.ids[at])]).lstrip() or flags[at]
-                if start == ends[at] or "\ufffd" in said or not whole:
+                said = said_by(slm, int(best_BT[row, at]))
+                start, end = int(starts[at]), int(ends[at])
+                inside = start == end or (at > 0 and start < ends[at - 1]) or (at + 1 < length and end > starts[at + 1])
+                if inside or "\ufffd" in said:
                     continue
                 targets.append(
                     Target(
@@ -106,6 +108,13 @@ def read_targets(slm: LoadedModel, documents: Sequence[tuple[Document, Spans]]) 
     if not targets:
         raise DataError("no held-out document has a token to judge")
     return targets
+
+
+def said_by(slm: LoadedModel, token: int) -> str:
+    """A token as text, for the judge."""
+    if token == slm.tokenizer.end_id:
+        return "(the end of the text)"
+    return slm.tokenizer.decode_bytes([token]).decode("utf-8", "replace")
 
 
 def draw_mismatches(targets: Sequence[Target], *, count: int, seed: int = 0) -> list[Target]:
