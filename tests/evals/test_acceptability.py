@@ -1,5 +1,6 @@
 """Acceptability: a judge on loopback with known verdicts, areas against counting pairs, tokens against a plain loop."""
 
+import ast
 import itertools
 import json
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ def server() -> Iterator[JudgeServer]:
     """Accepts what does not begin with a capital or a digit."""
 
     def answer(prompt: str, _count: int) -> str:
-        after = prompt.split("It goes on with: ", 1)[1][1:].lstrip()
+        after = ast.literal_eval(prompt.split("It goes on with: ", 1)[1].split("\n", 1)[0]).lstrip()
         return "No." if after[:1].isupper() or after[:1].isdigit() else "Yes"
 
     with serving(answer) as running:
