@@ -1,10 +1,12 @@
 """Every method on the closed world (docs/biographies.md), each with five seeds.
 
     python -m lacy_jax.evaluate --study=configs/study_biographies.py --workers=2     # about an hour on two cores
+    python -m lacy_jax.evaluate --study=configs/study_biographies.py:choices         # further choices of LaCy
     python -m lacy_jax.evaluate --study=configs/study_biographies.py:full            # for an accelerator
 
-`reduced`, the default: what the paper compares at a budget of 22%, and what a reader would object with. `full`: all
-methods of lacy_jax, 10,000 people, 50M ground-truth tokens, a model of 3M parameters.
+`reduced`, the default: what the paper compares at a budget of 22%, and what a reader would object with. `choices`: the
+recommended method with one choice changed. `full`: all methods of lacy_jax, 10,000 people, 50M ground-truth tokens, a
+model of 3M parameters.
 """
 
 from typing import Any
@@ -16,6 +18,7 @@ from lacy_jax.evals.study.plan import Arm, Contrast, Study
 CURVE = (0.1, 0.22, 0.5, 1.0)
 # The paper's score is the log-odds of <CALL>; the others are ours.
 LOG_ODDS = Decode("log_odds", score="call_score", budgets=CURVE)
+AT_22 = Decode("log_odds", score="call_score")
 LOGIT = Decode("logit", score="call_logit")
 LOG_ODDS_GATED = Decode("log_odds_gated", score="call_score", gate="factual")
 LOG_ODDS_WORD = Decode("log_odds_word", score="call_score", span="word")
@@ -68,6 +71,19 @@ FURTHER = (
         decodes=CALLING,
     ),
 )
+# One choice of the recommended method changed; also written down before its first run.
+FULL = {"objective.normalizer": "full"}
+CHOICES = (
+    Arm("lacy_full", "lacy_full", "LaCy, one softmax", decodes=CALLING),
+    Arm("random", "random_factual", "random facts, one softmax", FULL, decodes=(AT_22,)),
+    Arm("first", "lacy_full", "LaCy, one softmax, first sub-tokens", {"rule.sub_tokens": "first"}, decodes=(AT_22,)),
+    Arm("cold", "lacy_full", "LaCy, one softmax, no warm-up", {"objective.rate_warmup_steps": 0}, decodes=(AT_22,)),
+)
+CHOICE_CONTRASTS = (
+    Contrast("C1: the hardest facts beat random facts", ("lacy_full", "log_odds"), ("random", "log_odds")),
+    Contrast("C2: all sub-tokens beat the first", ("lacy_full", "log_odds"), ("first", "log_odds")),
+    Contrast("C3: a rate that warms up beats one that does not", ("lacy_full", "log_odds"), ("cold", "log_odds")),
+)
 CURVES = (("lacy", "log_odds"), ("ntp", "confidence"), ("ntp", "gated"), ("loss", "log_odds"), ("joint", "log_odds"))
 VARIANTS = (("lacy", "log_odds"), ("lacy_full", "log_odds"), ("lacy_full_oracle", "log_odds"), ("rho", "log_odds"))
 # Written down before the first run (the paper's order, and what pilots suggested).
@@ -86,7 +102,9 @@ CONTRASTS = (
 
 
 def get_study(variant: str = "") -> Study:
-    """`reduced` (or nothing) or `full`."""
+    """`reduced` (or nothing), `choices` or `full`."""
+    if variant == "choices":
+        return Study("study_choices", "configs/biographies.py", CHOICES, (0, 1, 2, 3, 4), CHOICE_CONTRASTS)
     common: dict[str, Any] = {
         "name": "study_biographies",
         "config": "configs/biographies.py",
@@ -97,7 +115,7 @@ def get_study(variant: str = "") -> Study:
     if variant in ("", "reduced"):
         return Study(arms=REDUCED, seeds=(0, 1, 2, 3, 4), **common)
     if variant != "full":
-        raise ConfigError(f"configs/study_biographies.py:{variant}: allowed are reduced and full")
+        raise ConfigError(f"configs/study_biographies.py:{variant}: allowed are reduced, choices and full")
     settings = {
         "corpus.biographies.people": 10_000,
         "corpus.biographies.documents": 400_000,
