@@ -95,7 +95,7 @@ def test_counters_pass_two_thousand_million() -> None:
 
 def test_plain_training_without_facts_equals_cross_entropy() -> None:
     """The first loss of method ntp is the mean NLL that a plain softmax without the last columns gives."""
-    config = dataclasses.replace(CONFIG, objective=ObjectiveConfig(rule="none"))
+    config = dataclasses.replace(CONFIG, objective=ObjectiveConfig(rule="none", normalizer="renormalized"))
     records, _ = run(config, steps=1)
     params = init_state(config, vocab=VOCAB).params
     batch = make_batch(0)

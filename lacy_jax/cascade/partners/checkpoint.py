@@ -53,6 +53,7 @@ class CheckpointPartner:
         self._engine = Engine(loaded, compute_dtype=compute_dtype)
         self._session = self._engine.session(slots)
         self._used = [0] * slots  # when each slot was last used
+        self._lengths = [0] * slots  # of the text that each works on; its session may have gone some steps further
         self._clock = 0
 
     def complete(self, texts: Sequence[str]) -> list[str]:
@@ -77,6 +78,8 @@ class CheckpointPartner:
                 for step in steps[slot]:
                     if answer.piece is None:
                         self._append(answer, step.token)
+        for slot, answer in answers.items():
+            self._lengths[slot] = len(answer.ids)
         return [answer.piece or "" for answer in answers.values()]
 
     def _append(self, answer: "_Answer", token: int) -> None:
@@ -108,7 +111,9 @@ class CheckpointPartner:
         for index, answer in enumerate(answers):
             seen = answer.ids[window_start(len(answer.ids), context=context) :]
             shared = [shared_prefix(ids, seen) for ids in held]
-            known += [(n, index, slot) for slot, n in enumerate(shared) if 2 * n > len(held[slot])]
+            known += [
+                (n, index, slot) for slot, n in enumerate(shared) if 2 * n > min(len(held[slot]), self._lengths[slot])
+            ]
         slot_of: dict[int, int] = {}
         free = set(range(self._session.slots))
         for _, index, slot in sorted(known, reverse=True):
