@@ -138,7 +138,8 @@ def test_the_shipped_study() -> None:
     assert len(list(reduced.jobs())) == 35
     assert {arm.name for arm in reduced.arms} < {arm.name for arm in full.arms}
     assert reduced.contrasts == full.contrasts
-    with pytest.raises(ConfigError, match="reduced and full"):
+    assert len(list(load_study("configs/study_biographies.py:choices").jobs())) == 20
+    with pytest.raises(ConfigError, match="reduced, choices and full"):
         load_study("configs/study_biographies.py:huge")
     with pytest.raises(ConfigError, match="no such file"):
         load_study("configs/none.py")
