@@ -16,6 +16,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from lacy_jax.checkpoint import CheckpointError, load_model
+from lacy_jax.checkpoint_flag import given_checkpoint
 from lacy_jax.config import ConfigError
 from lacy_jax.console import Reporter, reporting
 from lacy_jax.data.corpus import DataError
@@ -26,7 +27,6 @@ from lacy_jax.evals.factscore import write_lines
 from lacy_jax.evals.judge import JudgeError
 from lacy_jax.judge_flags import DRY_RUN, OUT, judge_from_flags, tell
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir, its checkpoints/, one step of it, or an export")
 _DOCUMENTS = flags.DEFINE_integer("documents", 112, "Held-out documents that are read (the paper: 112)", lower_bound=1)
 _MISMATCHES = flags.DEFINE_integer("mismatches", 2_000, "How many of the mismatches the judge sees", lower_bound=1)
 
@@ -37,10 +37,8 @@ def main(argv: list[str]) -> int:
     try:
         if len(argv) > 1:
             raise ConfigError(f"{argv[1]!r} is not a flag")
-        if not _CHECKPOINT.value:
-            raise ConfigError("no checkpoint; give --checkpoint=..., for example the workdir of a run")
         with reporting() as reporter:
-            return _judge(_CHECKPOINT.value, reporter)
+            return _judge(given_checkpoint(), reporter)
     except (ConfigError, DataError, CheckpointError, JudgeError) as error:
         print(f"acceptability: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -7,10 +7,10 @@ from absl import flags
 from lacy_jax.cascade import Cascade, open_cascade
 from lacy_jax.cascade.partners import FORMS
 from lacy_jax.checkpoint import LoadedModel, load_model
-from lacy_jax.config import CascadeConfig, ConfigError, change_cascade
+from lacy_jax.checkpoint_flag import given_checkpoint
+from lacy_jax.config import CascadeConfig, change_cascade
 
 _OWN = "default: the checkpoint's own setting"
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir, its checkpoints/, one step of it, or an export")
 _SETTINGS = {
     "partner": flags.DEFINE_string("partner", None, f"Who answers calls: {FORMS} ({_OWN})"),
     "budget": flags.DEFINE_float("budget", None, f"Share of the SLM's tokens to delegate, 0 to 1 ({_OWN})"),
@@ -42,9 +42,7 @@ def open_from_flags(*, batch_size: int) -> OpenCascade:
     Raises:
         ConfigError, CheckpointError, PartnerError, DataError: a flag, or what it names, cannot be used.
     """
-    if not CHECKPOINT.value:
-        raise ConfigError("no checkpoint; give --checkpoint=..., for example the workdir of a run")
-    slm = load_model(CHECKPOINT.value)
+    slm = load_model(given_checkpoint())
     given = {name: flag.value for name, flag in _SETTINGS.items() if flag.value is not None}
     settings = change_cascade(slm.config.cascade, given)
     cascade = open_cascade(slm, settings, directory=_DIRECTORY.value or "", batch_size=batch_size)

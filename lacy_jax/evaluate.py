@@ -19,6 +19,7 @@ from absl import app, flags, logging
 
 from lacy_jax.cascade import PartnerError
 from lacy_jax.checkpoint import CheckpointError, load_model
+from lacy_jax.checkpoint_flag import given_checkpoint
 from lacy_jax.config import ConfigError
 from lacy_jax.console import Reporter, reporting
 from lacy_jax.data.corpus import DataError
@@ -30,7 +31,6 @@ from lacy_jax.evals.study.plan import load_study
 from lacy_jax.evals.study.runs import run_study
 
 _SUITE = flags.DEFINE_enum("suite", None, ["closed_world", "real_text"], "What to measure of one checkpoint")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir, its checkpoints/, one step of it, or an export")
 _OUT = flags.DEFINE_string("out", None, "Where the suite keeps what it makes (default: <checkpoint>/<suite>)")
 _PEOPLE = flags.DEFINE_integer("people", 128, "How many people are written about", lower_bound=1)
 _KNOWN = flags.DEFINE_float("known", 0.9, "Share of the facts that the partner knows", lower_bound=0.0, upper_bound=1.0)
@@ -64,9 +64,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _suite(reporter: Reporter) -> int:
-    if not _CHECKPOINT.value:
-        raise ConfigError("no checkpoint; give --checkpoint=..., for example the workdir of a run")
-    out = Path(_OUT.value or f"{_CHECKPOINT.value.rstrip('/')}/{_SUITE.value}")
+    out = Path(_OUT.value or f"{given_checkpoint().rstrip('/')}/{_SUITE.value}")
     lines = _closed_world(out, reporter) if _SUITE.value == "closed_world" else _real_text(out, reporter)
     reporter.finish()
     print("\n".join(lines))
@@ -79,7 +77,7 @@ def _closed_world(out: Path, reporter: Reporter) -> list[str]:
     names = [decode.name for decode in decodes]
     if len({*names, ALONE.name}) <= len(names):
         raise ConfigError(f"--decode: names must differ, also from {ALONE.name!r}; got {', '.join(names)}")
-    slm = load_model(_CHECKPOINT.value or "")
+    slm = load_model(given_checkpoint())
     found = evaluate(
         slm,
         decodes=decodes,
@@ -96,7 +94,7 @@ def _real_text(out: Path, reporter: Reporter) -> list[str]:
     """Markdown: a line a budget, each score with its bootstrap interval over people; records beside it."""
     from lacy_jax.evals.real_text import evaluate_real_text, find_people  # spaCy, which training does without
 
-    slm = load_model(_CHECKPOINT.value or "")
+    slm = load_model(given_checkpoint())
     people = find_people(slm.config.corpus, count=_PEOPLE.value)
     out.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []

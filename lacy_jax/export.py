@@ -15,11 +15,11 @@ from absl import app, flags, logging
 from etils import epath
 
 from lacy_jax.checkpoint import META_FILE, CheckpointError, load_model
+from lacy_jax.checkpoint_flag import given_checkpoint
 from lacy_jax.data.tokenizer import Tokenizer
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir, its checkpoints/, or one step of it")
 _OUT = flags.DEFINE_string("out", None, "The folder to write; it must not exist yet")
-flags.mark_flags_as_required(["checkpoint", "out"])
+flags.mark_flags_as_required(["out"])
 
 
 def export(checkpoint: str, *, out: str) -> str:
@@ -48,13 +48,12 @@ def export(checkpoint: str, *, out: str) -> str:
 
 def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
-    checkpoint, out = _CHECKPOINT.value, _OUT.value
-    assert checkpoint is not None  # required flags
-    assert out is not None
+    out = _OUT.value
+    assert out is not None  # a required flag
     try:
         if len(argv) > 1:
             raise CheckpointError(f"unexpected argument {argv[1]!r}; allowed are --checkpoint=... and --out=...")
-        print(export(checkpoint, out=out))
+        print(export(given_checkpoint(), out=out))
     except CheckpointError as error:
         print(f"export: {error}", file=sys.stderr)
         return 2

@@ -15,8 +15,9 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from lacy_jax.cascade import PartnerError
-from lacy_jax.cascade_flags import CHECKPOINT, open_from_flags
+from lacy_jax.cascade_flags import open_from_flags
 from lacy_jax.checkpoint import CheckpointError
+from lacy_jax.checkpoint_flag import CHECKPOINT
 from lacy_jax.config import ConfigError
 from lacy_jax.console import Reporter, reporting
 from lacy_jax.data.corpus import DataError
