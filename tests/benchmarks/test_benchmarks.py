@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import methods, objective, step, training_step
+from benchmarks import methods, objective, step, training_step, world_marks
 from lacy_jax.config import METHODS
 
 TINY = ("layers=1", "width=32", "heads=2", "context=16")
@@ -66,3 +66,16 @@ def test_the_table_leaves_out_what_a_method_does_not_have() -> None:
     record = {"step": 7, "share/taken": 0.081, "train:tokens": 1_500_000, "nll/all": 5.0}
     line = methods.table({"lacy": record}).splitlines()[2]
     assert line.startswith("| `lacy` | 7 | 1.50 | - | 8.1 | 5.000 | - |")
+
+
+def test_spacys_marks_have_a_line_for_every_rule(capsys: pytest.CaptureFixture[str]) -> None:
+    world = ("corpus.biographies.people=20", "corpus.biographies.documents=60", "tokenizer.vocab_size=500")
+    settings = [word for setting in world for word in ("--set", setting)]
+    world_marks.main(["--biographies", "5", "--workers", "1", *settings])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("5 biographies, ")
+    # Looser rules mark more and miss less: what is left of a mark by a stricter rule is among the looser one's.
+    shares = [float(line[34:42].strip().rstrip("%")) for line in lines[2:]]
+    recalls = [float(line[53:61]) for line in lines[2:]]
+    assert shares == sorted(shares, reverse=True)
+    assert recalls == sorted(recalls, reverse=True)
