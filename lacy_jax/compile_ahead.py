@@ -6,6 +6,7 @@ Runs on any machine with the package libtpu. Exit status: 0 it fits, 1 it does n
 """
 
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,10 +15,11 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
+from lacy_jax.checkpoint import CheckpointError
 from lacy_jax.config import Config, ConfigError, Remat, parse
 from lacy_jax.model import decoder
 from lacy_jax.platforms import describe_options
-from lacy_jax.sharding import MeshError
+from lacy_jax.sharding import BATCH_AXES, MeshError
 from lacy_jax.training.ahead import MEMORY_GIB, Plan, make_mesh, plan_step, topology_devices
 from lacy_jax.training.announce import describe_mesh
 from lacy_jax.training.compiled import OutOfMemory
@@ -44,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
         fits = report(config, devices)
         if _SUGGEST.value:
             suggest(config, devices, fits=fits)
-    except (ConfigError, MeshError) as error:
+    except (ConfigError, CheckpointError, MeshError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0 if fits else 1
@@ -89,8 +91,8 @@ def suggest(config: Config, devices: Sequence[jax.Device], *, fits: bool) -> Non
             plan = plan_step(other, devices)
         except OutOfMemory:
             print(f"  tried: {describe(other, devices)}: does not fit", flush=True)
-            if fits:
-                continue
+        except MeshError:
+            continue  # a model or a batch that cannot be split so
         else:
             print(f"  tried: {describe(other, devices)}: fits, {gib(plan.total)}", flush=True)
             best = other
@@ -116,9 +118,10 @@ def alternatives(config: Config, devices: Sequence[jax.Device], *, fits: bool) -
         yield doubled
         yield from (_with(config, remat=remat) for remat in less[config.model.remat])
         return
-    config = _with(config, remat="full")
-    yield config
-    rows = config.data.batch_size // (len(devices) // config.mesh.tensor)
+    if config.model.remat != "full":
+        config = _with(config, remat="full")
+        yield config
+    rows = _rows(config, devices)
     split = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, data=1, fsdp=-1))
     if config.mesh.fsdp == 1:
         yield split
@@ -127,6 +130,12 @@ def alternatives(config: Config, devices: Sequence[jax.Device], *, fits: bool) -
         if rows % parts == 0:
             yield dataclasses.replace(split, training=dataclasses.replace(config.training, microbatches=parts))
         parts *= 2
+
+
+def _rows(config: Config, devices: Sequence[jax.Device]) -> int:
+    """Rows of the batch on a chip; the chips of a `tensor` group share theirs."""
+    shape = make_mesh(config, devices).shape
+    return config.data.batch_size // math.prod(shape[axis] for axis in BATCH_AXES)
 
 
 def _with(config: Config, *, remat: Remat) -> Config:
@@ -147,12 +156,11 @@ def changes(config: Config, other: Config) -> list[str]:
 
 def describe(config: Config, devices: Sequence[jax.Device]) -> str:
     """`batch 1024 x 1024 (4 rows a chip), remat full`."""
-    rows = config.data.batch_size / (len(devices) / config.mesh.tensor)
     parts = f" in {config.training.microbatches} parts" if config.training.microbatches > 1 else ""
     ways = {axis: getattr(config.mesh, axis) for axis in ("fsdp", "tensor")}
     mesh = ", ".join(f"{axis} {size}" for axis, size in ways.items() if size != 1)
     return (
-        f"batch {config.data.batch_size} x {config.model.context} ({rows:g} rows a chip{parts}), "
+        f"batch {config.data.batch_size} x {config.model.context} ({_rows(config, devices)} rows a chip{parts}), "
         f"remat {config.model.remat}" + (f", {mesh}" if mesh else "")
     )
 

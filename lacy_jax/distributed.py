@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from etils import epath
 from jax._src.clusters import ClusterEnv  # jax's own detection, which jax.distributed.initialize uses
 from jax.experimental import multihost_utils
 
@@ -66,4 +67,30 @@ def check_agreement(what: str, value: Any) -> None:
         raise MeshError(
             f"the processes of this run have different {what}: {', '.join(map(str, others))} not those of process 0. "
             "Start all of them with the same flags and the same data (one folder that all see, or a copy)"
+        )
+
+
+def check_one_folder(workdir: str) -> None:
+    """Returns where every process sees the `workdir` that process 0 sees; waits for all of them.
+
+    A checkpoint is written by all processes together: on disks of their own it would never be finished.
+
+    Raises:
+        MeshError: they do not, with the numbers of those that have a folder of their own.
+    """
+    if jax.process_count() == 1:
+        return
+    mark = epath.Path(workdir) / "process_0_was_here"
+    if jax.process_index() == 0:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text("")
+    multihost_utils.sync_global_devices("the work folder is marked")
+    seen = np.asarray(multihost_utils.process_allgather(np.bool(mark.exists())))
+    if jax.process_index() == 0:
+        mark.unlink()
+    others = np.flatnonzero(~seen).tolist()
+    if others:
+        raise MeshError(
+            f"--workdir={workdir} is another folder for process {', '.join(map(str, others))} than for process 0: give "
+            "one that all machines of this run share, or a bucket (gs://...)"
         )

@@ -49,7 +49,10 @@ def run(config: Config, *, workdir: str, command: str, reporter: Reporter) -> in
     reporter.say(f"checkpoint  {workdir}/checkpoints")
     if jax.process_count() > 1:
         # Reading a checkpoint with some of a run's processes would wait for the others.
-        reporter.say("report      written by the same command with --distributed=off, on any one machine")
+        reporter.say(
+            "report      written by the same command with --distributed=off, on one machine that can hold the training "
+            "state, and with that machine's config.mesh"
+        )
         return 0
     path = report_run(config, prepared=prepared, workdir=workdir, command=command, reporter=reporter)
     reporter.finish()

@@ -52,10 +52,27 @@ def make_mesh(
         sizes[sizes.index(-1)] = len(devices) // fixed
     if -1 in sizes or math.prod(sizes) != len(devices):
         named = ", ".join(f"config.mesh.{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
-        raise MeshError(f"{named} does not fit {len(devices)} devices: the product must be {len(devices)}")
+        raise MeshError(
+            f"{named} does not fit {len(devices)} devices: the product must be {len(devices)}; "
+            f"try {' '.join(_fitting(config, len(devices)))}"
+        )
     shape = dict(zip(AXES, sizes, strict=True))
     _check_batch(shape, batch_size=batch_size, microbatches=microbatches)
     return Mesh(_placed(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _fitting(config: MeshConfig, count: int) -> list[str]:
+    """Changes of the axes that fit `count` devices: each as near below what was asked as it can be, one the rest."""
+    rest = next((axis for axis in AXES if getattr(config, axis) == -1), "data")
+    changes, left = [], count
+    for axis in ("slice", "tensor", "fsdp", "data"):
+        if axis == rest:
+            continue
+        asked = getattr(config, axis)
+        size = max(ways for ways in range(1, min(asked, left) + 1) if left % ways == 0)
+        left //= size
+        changes += [f"config.mesh.{axis}={size}"] if size != asked else []
+    return changes if getattr(config, rest) == -1 else [*changes, f"config.mesh.{rest}=-1"]
 
 
 def _check_batch(shape: dict[str, int], *, batch_size: int, microbatches: int) -> None:

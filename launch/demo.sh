@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+case "$*" in "" | --dry-run) ;; *) echo "usage: launch/demo.sh [--dry-run]" >&2 && exit 2 ;; esac
 workdir="runs/slm_tiny"
 commands=(
   "python -m lacy_jax.main --config=configs/slm_tiny.py --workdir=$workdir"

@@ -42,12 +42,6 @@ fill() {
   manifest=${manifest//"$hole"/"$2"}
 }
 
-# KIND VALUE PATTERN: what a manifest may hold without quotes.
-check() {
-  [[ -n "$2" ]] || fail "$1 is missing"
-  [[ "$2" =~ ^$3$ ]] || fail "$1='$2' is not of the form $3"
-}
-
 render() {
   local chips_in_slice=1 size args="" flag
   for size in ${topology//x/ }; do chips_in_slice=$((chips_in_slice * size)); done
@@ -104,6 +98,7 @@ check --namespace "$namespace" "$label"
 pods="jobset.sigs.k8s.io/jobset-name=$name"
 case "$action" in
   apply)
+    # What a manifest may hold without quotes.
     check --image "$image" '[A-Za-z0-9][A-Za-z0-9._:/@-]*'
     check --bucket "$bucket" '[a-z0-9][a-z0-9._-]*'
     check --accelerator "$accelerator" '[a-z][a-z0-9-]*'
@@ -112,7 +107,7 @@ case "$action" in
     number --slices "$slices"
     number --chips "$chips"
     number --restarts "$restarts"
-    check_flags bucket "$@"
+    check_flags bucket "$slices" "$@"
     render "$@"
     printf '%s\n' "$ kubectl apply --filename=- <<'MANIFEST'" "$manifest" MANIFEST
     [[ -n "$dry_run" ]] || kubectl apply --filename=- <<< "$manifest"

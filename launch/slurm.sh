@@ -36,6 +36,7 @@ while [[ $# -gt 0 && "$1" != "--" ]]; do
     --dry-run) dry_run=yes ;;
     -h | --help) usage && exit 0 ;;
     --config=* | --config.* | --workdir=*) fail "'$1' is a flag of the main command: those follow --" ;;
+    --signal=*) fail "'$1': this script has slurm signal it five minutes before the limit, to save" ;;
     --*=*) sbatch_flags+=("$1") ;;
     *) fail "unknown argument '$1'; flags are given as --flag=value, those of the main command follow --" ;;
   esac
@@ -47,7 +48,9 @@ done
 [[ -n "$time" ]] || fail "--time is missing"
 number --nodes "$nodes"
 number --gpus "$gpus"
-check_flags disk "$@"
+# Less would be signalled as soon as it starts, and queued again for ever. 9, 9:59, 0:09:59: minutes, with seconds or not.
+[[ ! "$time" =~ ^(0+:)?0*[0-9](:[0-9]+)?$ ]] || fail "--time=$time is less than ten minutes"
+check_flags disk "" "$@"
 
 # JAX gives the i-th task of a node its i-th GPU, so each task has to see all of them: no --gpus-per-task, no binding.
 # Tasks end one after another when a run stops: the first must not have the others killed, who may still be saving.

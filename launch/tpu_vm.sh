@@ -89,15 +89,16 @@ while [[ $# -gt 0 && "$1" != "--" ]]; do
   shift
 done
 [[ $# -eq 0 ]] || shift
-[[ -n "$name" ]] || fail "--name is missing"
-[[ -n "$zone" ]] || fail "--zone is missing"
+check --name "$name" '[a-z]([a-z0-9-]{0,61}[a-z0-9])?'
+check --zone "$zone" '[a-z0-9-]+'
+[[ -z "$data" || "$data" = gs://* ]] || fail "--data=$data: workers copy it from a bucket, give gs://..."
 number --slices "$slices"
 case "$stage" in create | resume)
   [[ -n "$type" ]] || fail "--type is missing"
   [[ -n "$version" ]] || fail "--version is missing" ;;
 esac
 case "$stage" in
-  run | resume) check_flags "$([[ "$slices" = 1 ]] && echo own || echo bucket)" "$@" ;;
+  run | resume) check_flags "$([[ "$slices" = 1 ]] && echo own || echo bucket)" "$slices" "$@" ;;
   *) [[ $# -eq 0 ]] || fail "$stage takes no flags of the main command" ;;
 esac
 

@@ -78,6 +78,11 @@ try:
     distributed.check_agreement("settings", {"a": me})
 except sharding.MeshError as error:
     print(error, file=out)
+distributed.check_one_folder(sys.argv[2])
+try:
+    distributed.check_one_folder(sys.argv[1] + "-own")
+except sharding.MeshError as error:
+    print(error, file=out)
 one, two = (sorted((d for d in jax.devices() if d.process_index == i), key=lambda d: d.id) for i in range(2))
 for name, axes, devices in (
     ("in turn", {"fsdp": 4}, [one[0], two[0], one[1], two[1]]),
@@ -105,7 +110,7 @@ def test_two_processes_read_the_rows_that_their_devices_hold(tmp_path: Path) -> 
     }
     both = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(tmp_path / str(index))],
+            [sys.executable, "-c", PROGRAM, str(tmp_path / str(index)), str(tmp_path / "shared")],
             cwd=Path(__file__).parent.parent,
             env={**environment, "JAX_PROCESS_ID": str(index)},
             stdout=subprocess.PIPE,
@@ -121,5 +126,7 @@ def test_two_processes_read_the_rows_that_their_devices_hold(tmp_path: Path) -> 
         lines = (tmp_path / str(index)).read_text().splitlines()
         half = [0, 1, 2, 3] if rows[0] == 0 else [4, 5, 6, 7]
         assert "different settings: 1 not those of process 0" in lines[0]
+        assert f"{index}-own is another folder for process 1 than for process 0" in lines[1]
         # Devices in turn, a tensor group over both processes, and halves.
-        assert lines[1:] == [f"in turn {rows} True", f"shared {list(range(8))} True", f"halves {half} True"]
+        assert lines[2:] == [f"in turn {rows} True", f"shared {list(range(8))} True", f"halves {half} True"]
+    assert list((tmp_path / "shared").iterdir()) == []

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import itertools
 import math
 import os
 import subprocess
@@ -135,9 +136,10 @@ def test_no_rule_is_idle_and_they_are_few() -> None:
 @pytest.mark.parametrize(
     ("mesh", "batch", "microbatches", "words"),
     [
-        ({"fsdp": 3}, 16, 1, "does not fit 8 devices: the product must be 8"),
+        ({"fsdp": 3}, 16, 1, "does not fit 8 devices: the product must be 8; try config.mesh.fsdp=2"),
         ({"slice": 3}, 16, 1, "config.mesh.slice=3"),
-        ({"data": 2}, 16, 1, "the product must be 8"),
+        ({"data": 2}, 16, 1, "the product must be 8; try config.mesh.data=-1"),
+        ({"data": 3, "fsdp": -1, "tensor": 16}, 16, 1, "try config.mesh.tensor=8 config.mesh.data=1"),
         ({}, 12, 1, "try config.data.batch_size=8 or config.data.batch_size=16"),
         ({"slice": 2}, 20, 1, "slice 2 x data 4 x fsdp 1 = 8 devices"),
         ({}, 16, 4, "or config.training.microbatches=2"),
@@ -153,15 +155,31 @@ def test_a_mesh_that_does_not_fit_is_refused_with_a_fix(
     assert words in str(error.value)
 
 
-@pytest.mark.parametrize("batch", range(1, 40))
-def test_every_proposed_batch_fits(batch: int) -> None:
-    try:
-        make_mesh(MeshConfig(data=4, tensor=2), batch_size=batch, microbatches=3)
-    except MeshError as error:
-        for fix in str(error).split(": try ")[1].split(" or "):
-            name, _, value = fix.rpartition("=")
-            changed = {"config.data.batch_size": "batch_size", "config.training.microbatches": "microbatches"}[name]
-            make_mesh(MeshConfig(data=4, tensor=2), **{"batch_size": batch, "microbatches": 3, changed: int(value)})
+def test_every_proposed_batch_fits() -> None:
+    for batch in range(1, 40):
+        try:
+            make_mesh(MeshConfig(data=4, tensor=2), batch_size=batch, microbatches=3)
+        except MeshError as error:
+            for fix in str(error).split(": try ")[1].split(" or "):
+                name, _, value = fix.rpartition("=")
+                changed = {"config.data.batch_size": "batch_size", "config.training.microbatches": "microbatches"}[name]
+                make_mesh(MeshConfig(data=4, tensor=2), **{"batch_size": batch, "microbatches": 3, changed: int(value)})
+
+
+def test_every_proposed_mesh_fits() -> None:
+    refused = 0
+    for sizes in itertools.product((-1, 1, 2, 3, 16), repeat=4):
+        config = mesh_config(sizes)
+        if sizes.count(-1) > 1:
+            continue  # refused by lacy_jax/config.py
+        try:
+            make_mesh(config, batch_size=16)
+        except MeshError as error:
+            refused += 1
+            fixes = (fix.rpartition("=") for fix in str(error).split("; try ")[1].split())
+            changes = {name.rpartition(".")[2]: int(value) for name, _, value in fixes}
+            make_mesh(dataclasses.replace(config, **changes), batch_size=16)
+    assert refused > 300
 
 
 @pytest.mark.parametrize(

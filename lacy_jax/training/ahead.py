@@ -13,11 +13,12 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from lacy_jax import sharding
-from lacy_jax.config import Config
+from lacy_jax.checkpoint import find_checkpoint, read_meta
+from lacy_jax.config import Config, ModelConfig, config_from_dict
 from lacy_jax.model import decoder
 from lacy_jax.sharding import MeshError
 from lacy_jax.training.compiled import compile_train_step
-from lacy_jax.training.state import state_shardings
+from lacy_jax.training.state import param_shardings, state_shardings
 
 # GiB of memory a chip (cloud.google.com/tpu/docs, "System architecture" of each version).
 MEMORY_GIB = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v5p": 95, "TPU v6 lite": 32}
@@ -69,6 +70,8 @@ def topology_devices(name: str, *, slices: int = 1) -> Sequence[jax.Device]:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # Nor does it take the machine's TPU: else a second compilation beside this one would be refused.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices).devices
     except Exception as error:  # of several types, by version: the message is what helps
@@ -85,13 +88,22 @@ def plan_step(config: Config, devices: Sequence[jax.Device]) -> Plan:
 
     Raises:
         MeshError: the mesh does not fit devices, batch or model, or, as `OutOfMemory`, the step does not fit.
+        CheckpointError: config.objective.reference is no checkpoint; its settings tell the reference model's size.
     """
     vocab = decoder.padded_vocab(config.tokenizer.vocab_size + 1)
     mesh = make_mesh(config, devices)
     # The abstract mesh: of a concrete one, whose devices are not there, JAX would make small arrays on them.
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         state_shardings(config, vocab=vocab, mesh=mesh)  # its checks, before minutes of compiling
-        program = compile_train_step(config, vocab=vocab, call_id=config.tokenizer.vocab_size, mesh=mesh)
+        reference, reference_model = _reference(config, vocab=vocab, mesh=mesh)
+        program = compile_train_step(
+            config,
+            vocab=vocab,
+            call_id=config.tokenizer.vocab_size,
+            mesh=mesh,
+            reference=reference,
+            reference_model=reference_model,
+        )
     memory: Any = program.memory_analysis()
     return Plan(
         arguments=memory.argument_size_in_bytes,
@@ -99,6 +111,16 @@ def plan_step(config: Config, devices: Sequence[jax.Device]) -> Plan:
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         collectives=collectives(program.as_text() or ""),
     )
+
+
+def _reference(config: Config, *, vocab: int, mesh: Mesh) -> tuple[decoder.Params | None, ModelConfig | None]:
+    """Shapes of Rho-1's reference model, placed as a run places it; (None, None) for every other rule."""
+    if not config.objective.reference:
+        return None, None
+    model = config_from_dict(read_meta(find_checkpoint(config.objective.reference))["config"]).model
+    shapes = jax.eval_shape(lambda: decoder.init_params(model, vocab=vocab, key=jax.random.key(0)))
+    placed = param_shardings(mesh, shapes)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placed), model
 
 
 def make_mesh(config: Config, devices: Sequence[jax.Device]) -> Mesh:

@@ -80,7 +80,9 @@ def _refuse_other_run(meta: dict[str, Any], config: Config, *, data: Any, folder
     from lacy_jax.config import config_to_dict
 
     ours, theirs = _flatten(config_to_dict(config)), _flatten(meta["config"])
-    binding = [name for name in ours if name.startswith(_BINDING) and name not in _FREE]
+    # Where a batch is one whole to the objective, its parts are a matter of a machine's memory.
+    free = (*_FREE, "training.microbatches") if config.objective.scope == "batch" else _FREE
+    binding = [name for name in ours if name.startswith(_BINDING) and name not in free]
     differing = [
         f"config.{name}: here {ours[name]!r}, there {theirs.get(name, 'absent')!r}"
         for name in binding

@@ -12,7 +12,15 @@ from lacy_jax.config import Config, ModelConfig
 from lacy_jax.data.loader import HostBatch, window_batch
 from lacy_jax.data.pack import PackedSource
 from lacy_jax.model import decoder
-from lacy_jax.training.step import Batch, Reference, take_targets, token_scalars, with_attention
+from lacy_jax.training.step import (
+    Batch,
+    Reference,
+    join_rows,
+    split_rows,
+    take_targets,
+    token_scalars,
+    with_attention,
+)
 
 
 def place_batch(batch: HostBatch, mesh: Mesh, *, batch_size: int) -> Batch:
@@ -24,24 +32,38 @@ def place_batch(batch: HostBatch, mesh: Mesh, *, batch_size: int) -> Batch:
 def target_values(
     params: decoder.Params, batch: Batch, step: jax.Array, reference: Reference | None, *, config: Config, call_id: int
 ) -> dict[str, jax.Array]:
-    """What `validation_record` wants to know of every target, [B, T] each, and `valid`."""
-    chunks = config.objective.vocab_chunks
-    hidden_BTD = decoder.forward(params, batch.inputs, config=config.model)
-    matrix = decoder.output_matrix(params)
-    scalars = objective.head_scalars(hidden_BTD, matrix, batch.targets, call_id, vocab_chunks=chunks)
-    nll = objective.nll_without_call(scalars)
-    reference_losses = None
-    if reference is not None:
-        theirs = token_scalars(reference.params, batch, model=reference.model, call_id=call_id, vocab_chunks=chunks)
-        reference_losses = objective.nll_without_call(theirs)
-    greedy = objective.greedy_tokens(hidden_BTD, matrix, call_id, vocab_chunks=chunks)
+    """What `validation_record` wants to know of every target, [B, T] each, and `valid`.
+
+    The model reads as many rows at once as in training: where that takes microbatches, a batch whole may not fit.
+    """
+    chunks, count = config.objective.vocab_chunks, config.training.microbatches
+
+    def values_of(rows: Batch) -> dict[str, jax.Array]:
+        hidden_BTD = decoder.forward(params, rows.inputs, config=config.model)
+        matrix = decoder.output_matrix(params)
+        scalars = objective.head_scalars(hidden_BTD, matrix, rows.targets, call_id, vocab_chunks=chunks)
+        greedy = objective.greedy_tokens(hidden_BTD, matrix, call_id, vocab_chunks=chunks)
+        values = {
+            "nll": objective.nll_without_call(scalars),
+            "nll_full": objective.nll_with_call(scalars),
+            "call_score": objective.call_log_odds(scalars),
+            "greedy_right": greedy == rows.targets,
+        }
+        if reference is not None:
+            theirs = token_scalars(reference.params, rows, model=reference.model, call_id=call_id, vocab_chunks=chunks)
+            values["reference_nll"] = objective.nll_without_call(theirs)
+        return values
+
+    if count == 1:
+        values = values_of(batch)
+    else:
+        micros = jax.tree.map(lambda x: split_rows(x, count), batch)
+        values = jax.tree.map(join_rows, jax.lax.map(values_of, micros))
+    theirs = values.pop("reference_nll", None)
     return {
-        "nll": nll,
-        "nll_full": objective.nll_with_call(scalars),
-        "call_score": objective.call_log_odds(scalars),
+        **values,
         "factual": batch.target_factual,
-        "taken": take_targets(nll, batch, config=config, step=step, reference_losses=reference_losses),
-        "greedy_right": greedy == batch.targets,
+        "taken": take_targets(values["nll"], batch, config=config, step=step, reference_losses=theirs),
         "target": batch.targets,
         "valid": batch.valid,
     }

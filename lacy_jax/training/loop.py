@@ -69,13 +69,15 @@ def train(config: Config, *, prepared: Prepared, workdir: str, reporter: Reporte
 
     Raises:
         CheckpointError: the workdir holds a run with other settings or data, or the reference model does not fit.
-        MeshError: the devices, the batch or the model do not fit config.mesh, or processes disagree.
+        MeshError: the devices, the batch or the model do not fit config.mesh, or processes disagree or
+            have work folders of their own.
     """
     batch_size, microbatches = config.data.batch_size, config.training.microbatches
     mesh = sharding.make_mesh(config.mesh, batch_size=batch_size, microbatches=microbatches)
     # Where data lies may differ from machine to machine, what it is may not.
     settings = dataclasses.replace(config, data=dataclasses.replace(config.data, directory="", packed=""))
     distributed.check_agreement("settings or prepared data", [config_to_dict(settings), prepared.fingerprint])
+    distributed.check_one_folder(workdir)
     vocab = decoder.padded_vocab(prepared.tokenizer.vocab_size)
     with jax.set_mesh(mesh):
         reference, reference_model = _load_reference(config, prepared, vocab=vocab, mesh=mesh)

@@ -136,13 +136,13 @@ def _gradients(
         grads, (sums, classes) = gradient(params, batch, jnp.int32(0), None)
         return grads, sums, classes
 
-    micros = jax.tree.map(lambda x: _split_rows(x, count), batch)
+    micros = jax.tree.map(lambda x: split_rows(x, count), batch)
     taken = None
     if settings.scope == "batch" and settings.rule != "none":
         losses = jax.lax.map(lambda m: objective.nll_without_call(scalars_of(params, m, config.model)), micros)
-        excess = None if reference is None else _join_rows(jax.lax.map(reference_losses, micros))
-        whole = take_targets(_join_rows(losses), batch, config=config, step=step, reference_losses=excess)
-        taken = _split_rows(whole, count)
+        excess = None if reference is None else join_rows(jax.lax.map(reference_losses, micros))
+        whole = take_targets(join_rows(losses), batch, config=config, step=step, reference_losses=excess)
+        taken = split_rows(whole, count)
 
     def add(total: Any, xs: tuple[Batch, jax.Array, jax.Array | None]) -> tuple[Any, None]:
         grads, aux = gradient(params, *xs)
@@ -155,13 +155,13 @@ def _gradients(
     return grads, sums, classes
 
 
-def _split_rows(x: jax.Array, count: int) -> jax.Array:
+def split_rows(x: jax.Array, count: int) -> jax.Array:
     """[B, ...] -> [count, B / count, ...], rows dealt out in turn so that every device keeps its share of each."""
     return x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1)
 
 
-def _join_rows(x: jax.Array) -> jax.Array:
-    """The inverse of `_split_rows`."""
+def join_rows(x: jax.Array) -> jax.Array:
+    """The inverse of `split_rows`."""
     return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
 
 

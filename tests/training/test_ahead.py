@@ -1,6 +1,8 @@
 """Collectives read out of compiled programs, against what the programs say; statuses of compile_ahead."""
 
+import dataclasses
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -16,11 +18,22 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lacy_jax import compile_ahead, platforms
-from lacy_jax.config import Config, DataConfig, MeshConfig, ModelConfig, TrainingConfig
+from lacy_jax.config import (
+    Config,
+    DataConfig,
+    MeshConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    TokenizerConfig,
+    TrainingConfig,
+    config_to_dict,
+)
 from lacy_jax.sharding import MeshError
 from lacy_jax.training import ahead
 from lacy_jax.training.ahead import Collectives, Plan
 from lacy_jax.training.compiled import OutOfMemory
+from lacy_jax.training.flops import parameter_count
+from lacy_jax.training.state import state_shardings
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,16 +89,24 @@ ENTRY %main (p: bf16[2,768]) -> bf16[8,768] {{
     assert ahead.collectives(hlo) == {"all-gather": Collectives(1, 8 * 768 * 2)}
 
 
-def test_the_plan_of_a_step_counts_the_state_once() -> None:
-    model = ModelConfig(layers=2, width=64, heads=8, context=16)
+def test_the_plan_of_a_step_counts_the_state_once(tmp_path: Path) -> None:
+    """Of Rho-1, whose reference model lies there too."""
+    model = ModelConfig(layers=1, width=64, heads=8, context=16)
     config = Config(
-        model=model, data=DataConfig(batch_size=8), training=TrainingConfig(steps=1), mesh=MeshConfig(fsdp=-1, data=1)
+        model=model,
+        objective=ObjectiveConfig(rule="excess_loss", reference=str(tmp_path)),
+        tokenizer=TokenizerConfig(vocab_size=1000),
+        data=DataConfig(batch_size=8),
+        training=TrainingConfig(steps=1),
+        mesh=MeshConfig(fsdp=-1, data=1),
     )
-    plan = ahead.plan_step(config, jax.devices())
-    from lacy_jax.training.flops import parameter_count
-
-    state = 3 * 4 * parameter_count(model, vocab=32128)  # parameters and two moments, float32
-    assert state / 8 < plan.arguments < 1.05 * state / 8
+    reference = Config(model=dataclasses.replace(model, width=128))
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta" / "metadata").write_text(json.dumps({"format": 1, "config": config_to_dict(reference)}))
+    # Parameters and two moments, and the reference's parameters, float32.
+    held = 4 * (3 * parameter_count(model, vocab=1024) + parameter_count(reference.model, vocab=1024))
+    plan = ahead.plan_step(config, jax.devices()[:2])
+    assert held / 2 < plan.arguments < 1.05 * held / 2
     assert plan.outputs < 10_000  # the new state lies where the old one was
     assert plan.collectives["all-gather"].count > 0
 
@@ -115,7 +136,7 @@ def door(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 
     def run(*words: str, fits=lambda _: True) -> tuple[int, list[str], str]:
         def plan(config: Config, devices) -> Plan:
-            ahead.make_mesh(config, devices)
+            state_shardings(config, vocab=32128, mesh=ahead.make_mesh(config, devices))
             if not fits(config):
                 raise OutOfMemory("RESOURCE_EXHAUSTED: used 34G of 16G")
             return Plan(2**30, 2**31, 0, {"all-reduce": Collectives(3, 2**20)})
@@ -156,6 +177,21 @@ def test_it_does_not_fit(door) -> None:
     status, lines, _ = door(fits=lambda _: False)
     assert status == 1
     assert lines[-1].startswith("suggestion: more chips")
+    # What was asked is not compiled again, and a width that eight chips cannot split is no way out.
+    assert lines[3:-1] == [
+        "  tried: batch 32 x 1024 (4 rows a chip), remat full, fsdp -1: does not fit",
+        "  tried: batch 32 x 1024 (4 rows a chip in 2 parts), remat full, fsdp -1: does not fit",
+        "  tried: batch 32 x 1024 (4 rows a chip in 4 parts), remat full, fsdp -1: does not fit",
+    ]
+    status, lines, error = door("--config.model.width=780", fits=lambda _: False)
+    assert (status, error) == (1, "")
+    assert [line for line in lines if "tried" in line] == []
+
+
+def test_rows_a_chip_of_any_mesh(door) -> None:
+    """Chips of a tensor group share their rows, also where its size is what is left."""
+    _, lines, _ = door("--nosuggest", "--config.mesh.data=2", "--config.mesh.tensor=-1", "--config.model.heads=16")
+    assert "batch 32 x 1024 (16 rows a chip), remat full, tensor -1;" in lines[0]
 
 
 def test_wrong_settings(door, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +222,7 @@ def test_wrong_settings(door, monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["150m", "1b with batch 64 a chip"],
 )
 def test_compiled_for_four_chips(words: list[str], status: int, said: str) -> None:
-    environment = os.environ | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     command = [sys.executable, "-m", "lacy_jax.compile_ahead", "--topology=v5e:2x2", "--nosuggest", *words]
     result = subprocess.run(
         command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False

@@ -5,18 +5,20 @@ import hashlib
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from etils import epath
 
 from lacy_jax.checkpoint import CheckpointError, load_model
-from lacy_jax.config import Config, ObjectiveConfig, TrainingConfig
+from lacy_jax.config import Config, ObjectiveConfig, TrainingConfig, config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data import loader
 from lacy_jax.data.prepare import Prepared
+from lacy_jax.training import checkpoint
 from lacy_jax.training.announce import describe_objective
 from lacy_jax.training.loop import TrainResult, train
 from lacy_jax.training.metrics import read_metrics
@@ -157,6 +159,17 @@ def test_a_workdir_of_another_run_is_refused(
     assert words in str(error.value)
     assert "--workdir" in str(error.value)
     assert arrays(small_run, 6).keys() == before
+
+
+def test_parts_of_a_batch_are_the_machines_matter_unless_targets_are_chosen_in_each() -> None:
+    def resume(scope: Literal["batch", "microbatch"]) -> None:
+        old = Config(objective=ObjectiveConfig(scope=scope), training=TrainingConfig(steps=6, microbatches=2))
+        new = dataclasses.replace(old, training=TrainingConfig(steps=6, microbatches=4))
+        checkpoint._refuse_other_run({"config": config_to_dict(old), "data": 1}, new, data=1, folder=epath.Path("a"))
+
+    resume("batch")
+    with pytest.raises(CheckpointError, match=r"config\.training\.microbatches: here 4, there 2"):
+        resume("microbatch")
 
 
 def test_nothing_to_load_says_what_was_looked_for(tmp_path: Path) -> None:
