@@ -28,8 +28,10 @@ Account = Literal["row", "shared"]
 # (text so far, the SLM's own next token as text) -> whether to call: for evaluation, where the truth is known.
 Oracle = Callable[[str, str], bool]
 
-# The partner is asked when this share of the live rows waits for it, or when no other row is left.
+# The partner is asked when this share of the live rows waits for it, or when no other row is left; and at last after so
+# many rounds, since rows beside a waiting one may never call.
 PARKED_SHARE = 0.5
+MOST_ROUNDS = 8
 # Shared accounts that are kept, one for each budget that was asked for.
 MOST_ACCOUNTS = 256
 # A round that runs ahead takes about this long at most, seconds: pieces, answers and cancellations wait for its end.
@@ -72,6 +74,7 @@ class Scheduler:
         self._waiting: collections.deque[Row] = collections.deque()
         self._rows: dict[int, Row] = {}  # slot -> row
         self._question: tuple[concurrent.futures.Future[list[str]], list[Row]] | None = None
+        self._rounds_waited = 0  # by rows that the partner was not asked for yet
         self._shared: collections.OrderedDict[Budget, BudgetState] = collections.OrderedDict()
         self._next_id = 0
 
@@ -198,8 +201,10 @@ class Scheduler:
             return
         parked = [row for row in self._rows.values() if row.asked]
         live = [row for row in self._rows.values() if row.finish is None]
-        if parked and len(parked) >= PARKED_SHARE * len(live):
+        self._rounds_waited = self._rounds_waited + 1 if parked else 0
+        if parked and (len(parked) >= PARKED_SHARE * len(live) or self._rounds_waited >= MOST_ROUNDS):
             self._question = self._partner.submit([row.text for row in parked]), parked
+            self._rounds_waited = 0
 
     def _collect(self) -> None:
         """Takes up the rows that were answered."""
