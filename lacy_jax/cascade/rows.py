@@ -165,14 +165,15 @@ def resume(row: Row, piece: str, *, engine: Engine) -> None:
 
 
 def splice(tokenizer: TextTokenizer, text: str, piece: str) -> tuple[list[int], int]:
-    """Ids of `text + piece`, and how many of the tokens hold some of the piece.
+    """Ids of `text + piece`, and how many of the tokens hold some of the piece, at least one.
 
     The whole text is encoded anew: a piece may merge with the end of the text ("Ein" + "stein"). The engine
     keeps the keys and values of the ids before the first that changed.
     """
     encoding = tokenizer.encode(text + piece)
     tokens = int(((encoding.ends > len(text)) | (encoding.starts >= len(text))).sum())
-    return [tokenizer.start_id, *encoding.ids.tolist()], tokens
+    # A tokenizer that drops characters may write none; a row of such pieces would never reach its length.
+    return [tokenizer.start_id, *encoding.ids.tolist()], max(1, tokens)
 
 
 def release(row: Row) -> tuple[Piece, ...]:
