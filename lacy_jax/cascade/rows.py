@@ -125,6 +125,11 @@ class Row:
         """Whether the SLM can go on with it."""
         return self.finish is None and self.asked is None
 
+    @property
+    def left(self) -> int:
+        """Tokens until its length."""
+        return self.request.max_new_tokens - self.counts.generated
+
     def completion(self) -> Completion:
         assert self.finish is not None
         prompt = self.request.prompt
@@ -210,7 +215,7 @@ def _append(row: Row, piece: Piece) -> None:
 
 
 def _end_at_length(row: Row) -> None:
-    if row.finish is None and row.counts.generated >= row.request.max_new_tokens:
+    if row.finish is None and row.left <= 0:
         row.finish = "length"
 
 

@@ -149,9 +149,9 @@ class Scheduler:
 
     def _ahead(self, rows: Sequence[Row]) -> int:
         """How many steps to run: until about half of the rows will have called. No row's result depends on it."""
-        rate = sum(budgets.expected_rate(row.budget, row.state) for row in rows) / len(rows)
+        rate = sum(budgets.expected_rate(row.budget, row.state, left=self._left(row)) for row in rows) / len(rows)
         until_half = math.log(0.5) / math.log1p(-min(rate, 0.99)) if rate > 0 else MOST_STEPS
-        left = max(row.request.max_new_tokens - row.counts.generated for row in rows)
+        left = max(row.left for row in rows)
         return max(1, round(min(until_half, left, self._session.steps_within(ROUND_SECONDS))))
 
     def _decide(self, row: Row, step: Step) -> None:
@@ -159,11 +159,15 @@ class Scheduler:
         score = self._score(row, step)
         with self._account(row):
             if not row.held:  # in the middle of a character, nobody else can take over
-                row.state, call = budgets.decide(row.budget, row.state, score)
+                row.state, call = budgets.decide(row.budget, row.state, score, left=self._left(row))
                 if call:
                     row.asked = (step, score)
                     return
             take_own(row, step, score, engine=self._engine)
+
+    def _left(self, row: Row) -> float:
+        """Tokens until the row's account is closed; one that rows share goes on with others."""
+        return row.left if self._calling.account == "row" else math.inf
 
     def _score(self, row: Row, step: Step) -> float:
         """The score of calling here. The gate weighs it by P(factual): log-odds and logits by its logarithm."""
