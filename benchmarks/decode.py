@@ -8,6 +8,8 @@ what a model of its size costs. Beside the figures stand:
 
 - the floor of the SLM alone: every step reads all weights and the cache once, at the memory bandwidth measured in
   the same minute, or does 2N FLOPs a row, at the rate of a plain matrix product, whichever takes longer;
+- the floor with the partner: besides, every token that a question's longest answer took is a step of the partner, of
+  its weights and the cache of the question's rows (what it reads of the texts, and steps thrown away, are not in it);
 - the peer without parking: the same cascade, but the partner is asked as soon as a row calls, and all wait for it;
 - the peer `transformers`, `generate` of the SLM's architecture in PyTorch at budget 0, where they are installed.
 
@@ -19,7 +21,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +29,7 @@ import numpy as np
 
 from benchmarks.objective import matmul_rate
 from lacy_jax.cascade import Cascade, Counts, scheduler
-from lacy_jax.cascade.partners.checkpoint import CheckpointPartner
+from lacy_jax.cascade.partners.checkpoint import CheckpointPartner, _Answer
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.checkpoint import LoadedModel, load_model
 from lacy_jax.config import Config, CorpusConfig, ModelConfig
@@ -59,6 +61,29 @@ class Unparked(Guard):
         return future
 
 
+class Counted(CheckpointPartner):
+    """Remembers its answers."""
+
+    def __init__(self, loaded: LoadedModel, *, slots: int):
+        super().__init__(loaded, slots=slots, span="token")
+        self.begun: list[list[tuple[_Answer, int]]] = []
+
+    def _place(self, answers: Sequence[_Answer]) -> dict[int, _Answer]:
+        self.begun.append([(answer, len(answer.ids)) for answer in answers])
+        return super()._place(answers)
+
+    def steps(self) -> list[list[int]]:
+        """Tokens that each answer took, by question."""
+        return [[len(answer.ids) - length for answer, length in group] for group in self.begun]
+
+
+class Rates(NamedTuple):
+    """What the device does at best: bytes read and FLOPs, a second."""
+
+    bandwidth: float
+    flops: float
+
+
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """One cell of the table."""
@@ -88,16 +113,19 @@ def copy_bandwidth() -> float:
     return array.nbytes / min(seconds)
 
 
-def floor(slm: LoadedModel, *, batch: int, context: int) -> float:
-    """Tokens a second that the device could reach at best, with `context` tokens in each cache on average."""
-    model = slm.model
-    vocab = decoder.output_matrix(slm.params).shape[0]
-    weights = 4 * parameter_count(model, vocab=vocab)
+def step_seconds(loaded: LoadedModel, rates: Rates, *, rows: float, context: int) -> float:
+    """What a step of so many rows takes at least, with `context` tokens in each cache on average."""
+    model = loaded.model
+    parameters = parameter_count(model, vocab=decoder.output_matrix(loaded.params).shape[0])
     kv_width = (model.kv_heads or model.heads) * (model.width // model.heads)
-    cache = 4 * batch * context * 2 * model.layers * kv_width
-    memory = (weights + cache) / copy_bandwidth()
-    compute = 2 * batch * weights / 4 / matmul_rate("float32")
-    return batch / max(memory, compute)
+    cache = 4 * rows * context * 2 * model.layers * kv_width
+    return max((4 * parameters + cache) / rates.bandwidth, 2 * rows * parameters / rates.flops)
+
+
+def partner_seconds(partner: Counted, loaded: LoadedModel, rates: Rates, *, context: int) -> float:
+    """What the partner's steps take at least."""
+    longest = [(max(steps), sum(steps)) for steps in partner.steps() if any(steps)]
+    return sum(n * step_seconds(loaded, rates, rows=rows / n, context=context) for n, rows in longest)
 
 
 def transformers_generate(slm: LoadedModel, prompts: Sequence[str], *, length: int) -> Callable[[int], float] | None:
@@ -159,12 +187,13 @@ def main() -> None:
     device = jax.devices()[0]
     print(f"{device.device_kind} ({device.platform}), float32; {options.length} new tokens, {options.rounds} rounds")
     titles = f"{'budget':>7}{'batch':>6}{'tokens/s':>10}{'of floor':>10}{'/ unparked':>12}{'/ transformers':>16}"
-    print(f"{titles}{'share':>7}{'texts a question':>18}")
+    print(f"{titles}{'share':>7}{'texts a question':>18}{'with partner':>14}")
     peer = transformers_generate(slm, prompts, length=options.length)
     for batch in map(int, options.batches.split(",")):
-        best = floor(slm, batch=batch, context=options.length)
+        rates = Rates(copy_bandwidth(), matmul_rate("float32"))
+        print(f"{rates.bandwidth / 1e9:.1f} GB/s, {rates.flops / 1e9:.0f} GFLOP/s")
         for budget in map(float, options.budgets.split(",")):
-            report(Setting(budget, batch), slm, large, prompts, best=best, peer=peer, options=options)
+            report(Setting(budget, batch), slm, large, prompts, rates=rates, peer=peer, options=options)
 
 
 def report(
@@ -173,18 +202,23 @@ def report(
     large: LoadedModel,
     prompts: Sequence[str],
     *,
-    best: float,
+    rates: Rates,
     peer: Callable[[int], float] | None,
     options: argparse.Namespace,
 ) -> None:
     """Times one cell against its peers and prints its line."""
 
-    def run(guard: Callable[..., Guard], share: float) -> tuple[float, Counts, float]:
-        asked = guard(CheckpointPartner(large, slots=setting.batch, span="token"))
+    def run(guard: Callable[..., Guard], share: float) -> tuple[float, Counts, float, float]:
+        """Tokens a second, counts, texts a question, and the tokens a second of the floor with the partner."""
+        partner = Counted(large, slots=setting.batch)
+        asked = guard(partner)
         cascade = Cascade(slm, asked, budget=setting.budget, score="call_score", span="token")
         scheduler.PARKED_SHARE = share
         speed, counts = tokens_per_second(cascade, prompts, batch=setting.batch, length=options.length)
-        return speed, counts, asked.statistics.questions / max(1, asked.statistics.batches)
+        own = counts.generated * step_seconds(slm, rates, rows=setting.batch, context=options.length) / setting.batch
+        least = own + partner_seconds(partner, large, rates, context=options.length)
+        questions = asked.statistics.questions / max(1, asked.statistics.batches)
+        return speed, counts, questions, counts.generated / least
 
     parked = scheduler.PARKED_SHARE
     calls = setting.budget > 0
@@ -193,11 +227,13 @@ def report(
         run(Unparked, 0.0)
     if not calls and peer is not None:
         peer(setting.batch)
-    speeds, unparked, theirs, texts = [], [], [], []
+    speeds, unparked, theirs, texts, floors = [], [], [], [], []
+    best = setting.batch / step_seconds(slm, rates, rows=setting.batch, context=options.length)
     counts = Counts()
     for _ in range(options.rounds):
-        speed, counts, size = run(Guard, parked)
+        speed, counts, size, floor = run(Guard, parked)
         speeds.append(speed)
+        floors.append(speed / floor)
         texts.append(size)
         if calls:
             unparked.append(speed / run(Unparked, 0.0)[0])
@@ -210,7 +246,10 @@ def report(
         return f"{statistics.median(values):.2f}" if values else "-"
 
     figures = f"{setting.budget:7g}{setting.batch:6}{speed:10,.0f}{f'{speed / best:.0%}':>10}{ratio(unparked):>12}"
-    print(f"{figures}{ratio(theirs):>16}{counts.share:7.3f}{np.mean(texts):18.1f}", flush=True)
+    print(
+        f"{figures}{ratio(theirs):>16}{counts.share:7.3f}{np.mean(texts):18.1f}{f'{statistics.median(floors):.0%}':>14}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -61,7 +61,8 @@ def _prompts() -> list[str]:
     prompts = list(_PROMPT.value)
     if _PROMPTS_FILE.value is not None:
         try:
-            lines = Path(_PROMPTS_FILE.value).read_text(encoding="utf-8").splitlines()
+            # Lines end as they do in files; `str.splitlines` would cut prompts at U+2028 and its like, too.
+            lines = Path(_PROMPTS_FILE.value).read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"--prompts_file={_PROMPTS_FILE.value}: cannot be read ({error})") from None
         prompts += [line for line in lines if line.strip()]

@@ -86,24 +86,26 @@ def start(budget: Budget, *, warm_scores: Sequence[float] = ()) -> BudgetState:
     return BudgetState(scores=tuple(scattered.tolist()), ranked=tuple(spread.tolist()))
 
 
-def effective_share(budget: Budget, state: BudgetState) -> float:
-    """The share of decisions that should call now, float in [0, 1].
+def effective_share(budget: Budget, state: BudgetState, *, left: float = math.inf) -> float:
+    """The share of decisions that should call now, float in [0, 1]; `left`: tokens that the row may still have.
 
     If a call spends c tokens, calling on a share p of the decisions delegates pc / (pc + 1 - p) of the
-    tokens; solved for p at the budget. What is owed from before (in tokens) is made up within HORIZON.
+    tokens; solved for p at the budget. What is owed from before (in tokens) is made up within HORIZON, or before the
+    row ends. What a call spends beyond one token is saved for before: a row that ends cannot pay it back.
     """
     if budget.share in (0.0, 1.0):
         return budget.share
     cost = (FIRST_COST_CALLS * FIRST_COST + state.spent) / (FIRST_COST_CALLS + state.calls)
     level = budget.share / (budget.share + cost * (1.0 - budget.share))
     owed = budget.share * state.generated - state.spent
-    return min(max(level + owed / HORIZON, 0.0), 1.0)
+    saved = (cost - 1.0) * (1.0 - budget.share)
+    return min(max(level + (owed - saved) / min(HORIZON, max(left, 1.0)), 0.0), 1.0)
 
 
-def expected_rate(budget: Budget, state: BudgetState) -> float:
+def expected_rate(budget: Budget, state: BudgetState, *, left: float = math.inf) -> float:
     """What share of its next decisions a row will call at, float in [0, 1]: exact in the mean, but for a threshold."""
     if budget.threshold is None:
-        return effective_share(budget, state)
+        return effective_share(budget, state, left=left)
     return (1 + state.calls) / (4 + state.decisions)
 
 
@@ -114,13 +116,17 @@ def place_from_top(ranked: Sequence[float], score: float, *, tie_breaker: float)
     return (above + tie_breaker * ties) / (len(ranked) + 1)
 
 
-def decide(budget: Budget, state: BudgetState, score: float) -> tuple[BudgetState, bool]:
-    """Whether the row calls at a position of this score, and the state with the score remembered."""
+def decide(budget: Budget, state: BudgetState, score: float, *, left: float = math.inf) -> tuple[BudgetState, bool]:
+    """Whether the row calls at a position of this score, and the state with the score remembered.
+
+    left: tokens that the row may still have, where that is known.
+    """
     score = float(np.float32(score)) if math.isfinite(score) else -math.inf
     # Evenly spread over [0, 1) and a function of the position only: the same text gets the same calls.
     tie_breaker = ((state.decisions + 1) * _GOLDEN) % 1.0
     if budget.threshold is None:
-        call = place_from_top(state.ranked, score, tie_breaker=tie_breaker) < effective_share(budget, state)
+        share = effective_share(budget, state, left=left)
+        call = place_from_top(state.ranked, score, tie_breaker=tie_breaker) < share
     else:
         call = score > budget.threshold
     scores, ranked = (*state.scores, score), list(state.ranked)

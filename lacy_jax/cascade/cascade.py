@@ -68,7 +68,8 @@ class Cascade:
         if score == "auto":
             score = "call_score" if learned_to_call(slm) else "uncertainty"
         if isinstance(partner, str):
-            partner = make_partner(partner, corpus=slm.config.corpus, directory=slm.config.data.directory, span=span)
+            corpus, directory = slm.config.corpus, slm.config.data.directory
+            partner = make_partner(partner, corpus=corpus, directory=directory, span=span, timeout=timeout)
         self._engine = Engine(slm)
         self.partner = partner if partner is None or isinstance(partner, Guard) else Guard(partner, timeout=timeout)
         warm = slm.meta.get("call_scores", []) if (score, gate) == ("call_score", "none") else []

@@ -183,8 +183,7 @@ class Session:
     def __init__(self, engine: Engine, *, slots: int):
         self._engine = engine
         self._buckets = cache_buckets(engine.config.context)
-        self._cache = decoder.new_cache(engine.config, batch=slots, length=self._buckets[0])
-        self._held: list[list[int]] = [[] for _ in range(slots)]
+        self._forget(slots)
         self._step_seconds = float("inf")  # of the last call
 
     @property
@@ -235,6 +234,17 @@ class Session:
             )
             for slot, ids in seen.items()
         ]
+        try:
+            steps = self._run(going, ahead=ahead)
+        except BaseException:  # the cache may hold parts of other rows by now, or be gone with what it was donated to
+            self._forget(self.slots)
+            raise
+        for row in going:
+            self._held[row.slot] = row.ids
+        return steps
+
+    def _run(self, going: Sequence[_Going], *, ahead: int) -> dict[int, list[Step]]:
+        """Reads what the cache lacks of each row, and writes."""
         by_width = shapes(self.slots, length=self._cache.length)
         while behind := [row for row in going if row.unread]:
             width = fitting(behind[0].unread, list(by_width))
@@ -244,10 +254,13 @@ class Session:
         began, steps = time.monotonic(), dict[int, list[Step]]()
         for part, count in _parts(going, counts=row_counts(self.slots)):
             steps |= self._write(part, count=count, steps=min(ahead, MOST_STEPS))
-        for row in going:
-            self._held[row.slot] = row.ids
         self._step_seconds = (time.monotonic() - began) / ahead
         return steps
+
+    def _forget(self, slots: int) -> None:
+        """Starts with empty caches."""
+        self._cache = decoder.new_cache(self._engine.config, batch=slots, length=self._buckets[0])
+        self._held: list[list[int]] = [[] for _ in range(slots)]
 
     def warm_up(self) -> int:
         """Compiles all programs that rows may need, and returns how many; what the session holds is not touched."""

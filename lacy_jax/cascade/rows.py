@@ -125,6 +125,11 @@ class Row:
         """Whether the SLM can go on with it."""
         return self.finish is None and self.asked is None
 
+    @property
+    def left(self) -> int:
+        """Tokens until its length."""
+        return self.request.max_new_tokens - self.counts.generated
+
     def completion(self) -> Completion:
         assert self.finish is not None
         prompt = self.request.prompt
@@ -165,14 +170,15 @@ def resume(row: Row, piece: str, *, engine: Engine) -> None:
 
 
 def splice(tokenizer: TextTokenizer, text: str, piece: str) -> tuple[list[int], int]:
-    """Ids of `text + piece`, and how many of the tokens hold some of the piece.
+    """Ids of `text + piece`, and how many of the tokens hold some of the piece, at least one.
 
     The whole text is encoded anew: a piece may merge with the end of the text ("Ein" + "stein"). The engine
     keeps the keys and values of the ids before the first that changed.
     """
     encoding = tokenizer.encode(text + piece)
     tokens = int(((encoding.ends > len(text)) | (encoding.starts >= len(text))).sum())
-    return [tokenizer.start_id, *encoding.ids.tolist()], tokens
+    # A tokenizer that drops characters may write none; a row of such pieces would never reach its length.
+    return [tokenizer.start_id, *encoding.ids.tolist()], max(1, tokens)
 
 
 def release(row: Row) -> tuple[Piece, ...]:
@@ -209,7 +215,7 @@ def _append(row: Row, piece: Piece) -> None:
 
 
 def _end_at_length(row: Row) -> None:
-    if row.finish is None and row.counts.generated >= row.request.max_new_tokens:
+    if row.finish is None and row.left <= 0:
         row.finish = "length"
 
 

@@ -28,8 +28,10 @@ Account = Literal["row", "shared"]
 # (text so far, the SLM's own next token as text) -> whether to call: for evaluation, where the truth is known.
 Oracle = Callable[[str, str], bool]
 
-# The partner is asked when this share of the live rows waits for it, or when no other row is left.
+# The partner is asked when this share of the live rows waits for it, or when no other row is left; and at last after so
+# many rounds, since rows beside a waiting one may never call.
 PARKED_SHARE = 0.5
+MOST_ROUNDS = 8
 # Shared accounts that are kept, one for each budget that was asked for.
 MOST_ACCOUNTS = 256
 # A round that runs ahead takes about this long at most, seconds: pieces, answers and cancellations wait for its end.
@@ -72,6 +74,7 @@ class Scheduler:
         self._waiting: collections.deque[Row] = collections.deque()
         self._rows: dict[int, Row] = {}  # slot -> row
         self._question: tuple[concurrent.futures.Future[list[str]], list[Row]] | None = None
+        self._rounds_waited = 0  # by rows that the partner was not asked for yet
         self._shared: collections.OrderedDict[Budget, BudgetState] = collections.OrderedDict()
         self._next_id = 0
 
@@ -146,9 +149,9 @@ class Scheduler:
 
     def _ahead(self, rows: Sequence[Row]) -> int:
         """How many steps to run: until about half of the rows will have called. No row's result depends on it."""
-        rate = sum(budgets.expected_rate(row.budget, row.state) for row in rows) / len(rows)
+        rate = sum(budgets.expected_rate(row.budget, row.state, left=self._left(row)) for row in rows) / len(rows)
         until_half = math.log(0.5) / math.log1p(-min(rate, 0.99)) if rate > 0 else MOST_STEPS
-        left = max(row.request.max_new_tokens - row.counts.generated for row in rows)
+        left = max(row.left for row in rows)
         return max(1, round(min(until_half, left, self._session.steps_within(ROUND_SECONDS))))
 
     def _decide(self, row: Row, step: Step) -> None:
@@ -156,11 +159,15 @@ class Scheduler:
         score = self._score(row, step)
         with self._account(row):
             if not row.held:  # in the middle of a character, nobody else can take over
-                row.state, call = budgets.decide(row.budget, row.state, score)
+                row.state, call = budgets.decide(row.budget, row.state, score, left=self._left(row))
                 if call:
                     row.asked = (step, score)
                     return
             take_own(row, step, score, engine=self._engine)
+
+    def _left(self, row: Row) -> float:
+        """Tokens until the row's account is closed; one that rows share goes on with others."""
+        return row.left if self._calling.account == "row" else math.inf
 
     def _score(self, row: Row, step: Step) -> float:
         """The score of calling here. The gate weighs it by P(factual): log-odds and logits by its logarithm."""
@@ -198,8 +205,10 @@ class Scheduler:
             return
         parked = [row for row in self._rows.values() if row.asked]
         live = [row for row in self._rows.values() if row.finish is None]
-        if parked and len(parked) >= PARKED_SHARE * len(live):
+        self._rounds_waited = self._rounds_waited + 1 if parked else 0
+        if parked and (len(parked) >= PARKED_SHARE * len(live) or self._rounds_waited >= MOST_ROUNDS):
             self._question = self._partner.submit([row.text for row in parked]), parked
+            self._rounds_waited = 0
 
     def _collect(self) -> None:
         """Takes up the rows that were answered."""

@@ -101,7 +101,7 @@ def parse(body: bytes, settings: Settings) -> Asked:
     _within_limits(asked, settings)
     return Asked(
         prompts=tuple(asked.prompt),
-        rows=_rows(asked),
+        rows=_rows(asked, settings),
         stream=bool(asked.stream),
         include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
         echo=bool(asked.echo),
@@ -125,14 +125,15 @@ def _within_limits(asked: _Body, settings: Settings) -> None:
         raise ApiError(400, message, param="max_tokens")
 
 
-def _rows(asked: _Body) -> tuple[Request, ...]:
+def _rows(asked: _Body, settings: Settings) -> tuple[Request, ...]:
     """Choice k of a request samples with seed + k, so that choices differ and each can be had again alone."""
     first = secrets.randbelow(_SEEDS) if asked.seed is None else asked.seed
+    length = min(DEFAULT_MAX_TOKENS, settings.max_tokens) if asked.max_tokens is None else asked.max_tokens
     prompts = [prompt for prompt in asked.prompt for _ in range(asked.n or 1)]
     return tuple(
         Request(
             prompt=prompt,
-            max_new_tokens=DEFAULT_MAX_TOKENS if asked.max_tokens is None else asked.max_tokens,
+            max_new_tokens=length,
             budget=asked.budget,
             sampling=Sampling(
                 temperature=asked.temperature or 0.0,

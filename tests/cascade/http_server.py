@@ -22,6 +22,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.answers: dict[str, Answer] = {}
         self.models: Any = {"data": [{"id": "big-model"}, {"id": "other"}]}
+        self.starting = False
         self.requests: list[tuple[str, dict[str, Any], dict[str, str]]] = []
         self.counts: collections.Counter[str] = collections.Counter()
         self.lock, self.now, self.most = threading.Lock(), 0, 0
@@ -44,7 +45,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requests.append((self.path, {}, dict(self.headers)))
-        if self.path == "/v1/models" and self.server.models is not None:
+        if self.server.starting:
+            self.reply(b"try again later", status=503)
+        elif self.path == "/v1/models" and self.server.models is not None:
             self.reply(json.dumps(self.server.models).encode())
         else:
             self.reply(b"no such page", status=404)

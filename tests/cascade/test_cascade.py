@@ -1,5 +1,6 @@
 """The cascade: batched equals one by one, text stays whole, and a partner's faults cost only its own rows."""
 
+import dataclasses
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,14 +8,16 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import tokenizers
 
-from lacy_jax.cascade import Cascade, Completion, Counts
+from lacy_jax.cascade import Cascade, Completion, Counts, Request
 from lacy_jax.cascade.engine import Step, encode_text
 from lacy_jax.cascade.partners.guard import MAX_PIECE_CHARACTERS, Guard
 from lacy_jax.cascade.rows import splice
 from lacy_jax.cascade.scheduler import Score
 from lacy_jax.checkpoint import LoadedModel
 from lacy_jax.data.corpus import DataError
+from lacy_jax.data.hf_tokenizer import HfTokenizer
 
 Model = Callable[..., LoadedModel]
 
@@ -238,6 +241,20 @@ def test_splicing_round_trips_any_text(model: Model, text: str, piece: str) -> N
     held = tokenizer.decode_bytes(ids[len(ids) - tokens :])
     assert len(held) >= len(piece.encode())
     assert len(tokenizer.decode_bytes(ids[len(ids) - tokens + 1 :])) < len(piece.encode()) or tokens == 1
+
+
+def test_a_piece_that_the_tokenizer_drops_counts_all_the_same(model: Model) -> None:
+    """A byte-level vocabulary without some bytes spells nothing for them; such a row must end, too."""
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"<end>": 0, "a": 1, "b": 2}, merges=[]))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    plain = dataclasses.replace(model(), tokenizer=HfTokenizer(made.to_str(), start_id=None, end_id=0))
+    assert splice(plain.tokenizer, "ab", "é") == ([0, 1, 2], 1)
+    scheduler = Cascade(plain, Fake(lambda _: "é"), budget=1.0).scheduler(slots=1)
+    scheduler.add(Request("ab", max_new_tokens=3))
+    events = [event for _ in range(100) for event in scheduler.step()]
+    assert events[-1].completion is not None
+    assert events[-1].completion.text == "ééé"
 
 
 def test_scores_of_other_kinds(model: Model) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from lacy_jax.cascade.partners import PartnerError, alignment
 from lacy_jax.cascade.partners.documents import (
+    KEPT_WEIGHTS,
     PASSAGE_CHARACTERS,
     Documents,
     DocumentStore,
@@ -211,3 +212,11 @@ def test_folding() -> None:
     assert alignment.fold("Łódź ÉCOLE ﬁ ½") == "łodz ecole fi 1⁄2"
     assert alignment.fold("한국") == "한국"
     assert alignment.terms_of("A.B. 東京 c-d, 12%") == ["a", "b", "東", "京", "c", "d", "12"]
+
+
+def test_words_that_are_remembered_are_bounded(small: Documents) -> None:
+    """A server meets new words for as long as it runs."""
+    store, size = small._store, KEPT_WEIGHTS
+    for number in range(size + 100):
+        store.weight(f"word{number}")
+    assert store.weight.cache_info().currsize == size

@@ -112,6 +112,29 @@ def test_a_changed_row_keeps_only_what_it_shares(model: Model, rng: np.random.Ge
     assert_same(session.steps({1: longer})[1][0], full_forward(loaded, longer)[-1])
 
 
+@pytest.mark.parametrize("failing", ["read", "write"])
+def test_a_step_that_failed_leaves_no_wrong_cache(
+    model: Model, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """A device that fails half-way (out of memory, say): what it overwrote or donated is not taken for the row's."""
+    loaded = model(scale=3.0)
+    session = Engine(loaded).session(2)
+    row, other = row_of(loaded, 40, rng), row_of(loaded, 50, rng)
+    session.steps({0: row, 1: row})
+    program = getattr(engine.programs, failing)
+
+    def fails(*arguments: object, **options: object) -> None:
+        program(*arguments, **options)
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.programs, failing, fails)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            session.steps({0: other})
+    for slot in (0, 1):
+        assert_same(session.steps({slot: row})[slot][0], full_forward(loaded, row)[-1])
+
+
 @pytest.mark.parametrize("length", [127, 128, 129])
 def test_waiting_at_a_buckets_edge_changes_nothing(model: Model, rng: np.random.Generator, length: int) -> None:
     """Rows that are not fed are padding, which goes to a slot that no row ever fills."""

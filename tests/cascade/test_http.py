@@ -275,6 +275,16 @@ def test_servers_without_a_list_of_models(
     assert [path for path, body, _ in server.requests if not body] == ["/v1/models"]
 
 
+def test_a_server_that_is_not_ready_yet_is_asked_for_its_models_again(server: Server, made: Made) -> None:
+    server.starting = True
+    partner = made()
+    assert partner.complete(["1"]) == [" Answer1"]
+    server.starting = False
+    assert partner.complete(["2"]) == partner.complete(["2"]) == [" Answer2"]
+    assert [body.get("model") for body in posts(server)] == [None, "big-model", "big-model"]
+    assert [path for path, body, _ in server.requests if not body] == ["/v1/models"] * 3
+
+
 def free_port() -> int:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -293,6 +303,7 @@ def test_a_server_that_is_away_and_comes_back(made: Made, caplog: pytest.LogCapt
         assert partner.complete(["1"]) == [""]
     assert time.monotonic() - begun < 1
     assert partner.failures == {"ConnectError": 22}
+    assert caplog.text.count("cannot be reached yet") == 1
     late = Server(port=port)
     thread = threading.Thread(target=late.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -344,7 +355,8 @@ def test_addresses() -> None:
     assert parse_address("https://h/v1/#org/Model%201") == Address("https://h/v1", model="org/Model 1")
     assert parse_address("http://[::1]:80/v1?max_characters=9#m") == Address("http://[::1]:80/v1", "m", 9)
     for odd in ("http://", "http:///v1", "http://h:x/v1", "http://h:99999/", "http://h/?max_characters=0", "http://h/?x=1",
-                "http://h/?max_characters=a", "http://[::1/v1", "http://h/?max_characters"):  # fmt: skip
+                "http://h/?max_characters=a", "http://[::1/v1", "http://h/?max_characters",
+                "http://a\x01/v1", "http://-x-.é/v1"):  # fmt: skip
         with pytest.raises(PartnerError, match="has the form http://HOST:PORT/v1"):
             parse_address(odd)
     with pytest.raises(PartnerError, match="LACY_PARTNER_API_KEY") as refused:

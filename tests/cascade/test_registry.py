@@ -2,12 +2,14 @@
 
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from lacy_jax.cascade import Cascade
 from lacy_jax.cascade.partners import FORMS, PartnerError, Span, make_partner
+from lacy_jax.checkpoint import LoadedModel
 from lacy_jax.config import CorpusConfig
 
 MODULE = """
@@ -76,6 +78,14 @@ def test_a_registered_partner(tmp_path: Path) -> None:
     assert partner.complete(["x"]) == [" x"]
     assert make("echo", tmp_path).options == ("", "word", 30.0)
     assert make("none", tmp_path) is None  # our own names cannot be taken
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_cascade_tells_a_partner_made_from_a_spec_its_span_and_timeout(model: Callable[..., LoadedModel]) -> None:
+    made = Cascade(model(), "echo:a", span="phrase", timeout=7.0).partner
+    assert made is not None
+    assert made.timeout == 7.0
+    assert made._partner.options == ("a", "phrase", 7.0)  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("installed")

@@ -1,6 +1,7 @@
 """Requests that come and go, streams, stop strings, and rows that wait while others go on."""
 
 import dataclasses
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -118,6 +119,19 @@ def test_rows_go_on_while_the_partner_is_asked(model: Model) -> None:
     assert set(done) == set(others)
     answered.set()
     assert completions(drain(scheduler))[caller].counts.delegated >= 3
+
+
+def test_a_row_that_waits_is_asked_for_also_beside_rows_that_never_call(model: Model) -> None:
+    partner = Fake(lambda _: " Ulm")
+    scheduler = Cascade(model(), partner, budget=0.0).scheduler(slots=8)
+    caller = scheduler.add(Request(PROMPTS[0], max_new_tokens=1, budget=1.0))
+    done: dict[int, Completion] = {}
+    lengths = itertools.cycle(range(40, 140, 17))  # never many that end in one round
+    for _ in range(40):
+        while scheduler.running + scheduler.waiting < 8:  # there are always others
+            scheduler.add(Request(PROMPTS[1], max_new_tokens=next(lengths)))
+        done |= completions(scheduler.step())
+    assert done[caller].text == " Ulm"
 
 
 def test_a_partner_that_hangs_costs_its_rows_their_answers_and_no_more(model: Model) -> None:

@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from lacy_jax.config import ConfigError
+from lacy_jax.serving.schema import parse
 from lacy_jax.serving.settings import Settings, read_key
 from tests.serving.conftest import FakeScheduler, Running, serving
 
@@ -90,6 +91,12 @@ def test_bodies_that_are_no_request(limited: Running, body: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     error_of(limited.post(content=body, headers=headers), 400)
     assert limited.post({"prompt": "a", "max_tokens": 1}).status_code == 200
+
+
+def test_a_length_that_is_not_given_is_within_the_limit() -> None:
+    asked = parse(b'{"prompt": "a"}', Settings(max_tokens=8))
+    assert [row.max_new_tokens for row in asked.rows] == [8]
+    assert [row.max_new_tokens for row in parse(b'{"prompt": "a"}', Settings()).rows] == [16]
 
 
 def test_large_bodies(limited: Running) -> None:

@@ -5,6 +5,7 @@ over the words of the text's beginning and of its end gives a few passages; then
 against every position of each, and the best place's next word or phrase is the answer.
 """
 
+import functools
 import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +29,7 @@ TITLE_WEIGHT = 3.0  # of a word of the title in bm25, against 1 for one of the b
 LONGEST_TITLE = 6  # words, of a title looked up by name
 TITLE_BONUS = 3.0  # for a passage whose title the text has named; nearly all of it for a long, rare title
 KEPT_UNITS = 256  # passages whose units are kept in memory
+KEPT_WEIGHTS = 1 << 16  # words whose weights are
 
 
 @dataclass(frozen=True)
@@ -106,15 +108,13 @@ class DocumentStore:
         self.path = path
         self._connection = sqlite3.connect(path, check_same_thread=False)
         self._size = max(1, self._connection.execute("SELECT count(*) FROM passages").fetchone()[0])
-        self._weights: dict[str, float] = {}
+        self.weight = functools.lru_cache(KEPT_WEIGHTS)(self._weight)
 
-    def weight(self, term: str) -> float:
+    def _weight(self, term: str) -> float:
         """How telling a word is: 1 for one found in at most one passage, towards 0 for one found in all."""
-        if term not in self._weights:
-            row = self._connection.execute("SELECT doc FROM vocabulary WHERE term = ?", (term,)).fetchone()
-            rarity = math.log(self._size / (row[0] if row else 1)) / math.log(max(2, self._size))
-            self._weights[term] = min(1.0, max(0.05, rarity))
-        return self._weights[term]
+        row = self._connection.execute("SELECT doc FROM vocabulary WHERE term = ?", (term,)).fetchone()
+        rarity = math.log(self._size / (row[0] if row else 1)) / math.log(max(2, self._size))
+        return min(1.0, max(0.05, rarity))
 
     def search(self, text: str) -> list[Passage]:
         """The passages that fit a text so far: those whose title its beginning names, then the best by bm25."""

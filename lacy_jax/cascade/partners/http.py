@@ -67,7 +67,8 @@ def parse_address(spec: str, *, role: str = "partner", keys: Sequence[str] = KEY
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         query = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
         characters = int(query.pop("max_characters", MAX_CHARACTERS))
-    except ValueError as error:
+        httpx.URL(spec)  # what a host may be called
+    except (ValueError, httpx.InvalidURL) as error:
         shown = "" if "@" in spec else f" {spec!r}"
         raise PartnerError(f"cannot read the {role}'s address{shown}; it has the form {form}") from error
     if secret:
@@ -124,7 +125,7 @@ class HttpPartner:
 
     The server is asked for its models once, here, and that may fail: llama.cpp and proxies of its kind may lack that
     list, and a server may be started later than we are. So there is only a warning, and the list is asked for again
-    with the first question if nobody answered. A server that cannot be reached gets several tries a text, then,
+    with each question until the server answers. A server that cannot be reached gets several tries a text, then,
     until it is back, one.
     """
 
@@ -140,6 +141,7 @@ class HttpPartner:
         headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._model, self._listed, self._away = address.model, bool(address.model), False
         self._failures: collections.Counter[str] = collections.Counter()
+        self._warned = False  # of a server that is not there yet
         # The environment may name a proxy, which has no way to this machine's own servers.
         host = urllib.parse.urlsplit(address.url).hostname or ""
         local = host in ("localhost", "::1") or host.startswith("127.")
@@ -259,7 +261,10 @@ class HttpPartner:
                 deadline = time.monotonic() + PROBE_SECONDS
                 status, _, body = await self._request("GET", "models", deadline=deadline)
         except (httpx.HTTPError, TimeoutError, _Failure, OSError) as error:
-            _log.warning("partner %s cannot be reached yet (%s)", self.name, type(error).__name__)
+            self._not_ready(f"cannot be reached yet ({type(error).__name__})")
+            return
+        if status in RETRIED:
+            self._not_ready(f"is not ready yet (status {status})")
             return
         self._listed = True
         if status in (401, 403):
@@ -270,6 +275,12 @@ class HttpPartner:
                 self._model = found if isinstance(found, str) else ""
             if not self._model:
                 _log.warning("partner %s lists no model (status %d); none is named to it", self.name, status)
+
+    def _not_ready(self, why: str) -> None:
+        """Warns, once: the next question asks again."""
+        if not self._warned:
+            _log.warning("partner %s %s", self.name, why)
+        self._warned = True
 
     def _limits(self, seconds: float) -> httpx.Timeout:
         return httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
