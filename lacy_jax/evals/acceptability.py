@@ -5,6 +5,7 @@ the text so far, how it goes on, and the model's token. How well loss, factual f
 not acceptable is the reason for LaCy's rule: loss finds mismatches, facts find those that matter.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -26,6 +27,7 @@ ROWS = 8
 BEFORE, AFTER = 600, 60  # characters of the text that the judge sees around a mismatch
 VERDICT_TOKENS = 8
 RESAMPLES = 2_000
+_FIRST_WORD = re.compile(r"\W*(\w+)")
 PREDICTORS = ("loss", "factual", "loss x factual")
 
 
@@ -139,10 +141,8 @@ def verdict_of(answer: str | None) -> Verdict:
     """What an answer says; by its first word."""
     if answer is None:
         return "unanswered"
-    first = answer.strip().lstrip("*\"'").lower()
-    if first.startswith("yes"):
-        return "acceptable"
-    return "unacceptable" if first.startswith("no") and not first.startswith("not ") else "unclear"
+    first = _FIRST_WORD.match(answer)
+    return {"yes": "acceptable", "no": "unacceptable"}.get(first[1].lower(), "unclear") if first else "unclear"
 
 
 def judge_mismatches(

@@ -4,6 +4,7 @@ Generations are read and written in FActScore's own form, JSON lines of {"input"
 "annotations" where atomic facts are known; the result has the keys of its output.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from lacy_jax.evals.atomic_facts import (
     verdict_of,
     verdict_prompt,
 )
+from lacy_jax.evals.intervals import bootstrap_interval
 from lacy_jax.evals.judge import Cost, Judge, Progress
 from lacy_jax.evals.knowledge import PASSAGES, Passage, Retrieval
 
@@ -80,6 +82,8 @@ def read_generations(path: str, *, use_atomic_facts: bool = False, limit: int = 
                 if row["annotations"] is None:
                     continue
                 facts = tuple(tuple(f["text"] for f in part["model-atomic-facts"]) for part in row["annotations"])
+                if not all(isinstance(fact, str) for own in facts for fact in own):
+                    raise TypeError("a fact must be a text")
         except (ValueError, KeyError, TypeError) as error:
             needed = '"topic" and "output"' + (' and "annotations"' if use_atomic_facts else "")
             raise DataError(f"{path}, line {number}: not an object of {needed} ({error})") from None
@@ -106,13 +110,14 @@ def write_generations(
     entities: Sequence[str],
     *,
     path: str,
+    written_by: Mapping[str, Any],
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = 8,
     progress: Progress = lambda _done, _total: None,
 ) -> None:
     """What a cascade writes about entities by LMLM's protocol; the file appears when it is complete.
 
-    The instruction is cut from the output, "{entity} is" stays.
+    The instruction is cut from the output, "{entity} is" stays. Each line carries `written_by`, plain values.
     """
     sampling = Sampling(repetition_penalty=REPETITION_PENALTY)
     prompts = [PROMPT.format(entity=entity) for entity in entities]
@@ -122,9 +127,15 @@ def write_generations(
         entity = entities[index]
         output = f"{entity} is{done.text}"
         rows[index] = {"input": done.prompt, "output": output, "topic": entity, "cat": []}
-        rows[index]["delegated"] = done.counts.share
+        rows[index] |= {"delegated": done.counts.share, "written_by": dict(written_by)}
         progress(len(rows), len(requests))
     write_lines(path, [rows[index] for index in range(len(rows))])
+
+
+def are_written(entities: Sequence[str], *, path: str, written_by: Mapping[str, Any]) -> bool:
+    """Whether `path` holds what `write_generations` writes of the same. Raises `DataError`."""
+    rows = [generation.row for generation in read_generations(path)]
+    return [(row["topic"], row.get("written_by")) for row in rows] == [(entity, written_by) for entity in entities]
 
 
 def write_lines(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -143,17 +154,29 @@ def split_facts(
     demonstrations: Demonstrations = DEMONSTRATIONS,
     progress: Progress = lambda _answered, _asked: None,
 ) -> tuple[list[Generation], int]:
-    """The generations with their facts, and how many sentences the judge left unanswered (they have none)."""
+    """The generations with their facts, and how many sentences the judge left unanswered (they have none).
+
+    Where facts were to be found, a generation's `row` has them too, as FActScore reads them under --use_atomic_facts.
+    """
     prompts = fact_prompts(generations, demonstrations=demonstrations)
     answers = dict(zip(prompts, judge.ask(prompts, max_tokens=FACTS_TOKENS, progress=progress), strict=True))
     found = []
     for generation in generations:
         if generation.facts is None:
-            own = [answers[facts_prompt(each, demonstrations=demonstrations)] for each in generation.sentences]
+            sentences = generation.sentences
+            own = [answers[facts_prompt(each, demonstrations=demonstrations)] for each in sentences]
             facts = tuple(tuple(facts_of(answer or "")) for answer in own)
-            generation = Generation(generation.topic, generation.output, generation.row, facts)
+            row = dict(generation.row) | {"annotations": _annotations(sentences, facts)}
+            generation = dataclasses.replace(generation, row=row, facts=facts)
         found.append(generation)
     return found, sum(answer is None for answer in answers.values())
+
+
+def _annotations(sentences: Sequence[str], facts: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    return [
+        {"text": sentence, "model-atomic-facts": [{"text": fact} for fact in own]}
+        for sentence, own in zip(sentences, facts, strict=True)
+    ]
 
 
 def fact_prompts(generations: Sequence[Generation], *, demonstrations: Demonstrations = DEMONSTRATIONS) -> list[str]:
@@ -161,18 +184,6 @@ def fact_prompts(generations: Sequence[Generation], *, demonstrations: Demonstra
     open_ones = [generation for generation in generations if generation.facts is None]
     sentences = dict.fromkeys(sentence for generation in open_ones for sentence in generation.sentences)
     return [facts_prompt(sentence, demonstrations=demonstrations) for sentence in sentences]
-
-
-def annotated(generation: Generation) -> dict[str, Any]:
-    """A generation's line with its facts, as FActScore reads them under --use_atomic_facts."""
-    row = dict(generation.row)
-    facts = generation.facts or ()
-    if "annotations" not in row:
-        row["annotations"] = [
-            {"text": sentence, "model-atomic-facts": [{"text": fact} for fact in own]}
-            for sentence, own in zip(generation.sentences, facts, strict=True)
-        ]
-    return row
 
 
 def verdict_prompts(
@@ -215,15 +226,18 @@ def score(decisions: Sequence[Sequence[Mapping[str, Any]]], *, gamma: float = GA
     """FActScore's numbers of the decisions on each generation; a generation without facts counts as no response.
 
     `score` is the mean over responses of (share of supported facts) * min(1, exp(1 - gamma / facts)), `init_score`
-    the same without the penalty; `gamma` 0: no penalty. None where nothing responded.
+    the same without the penalty; `gamma` 0: no penalty. `interval` is of `score`: 95%, bootstrap over responses. None
+    where nothing responded.
     """
     responses = [own for own in decisions if own]
     shares = [sum(bool(decision["is_supported"]) for decision in own) / len(own) for own in responses]
     penalties = [min(1.0, math.exp(1 - gamma / len(own))) if gamma else 1.0 for own in responses]
+    found = bootstrap_interval([s * p for s, p in zip(shares, penalties, strict=True)])
     count = len(responses)
     verdicts: list[str] = [decision.get("verdict", "") for own in responses for decision in own]
     return {
-        "score": sum(s * p for s, p in zip(shares, penalties, strict=True)) / count if count else None,
+        "score": found.estimate if count else None,
+        "interval": [found.low, found.high] if count else None,
         "init_score": sum(shares) / count if count else None,
         "respond_ratio": count / len(decisions) if decisions else None,
         "num_facts_per_response": sum(len(own) for own in responses) / count if count else None,
