@@ -36,11 +36,13 @@ class Target:
     """A next token of held-out text. `loss` in nats, without `<CALL>`; `said` is the model's most likely token.
 
     document: which text it is of. before, after: the text up to the token, and from it on, cut to what a judge needs.
+    token: the token itself, with which `after` begins.
     """
 
     document: int
     before: str
     after: str
+    token: str
     said: str
     loss: float
     factual: bool
@@ -101,6 +103,7 @@ def read_targets(slm: LoadedModel, documents: Sequence[tuple[Document, Spans]]) 
                         document=first + row,
                         before=text[max(0, start - BEFORE) : start],
                         after=text[start : start + AFTER],
+                        token=text[start:end],
                         said=said,
                         loss=float(nll_BT[row, at]),
                         factual=bool(flags[at]),
@@ -142,7 +145,8 @@ def verdict_of(answer: str | None) -> Verdict:
     if answer is None:
         return "unanswered"
     first = _FIRST_WORD.match(answer)
-    return {"yes": "acceptable", "no": "unacceptable"}.get(first[1].lower(), "unclear") if first else "unclear"
+    word = first[1].lower() if first else ""
+    return "acceptable" if word == "yes" else "unacceptable" if word == "no" else "unclear"
 
 
 def judge_mismatches(
