@@ -110,7 +110,8 @@ def example_markup(target: Target) -> Markup:
     """The text around a target: the target is <b>, the model's own token <s>; blanks and line ends show."""
     cut = "…" if len(target.before) > EXAMPLE_BEFORE else ""
     after = target.after[len(target.token) : EXAMPLE_AFTER]
+    said = "␣" * len(target.said) if not target.said.strip(" ") else target.said
     return Markup("{}{}<b>{}</b>{}… <small>the model:</small> <s>{}</s> <small>loss {:.1f}</small>").format(
-        cut, visible(target.before[-EXAMPLE_BEFORE:]), visible(target.token), visible(after), visible(target.said),
+        cut, visible(target.before[-EXAMPLE_BEFORE:]), visible(target.token), visible(after), visible(said),
         target.loss,
     )  # fmt: skip

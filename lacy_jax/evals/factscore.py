@@ -117,19 +117,36 @@ def write_generations(
 ) -> None:
     """What a cascade writes about entities by LMLM's protocol; the file appears when it is complete.
 
-    The instruction is cut from the output, "{entity} is" stays. Each line carries `written_by`, plain values.
+    The instruction is cut from the output, "{entity} is" stays. Each line carries `written_by`, plain values. Texts are
+    kept in FILE.partial as they come: after an interruption only those that are missing are written.
     """
     sampling = Sampling(repetition_penalty=REPETITION_PENALTY)
-    prompts = [PROMPT.format(entity=entity) for entity in entities]
+    partial = partial_of(path)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    rows = _finished_rows(partial, written_by=written_by)
+    kept, missing = len(rows), [entity for entity in dict.fromkeys(entities) if entity not in rows]
+    prompts = [PROMPT.format(entity=entity) for entity in missing]
     requests = [Request(prompt, max_new_tokens=max_new_tokens, sampling=sampling) for prompt in prompts]
-    rows: dict[int, dict[str, Any]] = {}
-    for index, done in cascade.iterate(requests, batch_size=batch_size):
-        entity = entities[index]
-        output = f"{entity} is{done.text}"
-        rows[index] = {"input": done.prompt, "output": output, "topic": entity, "cat": []}
-        rows[index] |= {"delegated": done.counts.share, "written_by": dict(written_by)}
-        progress(len(rows), len(requests))
-    write_lines(path, [rows[index] for index in range(len(rows))])
+    with open(partial, "w", encoding="utf-8") as file:
+        file.writelines(_line(row) for row in rows.values())
+        for index, done in cascade.iterate(requests, batch_size=batch_size):
+            entity = missing[index]
+            output = f"{entity} is{done.text}"
+            rows[entity] = {"input": done.prompt, "output": output, "topic": entity, "cat": []}
+            rows[entity] |= {"delegated": done.counts.share, "written_by": dict(written_by)}
+            file.write(_line(rows[entity]))
+            file.flush()
+            progress(len(rows), kept + len(missing))
+    write_lines(path, [rows[entity] for entity in entities])
+
+
+def _finished_rows(partial: Path, *, written_by: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By entity, what an interrupted run of the same wrote; its last line may be cut."""
+    if not partial.exists():
+        return {}
+    lines = partial.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    rows = [json.loads(line) for line in lines]
+    return {row["topic"]: row for row in rows if row["written_by"] == written_by}
 
 
 def are_written(entities: Sequence[str], *, path: str, written_by: Mapping[str, Any]) -> bool:
@@ -142,9 +159,17 @@ def write_lines(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """JSON lines, whole or not at all."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.partial")
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(target)
+    partial_of(path).write_text("".join(_line(row) for row in rows), encoding="utf-8")
+    partial_of(path).replace(target)
+
+
+def partial_of(path: str) -> Path:
+    """Where a file lies until it is complete."""
+    return Path(f"{path}.partial")
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def split_facts(

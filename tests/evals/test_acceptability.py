@@ -1,6 +1,7 @@
 """Acceptability: a judge on loopback with known verdicts, areas against counting pairs, tokens against a plain loop."""
 
 import ast
+import dataclasses
 import itertools
 import json
 import re
@@ -107,6 +108,7 @@ def test_examples_show_what_is_at_stake() -> None:
     shown = page.example_markup(odd)
     assert re.sub(r"<[^>]*>", "", shown) == f"…{'x' * 89}&lt;Rome↵\nfell… the model:  ↵\n loss 2.0"
     assert "<b>Rome</b>" in shown
+    assert "<s>␣</s>" in page.example_markup(dataclasses.replace(odd, said=" "))
 
 
 def test_few_mismatches_are_not_spread_over_bins() -> None:

@@ -307,10 +307,17 @@ def test_biographies_by_the_protocol(
     assert rows[0]["input"] == "Tell me a bio of Marie Curie. Marie Curie is"
     assert all(row["output"].startswith(f"{row['topic']} is") for row in rows)
     assert len(factscore.read_generations(str(out))) == 2
-    # The same command again goes on with what is there; another one does not take it for its own.
+    # The same command again goes on with what is there, were it cut in the middle of a line; another one does not take
+    # it for its own.
     written = out.read_bytes()
     assert door.main(["factscore"]) == 0
     assert out.read_bytes() == written
+    marked = written.replace(b'"output": "Marie Curie is', b'"output": "Marie Curie is (kept)')
+    end = marked.index(b"\n") + 1
+    out.rename(tmp_path / "bios.jsonl.partial").write_bytes(marked[: end + 60])
+    assert door.main(["factscore"]) == 0
+    assert out.read_bytes() == marked
+    assert not (tmp_path / "bios.jsonl.partial").exists()
     flags.FLAGS["budget"].value = 0.5
     assert door.main(["factscore"]) == 2
     assert "exists" in capsys.readouterr().err
