@@ -131,6 +131,8 @@ def find_people(corpus: CorpusConfig, *, count: int = 0) -> list[Person]:
             people[split].append(Person(document, split))
     unseen = people["validation"] + people["unknown"]
     found = (unseen + people["train"])[:count] if count else unseen
+    if not found and count:
+        raise DataError("real_text: the corpus has no article about a person; raise corpus.max_documents")
     if not found:
         raise DataError(
             "real_text: no held-out article about a person; raise corpus.validation_share or corpus.max_documents, or "

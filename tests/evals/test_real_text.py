@@ -146,6 +146,8 @@ def test_people_are_held_out_first():
     assert {person.split for person in elsewhere} == {"unknown"}
     with pytest.raises(DataError, match="no held-out article about a person"):
         find_people(CorpusConfig(max_documents=3))
+    with pytest.raises(DataError, match="the corpus has no article about a person; raise corpus.max_documents"):
+        find_people(CorpusConfig(max_documents=3), count=2)
 
 
 def test_a_run_is_evaluated(small_run, tmp_path):
