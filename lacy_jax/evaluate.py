@@ -98,11 +98,12 @@ def _real_text(out: Path, reporter: Reporter) -> list[str]:
         find_people,
     )  # spaCy, which training does without
 
+    budgets = parse_budgets(_BUDGETS.value)
     slm = load_model(given_checkpoint())
     people = find_people(slm.config.corpus, count=_PEOPLE.value)
     out.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
-    for budget in parse_budgets(_BUDGETS.value):
+    for budget in budgets:
         stage = f"budget {budget:g}"
         found = evaluate_real_text(
             slm,
