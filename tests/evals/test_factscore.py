@@ -3,7 +3,7 @@
 import json
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from absl.testing import flagsaver
 from starlette.responses import Response
 
 from lacy_jax import factscore as door
+from lacy_jax.cascade import Completion, Counts, Request
 from lacy_jax.data.corpus import DataError
 from lacy_jax.evals import atomic_facts, factscore, knowledge
 from lacy_jax.evals import judge as judges
@@ -280,6 +281,47 @@ def test_wrong_files_end_in_one_line_and_cost_nothing(
     assert words in err
     assert err.count("\n") == 1
     assert not server.bodies
+
+
+class Writer:
+    """Stands for a cascade, last request first; killed after `most` texts."""
+
+    def __init__(self, most: int = 99) -> None:
+        self.asked: list[str] = []
+        self._most = most
+
+    def iterate(self, requests: Sequence[Request], *, batch_size: int) -> Iterator[tuple[int, Completion]]:
+        assert batch_size == 8
+        for index in reversed(range(len(requests))):
+            if len(self.asked) == self._most:
+                raise KeyboardInterrupt
+            prompt = requests[index].prompt
+            self.asked.append(prompt)
+            yield index, Completion(prompt, f" é{len(prompt)}", (), Counts(1), "end")
+
+
+def test_writing_goes_on_after_a_kill(tmp_path: Path) -> None:
+    entities, by = ["A", "Bé", "C", "D", "A"], {"budget": 0.2}
+    path, partial, straight = tmp_path / "bios.jsonl", tmp_path / "bios.jsonl.partial", tmp_path / "straight.jsonl"
+
+    def write(writer: Writer, where: Path, **written_by: float) -> None:
+        factscore.write_generations(writer, entities, path=str(where), written_by=written_by)  # type: ignore[arg-type]
+
+    write(Writer(), straight, **by)
+    with pytest.raises(KeyboardInterrupt):
+        write(Writer(most=2), path, **by)
+    assert not path.exists()
+    kept = partial.read_bytes()
+    partial.write_bytes(kept + b'{"topic": "A", "output": "\xc3')  # cut within a character
+    again = Writer()
+    write(again, path, **by)
+    assert len(again.asked) == 2
+    assert path.read_bytes() == straight.read_bytes()
+    assert factscore.are_written(entities, path=str(path), written_by=by)
+    partial.write_bytes(kept)
+    other = Writer()
+    write(other, path, budget=0.3)
+    assert len(other.asked) == 4
 
 
 def test_facts_that_are_no_texts_are_told(tmp_path: Path) -> None:
