@@ -92,13 +92,18 @@ def _closed_world(out: Path, reporter: Reporter) -> list[str]:
 
 def _real_text(out: Path, reporter: Reporter) -> list[str]:
     """Markdown: a line a budget, each score with its bootstrap interval over people; records beside it."""
-    from lacy_jax.evals.real_text import evaluate_real_text, find_people  # spaCy, which training does without
+    from lacy_jax.evals.real_text import (
+        check_proxy,
+        evaluate_real_text,
+        find_people,
+    )  # spaCy, which training does without
 
+    budgets = parse_budgets(_BUDGETS.value)
     slm = load_model(given_checkpoint())
     people = find_people(slm.config.corpus, count=_PEOPLE.value)
     out.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
-    for budget in parse_budgets(_BUDGETS.value):
+    for budget in budgets:
         stage = f"budget {budget:g}"
         found = evaluate_real_text(
             slm,
@@ -118,12 +123,12 @@ def _real_text(out: Path, reporter: Reporter) -> list[str]:
         cells = [f"{value.estimate:.3f} ({value.low:.3f} to {value.high:.3f})" for value in vars(found.scores).values()]
         lines.append(f"| {budget:g} | " + " | ".join(cells) + " |")
     held_out = sum(person.split == "validation" for person in people)
-    own, other = found.proxy.own, found.proxy.other
+    proxy = check_proxy(people)
     return [
         *lines,
         "",
-        f"{len(people)} people, {held_out} of them held out. Of the articles' own claims {own.estimate:.3f} count as "
-        f"supported, {other.estimate:.3f} by another person's article.",
+        f"{len(people)} people, {held_out} of them held out. Of the articles' own claims {proxy.own.estimate:.3f} "
+        f"count as supported, {proxy.other.estimate:.3f} by another person's article.",
     ]
 
 

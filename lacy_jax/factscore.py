@@ -7,6 +7,7 @@
 The first line writes biographies (add --judge, --knowledge and --out to score them at once), the second scores them.
 """
 
+import dataclasses
 import functools
 import json
 import sys
@@ -29,8 +30,8 @@ from lacy_jax.judge_flags import DRY_RUN, JUDGE, OUT, judge_from_flags, tell
 _GENERATIONS = flags.DEFINE_string("generations", None, "FActScore's JSON lines; with --checkpoint, written first")
 _KNOWLEDGE = flags.DEFINE_string("knowledge", None, "FActScore's .db, or JSON lines of title and text")
 _ENTITIES = flags.DEFINE_string("entities", None, "With --checkpoint: a file of entities, one a line")
-_LIMIT = flags.DEFINE_integer("limit", factscore.ENTITIES, "Only the first so many entities; 0: all")
-_ROWS = flags.DEFINE_integer("rows", 8, "How many biographies are written at once")
+_LIMIT = flags.DEFINE_integer("limit", None, "Only the first so many entities (unless given: 100) and lines; 0: all", 0)
+_ROWS = flags.DEFINE_integer("rows", 8, "How many biographies are written at once", lower_bound=1)
 _DEMONSTRATIONS = flags.DEFINE_string("demonstrations", None, "FActScore's demons.json, in place of our own four")
 _ATOMIC_FACTS = flags.DEFINE_bool("use_atomic_facts", False, "Take the facts in the file, as FActScore's flag does")
 _GAMMA = flags.DEFINE_float("gamma", factscore.GAMMA, "Of the length penalty; 0: none")
@@ -44,8 +45,6 @@ def main(argv: list[str]) -> int:
             raise ConfigError(f"{argv[1]!r} is not a flag")
         if not _GENERATIONS.value:
             raise ConfigError("--generations=FILE is needed: FActScore's JSON lines")
-        if _ROWS.value < 1 or _LIMIT.value < 0:
-            raise ConfigError("--rows is at least 1, --limit at least 0")
         if not (CHECKPOINT.value or JUDGE.value):
             raise ConfigError("give --checkpoint to write --generations, --judge to score them, or both")
         with reporting() as reporter:
@@ -59,14 +58,22 @@ def main(argv: list[str]) -> int:
 
 def _write(reporter: Reporter) -> None:
     path = _GENERATIONS.value or ""
-    if Path(path).exists():
-        raise ConfigError(f"--generations={path} exists; leave --checkpoint out to score it, or name another file")
     if not _ENTITIES.value:
         raise ConfigError("--checkpoint needs --entities=FILE, one a line; FActScore's are in its prompt_entities.txt")
-    entities = factscore.read_entities(_ENTITIES.value, limit=_LIMIT.value)
+    limit = factscore.ENTITIES if _LIMIT.value is None else _LIMIT.value
+    entities = factscore.read_entities(_ENTITIES.value, limit=limit)
     opened = open_from_flags(batch_size=_ROWS.value)
-    progress = functools.partial(reporter.update, "biographies")
-    factscore.write_generations(opened.cascade, entities, path=path, batch_size=_ROWS.value, progress=progress)
+    written_by = {"checkpoint": opened.slm.path} | dataclasses.asdict(opened.settings)
+    if not Path(path).exists():
+        progress = functools.partial(reporter.update, "biographies")
+        factscore.write_generations(
+            opened.cascade, entities, path=path, written_by=written_by, batch_size=_ROWS.value, progress=progress
+        )
+    elif not factscore.are_written(entities, path=path, written_by=written_by):
+        raise ConfigError(
+            f"--generations={path} exists, by other entities or settings; leave --checkpoint out to score it, or name "
+            "another file"
+        )
 
 
 def _score(reporter: Reporter) -> int:
@@ -76,7 +83,9 @@ def _score(reporter: Reporter) -> int:
     shown = atomic_facts.DEMONSTRATIONS
     if _DEMONSTRATIONS.value:
         shown = atomic_facts.read_demonstrations(_DEMONSTRATIONS.value)
-    generations = factscore.read_generations(generations_path, use_atomic_facts=_ATOMIC_FACTS.value, limit=_LIMIT.value)
+    generations = factscore.read_generations(
+        generations_path, use_atomic_facts=_ATOMIC_FACTS.value, limit=_LIMIT.value or 0
+    )
     articles = read_articles(_KNOWLEDGE.value, titles=[generation.topic for generation in generations])
     splitting, checking = factscore.expected_cost(judge, generations, articles=articles, demonstrations=shown)
     tell("split into facts", splitting)
@@ -87,7 +96,7 @@ def _score(reporter: Reporter) -> int:
         judge, generations, demonstrations=shown, progress=functools.partial(reporter.update, "split into facts")
     )
     stem = Path(OUT.value or "") / Path(generations_path).stem
-    factscore.write_lines(f"{stem}_facts.jsonl", [factscore.annotated(generation) for generation in generations])
+    factscore.write_lines(f"{stem}_facts.jsonl", [generation.row for generation in generations])
     prompts = factscore.verdict_prompts(generations, articles=articles)
     flat = [prompt for own in prompts for _, prompt in own]
     if splitting.requests:
@@ -109,8 +118,10 @@ def _score(reporter: Reporter) -> int:
 def _told(result: dict) -> str:
     if result["score"] is None:
         return "FActScore: nothing to score, no generation has a fact"
+    low, high = (100 * end for end in result["interval"])
     return (
-        f"FActScore {100 * result['score']:.1f} ({100 * result['init_score']:.1f} without the length penalty), "
+        f"FActScore {100 * result['score']:.1f} (95% interval over texts: {low:.1f} to {high:.1f}), "
+        f"{100 * result['init_score']:.1f} without the length penalty, "
         f"{100 * result['respond_ratio']:.1f}% respond, {result['num_facts_per_response']:.1f} facts each, "
         f"{result['unclear']} unclear and {result['unanswered']} unanswered (not supported); judge {result['judge']}"
     )

@@ -5,6 +5,7 @@ the text so far, how it goes on, and the model's token. How well loss, factual f
 not acceptable is the reason for LaCy's rule: loss finds mismatches, facts find those that matter.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -26,6 +27,7 @@ ROWS = 8
 BEFORE, AFTER = 600, 60  # characters of the text that the judge sees around a mismatch
 VERDICT_TOKENS = 8
 RESAMPLES = 2_000
+_FIRST_WORD = re.compile(r"\W*(\w+)")
 PREDICTORS = ("loss", "factual", "loss x factual")
 
 
@@ -34,11 +36,13 @@ class Target:
     """A next token of held-out text. `loss` in nats, without `<CALL>`; `said` is the model's most likely token.
 
     document: which text it is of. before, after: the text up to the token, and from it on, cut to what a judge needs.
+    token: the token itself, with which `after` begins.
     """
 
     document: int
     before: str
     after: str
+    token: str
     said: str
     loss: float
     factual: bool
@@ -99,6 +103,7 @@ def read_targets(slm: LoadedModel, documents: Sequence[tuple[Document, Spans]]) 
                         document=first + row,
                         before=text[max(0, start - BEFORE) : start],
                         after=text[start : start + AFTER],
+                        token=text[start:end],
                         said=said,
                         loss=float(nll_BT[row, at]),
                         factual=bool(flags[at]),
@@ -139,10 +144,9 @@ def verdict_of(answer: str | None) -> Verdict:
     """What an answer says; by its first word."""
     if answer is None:
         return "unanswered"
-    first = answer.strip().lstrip("*\"'").lower()
-    if first.startswith("yes"):
-        return "acceptable"
-    return "unacceptable" if first.startswith("no") and not first.startswith("not ") else "unclear"
+    first = _FIRST_WORD.match(answer)
+    word = first[1].lower() if first else ""
+    return "acceptable" if word == "yes" else "unacceptable" if word == "no" else "unclear"
 
 
 def judge_mismatches(

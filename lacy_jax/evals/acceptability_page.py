@@ -1,19 +1,21 @@
 """The page of `lacy_jax.acceptability`: what predicts that a mismatch matters, and examples of each kind."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import jinja2
 import numpy as np
+from markupsafe import Markup
 
 from lacy_jax.evals import charts
 from lacy_jax.evals.acceptability import PREDICTORS, Predicted, Target, Verdict
 from lacy_jax.evals.curves import Chart
 from lacy_jax.evals.intervals import Interval, wilson_interval
 from lacy_jax.evals.report import write_page
+from lacy_jax.evals.tokens import visible
 
-BINS = 5
+BINS, LEAST_IN_BIN = 5, 10
 EXAMPLES = 6
+EXAMPLE_BEFORE, EXAMPLE_AFTER = 90, 30  # characters
 
 
 def write_acceptability_page(
@@ -39,7 +41,10 @@ def write_acceptability_page(
         kinds=kind_rows(pairs),
         areas=[(n, shown(predicted.mismatch[n]), shown(predicted.unacceptable[n])) for n in PREDICTORS],
         chart=loss_chart(pairs),
-        examples=[(title, examples(pairs, factual, verdict)) for title, factual, verdict in EXAMPLE_KINDS],
+        examples=[
+            (title, [example_markup(target) for target in examples(pairs, factual, verdict)])
+            for title, factual, verdict in EXAMPLE_KINDS
+        ],
         left_out=sum(verdict in ("unclear", "unanswered") for verdict in verdicts),
         judge=judge,
         command=command,
@@ -76,10 +81,10 @@ def loss_chart(pairs: Sequence[tuple[Target, Verdict]]) -> Chart:
     roles: tuple[tuple[str, bool, charts.Role], ...] = (("factual", True, "factual"), ("other", False, "other"))
     for name, factual, role in roles:
         own = [(t.loss, v) for t, v in pairs if t.factual == factual and v in ("acceptable", "unacceptable")]
-        bins = np.array_split(np.array(sorted(range(len(own)), key=lambda index: own[index][0]), int), BINS)
-        bins = [each for each in bins if len(each)]
-        if not bins:
+        if not own:
             continue
+        order = np.array(sorted(range(len(own)), key=lambda index: own[index][0]), int)
+        bins = np.array_split(order, max(1, min(BINS, len(own) // LEAST_IN_BIN)))
         shares = [wilson_interval(sum(own[i][1] == "unacceptable" for i in each), len(each)) for each in bins]
         x = np.array([np.mean([own[i][0] for i in each]) for each in bins])
         y, low, high = (np.array([getattr(s, key) for s in shares]) for key in ("estimate", "low", "high"))
@@ -93,6 +98,20 @@ def loss_chart(pairs: Sequence[tuple[Target, Verdict]]) -> Chart:
 
 
 def examples(pairs: Sequence[tuple[Target, Verdict]], factual: bool, verdict: Verdict) -> list[Target]:
-    """Those of the highest loss, with the text before them cut for the eye."""
+    """Those of the highest loss, one a document."""
     own = sorted((t for t, v in pairs if t.factual == factual and v == verdict), key=lambda t: -t.loss)
-    return [dataclasses.replace(target, before=target.before[-90:]) for target in own[:EXAMPLES]]
+    by_document: dict[int, Target] = {}
+    for target in own:
+        by_document.setdefault(target.document, target)
+    return list(by_document.values())[:EXAMPLES]
+
+
+def example_markup(target: Target) -> Markup:
+    """The text around a target: the target is <b>, the model's own token <s>; blanks and line ends show."""
+    cut = "…" if len(target.before) > EXAMPLE_BEFORE else ""
+    after = target.after[len(target.token) : EXAMPLE_AFTER]
+    said = "␣" * len(target.said) if not target.said.strip(" ") else target.said
+    return Markup("{}{}<b>{}</b>{}… <small>the model:</small> <s>{}</s> <small>loss {:.1f}</small>").format(
+        cut, visible(target.before[-EXAMPLE_BEFORE:]), visible(target.token), visible(after), visible(said),
+        target.loss,
+    )  # fmt: skip

@@ -4,6 +4,7 @@ Generations are read and written in FActScore's own form, JSON lines of {"input"
 "annotations" where atomic facts are known; the result has the keys of its output.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from lacy_jax.evals.atomic_facts import (
     verdict_of,
     verdict_prompt,
 )
+from lacy_jax.evals.intervals import bootstrap_interval
 from lacy_jax.evals.judge import Cost, Judge, Progress
 from lacy_jax.evals.knowledge import PASSAGES, Passage, Retrieval
 
@@ -80,6 +82,8 @@ def read_generations(path: str, *, use_atomic_facts: bool = False, limit: int = 
                 if row["annotations"] is None:
                     continue
                 facts = tuple(tuple(f["text"] for f in part["model-atomic-facts"]) for part in row["annotations"])
+                if not all(isinstance(fact, str) for own in facts for fact in own):
+                    raise TypeError("a fact must be a text")
         except (ValueError, KeyError, TypeError) as error:
             needed = '"topic" and "output"' + (' and "annotations"' if use_atomic_facts else "")
             raise DataError(f"{path}, line {number}: not an object of {needed} ({error})") from None
@@ -106,34 +110,66 @@ def write_generations(
     entities: Sequence[str],
     *,
     path: str,
+    written_by: Mapping[str, Any],
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = 8,
     progress: Progress = lambda _done, _total: None,
 ) -> None:
     """What a cascade writes about entities by LMLM's protocol; the file appears when it is complete.
 
-    The instruction is cut from the output, "{entity} is" stays.
+    The instruction is cut from the output, "{entity} is" stays. Each line carries `written_by`, plain values. Texts are
+    kept in FILE.partial as they come: after an interruption only those that are missing are written.
     """
     sampling = Sampling(repetition_penalty=REPETITION_PENALTY)
-    prompts = [PROMPT.format(entity=entity) for entity in entities]
+    partial = partial_of(path)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    rows = _finished_rows(partial, written_by=written_by)
+    kept, missing = len(rows), [entity for entity in dict.fromkeys(entities) if entity not in rows]
+    prompts = [PROMPT.format(entity=entity) for entity in missing]
     requests = [Request(prompt, max_new_tokens=max_new_tokens, sampling=sampling) for prompt in prompts]
-    rows: dict[int, dict[str, Any]] = {}
-    for index, done in cascade.iterate(requests, batch_size=batch_size):
-        entity = entities[index]
-        output = f"{entity} is{done.text}"
-        rows[index] = {"input": done.prompt, "output": output, "topic": entity, "cat": []}
-        rows[index]["delegated"] = done.counts.share
-        progress(len(rows), len(requests))
-    write_lines(path, [rows[index] for index in range(len(rows))])
+    with open(partial, "w", encoding="utf-8") as file:
+        file.writelines(_line(row) for row in rows.values())
+        for index, done in cascade.iterate(requests, batch_size=batch_size):
+            entity = missing[index]
+            output = f"{entity} is{done.text}"
+            rows[entity] = {"input": done.prompt, "output": output, "topic": entity, "cat": []}
+            rows[entity] |= {"delegated": done.counts.share, "written_by": dict(written_by)}
+            file.write(_line(rows[entity]))
+            file.flush()
+            progress(len(rows), kept + len(missing))
+    write_lines(path, [rows[entity] for entity in entities])
+
+
+def _finished_rows(partial: Path, *, written_by: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By entity, what an interrupted run of the same wrote; its last line may be cut."""
+    if not partial.exists():
+        return {}
+    lines = partial.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    rows = [json.loads(line) for line in lines]
+    return {row["topic"]: row for row in rows if row["written_by"] == written_by}
+
+
+def are_written(entities: Sequence[str], *, path: str, written_by: Mapping[str, Any]) -> bool:
+    """Whether `path` holds what `write_generations` writes of the same. Raises `DataError`."""
+    rows = [generation.row for generation in read_generations(path)]
+    return [(row["topic"], row.get("written_by")) for row in rows] == [(entity, written_by) for entity in entities]
 
 
 def write_lines(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """JSON lines, whole or not at all."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.partial")
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(target)
+    partial_of(path).write_text("".join(_line(row) for row in rows), encoding="utf-8")
+    partial_of(path).replace(target)
+
+
+def partial_of(path: str) -> Path:
+    """Where a file lies until it is complete."""
+    return Path(f"{path}.partial")
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def split_facts(
@@ -143,17 +179,29 @@ def split_facts(
     demonstrations: Demonstrations = DEMONSTRATIONS,
     progress: Progress = lambda _answered, _asked: None,
 ) -> tuple[list[Generation], int]:
-    """The generations with their facts, and how many sentences the judge left unanswered (they have none)."""
+    """The generations with their facts, and how many sentences the judge left unanswered (they have none).
+
+    Where facts were to be found, a generation's `row` has them too, as FActScore reads them under --use_atomic_facts.
+    """
     prompts = fact_prompts(generations, demonstrations=demonstrations)
     answers = dict(zip(prompts, judge.ask(prompts, max_tokens=FACTS_TOKENS, progress=progress), strict=True))
     found = []
     for generation in generations:
         if generation.facts is None:
-            own = [answers[facts_prompt(each, demonstrations=demonstrations)] for each in generation.sentences]
+            sentences = generation.sentences
+            own = [answers[facts_prompt(each, demonstrations=demonstrations)] for each in sentences]
             facts = tuple(tuple(facts_of(answer or "")) for answer in own)
-            generation = Generation(generation.topic, generation.output, generation.row, facts)
+            row = dict(generation.row) | {"annotations": _annotations(sentences, facts)}
+            generation = dataclasses.replace(generation, row=row, facts=facts)
         found.append(generation)
     return found, sum(answer is None for answer in answers.values())
+
+
+def _annotations(sentences: Sequence[str], facts: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    return [
+        {"text": sentence, "model-atomic-facts": [{"text": fact} for fact in own]}
+        for sentence, own in zip(sentences, facts, strict=True)
+    ]
 
 
 def fact_prompts(generations: Sequence[Generation], *, demonstrations: Demonstrations = DEMONSTRATIONS) -> list[str]:
@@ -161,18 +209,6 @@ def fact_prompts(generations: Sequence[Generation], *, demonstrations: Demonstra
     open_ones = [generation for generation in generations if generation.facts is None]
     sentences = dict.fromkeys(sentence for generation in open_ones for sentence in generation.sentences)
     return [facts_prompt(sentence, demonstrations=demonstrations) for sentence in sentences]
-
-
-def annotated(generation: Generation) -> dict[str, Any]:
-    """A generation's line with its facts, as FActScore reads them under --use_atomic_facts."""
-    row = dict(generation.row)
-    facts = generation.facts or ()
-    if "annotations" not in row:
-        row["annotations"] = [
-            {"text": sentence, "model-atomic-facts": [{"text": fact} for fact in own]}
-            for sentence, own in zip(generation.sentences, facts, strict=True)
-        ]
-    return row
 
 
 def verdict_prompts(
@@ -215,15 +251,18 @@ def score(decisions: Sequence[Sequence[Mapping[str, Any]]], *, gamma: float = GA
     """FActScore's numbers of the decisions on each generation; a generation without facts counts as no response.
 
     `score` is the mean over responses of (share of supported facts) * min(1, exp(1 - gamma / facts)), `init_score`
-    the same without the penalty; `gamma` 0: no penalty. None where nothing responded.
+    the same without the penalty; `gamma` 0: no penalty. `interval` is of `score`: 95%, bootstrap over responses. None
+    where nothing responded.
     """
     responses = [own for own in decisions if own]
     shares = [sum(bool(decision["is_supported"]) for decision in own) / len(own) for own in responses]
     penalties = [min(1.0, math.exp(1 - gamma / len(own))) if gamma else 1.0 for own in responses]
+    found = bootstrap_interval([s * p for s, p in zip(shares, penalties, strict=True)])
     count = len(responses)
     verdicts: list[str] = [decision.get("verdict", "") for own in responses for decision in own]
     return {
-        "score": sum(s * p for s, p in zip(shares, penalties, strict=True)) / count if count else None,
+        "score": found.estimate if count else None,
+        "interval": [found.low, found.high] if count else None,
         "init_score": sum(shares) / count if count else None,
         "respond_ratio": count / len(decisions) if decisions else None,
         "num_facts_per_response": sum(len(own) for own in responses) / count if count else None,

@@ -69,7 +69,7 @@ class Settings:
 class Cost:
     """What questions would take: those already answered cost nothing, equal ones are asked once.
 
-    prompt_tokens: an estimate, CHARACTERS_PER_TOKEN. answer_tokens: the most that could be written.
+    prompt_tokens: an estimate, CHARACTERS_PER_TOKEN. answer_tokens: the most that could be written, if requests say so.
     """
 
     requests: int = 0
@@ -138,8 +138,12 @@ class Judge:
             requests=len(new),
             cached=len(unique) - len(new),
             prompt_tokens=sum(-(-len(prompt) // CHARACTERS_PER_TOKEN) for prompt in new),
-            answer_tokens=max_tokens * len(new),
+            answer_tokens=self._most_tokens(max_tokens) * len(new),
         )
+
+    def _most_tokens(self, max_tokens: int) -> int:
+        own = self._settings.body
+        return int(own.get("max_completion_tokens") or own.get("max_tokens") or max_tokens)
 
     def ask(
         self, prompts: Sequence[str], *, max_tokens: int, progress: Progress = lambda _answered, _asked: None

@@ -38,7 +38,10 @@ def read_articles(path: str, *, titles: Iterable[str]) -> dict[str, list[Passage
     wanted = dict.fromkeys(titles)
     with open(_existing(path), "rb") as file:
         is_sqlite = file.read(16) == b"SQLite format 3\0"
-    texts = _from_sqlite(path, wanted) if is_sqlite else _from_lines(path, wanted)
+    try:
+        texts = _from_sqlite(path, wanted) if is_sqlite else _from_lines(path, wanted)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: neither FActScore's .db nor JSON lines in UTF-8 ({error})") from None
     articles = {title: [Passage(title, text) for text in parts if text.strip()] for title, parts in texts.items()}
     missing = [title for title in wanted if not articles.get(title)]
     if missing:
@@ -79,10 +82,10 @@ def _from_lines(path: str, titles: Mapping[str, None]) -> dict[str, list[str]]:
                 row = json.loads(line)
                 title, text = row["title"], row["text"]
                 sections = [text] if isinstance(text, str) else [str(section) for section in text]
+                if title in titles and title not in found:
+                    found[title] = passages_of(" ".join(sections))
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(f'{path}, line {number}: not an object of "title" and "text" ({error})') from None
-            if title in titles and title not in found:
-                found[title] = passages_of(" ".join(sections))
     return found
 
 

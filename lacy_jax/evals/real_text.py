@@ -100,12 +100,11 @@ class ProxyCheck:
 
 @dataclass(frozen=True)
 class RealTextResult:
-    """Scores, how far to trust them, and the records that they were counted from, in the order of the people."""
+    """Scores, and the records that they were counted from, in the order of the people."""
 
     partner: str
     budget: float
     scores: RealTextScores
-    proxy: ProxyCheck
     records: tuple[PersonRecord, ...]
 
 
@@ -132,6 +131,8 @@ def find_people(corpus: CorpusConfig, *, count: int = 0) -> list[Person]:
             people[split].append(Person(document, split))
     unseen = people["validation"] + people["unknown"]
     found = (unseen + people["train"])[:count] if count else unseen
+    if not found and count:
+        raise DataError("real_text: the corpus has no article about a person; raise corpus.max_documents")
     if not found:
         raise DataError(
             "real_text: no held-out article about a person; raise corpus.validation_share or corpus.max_documents, or "
@@ -183,7 +184,6 @@ def evaluate_real_text(
         partner=partner,
         budget=budget,
         scores=score(records, seed=seed),
-        proxy=check_proxy(people, seed=seed),
         records=records,
     )
 
@@ -195,8 +195,12 @@ def check_proxy(people: Sequence[Person], *, seed: int = 0) -> ProxyCheck:
         DataError: spaCy or its model is missing.
     """
     continued = [_article_itself(person.document) for person in people]
+    claims = _claims_of(continued)
     shifted = [*people[1:], *people[:1]]
-    own, other = (check(list(zip(group, continued, strict=True))) for group in (people, shifted))
+    own, other = (
+        [_record(person, text, claims=found) for person, text, found in zip(group, continued, claims, strict=True)]
+        for group in (people, shifted)
+    )
     return ProxyCheck(own=score(own, seed=seed).precision, other=score(other, seed=seed).precision)
 
 
@@ -212,9 +216,13 @@ def check(written: Sequence[tuple[Person, Completion]]) -> tuple[PersonRecord, .
     Raises:
         DataError: spaCy or its model is missing.
     """
-    texts = [completion.prompt + completion.text for _, completion in written]
-    claims = find_claims(texts, starts=[len(completion.prompt) for _, completion in written])
+    claims = _claims_of([completion for _, completion in written])
     return tuple(_record(*pair, claims=found) for pair, found in zip(written, claims, strict=True))
+
+
+def _claims_of(completions: Sequence[Completion]) -> list[list[Claim]]:
+    texts = [completion.prompt + completion.text for completion in completions]
+    return find_claims(texts, starts=[len(completion.prompt) for completion in completions])
 
 
 def _record(person: Person, completion: Completion, *, claims: Sequence[Claim]) -> PersonRecord:

@@ -45,8 +45,9 @@ def roc_curve(scores: np.ndarray, positive: np.ndarray) -> RocCurve | None:
     if positives == 0 or negatives == 0:
         return None
     order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
     # Equal scores cannot be told apart by any threshold: keep the last point of each run of ties.
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(scores) - 1)
     true_rate = np.concatenate([[0.0], np.cumsum(positive[order])[ends] / positives])
     false_rate = np.concatenate([[0.0], np.cumsum(~positive[order])[ends] / negatives])
     return RocCurve(false_rate=false_rate, true_rate=true_rate, area=float(np.trapezoid(true_rate, false_rate)))

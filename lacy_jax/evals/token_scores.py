@@ -21,6 +21,7 @@ from lacy_jax.model import decoder
 
 ROWS = 16
 OTHER = "other"
+LEAST_GATE = 1e-30  # as in the cascade: a gate that is shut leaves a finite score
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,7 @@ def cascade_scores(slm: LoadedModel, values: Mapping[str, np.ndarray]) -> dict[s
         scores |= {name: values[name], f"{name}, gated": values[name] * gate}
     if learned_to_call(slm):
         for name in ("call_score", "call_logit"):
-            scores |= {name: values[name], f"{name}, gated": values[name] + np.log(gate)}
+            scores |= {name: values[name], f"{name}, gated": values[name] + np.log(np.maximum(gate, LEAST_GATE))}
     return scores
 
 

@@ -1,8 +1,10 @@
 """Acceptability: a judge on loopback with known verdicts, areas against counting pairs, tokens against a plain loop."""
 
 import ast
+import dataclasses
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from lacy_jax.data.annotate import factual_tokens
 from lacy_jax.data.corpus import full_text
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.evals import acceptability
+from lacy_jax.evals import acceptability_page as page
 from lacy_jax.evals import judge as judges
 from lacy_jax.evals.acceptability import Target
 from lacy_jax.model import decoder
@@ -48,7 +51,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def target(loss: float, factual: bool, *, document: int = 0, mismatch: bool = True) -> Target:
-    return Target(document, "before ", "after", "said", loss, factual, mismatch)
+    return Target(document, "before ", "after it", "after", "said", loss, factual, mismatch)
 
 
 def run(server: JudgeServer, workdir: Path, out: Path, *more: str) -> int:
@@ -93,6 +96,27 @@ def test_nothing_to_tell_apart_is_none() -> None:
     assert acceptability.predict([target(1.0, True)], [target(1.0, True)], ["unclear"]).unacceptable["loss"] is None
 
 
+def test_examples_show_what_is_at_stake() -> None:
+    first, second, third = target(1.0, True), target(3.0, True), target(2.0, True, document=1)
+    pairs: list[tuple[Target, acceptability.Verdict]] = [
+        *((each, "acceptable") for each in (first, second, third)),
+        (target(9.0, True), "unacceptable"),
+        (target(9.0, False), "acceptable"),
+    ]
+    assert page.examples(pairs, True, "acceptable") == [second, third]
+    odd = Target(0, "x" * 99 + "<", "Rome\nfell", "Rome", " \n", 2.0, True, True)
+    shown = page.example_markup(odd)
+    assert re.sub(r"<[^>]*>", "", shown) == f"…{'x' * 89}&lt;Rome↵\nfell… the model:  ↵\n loss 2.0"
+    assert "<b>Rome</b>" in shown
+    assert "<s>␣</s>" in page.example_markup(dataclasses.replace(odd, said=" "))
+
+
+def test_few_mismatches_are_not_spread_over_bins() -> None:
+    pairs: list[tuple[Target, acceptability.Verdict]] = [(target(n / 9, True), "acceptable") for n in range(29)]
+    assert str(page.loss_chart(pairs).svg).count("<circle") == 2
+    assert page.loss_chart([]).svg is None
+
+
 @pytest.mark.parametrize(
     ("answer", "verdict"),
     [
@@ -100,6 +124,10 @@ def test_nothing_to_tell_apart_is_none() -> None:
         ("**No**, another date", "unacceptable"),
         (" no.", "unacceptable"),
         ("Not sure", "unclear"),
+        ("Note: it fits.", "unclear"),
+        ("Not", "unclear"),
+        ("Yesterday", "unclear"),
+        ("Yes, it is.", "acceptable"),
         ("", "unclear"),
         (None, "unanswered"),
     ],
@@ -122,6 +150,7 @@ def test_targets_are_the_models_own(small_run: Path, small_data: Prepared) -> No
     text = full_text(documents[1][0])
     own = [each for each in targets if each.document == 1]
     assert all(text.startswith(each.before + each.after) for each in own)
+    assert all(each.after.startswith(each.token) for each in own)
     # One after the other, by a forward pass of its own.
     ids = [slm.tokenizer.start_id, *slm.tokenizer.encode(text).ids][: slm.model.context]
     hidden = np.asarray(decoder.forward(slm.params, jnp.array([ids]), config=slm.model), np.float64)
@@ -137,6 +166,7 @@ def test_targets_are_the_models_own(small_run: Path, small_data: Prepared) -> No
         if at is not None and at < len(losses):
             assert each.loss == pytest.approx(losses[at], abs=1e-3)
             assert each.said == acceptability.said_by(slm, int(best[at]))
+            assert each.token == text[encoding.starts[at] : encoding.ends[at]] != ""
             assert each.mismatch == (best[at] != ids[at + 1])
     assert acceptability.draw_mismatches(targets, count=5) == acceptability.draw_mismatches(targets, count=5)
     assert all(each.mismatch for each in acceptability.draw_mismatches(targets, count=10**6))
@@ -159,9 +189,9 @@ def test_a_run_is_judged_once(
     for row in rows:
         begins = row["after"].lstrip()[:1]
         assert row["verdict"] == ("unacceptable" if begins.isupper() or begins.isdigit() else "acceptable")
-    page = (tmp_path / "out/acceptability.html").read_text()
-    assert "Which wrong tokens matter?" in page
-    assert "<svg" in page
+    written = (tmp_path / "out/acceptability.html").read_text()
+    assert "Which wrong tokens matter?" in written
+    assert "<svg" in written
     assert run(server, small_run, tmp_path / "out", *words) == 0
     assert capsys.readouterr().out == first.out
     assert len(server.bodies) == asked

@@ -3,7 +3,7 @@
 import json
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from absl.testing import flagsaver
 from starlette.responses import Response
 
 from lacy_jax import factscore as door
+from lacy_jax.cascade import Completion, Counts, Request
 from lacy_jax.data.corpus import DataError
 from lacy_jax.evals import atomic_facts, factscore, knowledge
 from lacy_jax.evals import judge as judges
@@ -100,7 +101,7 @@ def test_the_sums_are_those_of_the_paper() -> None:
     assert found["decisions"][2] is None
     assert factscore.score([decided(True)], gamma=0)["score"] == 1.0
     assert factscore.score([decided(*[True] * 10)])["score"] == 1.0  # exp(0)
-    assert factscore.score([[]])["score"] is None
+    assert factscore.score([[]])["score"] is factscore.score([[]])["interval"] is None
 
 
 @pytest.mark.parametrize("form", ["wiki.db", "wiki.jsonl"])
@@ -118,7 +119,9 @@ def test_from_texts_to_a_score(server: JudgeServer, files: Path, form: str, caps
     assert found["respond_ratio"] == pytest.approx(2 / 3)
     assert found["num_facts_per_response"] == 2
     out, err = capsys.readouterr()
-    assert "FActScore 3.2 (33.3 without the length penalty), 66.7% respond, 2.0 facts each" in out
+    # Of two texts drawn twice a quarter is twice the first, a quarter twice the second.
+    assert found["interval"] == pytest.approx([0, 2 * found["score"]])
+    assert "FActScore 3.2 (95% interval over texts: 0.0 to 6.5), 33.3 without the length penalty, 66.7% respond" in out
     assert "split into facts: 3 requests (0 answers are there)" in err
     assert "check the facts: 4 requests" in err
     assert len(server.bodies) == 7
@@ -159,6 +162,26 @@ def test_the_facts_can_be_fed_again_in_factscores_form(server: JudgeServer, file
     assert run(server, files, "--use_atomic_facts") == 0
     assert result(files)["decisions"] == before
     assert len(server.bodies) == count
+    # The lines that it was given are also what it gives on, with the facts that it found where it was to find them.
+    fed = (files / "bios.jsonl").read_text().splitlines()
+    assert (files / "out" / "bios_facts.jsonl").read_text().splitlines() == fed[:2]
+    rows[0]["annotations"] = [{"text": "x", "model-atomic-facts": [{"text": "Somebody else's."}]}]
+    (files / "bios.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(server, files, "--nouse_atomic_facts") == 0
+    found = [json.loads(line) for line in (files / "out" / "bios_facts.jsonl").read_text().splitlines()]
+    assert [[f["text"] for f in part["model-atomic-facts"]] for part in found[0]["annotations"]] == list(
+        FACTS.values()
+    )[:2]
+    assert found[2]["annotations"] == []
+
+
+def test_a_file_is_scored_whole_unless_told_otherwise(server: JudgeServer, files: Path) -> None:
+    row = {"topic": "Alan Turing", "output": BIOS["Alan Turing"]}
+    (files / "bios.jsonl").write_text((json.dumps(row) + "\n") * (factscore.ENTITIES + 1))
+    assert run(server, files) == 0
+    assert len(result(files)["decisions"]) == factscore.ENTITIES + 1
+    assert run(server, files, "--limit=2") == 0
+    assert len(result(files)["decisions"]) == 2
 
 
 def test_answers_that_say_nothing_are_counted_apart_and_never_right(server: JudgeServer, files: Path) -> None:
@@ -209,7 +232,7 @@ def test_sentences_and_facts() -> None:
         "Then he left!",
         "In 1999 he came back?  ...",
     ]
-    assert atomic_facts.facts_of("Sure:\n- a b\n* c\n2. d\n- a b\nno item") == ["a b", "c", "d"]
+    assert atomic_facts.facts_of("Sure:\n- a b\n* c\n2. d\n- a b\n-\nno item") == ["a b", "c", "d"]
 
 
 def test_demonstrations_of_ones_own(tmp_path: Path) -> None:
@@ -244,17 +267,68 @@ def test_retrieval_ranks_within_the_article() -> None:
         (("bios.jsonl", '{"topic": "Who?", "output": "x"}\n'), "no article for 1 of 1 topics ('Who?')"),
         (("wiki.db", "SQLite format 3\0rubbish"), "not FActScore's table documents"),
         (("wiki.db", "words\n"), "line 1: not an object of"),
+        (("wiki.db", b"\x1f\x8b\xff"), "neither FActScore's .db nor JSON lines"),
+        (("wiki.db", '{"title": ["A"], "text": "x"}\n'), "line 1: not an object of"),
+        (("wiki.db", '{"title": "A", "text": null}\n'), "line 1: not an object of"),
     ],
 )
 def test_wrong_files_end_in_one_line_and_cost_nothing(
-    server: JudgeServer, files: Path, change: tuple[str, str], words: str, capsys: pytest.CaptureFixture[str]
+    server: JudgeServer, files: Path, change: tuple[str, str | bytes], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (files / change[0]).write_text(change[1])
+    (files / change[0]).write_bytes(change[1] if isinstance(change[1], bytes) else change[1].encode())
     assert run(server, files) == 2
     err = capsys.readouterr().err
     assert words in err
     assert err.count("\n") == 1
     assert not server.bodies
+
+
+class Writer:
+    """Stands for a cascade, last request first; killed after `most` texts."""
+
+    def __init__(self, most: int = 99) -> None:
+        self.asked: list[str] = []
+        self._most = most
+
+    def iterate(self, requests: Sequence[Request], *, batch_size: int) -> Iterator[tuple[int, Completion]]:
+        assert batch_size == 8
+        for index in reversed(range(len(requests))):
+            if len(self.asked) == self._most:
+                raise KeyboardInterrupt
+            prompt = requests[index].prompt
+            self.asked.append(prompt)
+            yield index, Completion(prompt, f" é{len(prompt)}", (), Counts(1), "end")
+
+
+def test_writing_goes_on_after_a_kill(tmp_path: Path) -> None:
+    entities, by = ["A", "Bé", "C", "D", "A"], {"budget": 0.2}
+    path, partial, straight = tmp_path / "bios.jsonl", tmp_path / "bios.jsonl.partial", tmp_path / "straight.jsonl"
+
+    def write(writer: Writer, where: Path, **written_by: float) -> None:
+        factscore.write_generations(writer, entities, path=str(where), written_by=written_by)  # type: ignore[arg-type]
+
+    write(Writer(), straight, **by)
+    with pytest.raises(KeyboardInterrupt):
+        write(Writer(most=2), path, **by)
+    assert not path.exists()
+    kept = partial.read_bytes()
+    partial.write_bytes(kept + b'{"topic": "A", "output": "\xc3')  # cut within a character
+    again = Writer()
+    write(again, path, **by)
+    assert len(again.asked) == 2
+    assert path.read_bytes() == straight.read_bytes()
+    assert factscore.are_written(entities, path=str(path), written_by=by)
+    partial.write_bytes(kept)
+    other = Writer()
+    write(other, path, budget=0.3)
+    assert len(other.asked) == 4
+
+
+def test_facts_that_are_no_texts_are_told(tmp_path: Path) -> None:
+    row = {"topic": "A", "output": "x", "annotations": [{"text": "x", "model-atomic-facts": [{"text": 5}]}]}
+    (tmp_path / "bios.jsonl").write_text(json.dumps(row))
+    with pytest.raises(DataError, match=r"line 1: not an object of .*a fact must be a text"):
+        factscore.read_generations(str(tmp_path / "bios.jsonl"), use_atomic_facts=True)
 
 
 def test_biographies_by_the_protocol(
@@ -275,5 +349,21 @@ def test_biographies_by_the_protocol(
     assert rows[0]["input"] == "Tell me a bio of Marie Curie. Marie Curie is"
     assert all(row["output"].startswith(f"{row['topic']} is") for row in rows)
     assert len(factscore.read_generations(str(out))) == 2
+    # The same command again goes on with what is there, were it cut in the middle of a line; another one does not take
+    # it for its own.
+    written = out.read_bytes()
+    assert door.main(["factscore"]) == 0
+    assert out.read_bytes() == written
+    marked = written.replace(b'"output": "Marie Curie is', b'"output": "Marie Curie is (kept)')
+    end = marked.index(b"\n") + 1
+    out.rename(tmp_path / "bios.jsonl.partial").write_bytes(marked[: end + 60])
+    assert door.main(["factscore"]) == 0
+    assert out.read_bytes() == marked
+    assert not (tmp_path / "bios.jsonl.partial").exists()
+    flags.FLAGS["budget"].value = 0.5
+    assert door.main(["factscore"]) == 2
+    assert "exists" in capsys.readouterr().err
+    flags.FLAGS["budget"].value = None
+    (tmp_path / "entities.txt").write_text("Alan Turing\n")
     assert door.main(["factscore"]) == 2
     assert "exists" in capsys.readouterr().err

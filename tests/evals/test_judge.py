@@ -53,6 +53,9 @@ def test_the_cost_is_what_is_then_sent(server: JudgeServer, tmp_path: Path) -> N
     assert len(server.bodies) - before == cost.requests
     assert judge.cost(["b" * 9], max_tokens=6).requests == 1  # another question
     assert make(server, tmp_path, body={"seed": 1}).cost(["b" * 9], max_tokens=5).requests == 1
+    # A judge that thinks first is given more room; what it may write is what its own entry says.
+    longer: dict[str, object] = {"max_tokens": None, "max_completion_tokens": 900}
+    assert make(server, tmp_path, body=longer).cost(["b", "c"], max_tokens=5).answer_tokens == 1800
 
 
 def test_after_an_interruption_only_what_is_missing_is_asked(server: JudgeServer, tmp_path: Path) -> None:

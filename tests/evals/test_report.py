@@ -321,6 +321,12 @@ def test_roc_area_is_the_share_of_pairs_in_order(pairs: list[tuple[int, bool]]) 
     assert curve.true_rate[-1] == curve.false_rate[-1] == 1.0
 
 
+def test_infinite_scores_tie_with_each_other() -> None:
+    curve = separation.roc_curve(np.array([0.0, -math.inf, -math.inf]), np.array([False, True, False]))
+    assert curve is not None
+    assert curve.area == 0.25
+
+
 def test_a_budget_calls_the_highest_scores() -> None:
     scores = np.array([5.0, 4.0, 3.0, 2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0])
     positive = np.array([1, 1, 0, 1, 0, 0, 0, 0, 1, 0], bool)
