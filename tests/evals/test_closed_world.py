@@ -106,14 +106,19 @@ def test_people_are_spread_over_the_world() -> None:
 
 @pytest.mark.parametrize(
     "decode",
-    [Decode("a"), Decode("b_2", score="call_logit", gate="factual", span="word", budgets=(0.0, 0.1, 1.0))],
+    [
+        Decode("a"),
+        Decode("b_2", score="call_logit", gate="factual", span="word", budgets=(0.0, 0.1, 1.0)),
+        Decode("c", partner="runs/large/seed0"),
+    ],
 )
 def test_decodes_as_text(decode: Decode) -> None:
     assert parse_decode(decode_text(decode)) == decode
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":score=call_score", "a:score=best", "a:budgets=2", "a:budgets=x", "a:what=1", "a b"]
+    "text",
+    ["", ":score=call_score", "a:score=best", "a:budgets=2", "a:budgets=x", "a:what=1", "a:partner=", "a b"],
 )
 def test_wrong_decodes(text: str) -> None:
     with pytest.raises(ConfigError, match="decode"):

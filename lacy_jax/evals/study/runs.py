@@ -5,6 +5,7 @@
 <workdir>/<arm>/seed<k>/closed_world/   its evaluation
 """
 
+import dataclasses
 import os
 import queue
 import subprocess
@@ -58,6 +59,12 @@ def train_command(study: Study, arm: Arm, seed: int, *, workdir: str | Path) -> 
 
 def evaluate_command(study: Study, arm: Arm, seed: int, *, workdir: str | Path) -> list[str]:
     """The command that evaluates it."""
+    decodes = [
+        dataclasses.replace(decode, partner=str(run_directory(workdir, decode.partner, study.seeds[0])))
+        if decode.partner in arm.partners
+        else decode
+        for decode in arm.decodes
+    ]
     return [
         *(sys.executable, "-m", "lacy_jax.evaluate", "--suite=closed_world"),
         f"--checkpoint={run_directory(workdir, arm.name, seed)}",
@@ -65,12 +72,12 @@ def evaluate_command(study: Study, arm: Arm, seed: int, *, workdir: str | Path) 
         f"--people={study.people}",
         f"--known={study.known}",
         f"--temperature={study.temperature}",
-        *(f"--decode={decode_text(decode)}" for decode in arm.decodes),
+        *(f"--decode={decode_text(decode)}" for decode in decodes),
     ]
 
 
 def run_study(study: Study, *, workdir: str, workers: int, report: Report) -> list[Failure]:
-    """Runs what is missing, `workers` at once, reference runs before those that need them; returns what failed.
+    """Runs what is missing, `workers` at once, an arm after those that it needs; returns what failed.
 
     On CPUs every worker has cores of its own, so that runs do not slow each other down.
     """
@@ -87,8 +94,8 @@ def run_study(study: Study, *, workdir: str, workers: int, report: Report) -> li
 
     failures, done = [], len(jobs) - len(missing)
     with ThreadPoolExecutor(workers, initializer=pin) as pool:
-        for with_reference in (False, True):
-            phase = [job for job in missing if bool(job[0].reference) == with_reference]
+        for stage in study.stages():
+            phase = [job for job in missing if job[0] in stage]
             for (arm, seed), ok in zip(
                 phase, pool.map(lambda job: _run(study, *job, workdir=workdir), phase), strict=True
             ):
