@@ -5,7 +5,7 @@
     python -m lacy_jax.evaluate --study=configs/study_biographies.py --workdir=runs/study_biographies --workers=2
 
 A suite prints its scores with 95% intervals and keeps what was generated in --out. A study trains what is missing, and
-writes <workdir>/study.html; run again, it goes on where it was. docs/biographies.md and docs/real_text.md explain them.
+writes its page there; run again, it goes on where it was. docs/biographies.md and docs/real_text.md explain them.
 """
 
 import dataclasses

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lacy_jax.cascade import Completion
+from lacy_jax.cascade.partners.extent import complete_extent
 from lacy_jax.cascade.rows import Counts, Piece
 from lacy_jax.config import BiographiesConfig, ConfigError
 from lacy_jax.data.biographies import make_world, write_biography
@@ -68,6 +69,17 @@ def test_saying_a_thing_twice_counts_once() -> None:
     )
     judged = judge(person, completion((said, "slm")))
     assert (judged.right, judged.wrong) == (1, 1)
+
+
+def test_what_arrives_of_a_model_s_values() -> None:
+    """It writes what the corpus says: names and dates are whole, of lower-case words and of "X and Y" the first is."""
+    for person in WORLD.people:
+        biography = write_biography(WORLD, person.index, number=1)
+        for stated in biography.stated:
+            value = person.facts[stated.relation]
+            piece = complete_extent(biography.document.text[stated.start - 1 :], span="phrase", ended=True)
+            parted = value.islower() or " and " in value
+            assert piece == f" {value.split()[0] if parted else value}"
 
 
 def made(right: int, wrong: int, unparsed: int, *, generated: int = 10) -> Judged:

@@ -1,5 +1,6 @@
 """A study in small: trained, evaluated and shown by its door, resumed without doing anything twice."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from lacy_jax.evals.closed_world import ALONE, Claim, Decode, Judged
 from lacy_jax.evals.closed_world_suite import Evaluation, read_judged
 from lacy_jax.evals.study.plan import Arm, Contrast, Study, load_study
 from lacy_jax.evals.study.results import Results
-from lacy_jax.evals.study.runs import evaluate_command
+from lacy_jax.evals.study.runs import commands, evaluate_command, evaluation_directory, finished
 
 ROOT = Path(__file__).parents[2]
 CALL = Decode("log_odds", score="call_score", budgets=(0.22, 0.5))
@@ -163,13 +164,42 @@ def test_partners_are_trained_once_and_before_those_that_ask_them() -> None:
         assert others == "--decode=asking:score=call_score,gate=none,span=phrase,budgets=0.22,partner=w/large/seed4"
 
 
+def test_studies_of_one_name_take_over_what_is_the_same(tmp_path: Path) -> None:
+    """In the shipped file: runs of one folder that are trained alike, and evaluated in at least these ways."""
+    workdir = str(tmp_path)
+    reduced, choices = (load_study(f"configs/study_biographies.py:{name}") for name in ("reduced", "choices"))
+    assert reduced.name == choices.name
+    arm = reduced.arm("lacy_full")
+    done = evaluation_directory(workdir, arm.name, 2) / "done"
+    done.parent.mkdir(parents=True)
+
+    def is_finished(other: Study, **changes: object) -> bool:
+        return finished(other, dataclasses.replace(other.arm(arm.name), **changes), 2, workdir=workdir)  # type: ignore[arg-type]
+
+    assert not is_finished(reduced)
+    done.write_text(commands(reduced, arm, 2, workdir=workdir))
+    assert is_finished(reduced)
+    assert is_finished(choices)
+    assert is_finished(reduced, decodes=arm.decodes[:1])
+    assert not is_finished(reduced, decodes=(*arm.decodes, Decode("more")))
+    assert not is_finished(reduced, settings={"model.width": 64})
+    assert not is_finished(dataclasses.replace(reduced, people=64))
+
+
 def test_the_shipped_study() -> None:
     reduced, full = load_study("configs/study_biographies.py"), load_study("configs/study_biographies.py:full")
     assert len(list(reduced.jobs())) == 35
     assert {arm.name for arm in reduced.arms} < {arm.name for arm in full.arms}
     assert reduced.contrasts == full.contrasts
-    assert len(list(load_study("configs/study_biographies.py:choices").jobs())) == 20
-    with pytest.raises(ConfigError, match="reduced, choices and full"):
+    others = {name: load_study(f"configs/study_biographies.py:{name}") for name in ("choices", "partner")}
+    assert {name: len(list(other.jobs())) for name, other in others.items()} == {
+        "choices": 20,
+        "partner": 16,
+    }
+    assert [reduced.page, *(other.page for other in others.values())] == [
+        *("study.html", "study_choices.html", "study_partner.html")
+    ]
+    with pytest.raises(ConfigError, match="reduced, choices, partner, full"):
         load_study("configs/study_biographies.py:huge")
     with pytest.raises(ConfigError, match="no such file"):
         load_study("configs/none.py")

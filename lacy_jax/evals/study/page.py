@@ -71,7 +71,7 @@ class Example:
 
 
 def write_study_page(study: Study, *, workdir: str, command: str) -> str:
-    """Writes <workdir>/study.html from what is finished; returns its path."""
+    """Writes the study's page in `workdir` from what is finished; returns its path."""
     results = read_results(study, workdir=workdir)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lacy_jax.evals"),
@@ -100,7 +100,7 @@ def write_study_page(study: Study, *, workdir: str, command: str) -> str:
         versions={"lacy_jax": lacy_jax.__version__}
         | {name: importlib.metadata.version(name) for name in ("jax", "flax", "spacy", "sentencepiece")},
     )
-    path = Path(workdir) / "study.html"
+    path = Path(workdir) / study.page
     write_page(str(path), page)
     return str(path)
 

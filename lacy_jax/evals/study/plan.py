@@ -54,7 +54,8 @@ class Contrast:
 class Study:
     """All of it. `settings` hold for every arm; `people` are written about at every decode.
 
-    known: the share of the facts that the database knows. temperature: of the draw.
+    name: studies of one name keep their runs in one folder, and take over from each other those that are the same;
+    `variant` tells them apart. known: the share of the facts that the database knows. temperature: of the draw.
     An arm that another's decode names as its partner is trained with the first seed only, and answers in all of them.
 
     Raises:
@@ -68,6 +69,7 @@ class Study:
     seeds: tuple[int, ...]
     contrasts: tuple[Contrast, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    variant: str = ""
     people: int = 128
     known: float = 0.9
     temperature: float = TEMPERATURE
@@ -100,6 +102,15 @@ class Study:
 
     def decode(self, arm: str, name: str) -> Decode:
         return next(decode for decode in (ALONE, *self.arm(arm).decodes) if decode.name == name)
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {self.variant}" if self.variant else self.name
+
+    @property
+    def page(self) -> str:
+        """The file name of its page."""
+        return f"study_{self.variant}.html" if self.variant else "study.html"
 
     @property
     def partners(self) -> frozenset[str]:

@@ -82,7 +82,7 @@ def run_study(study: Study, *, workdir: str, workers: int, report: Report) -> li
     On CPUs every worker has cores of its own, so that runs do not slow each other down.
     """
     jobs = list(study.jobs())
-    missing = [job for job in jobs if not _finished(study, *job, workdir=workdir)]
+    missing = [job for job in jobs if not finished(study, *job, workdir=workdir)]
     report("runs", len(jobs) - len(missing), len(jobs))
     shares = queue.SimpleQueue[list[int]]()
     for cores in _shares(workers):
@@ -106,13 +106,18 @@ def run_study(study: Study, *, workdir: str, workers: int, report: Report) -> li
     return failures
 
 
-def _finished(study: Study, arm: Arm, seed: int, *, workdir: str) -> bool:
-    """Whether its evaluation was finished with these very commands."""
+def finished(study: Study, arm: Arm, seed: int, *, workdir: str) -> bool:
+    """Whether it was trained by this very command, and evaluated in all of these ways, perhaps for another study."""
     path = evaluation_directory(workdir, arm.name, seed) / DONE
-    return path.exists() and path.read_text() == _commands(study, arm, seed, workdir=workdir)
+    if not path.exists():
+        return False
+    trained, evaluated = path.read_text().splitlines()
+    now_trained, now_evaluated = commands(study, arm, seed, workdir=workdir).splitlines()
+    return trained == now_trained and {*now_evaluated.split()} <= {*evaluated.split()}
 
 
-def _commands(study: Study, arm: Arm, seed: int, *, workdir: str) -> str:
+def commands(study: Study, arm: Arm, seed: int, *, workdir: str) -> str:
+    """The two commands of a run, a line each, as they are recorded when it is finished."""
     both = train_command(study, arm, seed, workdir=workdir), evaluate_command(study, arm, seed, workdir=workdir)
     return "".join(" ".join(command[1:]) + "\n" for command in both)
 
@@ -131,7 +136,7 @@ def _run(study: Study, arm: Arm, seed: int, *, workdir: str) -> bool:
             print("$", " ".join(command), file=log, flush=True)
             if subprocess.run(command, stdout=log, stderr=log, env=environment).returncode:
                 return False
-    (evaluation_directory(workdir, arm.name, seed) / DONE).write_text(_commands(study, arm, seed, workdir=workdir))
+    (evaluation_directory(workdir, arm.name, seed) / DONE).write_text(commands(study, arm, seed, workdir=workdir))
     return True
 
 
