@@ -191,15 +191,16 @@ def test_the_shipped_study() -> None:
     assert len(list(reduced.jobs())) == 35
     assert {arm.name for arm in reduced.arms} < {arm.name for arm in full.arms}
     assert reduced.contrasts == full.contrasts
-    others = {name: load_study(f"configs/study_biographies.py:{name}") for name in ("choices", "partner")}
+    others = {name: load_study(f"configs/study_biographies.py:{name}") for name in ("choices", "partner", "control")}
     assert {name: len(list(other.jobs())) for name, other in others.items()} == {
         "choices": 20,
         "partner": 16,
+        "control": 15,
     }
     assert [reduced.page, *(other.page for other in others.values())] == [
-        *("study.html", "study_choices.html", "study_partner.html")
+        *("study.html", "study_choices.html", "study_partner.html", "study_control.html")
     ]
-    with pytest.raises(ConfigError, match="reduced, choices, partner, full"):
+    with pytest.raises(ConfigError, match="reduced, choices, partner, control, full"):
         load_study("configs/study_biographies.py:huge")
     with pytest.raises(ConfigError, match="no such file"):
         load_study("configs/none.py")
