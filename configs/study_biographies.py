@@ -88,10 +88,10 @@ CHOICE_CONTRASTS = (
 CHOICE_CURVES = tuple((arm.name, "log_odds") for arm in CHOICES)
 # A larger model of another tokenizer, trained on the same world, in the database's place.
 LARGE = {
-    "tokenizer.vocab_size": 3000,
+    "tokenizer.vocab_size": 4096,
     "model.width": 128,
     "model.context": 192,
-    "training.ground_truth_tokens": 1_600_000,
+    "training.ground_truth_tokens": 4_000_000,
 }
 LOG_ODDS_LARGE = Decode("log_odds_large", score="call_score", partner="large")
 GATED_LARGE = Decode("gated_large", score="uncertainty", gate="factual", partner="large")
