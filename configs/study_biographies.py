@@ -2,17 +2,18 @@
 
     python -m lacy_jax.evaluate --study=configs/study_biographies.py --workers=2     # about an hour on two cores
     python -m lacy_jax.evaluate --study=configs/study_biographies.py:choices         # further choices of LaCy
+    python -m lacy_jax.evaluate --study=configs/study_biographies.py:partner         # calls answered by a larger model
+    python -m lacy_jax.evaluate --study=configs/study_biographies.py:control         # a world where loss should suffice
     python -m lacy_jax.evaluate --study=configs/study_biographies.py:full            # for an accelerator
 
 `reduced`, the default: what the paper compares at a budget of 22%, and what a reader would object with. `choices`: the
-recommended method with one choice changed. `full`: all methods of lacy_jax, 10,000 people, 50M ground-truth tokens, a
-model of 3M parameters.
+recommended method with one choice changed. `partner`: a larger checkpoint in the place of the database. `control`: one
+sentence a relation, no free wording. `full`: all methods of lacy_jax, 10,000 people, 50M ground-truth tokens, a model
+of 3M parameters.
 """
 
-from typing import Any
-
 from lacy_jax.config import ConfigError
-from lacy_jax.evals.closed_world import Decode
+from lacy_jax.evals.closed_world import ALONE, Decode
 from lacy_jax.evals.study.plan import Arm, Contrast, Study
 
 CURVE = (0.1, 0.22, 0.5, 1.0)
@@ -84,6 +85,49 @@ CHOICE_CONTRASTS = (
     Contrast("C2: all sub-tokens beat the first", ("lacy_full", "log_odds"), ("first", "log_odds")),
     Contrast("C3: a rate that warms up beats one that does not", ("lacy_full", "log_odds"), ("cold", "log_odds")),
 )
+CHOICE_CURVES = tuple((arm.name, "log_odds") for arm in CHOICES)
+# A larger model of another tokenizer, trained on the same world, in the database's place.
+LARGE = {
+    "tokenizer.vocab_size": 4096,
+    "model.width": 128,
+    "model.context": 192,
+    "training.ground_truth_tokens": 4_000_000,
+}
+LOG_ODDS_LARGE = Decode("log_odds_large", score="call_score", partner="large")
+GATED_LARGE = Decode("gated_large", score="uncertainty", gate="factual", partner="large")
+PARTNER = (
+    Arm("large", "ntp", "the larger model", LARGE, decodes=(ALONE,)),
+    Arm("ntp", "ntp", "NTP", decodes=(*INFERENCE, GATED_LARGE)),
+    Arm("lacy", "lacy", "LaCy, the paper's settings", decodes=(*CALLING, LOG_ODDS_LARGE)),
+    Arm("lacy_full", "lacy_full", "LaCy, one softmax", decodes=(*CALLING, LOG_ODDS_LARGE)),
+)
+PARTNER_CONTRASTS = (
+    Contrast("P1: asking the model, LaCy knows more than NTP alone", ("lacy_full", "log_odds_large"), ("ntp", "alone")),
+    Contrast("P2: full normalizer beats renormalized", ("lacy_full", "log_odds_large"), ("lacy", "log_odds_large")),
+    Contrast("P3: LaCy against gated confidence", ("lacy_full", "log_odds_large"), ("ntp", "gated_large")),
+    Contrast("P4: the database beats the model", ("lacy_full", "log_odds"), ("lacy_full", "log_odds_large")),
+)
+PARTNER_CURVES = (
+    ("lacy_full", "log_odds"),
+    ("lacy_full", "log_odds_large"),
+    ("ntp", "gated"),
+    ("ntp", "gated_large"),
+    ("lacy", "log_odds_large"),
+)
+# The negative control: where wording is fixed, the loss is high on facts alone, and no mask should be needed. Facts are
+# about 43% of such a text, 20% of a free one (by characters): the budget must hold them as 22% holds those.
+FIXED_BUDGET = 0.5
+FIXED = {"corpus.biographies.wording": "fixed"}
+CONTROL = (
+    Arm("ntp", "ntp", "NTP", decodes=(CONFIDENCE, GATED)),
+    Arm("loss", "loss", "loss only", decodes=(LOG_ODDS,)),
+    Arm("lacy_full", "lacy_full", "LaCy, one softmax", decodes=(LOG_ODDS,)),
+)
+CONTROL_CONTRASTS = (
+    Contrast("N1: LaCy against loss alone (expected: no difference)", ("lacy_full", "log_odds"), ("loss", "log_odds")),
+    Contrast("N2: loss alone beats NTP without calls", ("loss", "log_odds"), ("ntp", "alone")),
+)
+CONTROL_CURVES = (("lacy_full", "log_odds"), ("ntp", "confidence"), ("ntp", "gated"), ("loss", "log_odds"))
 CURVES = (("lacy", "log_odds"), ("ntp", "confidence"), ("ntp", "gated"), ("loss", "log_odds"), ("joint", "log_odds"))
 VARIANTS = (("lacy", "log_odds"), ("lacy_full", "log_odds"), ("lacy_full_oracle", "log_odds"), ("rho", "log_odds"))
 # Written down before the first run (the paper's order, and what pilots suggested).
@@ -99,31 +143,51 @@ CONTRASTS = (
     Contrast("H9: the call logit beats the log-odds", ("lacy", "logit"), ("lacy", "log_odds")),
     Contrast("H10: true fact tokens beat spaCy's", ("lacy_full_oracle", "log_odds"), ("lacy_full", "log_odds")),
 )
+# Variants that train on the same world have the same name, and so share what they have in common.
+NAME, CONFIG, SEEDS = "study_biographies", "configs/biographies.py", (0, 1, 2, 3, 4)
+LARGER_WORLD = {
+    "corpus.biographies.people": 10_000,
+    "corpus.biographies.documents": 400_000,
+    "model.layers": 6,
+    "model.width": 192,
+    "data.batch_size": 64,
+    "training.ground_truth_tokens": 50_000_000,
+    "optimizer.learning_rate": 2e-3,
+    "tokenizer.vocab_size": 4096,
+}
+STUDIES = {
+    "reduced": Study(NAME, CONFIG, REDUCED, SEEDS, CONTRASTS, curves=CURVES, variants=VARIANTS),
+    "choices": Study(NAME, CONFIG, CHOICES, SEEDS, CHOICE_CONTRASTS, variant="choices", curves=CHOICE_CURVES),
+    "partner": Study(NAME, CONFIG, PARTNER, SEEDS, PARTNER_CONTRASTS, variant="partner", curves=PARTNER_CURVES),
+    "control": Study(
+        f"{NAME}_control",
+        CONFIG,
+        CONTROL,
+        SEEDS,
+        CONTROL_CONTRASTS,
+        FIXED,
+        variant="control",
+        main_budget=FIXED_BUDGET,
+        curves=CONTROL_CURVES,
+    ),
+    "full": Study(
+        f"{NAME}_full",
+        CONFIG,
+        REDUCED + FURTHER,
+        SEEDS,
+        CONTRASTS,
+        LARGER_WORLD,
+        variant="full",
+        people=512,
+        curves=CURVES,
+        variants=VARIANTS,
+    ),
+}
 
 
 def get_study(variant: str = "") -> Study:
-    """`reduced` (or nothing), `choices` or `full`."""
-    if variant == "choices":
-        return Study("study_choices", "configs/biographies.py", CHOICES, (0, 1, 2, 3, 4), CHOICE_CONTRASTS)
-    common: dict[str, Any] = {
-        "name": "study_biographies",
-        "config": "configs/biographies.py",
-        "contrasts": CONTRASTS,
-        "curves": CURVES,
-    }
-    common["variants"] = VARIANTS
-    if variant in ("", "reduced"):
-        return Study(arms=REDUCED, seeds=(0, 1, 2, 3, 4), **common)
-    if variant != "full":
-        raise ConfigError(f"configs/study_biographies.py:{variant}: allowed are reduced, choices and full")
-    settings = {
-        "corpus.biographies.people": 10_000,
-        "corpus.biographies.documents": 400_000,
-        "model.layers": 6,
-        "model.width": 192,
-        "data.batch_size": 64,
-        "training.ground_truth_tokens": 50_000_000,
-        "optimizer.learning_rate": 2e-3,
-        "tokenizer.vocab_size": 4096,
-    }
-    return Study(arms=REDUCED + FURTHER, seeds=(0, 1, 2, 3, 4), settings=settings, people=512, **common)
+    """One of `STUDIES`; without a name `reduced`."""
+    study = STUDIES.get(variant or "reduced")
+    if study is None:
+        raise ConfigError(f"configs/study_biographies.py:{variant}: allowed are {', '.join(STUDIES)}")
+    return study

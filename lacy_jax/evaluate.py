@@ -5,7 +5,7 @@
     python -m lacy_jax.evaluate --study=configs/study_biographies.py --workdir=runs/study_biographies --workers=2
 
 A suite prints its scores with 95% intervals and keeps what was generated in --out. A study trains what is missing, and
-writes <workdir>/study.html; run again, it goes on where it was. docs/biographies.md and docs/real_text.md explain them.
+writes its page there; run again, it goes on where it was. docs/biographies.md and docs/real_text.md explain them.
 """
 
 import dataclasses
@@ -33,10 +33,13 @@ from lacy_jax.evals.study.runs import run_study
 _SUITE = flags.DEFINE_enum("suite", None, ["closed_world", "real_text"], "What to measure of one checkpoint")
 _OUT = flags.DEFINE_string("out", None, "Where the suite keeps what it makes (default: <checkpoint>/<suite>)")
 _PEOPLE = flags.DEFINE_integer("people", 128, "How many people are written about", lower_bound=1)
-_KNOWN = flags.DEFINE_float("known", 0.9, "Share of the facts that the partner knows", lower_bound=0.0, upper_bound=1.0)
+_KNOWN = flags.DEFINE_float("known", 0.9, "Share of the facts that the database knows", 0.0, 1.0)
 _TEMPERATURE = flags.DEFINE_float("temperature", TEMPERATURE, "Of the draw; 0 is greedy", lower_bound=0.0)
 _DECODE = flags.DEFINE_multi_string(
-    "decode", [], "NAME:score=...,gate=...,span=...,budgets=0.1/0.22; several times for several ways of calling"
+    "decode",
+    [],
+    "NAME:score=...,gate=...,span=...,budgets=0.1/0.22,partner=...; several times for several ways of calling; the"
+    " partner is the database of facts, or as in lacy_jax.generate",
 )
 _BUDGETS = flags.DEFINE_string("budgets", "0,0.22", "real_text: shares of the tokens to delegate")
 _PARTNER = flags.DEFINE_string("partner", "documents", "real_text: who answers calls, as in lacy_jax.generate")
@@ -74,7 +77,7 @@ def _suite(reporter: Reporter) -> int:
 
 def _closed_world(out: Path, reporter: Reporter) -> list[str]:
     decodes = [parse_decode(text) for text in _DECODE.value] or list(_DEFAULT)
-    names = [decode.name for decode in decodes]
+    names = [decode.name for decode in decodes if decode != ALONE]
     if len({*names, ALONE.name}) <= len(names):
         raise ConfigError(f"--decode: names must differ, also from {ALONE.name!r}; got {', '.join(names)}")
     slm = load_model(given_checkpoint())

@@ -20,6 +20,7 @@ from lacy_jax.data.biographies.grammar import HE, SHE
 from lacy_jax.data.corpus import Document, full_text
 
 ROWS = 64
+DATABASE = "database"  # the partner of a decode that names none: it knows a share of the world's facts
 # Greedy, small models state two or three of the six relations over and over; drawn like the corpus, they mix up names.
 TEMPERATURE = 0.3
 _PRONOUNS = (*SHE, *HE)
@@ -27,9 +28,10 @@ _PRONOUNS = (*SHE, *HE)
 
 @dataclass(frozen=True)
 class Decode:
-    """A way to call: what is ranked, whether it is gated, how far the partner writes, and at which budgets.
+    """A way to call: what is ranked, whether it is gated, how far which partner writes, and at which budgets.
 
     `budgets` of 0 never call: what comes out then is what the model itself holds of the facts (leakage).
+    `partner`: the database of facts, or another as `lacy_jax.generate` names them: the path of a checkpoint.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Decode:
     gate: Gate = "none"
     span: Span = "phrase"
     budgets: tuple[float, ...] = (0.22,)
+    partner: str = DATABASE
 
 
 ALONE = Decode("alone", budgets=(0.0,))
@@ -152,13 +155,17 @@ def closed_world_of(slm: LoadedModel) -> World:
     return make_world(corpus.biographies)
 
 
-def knowing_partner(slm: LoadedModel, *, known: float, span: Span, directory: str = "") -> Partner:
-    """The database partner that knows a share of the facts of the model's world; its file is made if missing."""
+def partner_of(slm: LoadedModel, spec: str, *, span: Span, known: float, directory: str = "") -> Partner | None:
+    """The partner that `Decode.partner` names; the database's file, with a share of the facts, is made if missing.
+
+    Raises:
+        PartnerError: it names none.
+        CheckpointError: it names a checkpoint that cannot be used.
+    """
     where = directory or slm.config.data.directory
-    path = facts_file(closed_world_of(slm).settings, known=known, directory=where)
-    partner = make_partner(f"database:{path}", corpus=slm.config.corpus, directory=where, span=span)
-    assert partner is not None
-    return partner
+    if spec == DATABASE:
+        spec = f"{DATABASE}:{facts_file(closed_world_of(slm).settings, known=known, directory=where)}"
+    return make_partner(spec, corpus=slm.config.corpus, directory=where, batch_size=ROWS, span=span)
 
 
 def write_and_judge(

@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ from lacy_jax.data.biographies import World, biographies, mark_oracle
 from lacy_jax.data.corpus import DataError, Document, split_of
 from lacy_jax.evals.closed_world import (
     ALONE,
+    DATABASE,
     Decode,
     Judged,
     closed_world_of,
     from_json,
-    knowing_partner,
+    partner_of,
     pick_people,
     to_json,
     write_and_judge,
@@ -33,7 +35,7 @@ from lacy_jax.evals.token_scores import nll_by_kind, score_documents, separate
 
 DOCUMENTS = 200  # held-out biographies that the teacher-forced scores are measured on
 BUDGETS = (0.05, 0.1, 0.22, 0.5)  # of the separation
-_FORM = "NAME:score=SCORE,gate=GATE,span=SPAN,budgets=B/B/B"
+_FORM = "NAME:score=SCORE,gate=GATE,span=SPAN,budgets=B/B/B,partner=PARTNER"
 
 Progress = Callable[[str, int, int], None]
 
@@ -47,7 +49,7 @@ class Evaluation:
 
 
 def parse_decode(text: str) -> Decode:
-    """A `Decode` of NAME:score=SCORE,gate=GATE,span=SPAN,budgets=B/B/B; what is left out stays at its default.
+    """A `Decode` of the form _FORM; what is left out stays at its default.
 
     Raises:
         ConfigError: another form, an unknown name, or a budget that is no share.
@@ -59,7 +61,7 @@ def parse_decode(text: str) -> Decode:
         key, _, value = item.partition("=")
         if key == "budgets":
             given[key] = tuple(_share(text, each) for each in value.split("/"))
-        elif key in allowed and value in allowed[key]:
+        elif (key == "partner" and value) or value in allowed.get(key, ()):
             given[key] = value
         else:
             known = "; ".join(f"{key}={'|'.join(values)}" for key, values in allowed.items())
@@ -72,7 +74,8 @@ def parse_decode(text: str) -> Decode:
 def decode_text(decode: Decode) -> str:
     """What `parse_decode` reads."""
     budgets = "/".join(f"{budget:g}" for budget in decode.budgets)
-    return f"{decode.name}:score={decode.score},gate={decode.gate},span={decode.span},budgets={budgets}"
+    partner = "" if decode.partner == DATABASE else f",partner={decode.partner}"
+    return f"{decode.name}:score={decode.score},gate={decode.gate},span={decode.span},budgets={budgets}{partner}"
 
 
 def _share(text: str, number: str) -> float:
@@ -101,12 +104,13 @@ def evaluate(
     Args:
         decodes: how to call; names must differ.
         people: how many people are written about, evenly spaced over the world's.
-        known: the share of the facts that the partner, a database, knows.
+        known: the share of the facts that the database knows.
         temperature: of the draw; 0 is greedy.
         directory: where the partner's file is made; "": beside the data of the model.
 
     Raises:
         ConfigError: the model was not trained on the closed world, or a value is out of range.
+        PartnerError, CheckpointError: see `partner_of`.
         DataError: `out` holds the evaluation of another checkpoint or with other settings.
     """
     world = closed_world_of(slm)
@@ -123,8 +127,7 @@ def evaluate(
         },
     )
     points = list(dict.fromkeys((decode, budget) for decode in (ALONE, *decodes) for budget in decode.budgets))
-    spans = {decode.span for decode in decodes}
-    partners = {span: knowing_partner(slm, known=known, span=span, directory=directory) for span in spans}
+    partner = functools.cache(lambda spec, span: partner_of(slm, spec, span=span, known=known, directory=directory))
     judged = {}
     for done, (decode, budget) in enumerate(points):
         progress("biographies", done, len(points))
@@ -133,7 +136,7 @@ def evaluate(
             found = write_and_judge(
                 slm,
                 pick_people(world, people),
-                partner=partners[decode.span] if budget else None,
+                partner=partner(decode.partner, decode.span) if budget else None,
                 decode=decode,
                 budget=budget,
                 temperature=temperature,

@@ -87,6 +87,23 @@ def test_a_world_is_a_function_of_its_settings() -> None:
     ]
 
 
+def test_fixed_wording_is_one_template_a_relation_and_nothing_else() -> None:
+    """With the values and the name taken out, all are one text; the checker reads each as it was written."""
+    texts = set()
+    for biography in biographies(BiographiesConfig(people=60, documents=120, wording="fixed")):
+        text, person = biography.document.text, biography.person
+        sentences = list(read_sentences(text))
+        assert [(each.relation, each.value) for each in sentences] == list(person.facts.items())
+        assert {each.subject for each in sentences} == {person.surname}
+        for stated in reversed(biography.stated):
+            text = f"{text[: stated.start]}{{{stated.relation}}}{text[stated.end :]}"
+        texts.add(text.replace(person.surname, "S"))
+    assert texts == {
+        "S was born on {birth_date}. S was born in {birth_place}. S studied at {university}. S majored in {field}."
+        " S works for {employer}. S works in {employer_city}."
+    }
+
+
 def test_people_head_and_tail() -> None:
     world = make_world(WORLD)
     counts = [person.documents for person in world.people]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lacy_jax.cascade import Completion
+from lacy_jax.cascade.partners.extent import complete_extent
 from lacy_jax.cascade.rows import Counts, Piece
 from lacy_jax.config import BiographiesConfig, ConfigError
 from lacy_jax.data.biographies import make_world, write_biography
@@ -70,6 +71,17 @@ def test_saying_a_thing_twice_counts_once() -> None:
     assert (judged.right, judged.wrong) == (1, 1)
 
 
+def test_what_arrives_of_a_model_s_values() -> None:
+    """It writes what the corpus says: names and dates are whole, of lower-case words and of "X and Y" the first is."""
+    for person in WORLD.people:
+        biography = write_biography(WORLD, person.index, number=1)
+        for stated in biography.stated:
+            value = person.facts[stated.relation]
+            piece = complete_extent(biography.document.text[stated.start - 1 :], span="phrase", ended=True)
+            parted = value.islower() or " and " in value
+            assert piece == f" {value.split()[0] if parted else value}"
+
+
 def made(right: int, wrong: int, unparsed: int, *, generated: int = 10) -> Judged:
     claims = tuple(Claim("field", str(n), n < right, False) for n in range(right + wrong))
     return Judged(0, "", "tail", claims, 1, unparsed, generated, 2, 3, 1, 1, (("a", "slm", 0.5),))
@@ -106,14 +118,19 @@ def test_people_are_spread_over_the_world() -> None:
 
 @pytest.mark.parametrize(
     "decode",
-    [Decode("a"), Decode("b_2", score="call_logit", gate="factual", span="word", budgets=(0.0, 0.1, 1.0))],
+    [
+        Decode("a"),
+        Decode("b_2", score="call_logit", gate="factual", span="word", budgets=(0.0, 0.1, 1.0)),
+        Decode("c", partner="runs/large/seed0"),
+    ],
 )
 def test_decodes_as_text(decode: Decode) -> None:
     assert parse_decode(decode_text(decode)) == decode
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":score=call_score", "a:score=best", "a:budgets=2", "a:budgets=x", "a:what=1", "a b"]
+    "text",
+    ["", ":score=call_score", "a:score=best", "a:budgets=2", "a:budgets=x", "a:what=1", "a:partner=", "a b"],
 )
 def test_wrong_decodes(text: str) -> None:
     with pytest.raises(ConfigError, match="decode"):

@@ -1,5 +1,6 @@
 """A study in small: trained, evaluated and shown by its door, resumed without doing anything twice."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 
 from lacy_jax.config import ConfigError
-from lacy_jax.evals.closed_world import Claim, Decode, Judged
-from lacy_jax.evals.closed_world_suite import Evaluation
+from lacy_jax.evals.closed_world import ALONE, Claim, Decode, Judged
+from lacy_jax.evals.closed_world_suite import Evaluation, read_judged
 from lacy_jax.evals.study.plan import Arm, Contrast, Study, load_study
 from lacy_jax.evals.study.results import Results
+from lacy_jax.evals.study.runs import commands, evaluate_command, evaluation_directory, finished
 
 ROOT = Path(__file__).parents[2]
 CALL = Decode("log_odds", score="call_score", budgets=(0.22, 0.5))
@@ -23,6 +25,7 @@ from lacy_jax.evals.closed_world import Decode
 from lacy_jax.evals.study.plan import Arm, Contrast, Study
 
 CALL = Decode("log_odds", score="call_score", budgets=(0.22, 0.5))
+ASKING = Decode("asking", score="call_score", partner="ntp")
 OURS = Decode("confidence", score="uncertainty", gate="factual", budgets=(0.22, 0.5))
 SMALL = {
     "corpus.biographies.people": 30, "corpus.biographies.documents": 120, "corpus.validation_share": 0.1,
@@ -34,7 +37,7 @@ SMALL = {
 
 def get_study(variant):
     arms = (
-        Arm("rho", "rho", "Rho-1", reference="ntp", decodes=(CALL,)),
+        Arm("rho", "rho", "Rho-1", reference="ntp", decodes=(CALL, ASKING)),
         Arm("ntp", "ntp", "NTP", decodes=(OURS,)),
     )
     contrast = Contrast("H1: first", ("rho", "log_odds"), ("ntp", "confidence"))
@@ -55,9 +58,16 @@ def test_a_small_study(tmp_path: Path) -> None:
     done = run(*words)
     assert done.returncode == 0, done.stderr + (tmp_path / "runs/ntp/seed0/log.txt").read_text()[-2000:]
     page = (tmp_path / "runs/study.html").read_text()
-    for expected in ("Rho-1: log-odds", "NTP: 1 - max p", "written by the partner", "birth_place"):
+    titles = ("Rho-1: log-odds", "Rho-1: log-odds, asks NTP", "NTP: 1 - max p, gated")
+    for expected in (*titles, "written by the partner", "birth_place"):
         assert expected in page
     assert "of 2 runs are finished" not in page
+    # The other model was asked, and other things came of it than of the database.
+    asking, known = (
+        read_judged(tmp_path / f"runs/rho/seed0/closed_world/{name}-0.22.jsonl") for name in ("asking", "log_odds")
+    )
+    assert sum(each.calls - each.fallbacks for each in asking) > 0
+    assert [each.pieces for each in asking] != [each.pieces for each in known]
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.jsonl")}
     log = (tmp_path / "runs/rho/seed0/log.txt").read_text()
     assert run(*words).returncode == 0
@@ -124,7 +134,10 @@ def test_paired_differences_by_hand() -> None:
     [
         ({"seeds": ()}, "seeds"),
         ({"arms": (Arm("a", "best", "A"),)}, "method='best'"),
-        ({"arms": (Arm("a", "rho", "A", reference="b"),)}, "reference 'b'"),
+        ({"arms": (Arm("a", "rho", "A", reference="b"),)}, "reference or partner 'b'"),
+        ({"arms": (Arm("a", "lacy", "A", decodes=(Decode("x", partner="b"),)),)}, "reference or partner 'b'"),
+        ({"arms": (Arm("a", "rho", "A", reference="b"), Arm("b", "rho", "B", reference="a"))}, "need each other"),
+        ({"arms": (Arm("a", "rho", "A", reference="a"),)}, "need each other"),
         ({"curves": (("a", "what"),)}, "no arm and decode"),
     ],
 )
@@ -133,13 +146,61 @@ def test_wrong_studies(changes: dict[str, object], said: str) -> None:
         study(**{"contrasts": (), **changes})
 
 
+def test_partners_are_trained_once_and_before_those_that_ask_them() -> None:
+    asking = Decode("asking", score="call_score", partner="large")
+    arms = (
+        Arm("rho", "rho", "Rho-1", reference="ntp"),
+        Arm("ntp", "ntp", "NTP", decodes=(CALL, asking)),
+        Arm("large", "ntp", "large", {"model.width": 192}, decodes=(ALONE,)),
+    )
+    made = study(arms=arms, contrasts=(), seeds=(4, 5))
+    assert [(arm.name, seed) for arm, seed in made.jobs()] == [
+        *(("large", 4), ("ntp", 4), ("rho", 4)),
+        *(("ntp", 5), ("rho", 5)),
+    ]
+    for seed in made.seeds:
+        own, others = evaluate_command(made, made.arm("ntp"), seed, workdir="w")[-2:]
+        assert own == "--decode=log_odds:score=call_score,gate=none,span=phrase,budgets=0.22/0.5"
+        assert others == "--decode=asking:score=call_score,gate=none,span=phrase,budgets=0.22,partner=w/large/seed4"
+
+
+def test_studies_of_one_name_take_over_what_is_the_same(tmp_path: Path) -> None:
+    """In the shipped file: runs of one folder that are trained alike, and evaluated in at least these ways."""
+    workdir = str(tmp_path)
+    reduced, choices = (load_study(f"configs/study_biographies.py:{name}") for name in ("reduced", "choices"))
+    assert reduced.name == choices.name
+    arm = reduced.arm("lacy_full")
+    done = evaluation_directory(workdir, arm.name, 2) / "done"
+    done.parent.mkdir(parents=True)
+
+    def is_finished(other: Study, **changes: object) -> bool:
+        return finished(other, dataclasses.replace(other.arm(arm.name), **changes), 2, workdir=workdir)  # type: ignore[arg-type]
+
+    assert not is_finished(reduced)
+    done.write_text(commands(reduced, arm, 2, workdir=workdir))
+    assert is_finished(reduced)
+    assert is_finished(choices)
+    assert is_finished(reduced, decodes=arm.decodes[:1])
+    assert not is_finished(reduced, decodes=(*arm.decodes, Decode("more")))
+    assert not is_finished(reduced, settings={"model.width": 64})
+    assert not is_finished(dataclasses.replace(reduced, people=64))
+
+
 def test_the_shipped_study() -> None:
     reduced, full = load_study("configs/study_biographies.py"), load_study("configs/study_biographies.py:full")
     assert len(list(reduced.jobs())) == 35
     assert {arm.name for arm in reduced.arms} < {arm.name for arm in full.arms}
     assert reduced.contrasts == full.contrasts
-    assert len(list(load_study("configs/study_biographies.py:choices").jobs())) == 20
-    with pytest.raises(ConfigError, match="reduced, choices and full"):
+    others = {name: load_study(f"configs/study_biographies.py:{name}") for name in ("choices", "partner", "control")}
+    assert {name: len(list(other.jobs())) for name, other in others.items()} == {
+        "choices": 20,
+        "partner": 16,
+        "control": 15,
+    }
+    assert [reduced.page, *(other.page for other in others.values())] == [
+        *("study.html", "study_choices.html", "study_partner.html", "study_control.html")
+    ]
+    with pytest.raises(ConfigError, match="reduced, choices, partner, control, full"):
         load_study("configs/study_biographies.py:huge")
     with pytest.raises(ConfigError, match="no such file"):
         load_study("configs/none.py")

@@ -13,7 +13,7 @@ import lacy_jax
 from lacy_jax.data.biographies import RELATIONS
 from lacy_jax.evals import charts
 from lacy_jax.evals.charts import Role, Series
-from lacy_jax.evals.closed_world import ALONE, Judged
+from lacy_jax.evals.closed_world import ALONE, DATABASE, Decode, Judged
 from lacy_jax.evals.curves import Chart
 from lacy_jax.evals.report import write_page
 from lacy_jax.evals.scores import SCORES
@@ -34,17 +34,13 @@ COLUMNS = (
     "calls_per_right",
 )
 ROLES: tuple[Role, ...] = ("call", "factual", "untaken", "train", "validation")
-DECODE_TITLES = {
-    ALONE.name: "no calls",
-    "log_odds": "log-odds",
-    "logit": "call logit",
-    "confidence": "1 - max p",
-    "gated": "1 - max p, gated",
+SCORE_TITLES = {
+    "auto": "the model's own score",
+    "call_score": "log-odds",
+    "call_logit": "call logit",
+    "call_probability": "call probability",
+    "uncertainty": "1 - max p",
     "entropy": "entropy",
-    "entropy_gated": "entropy, gated",
-    "log_odds_gated": "log-odds, gated",
-    "log_odds_word": "log-odds, a word a call",
-    "gated_word": "1 - max p, gated, a word a call",
 }
 # The score of evals/token_scores.py that each score of a cascade is.
 TOKEN_SCORE = {
@@ -75,7 +71,7 @@ class Example:
 
 
 def write_study_page(study: Study, *, workdir: str, command: str) -> str:
-    """Writes <workdir>/study.html from what is finished; returns its path."""
+    """Writes the study's page in `workdir` from what is finished; returns its path."""
     results = read_results(study, workdir=workdir)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lacy_jax.evals"),
@@ -104,7 +100,7 @@ def write_study_page(study: Study, *, workdir: str, command: str) -> str:
         versions={"lacy_jax": lacy_jax.__version__}
         | {name: importlib.metadata.version(name) for name in ("jax", "flax", "spacy", "sentencepiece")},
     )
-    path = Path(workdir) / "study.html"
+    path = Path(workdir) / study.page
     write_page(str(path), page)
     return str(path)
 
@@ -119,15 +115,29 @@ def cell(value: Mean | None, *, scale: float = 100.0, digits: int = 1) -> Markup
 
 
 def title_of(results: Results, arm: str, decode: str) -> str:
-    """`LaCy, the paper's settings: log-odds`."""
-    return f"{results.study.arm(arm).title}: {DECODE_TITLES.get(decode, decode)}"
+    """`LaCy, the paper's settings: log-odds, gated`."""
+    return f"{results.study.arm(arm).title}: {decode_title(results.study, results.study.decode(arm, decode))}"
+
+
+def decode_title(study: Study, decode: Decode) -> str:
+    """`log-odds, gated, a word a call`: what of it is not as usual."""
+    if decode == ALONE:
+        return "no calls"
+    parts = [SCORE_TITLES[decode.score]]
+    if decode.gate == "factual":
+        parts.append("gated")
+    if decode.span != "phrase":
+        parts.append(f"a {decode.span} a call")
+    if decode.partner != DATABASE:
+        parts.append(f"asks {study.arm(decode.partner).title}")
+    return ", ".join(parts)
 
 
 def main_rows(results: Results) -> list[Row]:
     """Every arm and decode at the main budget, NTP without calls first; the strict column's best is strong."""
     found = []
     for arm in results.study.arms:
-        for decode in (ALONE, *arm.decodes) if arm.method == "ntp" else arm.decodes:
+        for decode in dict.fromkeys((ALONE, *arm.decodes)) if arm.method == "ntp" else arm.decodes:
             strict = results.score("strict", arm.name, decode.name)
             if strict is not None:
                 found.append((strict.mean, arm.name, decode.name))
@@ -169,7 +179,7 @@ def delegated_rows(results: Results) -> list[Row]:
     """Of the 22% of held-out tokens that each way of calling ranks highest, the share of each kind, shaded."""
     rows = []
     for arm, decode_name in dict.fromkeys((*results.study.curves, *results.study.variants)):
-        decode = next(each for each in (ALONE, *results.study.arm(arm).decodes) if each.name == decode_name)
+        decode = results.study.decode(arm, decode_name)
         name = TOKEN_SCORE.get(decode.score, "uncertainty") + (", gated" if decode.gate == "factual" else "")
         cells = []
         for kind in (*RELATIONS, OTHER):

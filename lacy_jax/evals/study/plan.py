@@ -1,5 +1,6 @@
 """What a study compares. A study file (configs/study_biographies.py) has `get_study(variant) -> Study`."""
 
+import graphlib
 import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -7,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from lacy_jax.config import METHODS, ConfigError
-from lacy_jax.evals.closed_world import ALONE, TEMPERATURE, Decode
+from lacy_jax.evals.closed_world import ALONE, DATABASE, TEMPERATURE, Decode
 
 
 @dataclass(frozen=True)
 class Arm:
     """A way to train. `title`: how the page names it; `reference`: the arm whose run of the same seed is Rho-1's model.
 
-    settings: of the config, as `{"objective.rate": 0.5}`, on top of the method's.
+    settings: of the config, as `{"objective.rate": 0.5}`, on top of the method's. decodes: their `partner` is the
+    database or the name of another arm, whose model answers.
     """
 
     name: str
@@ -23,6 +25,16 @@ class Arm:
     settings: Mapping[str, Any] = field(default_factory=dict)
     reference: str = ""
     decodes: tuple[Decode, ...] = ()
+
+    @property
+    def partners(self) -> frozenset[str]:
+        """The arms that its decodes ask."""
+        return frozenset(decode.partner for decode in self.decodes if decode.partner != DATABASE)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The arms that must have been trained before it."""
+        return self.partners | ({self.reference} if self.reference else set())
 
 
 @dataclass(frozen=True)
@@ -42,10 +54,13 @@ class Contrast:
 class Study:
     """All of it. `settings` hold for every arm; `people` are written about at every decode.
 
-    known: the share of the facts that the partner knows. temperature: of the draw.
+    name: studies of one name keep their runs in one folder, and take over from each other those that are the same;
+    `variant` tells them apart. known: the share of the facts that the database knows. temperature: of the draw.
+    An arm that another's decode names as its partner is trained with the first seed only, and answers in all of them.
 
     Raises:
-        ConfigError: an unknown method, a name that occurs twice, a reference or contrast that names no arm.
+        ConfigError: an unknown method, a name that occurs twice, a reference, partner or contrast that names no arm,
+            arms that need each other.
     """
 
     name: str
@@ -54,6 +69,7 @@ class Study:
     seeds: tuple[int, ...]
     contrasts: tuple[Contrast, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    variant: str = ""
     people: int = 128
     known: float = 0.9
     temperature: float = TEMPERATURE
@@ -69,22 +85,54 @@ class Study:
         for arm in self.arms:
             if arm.method not in METHODS:
                 raise ConfigError(f"study {self.name}, arm {arm.name}: method={arm.method!r}: allowed {[*METHODS]}")
-            if arm.reference and (arm.reference not in names or arm.reference == arm.name):
-                raise ConfigError(f"study {self.name}, arm {arm.name}: reference {arm.reference!r} is no other arm")
+            for other in sorted(arm.needs - {*names}):
+                raise ConfigError(f"study {self.name}, arm {arm.name}: its reference or partner {other!r} is no arm")
         known = {(arm.name, decode.name) for arm in self.arms for decode in (ALONE, *arm.decodes)}
         named = [side for contrast in self.contrasts for side in (contrast.better, contrast.worse)]
         for side in (*named, *self.curves, *self.variants):
             if side not in known:
                 raise ConfigError(f"study {self.name}: {side} is no arm and decode of it")
+        try:
+            self.stages()
+        except graphlib.CycleError as error:
+            raise ConfigError(f"study {self.name}: arms need each other: {', '.join(error.args[1])}") from None
 
     def arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
 
+    def decode(self, arm: str, name: str) -> Decode:
+        return next(decode for decode in (ALONE, *self.arm(arm).decodes) if decode.name == name)
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {self.variant}" if self.variant else self.name
+
+    @property
+    def page(self) -> str:
+        """The file name of its page."""
+        return f"study_{self.variant}.html" if self.variant else "study.html"
+
+    @property
+    def partners(self) -> frozenset[str]:
+        """The arms that answer others."""
+        return frozenset[str]().union(*(arm.partners for arm in self.arms))
+
+    def stages(self) -> list[list[Arm]]:
+        """The arms in groups; each needs only arms of the groups before its own."""
+        order = graphlib.TopologicalSorter({arm.name: arm.needs for arm in self.arms})
+        order.prepare()
+        found = []
+        while ready := order.get_ready():
+            found.append([arm for arm in self.arms if arm.name in ready])
+            order.done(*ready)
+        return found
+
     def jobs(self) -> Iterator[tuple[Arm, int]]:
-        """(arm, seed), all arms of a seed before the next, references first."""
+        """(arm, seed), all arms of a seed before the next, an arm after those that it needs."""
         for seed in self.seeds:
-            for arm in sorted(self.arms, key=lambda arm: bool(arm.reference)):
-                yield arm, seed
+            for arm in (arm for stage in self.stages() for arm in stage):
+                if seed == self.seeds[0] or arm.name not in self.partners:
+                    yield arm, seed
 
 
 def load_study(spec: str) -> Study:

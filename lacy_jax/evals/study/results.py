@@ -10,7 +10,7 @@ from lacy_jax.evals.closed_world_suite import Evaluation, read_evaluation
 from lacy_jax.evals.intervals import PairedT, holm, paired_t
 from lacy_jax.evals.scores import estimate
 from lacy_jax.evals.study.plan import Contrast, Study
-from lacy_jax.evals.study.runs import DONE, evaluation_directory
+from lacy_jax.evals.study.runs import evaluation_directory, finished
 
 ALPHA = 0.05
 
@@ -101,5 +101,6 @@ def mean_of(values: list[float]) -> Mean | None:
 
 def read_results(study: Study, *, workdir: str) -> Results:
     """What is finished; runs that are not are left out."""
-    folders = {(arm.name, seed): evaluation_directory(workdir, arm.name, seed) for arm, seed in study.jobs()}
-    return Results(study, {job: read_evaluation(path) for job, path in folders.items() if (path / DONE).exists()})
+    done = [job for job in study.jobs() if finished(study, *job, workdir=workdir)]
+    runs = {(arm.name, seed): read_evaluation(evaluation_directory(workdir, arm.name, seed)) for arm, seed in done}
+    return Results(study, runs)

@@ -5,6 +5,7 @@
 <workdir>/<arm>/seed<k>/closed_world/   its evaluation
 """
 
+import dataclasses
 import os
 import queue
 import subprocess
@@ -58,6 +59,12 @@ def train_command(study: Study, arm: Arm, seed: int, *, workdir: str | Path) -> 
 
 def evaluate_command(study: Study, arm: Arm, seed: int, *, workdir: str | Path) -> list[str]:
     """The command that evaluates it."""
+    decodes = [
+        dataclasses.replace(decode, partner=str(run_directory(workdir, decode.partner, study.seeds[0])))
+        if decode.partner in arm.partners
+        else decode
+        for decode in arm.decodes
+    ]
     return [
         *(sys.executable, "-m", "lacy_jax.evaluate", "--suite=closed_world"),
         f"--checkpoint={run_directory(workdir, arm.name, seed)}",
@@ -65,17 +72,17 @@ def evaluate_command(study: Study, arm: Arm, seed: int, *, workdir: str | Path) 
         f"--people={study.people}",
         f"--known={study.known}",
         f"--temperature={study.temperature}",
-        *(f"--decode={decode_text(decode)}" for decode in arm.decodes),
+        *(f"--decode={decode_text(decode)}" for decode in decodes),
     ]
 
 
 def run_study(study: Study, *, workdir: str, workers: int, report: Report) -> list[Failure]:
-    """Runs what is missing, `workers` at once, reference runs before those that need them; returns what failed.
+    """Runs what is missing, `workers` at once, an arm after those that it needs; returns what failed.
 
     On CPUs every worker has cores of its own, so that runs do not slow each other down.
     """
     jobs = list(study.jobs())
-    missing = [job for job in jobs if not _finished(study, *job, workdir=workdir)]
+    missing = [job for job in jobs if not finished(study, *job, workdir=workdir)]
     report("runs", len(jobs) - len(missing), len(jobs))
     shares = queue.SimpleQueue[list[int]]()
     for cores in _shares(workers):
@@ -87,8 +94,8 @@ def run_study(study: Study, *, workdir: str, workers: int, report: Report) -> li
 
     failures, done = [], len(jobs) - len(missing)
     with ThreadPoolExecutor(workers, initializer=pin) as pool:
-        for with_reference in (False, True):
-            phase = [job for job in missing if bool(job[0].reference) == with_reference]
+        for stage in study.stages():
+            phase = [job for job in missing if job[0] in stage]
             for (arm, seed), ok in zip(
                 phase, pool.map(lambda job: _run(study, *job, workdir=workdir), phase), strict=True
             ):
@@ -99,13 +106,18 @@ def run_study(study: Study, *, workdir: str, workers: int, report: Report) -> li
     return failures
 
 
-def _finished(study: Study, arm: Arm, seed: int, *, workdir: str) -> bool:
-    """Whether its evaluation was finished with these very commands."""
+def finished(study: Study, arm: Arm, seed: int, *, workdir: str) -> bool:
+    """Whether it was trained by this very command, and evaluated in all of these ways, perhaps for another study."""
     path = evaluation_directory(workdir, arm.name, seed) / DONE
-    return path.exists() and path.read_text() == _commands(study, arm, seed, workdir=workdir)
+    if not path.exists():
+        return False
+    trained, evaluated = path.read_text().splitlines()
+    now_trained, now_evaluated = commands(study, arm, seed, workdir=workdir).splitlines()
+    return trained == now_trained and {*now_evaluated.split()} <= {*evaluated.split()}
 
 
-def _commands(study: Study, arm: Arm, seed: int, *, workdir: str) -> str:
+def commands(study: Study, arm: Arm, seed: int, *, workdir: str) -> str:
+    """The two commands of a run, a line each, as they are recorded when it is finished."""
     both = train_command(study, arm, seed, workdir=workdir), evaluate_command(study, arm, seed, workdir=workdir)
     return "".join(" ".join(command[1:]) + "\n" for command in both)
 
@@ -124,7 +136,7 @@ def _run(study: Study, arm: Arm, seed: int, *, workdir: str) -> bool:
             print("$", " ".join(command), file=log, flush=True)
             if subprocess.run(command, stdout=log, stderr=log, env=environment).returncode:
                 return False
-    (evaluation_directory(workdir, arm.name, seed) / DONE).write_text(_commands(study, arm, seed, workdir=workdir))
+    (evaluation_directory(workdir, arm.name, seed) / DONE).write_text(commands(study, arm, seed, workdir=workdir))
     return True
 
 
