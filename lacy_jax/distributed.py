@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import zlib
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from jax.experimental import multihost_utils
 
 from lacy_jax.sharding import MeshError
 
+FOLDER_SECONDS = 40.0  # NFS clients look again after 30 at first (nfs(5), acdirmin)
 
 def initialize(mode: Literal["auto", "on", "off"]) -> None:
     """Joins the other processes of this run, if there are any; before anything else of JAX.
@@ -85,7 +87,7 @@ def check_one_folder(workdir: str) -> None:
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.write_text("")
     multihost_utils.sync_global_devices("the work folder is marked")
-    seen = np.asarray(multihost_utils.process_allgather(np.bool(mark.exists())))
+    seen = np.asarray(multihost_utils.process_allgather(np.bool(_appears(mark))))
     if jax.process_index() == 0:
         mark.unlink()
     others = np.flatnonzero(~seen).tolist()
@@ -94,3 +96,13 @@ def check_one_folder(workdir: str) -> None:
             f"--workdir={workdir} is another folder for process {', '.join(map(str, others))} than for process 0: give "
             "one that all machines of this run share, or a bucket (gs://...)"
         )
+
+
+def _appears(path: epath.Path) -> bool:
+    """Whether a file is there, now or soon: network file systems may take a while to show what another machine wrote."""
+    deadline = time.monotonic() + FOLDER_SECONDS
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(min(1.0, FOLDER_SECONDS))
+    return True

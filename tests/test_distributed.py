@@ -79,6 +79,7 @@ try:
 except sharding.MeshError as error:
     print(error, file=out)
 distributed.check_one_folder(sys.argv[2])
+distributed.FOLDER_SECONDS = 0.1
 try:
     distributed.check_one_folder(sys.argv[1] + "-own")
 except sharding.MeshError as error:
