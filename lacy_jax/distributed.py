@@ -99,7 +99,7 @@ def check_one_folder(workdir: str) -> None:
 
 
 def _appears(path: epath.Path) -> bool:
-    """Whether a file is there, now or soon: network file systems may take a while to show what another machine wrote."""
+    """Whether a file is there, now or soon: a network file system may show late what another machine wrote."""
     deadline = time.monotonic() + FOLDER_SECONDS
     while not path.exists():
         if time.monotonic() > deadline:
