@@ -103,7 +103,7 @@ def test_prompts_from_a_file_and_other_partners(
     file.write_text("\ufeffThe\u2028Danube\r\n\nMarie Curie\n", encoding="utf-8", newline="")
     for partner, delegates in (("none", False), (str(workdir), True), (f"documents:{workdir}/articles.jsonl", True)):
         run(f"--checkpoint={workdir}/checkpoints/5", f"--prompts_file={file}", f"--partner={partner}", "--json")
-        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        rows = [json.loads(line) for line in capsys.readouterr().out.strip().split("\n")]
         assert [row["prompt"] for row in rows] == ["The\u2028Danube", "Marie Curie"]
         assert any(row["counts"]["delegated"] for row in rows) is delegates
 

@@ -238,7 +238,7 @@ def test_auto_asks_by_uncertainty_where_no_call_was_learned(model: Model) -> Non
 def test_the_slm_does_not_go_on_with_a_partners_word_or_number(model: Model) -> None:
     def after_numbers(span: Span) -> list[str]:
         texts = []
-        for seed in range(3):
+        for seed in range(4):
             cascade = Cascade(model(seed=seed), Fake(lambda _: " 1879"), budget=0.3, span=span)
             texts += [row.text for row in cascade.generate(PROMPTS, max_new_tokens=40)]
         return [text[at + 5 : at + 6] for text in texts for at in range(len(text)) if text.startswith(" 1879", at)]

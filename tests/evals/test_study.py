@@ -46,10 +46,12 @@ def get_study(variant):
 """
 
 
-def run(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run(*words: str, compiled: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    if compiled is not None:  # the suite's programs are those of the study's runs
+        environment |= {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     command = [sys.executable, "-m", "lacy_jax.evaluate", *words]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 def test_a_small_study(tmp_path: Path) -> None:
@@ -75,7 +77,8 @@ def test_a_small_study(tmp_path: Path) -> None:
     assert (tmp_path / "runs/rho/seed0/log.txt").read_text() == log
     # One checkpoint by its suite; the second time from its files, and never over those of other settings.
     suite = ("--suite=closed_world", f"--checkpoint={tmp_path}/runs/ntp/seed0", f"--out={tmp_path}/out", "--people=6")
-    first, again = run(*suite), run(*suite)
+    compiled = tmp_path / "runs/compiled"
+    first, again = run(*suite, compiled=compiled), run(*suite, compiled=compiled)
     assert first.returncode == again.returncode == 0
     assert first.stdout == again.stdout
     assert "| default | 0.22 |" in first.stdout
