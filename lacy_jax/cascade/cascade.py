@@ -107,8 +107,11 @@ class Cascade:
         partner's piece is never cut, so a row may end some tokens above its length.
 
         Raises:
+            ConfigError: one text in place of a list of them.
             DataError: a prompt that is no valid Unicode text.
         """
+        if isinstance(prompts, str):  # a sequence of strings too: its letters
+            raise ConfigError(f"prompts={prompts[:40]!r}: give a list of texts, also for one")
         scheduler = self.scheduler(slots=max(1, min(batch_size, len(prompts))))
         requests = [
             prompt if isinstance(prompt, Request) else Request(prompt, max_new_tokens=max_new_tokens)

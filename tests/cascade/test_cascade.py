@@ -16,6 +16,7 @@ from lacy_jax.cascade.partners.guard import MAX_PIECE_CHARACTERS, Guard
 from lacy_jax.cascade.rows import splice
 from lacy_jax.cascade.scheduler import Score
 from lacy_jax.checkpoint import LoadedModel
+from lacy_jax.config import ConfigError
 from lacy_jax.data.corpus import DataError
 from lacy_jax.data.hf_tokenizer import HfTokenizer
 
@@ -280,6 +281,15 @@ def test_the_share_holds_with_pieces_of_several_tokens(model: Model) -> None:
     assert counts.share == pytest.approx(0.22, abs=0.03)
 
 
+@pytest.mark.parametrize("budget", [0.05, 0.22])
+def test_the_share_holds_over_short_rows(model: Model, budget: float) -> None:
+    prompts = [*PROMPTS, *(f"{prompt} a" for prompt in PROMPTS)]
+    rows = Cascade(model(), Fake(lambda _: " Ulm"), budget=budget).generate(prompts, max_new_tokens=64, batch_size=16)
+    counts = sum((row.counts for row in rows), start=Counts())
+    assert counts.generated > 1_000
+    assert counts.share == pytest.approx(budget, abs=0.01)
+
+
 def test_small_requests(model: Model) -> None:
     cascade = Cascade(model(), Fake(), budget=0.3)
     assert cascade.generate([]) == []
@@ -289,3 +299,5 @@ def test_small_requests(model: Model) -> None:
     assert len(cascade.generate(["x", "x"], max_new_tokens=3, batch_size=100)) == 2
     with pytest.raises(DataError, match="surrogate"):
         cascade.generate(["\ud800"])
+    with pytest.raises(ConfigError, match="give a list"):
+        cascade.generate("one text")
