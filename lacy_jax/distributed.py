@@ -16,6 +16,7 @@ from lacy_jax.sharding import MeshError
 
 FOLDER_SECONDS = 40.0  # NFS clients look again after 30 at first (nfs(5), acdirmin)
 
+
 def initialize(mode: Literal["auto", "on", "off"]) -> None:
     """Joins the other processes of this run, if there are any; before anything else of JAX.
 
