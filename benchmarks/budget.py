@@ -28,6 +28,7 @@ def iid(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def clustered(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Facts come in runs: names, dates."""
     inside, scores = False, []
     for _ in range(count):
         inside = rng.random() < (0.7 if inside else 0.085)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from benchmarks.budget import clustered, iid
 from lacy_jax.cascade import budget as budgets
 from lacy_jax.cascade.budget import Budget, BudgetState
 from lacy_jax.config import ConfigError
@@ -13,17 +14,8 @@ Stream = Callable[[np.random.Generator, int], np.ndarray]
 NORMAL_QUANTILES = np.quantile(np.random.default_rng(1).normal(size=4000), np.linspace(0, 1, 65)).tolist()
 
 
-def clustered(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Facts come in runs: names, dates."""
-    inside, scores = False, []
-    for _ in range(count):
-        inside = rng.random() < (0.7 if inside else 0.085)
-        scores.append(rng.normal() + 3 * inside)
-    return np.array(scores)
-
-
 STREAMS: dict[str, Stream] = {
-    "iid": lambda rng, n: rng.normal(size=n),
+    "iid": iid,
     "clustered": clustered,
     "rising": lambda rng, n: rng.normal(size=n) + np.arange(n) / 20,
     "falling": lambda rng, n: rng.normal(size=n) - np.arange(n) / 20,
