@@ -1,6 +1,6 @@
 """FActScore of texts, with any OpenAI-compatible server as the judge (docs/factscore.md).
 
-    python -m lacy_jax.factscore --checkpoint=runs/slm_334m --entities=prompt_entities.txt --generations=bios.jsonl
+    python -m lacy_jax.factscore --checkpoint=runs/slm_334m --generations=bios.jsonl
     python -m lacy_jax.factscore --generations=bios.jsonl --knowledge=enwiki-20230401.db \
         --judge=http://localhost:8000/v1 --judge_model=NAME --out=factscore
 
@@ -29,7 +29,9 @@ from lacy_jax.judge_flags import DRY_RUN, JUDGE, OUT, judge_from_flags, tell
 
 _GENERATIONS = flags.DEFINE_string("generations", None, "FActScore's JSON lines; with --checkpoint, written first")
 _KNOWLEDGE = flags.DEFINE_string("knowledge", None, "FActScore's .db, or JSON lines of title and text")
-_ENTITIES = flags.DEFINE_string("entities", None, "With --checkpoint: a file of entities, one a line")
+_ENTITIES = flags.DEFINE_string(
+    "entities", factscore.ENTITIES_FILE, "With --checkpoint: a file of entities, one a line; unless given, FActScore's"
+)
 _LIMIT = flags.DEFINE_integer("limit", None, "Only the first so many entities (unless given: 100) and lines; 0: all", 0)
 _ROWS = flags.DEFINE_integer("rows", 8, "How many biographies are written at once", lower_bound=1)
 _DEMONSTRATIONS = flags.DEFINE_string("demonstrations", None, "FActScore's demons.json, in place of our own four")
@@ -58,8 +60,6 @@ def main(argv: list[str]) -> int:
 
 def _write(reporter: Reporter) -> None:
     path = _GENERATIONS.value or ""
-    if not _ENTITIES.value:
-        raise ConfigError("--checkpoint needs --entities=FILE, one a line; FActScore's are in its prompt_entities.txt")
     limit = factscore.ENTITIES if _LIMIT.value is None else _LIMIT.value
     entities = factscore.read_entities(_ENTITIES.value, limit=limit)
     opened = open_from_flags(batch_size=_ROWS.value)

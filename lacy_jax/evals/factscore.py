@@ -33,6 +33,7 @@ from lacy_jax.evals.knowledge import PASSAGES, Passage, Retrieval
 GAMMA = 10  # facts below which a text is penalised, as in FActScore
 # LMLM's protocol (arXiv 2505.15962) for models that were trained on plain text.
 ENTITIES = 100
+ENTITIES_FILE = str(Path(__file__).with_name("factscore_entities.txt"))
 PROMPT = "Tell me a bio of {entity}. {entity} is"
 MAX_NEW_TOKENS = 256
 REPETITION_PENALTY = 1.2
@@ -93,13 +94,13 @@ def read_generations(path: str, *, use_atomic_facts: bool = False, limit: int = 
     return generations
 
 
-def read_entities(path: str, *, limit: int = ENTITIES) -> list[str]:
-    """The first entities (`limit` 0: all) of a file, one a line. Raises `DataError`."""
+def read_entities(path: str = ENTITIES_FILE, *, limit: int = ENTITIES) -> list[str]:
+    """The first entities (`limit` 0: all) of a file, one a line; "#" begins a comment. Raises `DataError`."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
-    entities = [line.strip() for line in lines if line.strip()][: limit or None]
+    entities = [line.strip() for line in lines if line.strip() and not line.startswith("#")][: limit or None]
     if not entities:
         raise DataError(f"{path}: no entity in it; give one a line")
     return entities
