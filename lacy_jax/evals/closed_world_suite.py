@@ -1,6 +1,6 @@
 """Everything that the closed world asks of one checkpoint, kept in files: what is there is not done again.
 
-<out>/settings.json                 the checkpoint, people, the partner's share
+<out>/settings.json                 the checkpoint, people, the partner's share, what each decode's name stands for
 <out>/<decode>-<budget>.jsonl       judged biographies, one a line (`closed_world.Judged`)
 <out>/tokens.json                   teacher-forced: NLL by kind, separation of every score
 """
@@ -125,6 +125,7 @@ def evaluate(
             "known": known,
             "temperature": temperature,
         },
+        decodes=decodes,
     )
     points = list(dict.fromkeys((decode, budget) for decode in (ALONE, *decodes) for budget in decode.budgets))
     partner = functools.cache(lambda spec, span: partner_of(slm, spec, span=span, known=known, directory=directory))
@@ -189,17 +190,24 @@ def _token_results(slm: LoadedModel, world: World) -> dict[str, Any]:
     }
 
 
-def _claim_folder(folder: Path, settings: dict[str, Any]) -> None:
+def _claim_folder(folder: Path, settings: dict[str, Any], *, decodes: Sequence[Decode]) -> None:
+    """Notes what the folder is of, or refuses. Decodes may be added to it; a name may not change what it stands for."""
     path = folder / "settings.json"
-    if not path.exists():
-        _write(path, json.dumps(settings))
-    elif (found := json.loads(path.read_text())) != settings:
-        differ = ", ".join(
-            f"{key} {found.get(key)!r}, now {value!r}" for key, value in settings.items() if found.get(key) != value
-        )
+    found = json.loads(path.read_text()) if path.exists() else dict(settings)
+    noted = found.pop("decodes", {})
+    # Not budgets: those are in the names of the files.
+    asked = {
+        decode.name: {key: value for key, value in vars(decode).items() if key not in ("name", "budgets")}
+        for decode in decodes
+    }
+    pairs = [(key, found.get(key), value) for key, value in settings.items()]
+    pairs += [(f"decode {name}", noted[name], call) for name, call in asked.items() if name in noted]
+    differ = ", ".join(f"{key} {then!r}, now {now!r}" for key, then, now in pairs if then != now)
+    if differ:
         raise DataError(
             f"{folder}: holds an evaluation with other settings ({differ}); give another folder, or delete it"
         )
+    _write(path, json.dumps({**settings, "decodes": noted | asked}))
 
 
 def _write(path: Path, text: str) -> None:

@@ -85,9 +85,9 @@ def test_a_small_study(tmp_path: Path) -> None:
     tokens = json.loads((tmp_path / "out/tokens.json").read_text())
     assert 0.1 < tokens["share_factual"] < 0.5
     assert {"birth_date", "other", "factual"} <= {*tokens["nll"]}
-    refused = run(*suite, "--known=0.5")
+    refused = run(*suite, "--known=0.5", "--decode=default:score=entropy")
     assert refused.returncode == 2
-    assert "known 0.9, now 0.5" in refused.stderr
+    assert "known 0.9, now 0.5, decode default {'score': 'auto', 'gate': 'none'" in refused.stderr
     # A run that fails is named, the others stay.
     (tmp_path / "runs/ntp/seed0/closed_world/done").unlink()
     (tmp_path / "study.py").write_text(STUDY.replace('"data.batch_size": 8', '"data.batch_size": 4'))
