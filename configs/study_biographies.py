@@ -7,9 +7,9 @@
     python -m lacy_jax.evaluate --study=configs/study_biographies.py:full            # for an accelerator
 
 `reduced`, the default: what the paper compares at a budget of 22%, and what a reader would object with. `choices`: the
-recommended method with one choice changed. `partner`: a larger checkpoint in the place of the database. `control`: one
-sentence a relation, no free wording. `full`: all methods of lacy_jax, 10,000 people, 50M ground-truth tokens, a model
-of 3M parameters.
+recommended method with one choice changed, and `preset=paper`. `partner`: a larger checkpoint in the place of the
+database. `control`: one sentence a relation, no free wording. `full`: all methods of lacy_jax, 10,000 people, 50M
+ground-truth tokens, a model of 3M parameters.
 """
 
 from lacy_jax.config import ConfigError
@@ -23,6 +23,7 @@ AT_22 = Decode("log_odds", score="call_score")
 LOGIT = Decode("logit", score="call_logit")
 LOG_ODDS_GATED = Decode("log_odds_gated", score="call_score", gate="factual")
 LOG_ODDS_WORD = Decode("log_odds_word", score="call_score", span="word")
+LOG_ODDS_TOKEN = Decode("log_odds_token", score="call_score", span="token")
 CALLING = (LOG_ODDS, LOGIT, LOG_ODDS_GATED, LOG_ODDS_WORD)
 # What any model can do without having learned to call.
 CONFIDENCE = Decode("confidence", score="uncertainty", budgets=CURVE)
@@ -39,12 +40,19 @@ ORACLE = {"annotate.annotator": "oracle", "rule.exclude_subjects": False, "rule.
 
 REDUCED = (
     Arm("ntp", "ntp", "NTP", decodes=INFERENCE),
-    Arm("loss", "loss", "loss only", decodes=CALLING),
+    Arm("loss", "loss", "loss only", label="loss", decodes=CALLING),
     Arm("rho", "rho", "Rho-1", decodes=CALLING, reference="ntp"),
-    Arm("lacy", "lacy", "LaCy, the paper's settings", decodes=CALLING),
-    Arm("lacy_full", "lacy_full", "LaCy, one softmax", decodes=CALLING),
+    Arm("lacy", "lacy", "LaCy, the paper's settings", label="LaCy", decodes=CALLING),
+    Arm("lacy_full", "lacy_full", "LaCy, one softmax", label="1 softmax", decodes=CALLING),
     Arm("joint", "joint", "joint", decodes=CALLING),
-    Arm("lacy_full_oracle", "lacy_full", "LaCy, one softmax, true fact tokens", ORACLE, decodes=CALLING),
+    Arm(
+        "lacy_full_oracle",
+        "lacy_full",
+        "LaCy, one softmax, true fact tokens",
+        ORACLE,
+        label="true marks",
+        decodes=CALLING,
+    ),
 )
 FURTHER = (
     Arm("random", "random", "random", decodes=CALLING),
@@ -75,15 +83,32 @@ FURTHER = (
 # One choice of the recommended method changed; also written down before its first run.
 FULL = {"objective.normalizer": "full"}
 CHOICES = (
-    Arm("lacy_full", "lacy_full", "LaCy, one softmax", decodes=CALLING),
-    Arm("random", "random_factual", "random facts, one softmax", FULL, decodes=(AT_22,)),
-    Arm("first", "lacy_full", "LaCy, one softmax, first sub-tokens", {"rule.sub_tokens": "first"}, decodes=(AT_22,)),
-    Arm("cold", "lacy_full", "LaCy, one softmax, no warm-up", {"objective.rate_warmup_steps": 0}, decodes=(AT_22,)),
+    Arm("lacy", "lacy", "LaCy, the paper's settings", label="LaCy", decodes=(*CALLING, LOG_ODDS_TOKEN)),
+    Arm("lacy_full", "lacy_full", "LaCy, one softmax", label="1 softmax", decodes=(*CALLING, LOG_ODDS_TOKEN)),
+    Arm("random", "random_factual", "random facts, one softmax", FULL, label="random facts", decodes=(AT_22,)),
+    Arm(
+        "first",
+        "lacy_full",
+        "LaCy, one softmax, first sub-tokens",
+        {"rule.sub_tokens": "first"},
+        label="first sub-tokens",
+        decodes=(AT_22,),
+    ),
+    Arm(
+        "cold",
+        "lacy_full",
+        "LaCy, one softmax, no warm-up",
+        {"objective.rate_warmup_steps": 0},
+        label="no warm-up",
+        decodes=(AT_22,),
+    ),
 )
 CHOICE_CONTRASTS = (
     Contrast("C1: the hardest facts beat random facts", ("lacy_full", "log_odds"), ("random", "log_odds")),
     Contrast("C2: all sub-tokens beat the first", ("lacy_full", "log_odds"), ("first", "log_odds")),
     Contrast("C3: a rate that warms up beats one that does not", ("lacy_full", "log_odds"), ("cold", "log_odds")),
+    Contrast("C4: a phrase a call beats a token", ("lacy_full", "log_odds"), ("lacy_full", "log_odds_token")),
+    Contrast("C5: the default beats preset=paper", ("lacy_full", "log_odds"), ("lacy", "log_odds_token")),
 )
 CHOICE_CURVES = tuple((arm.name, "log_odds") for arm in CHOICES)
 # A larger model of another tokenizer, trained on the same world, in the database's place.
@@ -96,10 +121,10 @@ LARGE = {
 LOG_ODDS_LARGE = Decode("log_odds_large", score="call_score", partner="large")
 GATED_LARGE = Decode("gated_large", score="uncertainty", gate="factual", partner="large")
 PARTNER = (
-    Arm("large", "ntp", "the larger model", LARGE, decodes=(ALONE,)),
+    Arm("large", "ntp", "the larger model", LARGE, label="larger", decodes=(ALONE,)),
     Arm("ntp", "ntp", "NTP", decodes=(*INFERENCE, GATED_LARGE)),
-    Arm("lacy", "lacy", "LaCy, the paper's settings", decodes=(*CALLING, LOG_ODDS_LARGE)),
-    Arm("lacy_full", "lacy_full", "LaCy, one softmax", decodes=(*CALLING, LOG_ODDS_LARGE)),
+    Arm("lacy", "lacy", "LaCy, the paper's settings", label="LaCy", decodes=(*CALLING, LOG_ODDS_LARGE)),
+    Arm("lacy_full", "lacy_full", "LaCy, one softmax", label="1 softmax", decodes=(*CALLING, LOG_ODDS_LARGE)),
 )
 PARTNER_CONTRASTS = (
     Contrast("P1: asking the model, LaCy knows more than NTP alone", ("lacy_full", "log_odds_large"), ("ntp", "alone")),
@@ -120,8 +145,8 @@ FIXED_BUDGET = 0.5
 FIXED = {"corpus.biographies.wording": "fixed"}
 CONTROL = (
     Arm("ntp", "ntp", "NTP", decodes=(CONFIDENCE, GATED)),
-    Arm("loss", "loss", "loss only", decodes=(LOG_ODDS,)),
-    Arm("lacy_full", "lacy_full", "LaCy, one softmax", decodes=(LOG_ODDS,)),
+    Arm("loss", "loss", "loss only", label="loss", decodes=(LOG_ODDS,)),
+    Arm("lacy_full", "lacy_full", "LaCy, one softmax", label="1 softmax", decodes=(LOG_ODDS,)),
 )
 CONTROL_CONTRASTS = (
     Contrast("N1: LaCy against loss alone (expected: no difference)", ("lacy_full", "log_odds"), ("loss", "log_odds")),

@@ -237,11 +237,9 @@ def _line(results: Results, pair: tuple[str, str], name: str, role: Role) -> Ser
     if len(known) < 2:
         return None
     x, y, low, high = (np.array(each) for each in zip(*((at, m.mean, m.low, m.high) for at, m in known), strict=True))
-    short = {"lacy": "LaCy", "lacy_full": "1 softmax", "lacy_full_oracle": "true marks", "ntp": "NTP", "loss": "loss"}
-    how = {"log_odds": "", "confidence": ", 1 - p", "gated": ", gated", "logit": ", logit"}
-    return Series(
-        short.get(arm, arm) + how.get(decode, f", {decode}"), x, y, role, None if np.isnan(low).any() else (low, high)
-    )
+    how = {"log_odds": "", "confidence": ", 1 - p"}.get(decode, f", {decode.replace('_', ' ')}")
+    chosen = results.study.arm(arm)
+    return Series((chosen.label or chosen.title) + how, x, y, role, None if np.isnan(low).any() else (low, high))
 
 
 def examples(results: Results) -> list[Example]:

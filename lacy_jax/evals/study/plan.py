@@ -13,7 +13,9 @@ from lacy_jax.evals.closed_world import ALONE, DATABASE, TEMPERATURE, Decode
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to train. `title`: how the page names it; `reference`: the arm whose run of the same seed is Rho-1's model.
+    """A way to train. `reference`: the arm whose run of the same seed is Rho-1's model.
+
+    title, label: how the page's tables and its charts' legends name it; without a label, as its title.
 
     settings: of the config, as `{"objective.rate": 0.5}`, on top of the method's. decodes: their `partner` is the
     database or the name of another arm, whose model answers.
@@ -25,6 +27,7 @@ class Arm:
     settings: Mapping[str, Any] = field(default_factory=dict)
     reference: str = ""
     decodes: tuple[Decode, ...] = ()
+    label: str = ""
 
     @property
     def partners(self) -> frozenset[str]:
