@@ -106,9 +106,10 @@ def write_study_page(study: Study, *, workdir: str, command: str) -> str:
 
 
 def cell(value: Mean | None, *, scale: float = 100.0, digits: int = 1) -> Markup:
-    """A mean with half the width of its interval, "-" where there is none."""
+    """A mean with half the width of its interval, "-" where there is none; whole numbers from 1,000 on."""
     if value is None or math.isnan(value.mean):
         return Markup('<span class="missing">-</span>')
+    digits = 0 if abs(value.mean) * scale >= 1000 else digits
     half = (value.high - value.low) / 2 * scale
     text = f"{value.mean * scale:.{digits}f}"
     return Markup(f"{text}") if math.isnan(half) else Markup(f"{text} <small>± {half:.{digits}f}</small>")
