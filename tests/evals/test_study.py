@@ -64,6 +64,7 @@ def test_a_small_study(tmp_path: Path) -> None:
     for expected in (*titles, "written by the partner", "birth_place"):
         assert expected in page
     assert "of 2 runs are finished" not in page
+    assert "Further ways to train" not in page  # of which this study has none
     # The other model was asked, and other things came of it than of the database.
     asking, known = (
         read_judged(tmp_path / f"runs/rho/seed0/closed_world/{name}-0.22.jsonl") for name in ("asking", "log_odds")

@@ -215,6 +215,8 @@ def budget_charts(results: Results) -> list[Chart]:
         ("Right claims a biography", "different facts that are right", "right", study.curves),
         ("Further ways to train", "strict, as above", "strict", study.variants),
     ):
+        if not pairs:
+            continue
         lines = [_line(results, pair, name, role) for pair, role in zip(pairs, ROLES, strict=False)]
         percent = SCORES[name].percent
         svg = charts.line_chart(
