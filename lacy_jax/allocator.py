@@ -5,12 +5,11 @@ import sys
 
 # Parameters of mallopt (glibc's malloc.h).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
-# mallopt(3): -1 is "never" as a trim threshold; as the other, which is taken as unsigned too, no size reaches it.
-_NEVER = -1
+_LARGEST = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Lets this process keep what it frees for its next allocation, of any size; True where that could be set.
+    """Lets this process keep what it frees, up to 2 GiB, for its next allocation; True where that could be set.
 
     XLA allocates a CPU step's temporaries anew every time, and glibc gives so large a block back to the system when it
     is freed: each step then takes a page fault for every 4 KiB (docs/performance.md has figures). One arena,
@@ -21,6 +20,6 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    settings = {_ARENA_MAX: 1, _MMAP_THRESHOLD: _NEVER, _TRIM_THRESHOLD: _NEVER}
+    settings = {_ARENA_MAX: 1, _MMAP_THRESHOLD: _LARGEST, _TRIM_THRESHOLD: _LARGEST}
     results = [mallopt(name, value) for name, value in settings.items()]
     return all(result == 1 for result in results)
