@@ -10,6 +10,7 @@ writes its page there; run again, it goes on where it was. docs/biographies.md a
 
 import dataclasses
 import json
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from lacy_jax.console import Reporter, reporting
 from lacy_jax.data.corpus import DataError
 from lacy_jax.evals.closed_world import ALONE, TEMPERATURE, Decode
 from lacy_jax.evals.closed_world_suite import Evaluation, evaluate, parse_decode
+from lacy_jax.evals.intervals import Interval
 from lacy_jax.evals.scores import SCORES, score
 from lacy_jax.evals.study.page import write_study_page
 from lacy_jax.evals.study.plan import load_study
@@ -123,7 +125,7 @@ def _real_text(out: Path, reporter: Reporter) -> list[str]:
                 "| budget | " + " | ".join(name.replace("_", " ") for name in scores) + " |",
                 "|---" * (len(scores) + 1) + "|",
             ]
-        cells = [f"{value.estimate:.3f} ({value.low:.3f} to {value.high:.3f})" for value in vars(found.scores).values()]
+        cells = [_cell(value, digits=3) for value in vars(found.scores).values()]
         lines.append(f"| {budget:g} | " + " | ".join(cells) + " |")
     held_out = sum(person.split == "validation" for person in people)
     proxy = check_proxy(people)
@@ -146,6 +148,14 @@ def parse_budgets(text: str) -> list[float]:
     return budgets
 
 
+def _cell(value: Interval, *, digits: int, scale: float = 1.0, unit: str = "") -> str:
+    """A value with its interval, "-" where there is none."""
+    if math.isnan(value.estimate):
+        return "-"
+    estimate, low, high = (f"{each * scale:.{digits}f}" for each in (value.estimate, value.low, value.high))
+    return f"{estimate}{unit} ({low} to {high})"
+
+
 def suite_table(found: Evaluation) -> list[str]:
     """Markdown: a line a decode and budget, each score with its bootstrap interval over people."""
     lines = [
@@ -155,10 +165,8 @@ def suite_table(found: Evaluation) -> list[str]:
     for (decode, budget), people in found.judged.items():
         cells = []
         for name in _PRINTED:
-            value, scale = score(name, people), 100 if SCORES[name].percent else 1
-            unit = "%" if SCORES[name].percent else ""
-            low, high = value.low * scale, value.high * scale
-            cells.append(f"{value.estimate * scale:.1f}{unit} ({low:.1f} to {high:.1f})")
+            percent = SCORES[name].percent
+            cells.append(_cell(score(name, people), digits=1, scale=100 if percent else 1, unit="%" if percent else ""))
         lines.append(f"| {decode} | {budget:g} | " + " | ".join(cells) + " |")
     return lines
 
