@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lacy_jax.cascade import Cascade, Request, Sampling
-from lacy_jax.cascade.sampling import pick, sampling_rows
+from lacy_jax.cascade.sampling import nucleus, pick, sampling_rows
 from lacy_jax.checkpoint import LoadedModel
 from lacy_jax.config import ConfigError
 
@@ -59,6 +59,24 @@ def test_tokens_are_drawn_by_their_probability(rng: np.random.Generator, samplin
     # Five standard deviations of a share.
     np.testing.assert_allclose(found, expected(logits, **settings), atol=5 * 0.5 / DRAWS**0.5)
     assert found[5] == 0
+
+
+def test_the_nucleus_is_that_of_a_sort(rng: np.random.Generator) -> None:
+    logits = np.round(rng.normal(size=(400, 300)) * 3, 1).astype(np.float32)  # rounded: many are equal
+    logits[:, 7] = -np.inf
+    top_p = rng.uniform(0.01, 1.0, size=400).astype(np.float32)
+    top_p[:20] = 1.0
+    found = np.asarray(jax.jit(nucleus)(logits, top_p))
+    p = np.exp(logits, dtype=np.float64)
+    p /= p.sum(axis=1, keepdims=True)
+    for row in range(400):
+        above = np.array([p[row][p[row] > each].sum() for each in p[row]])
+        kept = above < top_p[row]
+        # Where a sum is top_p to rounding, either is right.
+        clear = (np.abs(above - top_p[row]) > 1e-6) & np.isfinite(logits[row])
+        np.testing.assert_array_equal(np.isfinite(found[row])[clear], kept[clear])
+    assert np.isfinite(found[:20]).sum() == 20 * 299
+    np.testing.assert_array_equal(found[np.isfinite(found)], logits[np.isfinite(found)])
 
 
 def test_the_penalty_on_greedy_rows() -> None:

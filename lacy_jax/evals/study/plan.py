@@ -1,6 +1,5 @@
 """What a study compares. A study file (configs/study_biographies.py) has `get_study(variant) -> Study`."""
 
-import graphlib
 import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -95,10 +94,7 @@ class Study:
         for side in (*named, *self.curves, *self.variants):
             if side not in known:
                 raise ConfigError(f"study {self.name}: {side} is no arm and decode of it")
-        try:
-            self.stages()
-        except graphlib.CycleError as error:
-            raise ConfigError(f"study {self.name}: arms need each other: {', '.join(error.args[1])}") from None
+        self.ordered()
 
     def arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
@@ -120,22 +116,29 @@ class Study:
         """The arms that answer others."""
         return frozenset[str]().union(*(arm.partners for arm in self.arms))
 
-    def stages(self) -> list[list[Arm]]:
-        """The arms in groups; each needs only arms of the groups before its own."""
-        order = graphlib.TopologicalSorter({arm.name: arm.needs for arm in self.arms})
-        order.prepare()
-        found = []
-        while ready := order.get_ready():
-            found.append([arm for arm in self.arms if arm.name in ready])
-            order.done(*ready)
-        return found
+    def ordered(self) -> list[Arm]:
+        """The arms as they are listed, but none before those that it needs."""
+        waiting, placed = list(self.arms), list[Arm]()
+        while waiting:
+            arm = next((arm for arm in waiting if arm.needs <= {other.name for other in placed}), None)
+            if arm is None:
+                names = ", ".join(arm.name for arm in waiting)
+                raise ConfigError(f"study {self.name}: arms need each other: {names}")
+            waiting.remove(arm)
+            placed.append(arm)
+        return placed
 
     def jobs(self) -> Iterator[tuple[Arm, int]]:
         """(arm, seed), all arms of a seed before the next, an arm after those that it needs."""
         for seed in self.seeds:
-            for arm in (arm for stage in self.stages() for arm in stage):
+            for arm in self.ordered():
                 if seed == self.seeds[0] or arm.name not in self.partners:
                     yield arm, seed
+
+    def needs(self, arm: Arm, seed: int) -> set[tuple[str, int]]:
+        """The runs, (arm, seed), that must be there before this one."""
+        partners = {(name, self.seeds[0]) for name in arm.partners}
+        return partners | ({(arm.reference, seed)} if arm.reference else set())
 
 
 def load_study(spec: str) -> Study:

@@ -1,17 +1,17 @@
 """Trains and evaluates what a study is missing: one process a run, several at once, whatever is finished is kept.
 
-<workdir>/data/                         prepared data, shared
+<workdir>/data/, data.txt               prepared data, shared, and what was said of it
 <workdir>/<arm>/seed<k>/                a run of lacy_jax.main; log.txt has what it said
 <workdir>/<arm>/seed<k>/closed_world/   its evaluation
 """
 
+import concurrent.futures
 import dataclasses
 import os
 import queue
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,13 +77,14 @@ def evaluate_command(study: Study, arm: Arm, seed: int, *, workdir: str | Path) 
 
 
 def run_study(study: Study, *, workdir: str, workers: int, report: Report) -> list[Failure]:
-    """Runs what is missing, `workers` at once, an arm after those that it needs; returns what failed.
+    """Runs what is missing, `workers` at once, each after those that it needs; returns what failed.
 
-    On CPUs every worker has cores of its own, so that runs do not slow each other down.
+    On CPUs every worker has cores of its own, so that runs do not slow each other down; what they read is prepared
+    before, with all of them.
     """
     jobs = list(study.jobs())
-    missing = [job for job in jobs if not finished(study, *job, workdir=workdir)]
-    report("runs", len(jobs) - len(missing), len(jobs))
+    waiting = [job for job in jobs if not finished(study, *job, workdir=workdir)]
+    _prepare(study, waiting, workdir=workdir, report=report)
     shares = queue.SimpleQueue[list[int]]()
     for cores in _shares(workers):
         shares.put(cores)
@@ -92,18 +93,40 @@ def run_study(study: Study, *, workdir: str, workers: int, report: Report) -> li
         if cores := shares.get():
             os.sched_setaffinity(0, cores)  # of this thread, and so of the processes that it starts
 
-    failures, done = [], len(jobs) - len(missing)
-    with ThreadPoolExecutor(workers, initializer=pin) as pool:
-        for stage in study.stages():
-            phase = [job for job in missing if job[0] in stage]
-            for (arm, seed), ok in zip(
-                phase, pool.map(lambda job: _run(study, *job, workdir=workdir), phase), strict=True
-            ):
-                done += 1
-                report("runs", done, len(jobs))
-                if not ok:
+    running: dict[concurrent.futures.Future[bool], tuple[Arm, int]] = {}
+    failures = []
+    with concurrent.futures.ThreadPoolExecutor(workers, initializer=pin) as pool:
+        while waiting or running:
+            report("runs", len(jobs) - len(waiting) - len(running), len(jobs))
+            missing = {(arm.name, seed) for arm, seed in [*waiting, *running.values()]}
+            ready = [job for job in waiting if not study.needs(*job) & missing]
+            for job in ready[: workers - len(running)]:
+                waiting.remove(job)
+                running[pool.submit(_run, study, *job, workdir=workdir)] = job
+            ended, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+            for future in ended:
+                arm, seed = running.pop(future)
+                if not future.result():
                     failures.append(Failure(arm.name, seed, run_directory(workdir, arm.name, seed) / "log.txt"))
+    report("runs", len(jobs), len(jobs))
     return failures
+
+
+def _prepare(study: Study, jobs: Sequence[tuple[Arm, int]], *, workdir: str, report: Report) -> None:
+    """Data for `jobs`, each kind once. Where it fails, so do the runs that want it, and their logs say why."""
+    sections = ("corpus.", "tokenizer.", "annotate.", "rule.", "data.", "model.context")
+    kinds = {
+        tuple(f"--config.{name}={value}" for name, value in arm.settings.items() if name.startswith(sections))
+        for arm, _ in jobs
+    }
+    settings = {"data.directory": Path(workdir) / "data", **study.settings}
+    common = [f"--config={study.config}", *(f"--config.{name}={value}" for name, value in settings.items())]
+    for done, kind in enumerate(sorted(kinds)):
+        report("data", done, len(kinds))
+        command = [sys.executable, "-m", "lacy_jax.prepare", *common, *kind]
+        _logged(command, log=Path(workdir) / "data.txt", environment=os.environ)
+    if kinds:
+        report("data", len(kinds), len(kinds))
 
 
 def finished(study: Study, arm: Arm, seed: int, *, workdir: str) -> bool:
@@ -123,21 +146,26 @@ def commands(study: Study, arm: Arm, seed: int, *, workdir: str) -> str:
 
 
 def _run(study: Study, arm: Arm, seed: int, *, workdir: str) -> bool:
-    folder = run_directory(workdir, arm.name, seed)
-    folder.mkdir(parents=True, exist_ok=True)
     # The runs of a study are alike: what one has compiled the next can use.
-    environment = {"JAX_COMPILATION_CACHE_DIR": str((Path(workdir) / "compiled").absolute()), **os.environ}
-    environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    with (folder / "log.txt").open("a") as log:
-        for command in (
-            train_command(study, arm, seed, workdir=workdir),
-            evaluate_command(study, arm, seed, workdir=workdir),
-        ):
-            print("$", " ".join(command), file=log, flush=True)
-            if subprocess.run(command, stdout=log, stderr=log, env=environment).returncode:
-                return False
+    environment = {
+        "JAX_COMPILATION_CACHE_DIR": str((Path(workdir) / "compiled").absolute()),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        **os.environ,
+    }
+    both = train_command(study, arm, seed, workdir=workdir), evaluate_command(study, arm, seed, workdir=workdir)
+    log = run_directory(workdir, arm.name, seed) / "log.txt"
+    if not all(_logged(command, log=log, environment=environment) for command in both):
+        return False
     (evaluation_directory(workdir, arm.name, seed) / DONE).write_text(commands(study, arm, seed, workdir=workdir))
     return True
+
+
+def _logged(command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> bool:
+    """Runs a command, whose words end up in a file; whether it went well."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        print("$", " ".join(command), file=file, flush=True)
+        return subprocess.run(command, stdout=file, stderr=file, env=environment).returncode == 0
 
 
 def _shares(workers: int) -> list[list[int]]:
