@@ -24,13 +24,12 @@ LOGIT = Decode("logit", score="call_logit")
 LOG_ODDS_GATED = Decode("log_odds_gated", score="call_score", gate="factual")
 LOG_ODDS_WORD = Decode("log_odds_word", score="call_score", span="word")
 LOG_ODDS_TOKEN = Decode("log_odds_token", score="call_score", span="token")
-CALLING = (LOG_ODDS, LOGIT, LOG_ODDS_GATED, LOG_ODDS_WORD)
+CALLING = (LOG_ODDS, LOGIT, LOG_ODDS_GATED)
 # What any model can do without having learned to call.
 CONFIDENCE = Decode("confidence", score="uncertainty", budgets=CURVE)
 GATED = Decode("gated", score="uncertainty", gate="factual", budgets=CURVE)
-INFERENCE = (
-    CONFIDENCE,
-    GATED,
+INFERENCE = (CONFIDENCE, GATED)
+INFERENCE_CHOICES = (
     Decode("entropy", score="entropy"),
     Decode("entropy_gated", score="entropy", gate="factual"),
     Decode("gated_word", score="uncertainty", gate="factual", span="word"),
@@ -40,18 +39,18 @@ ORACLE = {"annotate.annotator": "oracle", "rule.exclude_subjects": False, "rule.
 
 REDUCED = (
     Arm("ntp", "ntp", "NTP", decodes=INFERENCE),
-    Arm("loss", "loss", "loss only", label="loss", decodes=CALLING),
-    Arm("rho", "rho", "Rho-1", decodes=CALLING, reference="ntp"),
+    Arm("loss", "loss", "loss only", label="loss", decodes=(LOG_ODDS, LOG_ODDS_GATED)),
+    Arm("rho", "rho", "Rho-1", decodes=(LOG_ODDS,), reference="ntp"),
     Arm("lacy", "lacy", "LaCy, the paper's settings", label="LaCy", decodes=CALLING),
     Arm("lacy_full", "lacy_full", "LaCy, one softmax", label="1 softmax", decodes=CALLING),
-    Arm("joint", "joint", "joint", decodes=CALLING),
+    Arm("joint", "joint", "joint", decodes=(LOG_ODDS,)),
     Arm(
         "lacy_full_oracle",
         "lacy_full",
         "LaCy, one softmax, true fact tokens",
         ORACLE,
         label="true marks",
-        decodes=CALLING,
+        decodes=(LOG_ODDS,),
     ),
 )
 FURTHER = (
@@ -82,9 +81,11 @@ FURTHER = (
 )
 # One choice of the recommended method changed; also written down before its first run.
 FULL = {"objective.normalizer": "full"}
+SPANS = (*CALLING, LOG_ODDS_WORD, LOG_ODDS_TOKEN)
 CHOICES = (
-    Arm("lacy", "lacy", "LaCy, the paper's settings", label="LaCy", decodes=(*CALLING, LOG_ODDS_TOKEN)),
-    Arm("lacy_full", "lacy_full", "LaCy, one softmax", label="1 softmax", decodes=(*CALLING, LOG_ODDS_TOKEN)),
+    Arm("ntp", "ntp", "NTP", decodes=(*INFERENCE, *INFERENCE_CHOICES)),
+    Arm("lacy", "lacy", "LaCy, the paper's settings", label="LaCy", decodes=SPANS),
+    Arm("lacy_full", "lacy_full", "LaCy, one softmax", label="1 softmax", decodes=SPANS),
     Arm("random", "random_factual", "random facts, one softmax", FULL, label="random facts", decodes=(AT_22,)),
     Arm(
         "first",
@@ -110,7 +111,7 @@ CHOICE_CONTRASTS = (
     Contrast("C4: a phrase a call beats a token", ("lacy_full", "log_odds"), ("lacy_full", "log_odds_token")),
     Contrast("C5: the default beats preset=paper", ("lacy_full", "log_odds"), ("lacy", "log_odds_token")),
 )
-CHOICE_CURVES = tuple((arm.name, "log_odds") for arm in CHOICES)
+CHOICE_CURVES = tuple((arm.name, "log_odds") for arm in CHOICES if arm.name != "ntp")
 # A larger model of another tokenizer, trained on the same world, in the database's place.
 LARGE = {
     "tokenizer.vocab_size": 4096,

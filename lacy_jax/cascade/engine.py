@@ -66,9 +66,12 @@ class Step(NamedTuple):
 
 
 def cache_buckets(context: int) -> tuple[int, ...]:
-    """Cache lengths in use: 128, 256, 512 ... below the context, and the context itself."""
+    """Cache lengths in use: 128, 256, 512 ... well below the context, and the context itself.
+
+    A length saves time for rows that are shorter, and costs the compilation of all programs once more.
+    """
     buckets: list[int] = []
-    while SMALLEST_BUCKET << len(buckets) < context:
+    while (SMALLEST_BUCKET << len(buckets)) * 3 < context * 2:
         buckets.append(SMALLEST_BUCKET << len(buckets))
     return (*buckets, context)
 

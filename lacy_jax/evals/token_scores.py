@@ -4,6 +4,7 @@ Teacher-forced: cheap, and the same text for every model. `benchmarks/scores.py`
 for the closed world, where every factual token is known.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -49,24 +50,27 @@ Values = Callable[[decoder.Params, np.ndarray, np.ndarray], dict[str, jax.Array]
 def value_function(slm: LoadedModel, *, probe_weights: Sequence[float], probe_bias: float) -> Values:
     """A compiled (params, inputs [B, T], targets [B, T]) -> arrays [B, T]: nll, wrong, gate and the plain scores."""
     call_id = slm.tokenizer.call_id
+    # An argument, like the parameters: the program is then the same for all models of a shape, and compiled once.
+    probe_E = jnp.asarray([*probe_weights, probe_bias], jnp.float32)
 
     @jax.jit
-    def values(params: decoder.Params, inputs: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+    def values(
+        probe_E: jax.Array, params: decoder.Params, inputs: jax.Array, targets: jax.Array
+    ) -> dict[str, jax.Array]:
         hidden = decoder.forward(params, inputs, config=slm.model).astype(jnp.float32)
         logits = hidden @ decoder.output_matrix(params).astype(jnp.float32).T
         log_p = jax.nn.log_softmax(logits[..., :call_id])
         return {
             "nll": -jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0],
             "wrong": log_p.argmax(axis=-1) != targets,
-            "gate": jax.nn.sigmoid(hidden @ jnp.array(probe_weights) + probe_bias),
+            "gate": jax.nn.sigmoid(hidden @ probe_E[:-1] + probe_E[-1]),
             "uncertainty": -jnp.expm1(log_p.max(axis=-1)),
             "entropy": -jnp.sum(jnp.exp(log_p) * log_p, axis=-1),
             "call_score": logits[..., call_id] - jax.nn.logsumexp(logits[..., :call_id], axis=-1),
             "call_logit": logits[..., call_id],
         }
 
-    compiled: Values = values
-    return compiled
+    return functools.partial(values, probe_E)
 
 
 def cascade_scores(slm: LoadedModel, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from lacy_jax.checkpoint import LoadedModel
 from lacy_jax.model import decoder
 
 Model = Callable[..., LoadedModel]
-CONTEXT = 300  # buckets 128, 256, 300
+CONTEXT = 400  # buckets 128, 256, 400
 
 
 forward = jax.jit(decoder.forward, static_argnames="config")
@@ -208,5 +208,7 @@ def test_bfloat16_across_all_buckets(model: Model, rng: np.random.Generator, sty
 def test_cache_buckets() -> None:
     assert engine.cache_buckets(64) == (64,)
     assert engine.cache_buckets(128) == (128,)
-    assert engine.cache_buckets(300) == (128, 256, 300)
+    assert engine.cache_buckets(160) == (160,)
+    assert engine.cache_buckets(300) == (128, 300)
+    assert engine.cache_buckets(500) == (128, 256, 500)
     assert engine.cache_buckets(1024) == (128, 256, 512, 1024)

@@ -198,7 +198,7 @@ def test_the_shipped_study() -> None:
     assert reduced.contrasts == full.contrasts
     others = {name: load_study(f"configs/study_biographies.py:{name}") for name in ("choices", "partner", "control")}
     assert {name: len(list(other.jobs())) for name, other in others.items()} == {
-        "choices": 25,
+        "choices": 30,
         "partner": 16,
         "control": 15,
     }
