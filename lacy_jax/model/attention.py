@@ -4,6 +4,9 @@ Axes: B batch, T time of a chunk, S slots of the cache, H query heads, K key-val
 """
 
 import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,19 +72,90 @@ def attend(
 
 def _attend_in_blocks(q_BTHN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array) -> jax.Array:
     batch, time, _, width = q_BTHN.shape
-    q_BKGTN = (q_BTHN / width**0.5).reshape(batch, time, k_BTKN.shape[2], -1, width).transpose(0, 2, 3, 1, 4)
-    k_BKTN, v_BKTN = k_BTKN.transpose(0, 2, 1, 3), v_BTKN.transpose(0, 2, 1, 3)
-    size = time // QUERY_BLOCKS if time % QUERY_BLOCKS == 0 else time
-    blocks = []
-    for start in range(0, time, size):
-        end = start + size
-        scores = jnp.einsum(
-            "bkgtn,bksn->bkgts", q_BKGTN[..., start:end, :], k_BKTN[:, :, :end], preferred_element_type=jnp.float32
+    q_BTKGN = (q_BTHN / width**0.5).reshape(batch, time, k_BTKN.shape[2], -1, width)  # G query heads share a key head
+    return _mix(q_BTKGN, k_BTKN, v_BTKN).reshape(q_BTHN.shape)
+
+
+@jax.custom_vjp
+def _mix(q_BTKGN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array) -> jax.Array:
+    """Causal attention of scaled queries, a block of them at a time with the keys up to its end; [B, T, K, G, N]."""
+    return _mix_forward(q_BTKGN, k_BTKN, v_BTKN)[0]
+
+
+def _mix_forward(q_BTKGN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array) -> tuple[jax.Array, Any]:
+    mixed, kept = [], []
+    for start, end in _blocks(q_BTKGN.shape[1]):
+        q_BKGTN, k_BKSN, v_BKSN = (
+            _heads_first(q_BTKGN[:, start:end]),
+            _heads_first(k_BTKN[:, :end]),
+            _heads_first(v_BTKN[:, :end]),
         )
+        scores = jnp.einsum("bkgtn,bksn->bkgts", q_BKGTN, k_BKSN, preferred_element_type=jnp.float32)
         seen_TS = jnp.arange(start, end)[:, None] >= jnp.arange(end)
-        weights = jax.nn.softmax(jnp.where(seen_TS, scores, -1e30), axis=-1).astype(v_BKTN.dtype)
-        blocks.append(jnp.einsum("bkgts,bksn->bkgtn", weights, v_BKTN[:, :, :end]))
-    return jnp.concatenate(blocks, axis=3).transpose(0, 3, 1, 2, 4).reshape(q_BTHN.shape)
+        scores = jnp.where(seen_TS, scores, -1e30)
+        # The softmax is these exponentials and the inverse of their sum: multiplied by it is what is smaller.
+        exps_BKGTS = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+        inverse_BKGT1 = 1.0 / exps_BKGTS.sum(axis=-1, keepdims=True)
+        exps_BKGTS = exps_BKGTS.astype(v_BTKN.dtype)
+        sums = jnp.einsum("bkgts,bksn->bkgtn", exps_BKGTS, v_BKSN, preferred_element_type=jnp.float32)
+        mixed.append((sums * inverse_BKGT1).astype(q_BTKGN.dtype))
+        kept.append((exps_BKGTS, inverse_BKGT1, mixed[-1]))
+    return _time_first(jnp.concatenate(mixed, axis=3)), (q_BTKGN, k_BTKN, v_BTKN, kept)
+
+
+def _mix_backward(kept: Any, grad_BTKGN: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """By hand, as JAX's own would sum over S what is a sum over N, and pad every block to the whole.
+
+    With p the softmax and o the output: ds = p (do v' - o do'), dq = ds k, dk = ds' q, dv = p' do.
+    """
+    q_BTKGN, k_BTKN, v_BTKN, by_block = kept
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    dtype, blocks = q_BTKGN.dtype, _blocks(q_BTKGN.shape[1])
+    d_queries, d_keys, d_values = [], [], []
+    for (start, end), (exps_BKGTS, inverse_BKGT1, mixed_BKGTN) in zip(blocks, by_block, strict=True):
+        q_BKGTN, k_BKSN, v_BKSN = (
+            _heads_first(q_BTKGN[:, start:end]),
+            _heads_first(k_BTKN[:, :end]),
+            _heads_first(v_BTKN[:, :end]),
+        )
+        grad_BKGTN = _heads_first(grad_BTKGN[:, start:end]) * inverse_BKGT1
+        along_BKGT1 = jnp.sum(grad_BKGTN * mixed_BKGTN, axis=-1, keepdims=True)
+        grad_BKGTN = grad_BKGTN.astype(dtype)
+        d_exps = product("bkgtn,bksn->bkgts", grad_BKGTN, v_BKSN) - along_BKGT1
+        d_scores = (exps_BKGTS * d_exps).astype(dtype)
+        d_queries.append(product("bkgts,bksn->bkgtn", d_scores, k_BKSN))
+        d_keys.append(product("bkgts,bkgtn->bksn", d_scores, q_BKGTN))
+        d_values.append(product("bkgts,bkgtn->bksn", exps_BKGTS, grad_BKGTN))
+    d_queries_BTKGN = _time_first(jnp.concatenate(d_queries, axis=3)).astype(dtype)
+    return d_queries_BTKGN, _summed(d_keys, blocks).astype(k_BTKN.dtype), _summed(d_values, blocks).astype(v_BTKN.dtype)
+
+
+_mix.defvjp(_mix_forward, _mix_backward)
+
+
+def _blocks(time: int) -> list[tuple[int, int]]:
+    """(start, end) of each block of queries; one where they would not be alike."""
+    size = time // QUERY_BLOCKS if time % QUERY_BLOCKS == 0 else time
+    return [(start, start + size) for start in range(0, time, size)]
+
+
+def _heads_first(x: jax.Array) -> jax.Array:
+    """[B, T, heads..., N] -> [B, heads..., T, N]."""
+    return jnp.moveaxis(x, 1, -2)
+
+
+def _time_first(x: jax.Array) -> jax.Array:
+    """The inverse of `_heads_first`."""
+    return jnp.moveaxis(x, -2, 1)
+
+
+def _summed(parts: Sequence[jax.Array], blocks: Sequence[tuple[int, int]]) -> jax.Array:
+    """Sum of [B, K, S, N], S from the start to the end of each block, as [B, T, K, N]: no part is padded."""
+    columns = [
+        functools.reduce(jnp.add, [part[:, :, start:end] for part in parts[index:]])
+        for index, (start, end) in enumerate(blocks)
+    ]
+    return _time_first(jnp.concatenate(columns, axis=2))
 
 
 def attend_cached(q_BTHN: jax.Array, cache: LayerCache, positions_BT: jax.Array) -> jax.Array:

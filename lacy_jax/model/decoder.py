@@ -17,7 +17,7 @@ from flax import nnx
 from lacy_jax.config import ModelConfig
 from lacy_jax.model import attention
 from lacy_jax.model.attention import KVCache, LayerCache
-from lacy_jax.model.product import product_narrowing
+from lacy_jax.model.product import product
 from lacy_jax.sharding import constrain
 
 Params = dict[str, Any]  # nested dict of arrays
@@ -113,13 +113,15 @@ class MLP(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         hidden = config.mlp_width or 4 * config.width
-        linear = functools.partial(nnx.Linear, use_bias=config.bias, dtype=jnp.dtype(config.compute_dtype), rngs=rngs)
+        linear = functools.partial(
+            nnx.Linear, use_bias=config.bias, dtype=jnp.dtype(config.compute_dtype), dot_general=product, rngs=rngs
+        )
         normal = nnx.initializers.normal
         self.up = linear(config.width, hidden, kernel_init=normal(0.02))
         self.gate = linear(config.width, hidden, kernel_init=normal(0.02)) if config.activation == "swiglu" else None
         # Residual projections are smaller, as in Attention.
         residual = normal(0.02 / (2 * config.layers) ** 0.5)
-        self.down = linear(hidden, config.width, kernel_init=residual, dot_general=product_narrowing)
+        self.down = linear(hidden, config.width, kernel_init=residual)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         if self.gate is None:

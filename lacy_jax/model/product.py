@@ -1,40 +1,44 @@
 """A matrix product whose gradient suits every backend."""
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 
-def product_narrowing(x_BTF: jax.Array, weights_FD: jax.Array, *_: Any, **__: Any) -> jax.Array:
-    """x @ weights, [B, T, D] in the dtype of both: the `dot_general` of a linear layer that gives fewer than it takes.
+def product(x_BTI: jax.Array, weights_IO: jax.Array, *_: Any, **__: Any) -> jax.Array:
+    """x @ weights, [B, T, O] in the dtype of both: the `dot_general` of a linear layer.
 
     Only the gradient of the weights is computed in another way, on CPUs. The other arguments of `dot_general` say
     which axes to sum over, which is always the last with the first here.
     """
-    return _product(x_BTF, weights_FD)
+    return _product(x_BTI, weights_IO)
 
 
 @jax.custom_vjp
-def _product(x_BTF: jax.Array, weights_FD: jax.Array) -> jax.Array:
-    return jnp.einsum("btf,fd->btd", x_BTF, weights_FD)
+def _product(x_BTI: jax.Array, weights_IO: jax.Array) -> jax.Array:
+    return jnp.einsum("bti,io->bto", x_BTI, weights_IO)
 
 
-def _forward(x_BTF: jax.Array, weights_FD: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _product(x_BTF, weights_FD), (x_BTF, weights_FD)
+def _forward(x_BTI: jax.Array, weights_IO: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _product(x_BTI, weights_IO), (x_BTI, weights_IO)
 
 
-def _backward(kept: tuple[jax.Array, jax.Array], grad_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x_BTF, weights_FD = kept
+def _backward(kept: tuple[jax.Array, jax.Array], grad_BTO: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x_BTI, weights_IO = kept
 
-    def on_cpu(x_BTF: jax.Array, grad_BTD: jax.Array) -> jax.Array:
-        # XLA's CPU backend would transpose all of x; this order transposes the gradient and the result.
-        return jax.lax.optimization_barrier(jnp.einsum("btd,btf->df", grad_BTD, x_BTF)).T
+    def default(x_BTI: jax.Array, grad_BTO: jax.Array) -> jax.Array:
+        return jnp.einsum("bti,bto->io", x_BTI, grad_BTO)
 
-    default = functools.partial(jnp.einsum, "btf,btd->fd")
-    d_weights_FD = jax.lax.platform_dependent(x_BTF, grad_BTD, cpu=on_cpu, default=default)
-    return jnp.einsum("btd,fd->btf", grad_BTD, weights_FD), d_weights_FD
+    def on_cpu(x_BTI: jax.Array, grad_BTO: jax.Array) -> jax.Array:
+        # Of the two, XLA's CPU backend transposes the first: that should be the smaller one. Without the barrier it
+        # would have the product give its result transposed, which only a slow kernel can (docs/performance.md).
+        if x_BTI.shape[-1] <= grad_BTO.shape[-1]:
+            return jax.lax.optimization_barrier(default(x_BTI, grad_BTO))
+        return jax.lax.optimization_barrier(jnp.einsum("bto,bti->oi", grad_BTO, x_BTI)).T
+
+    d_weights_IO = jax.lax.platform_dependent(x_BTI, grad_BTO, cpu=on_cpu, default=default)
+    return jnp.einsum("bto,io->bti", grad_BTO, weights_IO), d_weights_IO
 
 
 _product.defvjp(_forward, _backward)
