@@ -193,12 +193,12 @@ def test_studies_of_one_name_take_over_what_is_the_same(tmp_path: Path) -> None:
 
 def test_the_shipped_study() -> None:
     reduced, full = load_study("configs/study_biographies.py"), load_study("configs/study_biographies.py:full")
-    assert len(list(reduced.jobs())) == 35
+    assert len(list(reduced.jobs())) == 30
     assert {arm.name for arm in reduced.arms} < {arm.name for arm in full.arms}
-    assert reduced.contrasts == full.contrasts
+    assert {*reduced.contrasts} < {*full.contrasts}
     others = {name: load_study(f"configs/study_biographies.py:{name}") for name in ("choices", "partner", "control")}
     assert {name: len(list(other.jobs())) for name, other in others.items()} == {
-        "choices": 30,
+        "choices": 35,
         "partner": 16,
         "control": 15,
     }
