@@ -85,11 +85,8 @@ def _mix(q_BTKGN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array) -> jax.Array:
 def _mix_forward(q_BTKGN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array) -> tuple[jax.Array, Any]:
     mixed, kept = [], []
     for start, end in _blocks(q_BTKGN.shape[1]):
-        q_BKGTN, k_BKSN, v_BKSN = (
-            _heads_first(q_BTKGN[:, start:end]),
-            _heads_first(k_BTKN[:, :end]),
-            _heads_first(v_BTKN[:, :end]),
-        )
+        q_BKGTN = _heads_first(q_BTKGN[:, start:end])
+        k_BKSN, v_BKSN = (_heads_first(x[:, :end]) for x in (k_BTKN, v_BTKN))
         scores = jnp.einsum("bkgtn,bksn->bkgts", q_BKGTN, k_BKSN, preferred_element_type=jnp.float32)
         seen_TS = jnp.arange(start, end)[:, None] >= jnp.arange(end)
         scores = jnp.where(seen_TS, scores, -1e30)
@@ -106,18 +103,16 @@ def _mix_forward(q_BTKGN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array) -> tu
 def _mix_backward(kept: Any, grad_BTKGN: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """By hand, as JAX's own would sum over S what is a sum over N, and pad every block to the whole.
 
-    With p the softmax and o the output: ds = p (do v' - o do'), dq = ds k, dk = ds' q, dv = p' do.
+    With p the softmax and o the output: ds = p (do v' - do o'), dq = ds k, dk = ds' q, dv = p' do (the backward pass
+    of FlashAttention, arXiv 2205.14135, appendix B, without its recomputation).
     """
     q_BTKGN, k_BTKN, v_BTKN, by_block = kept
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     dtype, blocks = q_BTKGN.dtype, _blocks(q_BTKGN.shape[1])
     d_queries, d_keys, d_values = [], [], []
     for (start, end), (exps_BKGTS, inverse_BKGT1, mixed_BKGTN) in zip(blocks, by_block, strict=True):
-        q_BKGTN, k_BKSN, v_BKSN = (
-            _heads_first(q_BTKGN[:, start:end]),
-            _heads_first(k_BTKN[:, :end]),
-            _heads_first(v_BTKN[:, :end]),
-        )
+        q_BKGTN = _heads_first(q_BTKGN[:, start:end])
+        k_BKSN, v_BKSN = (_heads_first(x[:, :end]) for x in (k_BTKN, v_BTKN))
         grad_BKGTN = _heads_first(grad_BTKGN[:, start:end]) * inverse_BKGT1
         along_BKGT1 = jnp.sum(grad_BKGTN * mixed_BKGTN, axis=-1, keepdims=True)
         grad_BKGTN = grad_BKGTN.astype(dtype)
