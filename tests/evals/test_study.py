@@ -15,7 +15,7 @@ from lacy_jax.evals.closed_world import ALONE, Claim, Decode, Judged
 from lacy_jax.evals.closed_world_suite import Evaluation, read_judged
 from lacy_jax.evals.study.plan import Arm, Contrast, Study, load_study
 from lacy_jax.evals.study.results import Results
-from lacy_jax.evals.study.runs import commands, evaluate_command, evaluation_directory, finished
+from lacy_jax.evals.study.runs import evaluate_command, evaluation_directory, finished, mark_finished
 
 ROOT = Path(__file__).parents[2]
 CALL = Decode("log_odds", score="call_score", budgets=(0.22, 0.5))
@@ -171,7 +171,9 @@ def test_partners_are_trained_once_and_before_those_that_ask_them() -> None:
 def test_studies_of_one_name_take_over_what_is_the_same(tmp_path: Path) -> None:
     """In the shipped file: runs of one folder that are trained alike, and evaluated in at least these ways."""
     workdir = str(tmp_path)
-    reduced, choices = (load_study(f"configs/study_biographies.py:{name}") for name in ("reduced", "choices"))
+    reduced, choices, partner = (
+        load_study(f"configs/study_biographies.py:{name}") for name in ("reduced", "choices", "partner")
+    )
     assert reduced.name == choices.name
     arm = reduced.arm("lacy_full")
     done = evaluation_directory(workdir, arm.name, 2) / "done"
@@ -181,7 +183,7 @@ def test_studies_of_one_name_take_over_what_is_the_same(tmp_path: Path) -> None:
         return finished(other, dataclasses.replace(other.arm(arm.name), **changes), 2, workdir=workdir)  # type: ignore[arg-type]
 
     assert not is_finished(reduced)
-    done.write_text(commands(reduced, arm, 2, workdir=workdir))
+    mark_finished(reduced, arm, 2, workdir=workdir)
     assert is_finished(reduced)
     assert not is_finished(choices)  # which asks for one decode more
     assert is_finished(choices, decodes=arm.decodes)
@@ -189,6 +191,16 @@ def test_studies_of_one_name_take_over_what_is_the_same(tmp_path: Path) -> None:
     assert not is_finished(reduced, decodes=(*arm.decodes, Decode("more")))
     assert not is_finished(reduced, settings={"model.width": 64})
     assert not is_finished(dataclasses.replace(reduced, people=64))
+    # Evaluated for one study, then for another: it is finished for both. Trained anew, it is not.
+    for other in (choices, partner):
+        mark_finished(other, other.arm(arm.name), 2, workdir=workdir)
+    assert is_finished(choices)
+    assert is_finished(partner)
+    longer = dataclasses.replace(partner, settings={"training.ground_truth_tokens": 7})
+    mark_finished(longer, longer.arm(arm.name), 2, workdir=workdir)
+    assert is_finished(longer)
+    assert not is_finished(choices)
+    assert not is_finished(longer, decodes=choices.arm(arm.name).decodes)
 
 
 def test_the_shipped_study() -> None:

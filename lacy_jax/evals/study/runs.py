@@ -139,6 +139,15 @@ def finished(study: Study, arm: Arm, seed: int, *, workdir: str) -> bool:
     return trained == now_trained and {*now_evaluated.split()} <= {*evaluated.split()}
 
 
+def mark_finished(study: Study, arm: Arm, seed: int, *, workdir: str) -> None:
+    """Notes how it was trained, and all ways in which it was evaluated, for other studies before as well."""
+    path = evaluation_directory(workdir, arm.name, seed) / DONE
+    trained, evaluated = commands(study, arm, seed, workdir=workdir).splitlines()
+    before = path.read_text().splitlines() if path.exists() else ["", ""]
+    words = dict.fromkeys([*evaluated.split(), *(before[1].split() if before[0] == trained else ())])
+    path.write_text(f"{trained}\n{' '.join(words)}\n")
+
+
 def commands(study: Study, arm: Arm, seed: int, *, workdir: str) -> str:
     """The two commands of a run, a line each, as they are recorded when it is finished."""
     both = train_command(study, arm, seed, workdir=workdir), evaluate_command(study, arm, seed, workdir=workdir)
@@ -156,7 +165,7 @@ def _run(study: Study, arm: Arm, seed: int, *, workdir: str) -> bool:
     log = run_directory(workdir, arm.name, seed) / "log.txt"
     if not all(_logged(command, log=log, environment=environment) for command in both):
         return False
-    (evaluation_directory(workdir, arm.name, seed) / DONE).write_text(commands(study, arm, seed, workdir=workdir))
+    mark_finished(study, arm, seed, workdir=workdir)
     return True
 
 
