@@ -240,9 +240,19 @@ def _line(results: Results, pair: tuple[str, str], name: str, role: Role) -> Ser
     if len(known) < 2:
         return None
     x, y, low, high = (np.array(each) for each in zip(*((at, m.mean, m.low, m.high) for at, m in known), strict=True))
-    how = {"log_odds": "", "confidence": ", 1 - p"}.get(decode, f", {decode.replace('_', ' ')}")
-    chosen = results.study.arm(arm)
-    return Series((chosen.label or chosen.title) + how, x, y, role, None if np.isnan(low).any() else (low, high))
+    label = _line_label(results.study, arm, results.study.decode(arm, decode))
+    return Series(label, x, y, role, None if np.isnan(low).any() else (low, high))
+
+
+def _line_label(study: Study, arm: str, decode: Decode) -> str:
+    """Short, as there is little room beside a line: "LaCy", "NTP, gated"; "LaCy: larger" of one that asks another."""
+    chosen = study.arm(arm)
+    if decode.partner in chosen.partners:
+        partner = study.arm(decode.partner)
+        how = (", gated" if decode.gate == "factual" else "") + f": {partner.label or partner.title}"
+    else:
+        how = {"log_odds": "", "confidence": ", 1 - p"}.get(decode.name, f", {decode.name.replace('_', ' ')}")
+    return (chosen.label or chosen.title) + how
 
 
 def examples(results: Results) -> list[Example]:
