@@ -128,7 +128,7 @@ LARGE = {
 LOG_ODDS_LARGE = Decode("log_odds_large", score="call_score", partner="large")
 GATED_LARGE = Decode("gated_large", score="uncertainty", gate="factual", partner="large")
 PARTNER = (
-    Arm("large", "ntp", "the larger model", LARGE, label="larger", decodes=(ALONE,)),
+    Arm("large", "ntp", "the larger model", LARGE, label="large", decodes=(ALONE,)),
     Arm("ntp", "ntp", "NTP", decodes=(*INFERENCE, GATED_LARGE)),
     Arm("lacy", "lacy", "LaCy, the paper's settings", label="LaCy", decodes=(*CALLING, LOG_ODDS_LARGE)),
     Arm("lacy_full", "lacy_full", "LaCy, one softmax", label="1 softmax", decodes=(*CALLING, LOG_ODDS_LARGE)),
