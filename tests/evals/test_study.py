@@ -159,9 +159,17 @@ def test_partners_are_trained_once_and_before_those_that_ask_them() -> None:
     )
     made = study(arms=arms, contrasts=(), seeds=(4, 5))
     assert [(arm.name, seed) for arm, seed in made.jobs()] == [
-        *(("large", 4), ("ntp", 4), ("rho", 4)),
-        *(("ntp", 5), ("rho", 5)),
+        *(("rho", 4), ("ntp", 4), ("large", 4)),
+        *(("rho", 5), ("ntp", 5)),
     ]
+    # What each waits for; the small study above lists an arm before the one that it needs.
+    assert {(arm.name, seed): made.needs(arm, seed) for arm, seed in made.jobs()} == {
+        ("rho", 4): {("ntp", 4)},
+        ("ntp", 4): {("large", 4)},
+        ("large", 4): set(),
+        ("rho", 5): {("ntp", 5)},
+        ("ntp", 5): {("large", 4)},
+    }
     for seed in made.seeds:
         own, others = evaluate_command(made, made.arm("ntp"), seed, workdir="w")[-2:]
         assert own == "--decode=log_odds:score=call_score,gate=none,span=phrase,budgets=0.22/0.5"

@@ -1,5 +1,6 @@
 """What a study compares. A study file (configs/study_biographies.py) has `get_study(variant) -> Study`."""
 
+import graphlib
 import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -94,7 +95,10 @@ class Study:
         for side in (*named, *self.curves, *self.variants):
             if side not in known:
                 raise ConfigError(f"study {self.name}: {side} is no arm and decode of it")
-        self.ordered()
+        try:
+            graphlib.TopologicalSorter({arm.name: arm.needs for arm in self.arms}).prepare()
+        except graphlib.CycleError as error:
+            raise ConfigError(f"study {self.name}: arms need each other: {', '.join(error.args[1])}") from None
 
     def arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
@@ -116,22 +120,10 @@ class Study:
         """The arms that answer others."""
         return frozenset[str]().union(*(arm.partners for arm in self.arms))
 
-    def ordered(self) -> list[Arm]:
-        """The arms as they are listed, but none before those that it needs."""
-        waiting, placed = list(self.arms), list[Arm]()
-        while waiting:
-            arm = next((arm for arm in waiting if arm.needs <= {other.name for other in placed}), None)
-            if arm is None:
-                names = ", ".join(arm.name for arm in waiting)
-                raise ConfigError(f"study {self.name}: arms need each other: {names}")
-            waiting.remove(arm)
-            placed.append(arm)
-        return placed
-
     def jobs(self) -> Iterator[tuple[Arm, int]]:
-        """(arm, seed), all arms of a seed before the next, an arm after those that it needs."""
+        """(arm, seed), all arms of a seed before the next, as they are listed; `needs` says what each waits for."""
         for seed in self.seeds:
-            for arm in self.ordered():
+            for arm in self.arms:
                 if seed == self.seeds[0] or arm.name not in self.partners:
                     yield arm, seed
 
