@@ -125,8 +125,8 @@ LARGE = {
     "model.context": 192,
     "training.ground_truth_tokens": 4_000_000,
 }
-LOG_ODDS_LARGE = Decode("log_odds_large", score="call_score", partner="large")
-GATED_LARGE = Decode("gated_large", score="uncertainty", gate="factual", partner="large")
+LOG_ODDS_LARGE = Decode("log_odds_large", score="call_score", budgets=CURVE, partner="large")
+GATED_LARGE = Decode("gated_large", score="uncertainty", gate="factual", budgets=CURVE, partner="large")
 PARTNER = (
     Arm("large", "ntp", "the larger model", LARGE, label="large", decodes=(ALONE,)),
     Arm("ntp", "ntp", "NTP", decodes=(*INFERENCE, GATED_LARGE)),

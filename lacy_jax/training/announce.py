@@ -53,7 +53,7 @@ def describe_time(config: Config, *, vocab: int, mesh: Mesh, state: TrainState) 
     if expected is None:
         return f"expected step: the peak of {mesh.devices.flat[0].device_kind} is not known (training/flops.py)"
     meter = BudgetMeter(config, state)
-    left = (meter.budget.limit - meter.used(int(state.step))) / meter.budget.most_a_step
+    left = meter.steps_left(int(state.step))
     rest = f"about {duration(left * expected.seconds)} for what is left of the budget"
     return f"expected step: {expected.seconds:.3g} s ({expected.basis}), {rest}"
 

@@ -1,6 +1,7 @@
 """When a run ends: after a number of steps, of tokens, or of ground-truth-gradient tokens."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from lacy_jax.config import Config
 from lacy_jax.training.state import TrainState, count_value
@@ -40,9 +41,22 @@ class BudgetMeter:
             self._known, self._known_step = self._read(state), step
         return self._known >= self.budget.limit
 
+    def note(self, step: int, record: Mapping[str, float | int]) -> None:
+        """Takes the count after `step` from its training record, which was read anyway."""
+        if step > self._known_step:
+            self._known_step, self._known = step, int(record.get(self.budget.unit, step))
+
     def used(self, step: int) -> int:
-        """The count after `step`, for a progress bar: an upper estimate between two readings."""
-        return min(self._known + (step - self._known_step) * self.budget.most_a_step, self.budget.limit)
+        """The count after `step`, for a progress bar: between two readings by the mean step so far."""
+        return min(round(self._known + (step - self._known_step) * self._mean_step), self.budget.limit)
+
+    def steps_left(self, step: int) -> float:
+        """Steps after `step` to the limit, by the mean step so far; in a new run as if all tokens counted."""
+        return (self.budget.limit - self.used(step)) / self._mean_step
+
+    @property
+    def _mean_step(self) -> float:
+        return self._known / self._known_step if self._known else self.budget.most_a_step
 
     def _read(self, state: TrainState) -> int:
         if self.budget.unit == "steps":

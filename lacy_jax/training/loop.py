@@ -144,7 +144,8 @@ def _loop(
     evaluate = Evaluator(run.config, call_id=run.call_id, mesh=run.mesh, reference_model=run.reference_model)
     started = time.monotonic()
     step = evaluated = saved = int(state.step)
-    meter, log = BudgetMeter(run.config, state), _Log(run, workdir, step=step)
+    meter = BudgetMeter(run.config, state)
+    log = _Log(run, workdir, step=step, meter=meter)
 
     def validate() -> list[float]:
         watchdog.watch("validation after step", step)
@@ -182,7 +183,7 @@ def _loop(
             watchdog.watch("step", step + 1)
             state, sums = take_step(state, next(batches), run.reference)
             step += 1
-            log.after_step(step, sums, used=meter.used(step), limit=meter.budget.limit, unit=meter.budget.unit)
+            log.after_step(step, sums)
             if step % training.evaluate_every == 0:
                 scores, evaluated = validate(), step
             if step % training.checkpoint_every == 0:
@@ -207,26 +208,28 @@ def _batches(run: _Run, step: int) -> Any:
 class _Log:
     """Reads a step's sums one step late, so that the device never waits, and writes its record."""
 
-    def __init__(self, run: _Run, workdir: str, *, step: int):
-        self._run, self._first = run, step
+    def __init__(self, run: _Run, workdir: str, *, step: int, meter: BudgetMeter):
+        self._run, self._first, self._meter = run, step, meter
         self._writer = MetricWriter(workdir, resume_step=step) if jax.process_index() == 0 else None
         self._waiting: tuple[int, dict[str, jax.Array]] | None = None
         self._clock: tuple[float, int] | None = None
         self._started = time.monotonic()
         self._note = "compiling"
 
-    def after_step(self, step: int, sums: dict[str, jax.Array], *, used: int, limit: int, unit: str) -> None:
+    def after_step(self, step: int, sums: dict[str, jax.Array]) -> None:
         self.flush()
         if step % self._run.config.training.log_every == 0 or step == self._first + 1:
             self._waiting = (step, sums)
-        name = unit.replace("_", " ")
-        self._run.reporter.update(f"train ({name})", used, limit, self._note)
+        budget = self._meter.budget
+        name = budget.unit.replace("_", " ")
+        self._run.reporter.update(f"train ({name})", self._meter.used(step), budget.limit, self._note)
 
     def flush(self) -> None:
         if self._waiting is None:
             return
         (step, sums), self._waiting = self._waiting, None
         record = training_record(jax.device_get(sums))
+        self._meter.note(step, record)
         now, tokens = time.monotonic(), record["tokens"]
         if self._clock is not None:
             speed = (tokens - self._clock[1]) / max(now - self._clock[0], 1e-9)

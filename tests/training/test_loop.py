@@ -43,6 +43,18 @@ class KillingReporter(Reporter):
             raise Killed
 
 
+class KeepingReporter(Reporter):
+    """Keeps what a progress bar of the training would show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[int] = []
+
+    def update(self, stage: str, done: int, *_: object) -> None:
+        if stage.startswith("train"):
+            self.shown.append(done)
+
+
 def records(workdir: Path) -> list[dict[str, Any]]:
     """The log without what depends on the clock."""
     return [{k: v for k, v in record.items() if k not in CLOCKS} for record in read_metrics(str(workdir))]
@@ -131,11 +143,14 @@ def test_token_budgets_end_at_the_first_step_that_reaches_them(
     training = dataclasses.replace(small_config.training, steps=0, **{unit: limit})
     objective = ObjectiveConfig(rule="loss", rate=0.5, rate_of="valid")
     config = dataclasses.replace(small_config, training=training, objective=objective)
-    result = train(config, prepared=small_data, workdir=str(tmp_path), reporter=Reporter())
+    reporter = KeepingReporter()
+    result = train(config, prepared=small_data, workdir=str(tmp_path), reporter=reporter)
     counts = [record[unit] for record in records(tmp_path) if record["split"] == "train"]
     assert result.step == len(counts)
     assert counts[-1] >= limit > counts[-2]
     assert result.step > 3 if unit == "ground_truth_tokens" else result.step == 3
+    # From the second step on progress is that of the step before and the mean step, not of all tokens in a batch.
+    assert reporter.shown[1:] == pytest.approx([min(count, limit) for count in counts[1:]], abs=0.1 * 8 * 32)
 
 
 @pytest.mark.parametrize(
