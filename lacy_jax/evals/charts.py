@@ -21,6 +21,7 @@ Ticks = Callable[[Sequence[float]], list[str]]
 
 WIDTH, HEIGHT = 440, 270
 LEFT, RIGHT, TOP, BOTTOM = 46, 96, 26, 34
+CHARACTER = 6.8  # width of one in a direct label, about
 LABEL_GAP = 15  # smallest distance of two direct labels, in units of the view box
 MAX_POINTS = 240  # a line of more points is averaged: the eye cannot use them, the page must carry them
 
@@ -224,7 +225,8 @@ def line_chart(
     low = float(values.min()) if y_low is None else y_low
     high = max(float(values.max()) if y_high is None else y_high, low + 1e-9 + abs(low) * 1e-3)
     room = 0.06 * (high - low)
-    x = Scale(0.0, max(float(line.x[-1]) for line in lines), LEFT, WIDTH - RIGHT)
+    right = max(RIGHT, 8 + CHARACTER * max(len(line.label) for line in lines))
+    x = Scale(0.0, max(float(line.x[-1]) for line in lines), LEFT, WIDTH - right)
     y = Scale(low - (room if y_low is None else 0.0), high + room, HEIGHT - BOTTOM, TOP)
     parts = [frame(x, y, x_label=x_label, y_label=y_label, y_ticks=y_ticks)]
     marks: list[Markup] = []

@@ -221,7 +221,7 @@ def budget_charts(results: Results) -> list[Chart]:
         percent = SCORES[name].percent
         svg = charts.line_chart(
             [line for line in lines if line is not None],
-            y_label=title.lower(),
+            y_label=SCORES[name].title,
             x_label="budget, %",
             y_ticks=charts.tick_percents if percent else charts.tick_texts,
             value_format=charts.percent if percent else lambda value: f"{value:.2f}",
