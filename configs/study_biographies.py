@@ -1,6 +1,6 @@
 """Every method on the closed world (docs/biographies.md), each with five seeds.
 
-    python -m lacy_jax.evaluate --study=configs/study_biographies.py --workers=2     # an hour or more on two cores
+    python -m lacy_jax.evaluate --study=configs/study_biographies.py --workers=2     # an hour on two cores
     python -m lacy_jax.evaluate --study=configs/study_biographies.py:choices         # further choices of LaCy
     python -m lacy_jax.evaluate --study=configs/study_biographies.py:partner         # calls answered by a larger model
     python -m lacy_jax.evaluate --study=configs/study_biographies.py:control         # a world where loss should suffice
