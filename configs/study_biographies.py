@@ -1,12 +1,14 @@
-"""Every method on the closed world (docs/biographies.md), each with five seeds.
+"""The paper's methods on the closed world (docs/biographies.md), each with five seeds.
 
     python -m lacy_jax.evaluate --study=configs/study_biographies.py --workers=2     # an hour on two cores
+    python -m lacy_jax.evaluate --study=configs/study_biographies.py:methods         # the paper's other methods
     python -m lacy_jax.evaluate --study=configs/study_biographies.py:choices         # further choices of LaCy
     python -m lacy_jax.evaluate --study=configs/study_biographies.py:partner         # calls answered by a larger model
     python -m lacy_jax.evaluate --study=configs/study_biographies.py:control         # a world where loss should suffice
     python -m lacy_jax.evaluate --study=configs/study_biographies.py:full            # for an accelerator
 
-`reduced`, the default: what the paper compares at a budget of 22%, and what a reader would object with. `choices`: the
+`reduced`, the default: what the paper compares at a budget of 22%, and what a reader would object with. `methods`: its
+judge, its two ways to ignore targets, and targets taken at random. `choices`: the
 recommended method with one choice changed, and `preset=paper`. `partner`: a larger checkpoint in the place of the
 database. `control`: one sentence a relation, no free wording. `full`: all methods of lacy_jax, 10,000 people, 50M
 ground-truth tokens, a model of 3M parameters.
@@ -80,6 +82,23 @@ FURTHER = (
         decodes=CALLING,
     ),
 )
+# The rest of the paper's methods, and a control of ours; written down before its first run.
+METHODS = (
+    Arm("ntp", "ntp", "NTP", decodes=INFERENCE),
+    Arm("lacy", "lacy", "LaCy, the paper's settings", label="LaCy", decodes=CALLING),
+    Arm("judge", "judge", "judge (true facts, highest loss)", ORACLE, label="judge", decodes=(LOG_ODDS,)),
+    Arm("random_tokens", "random", "random tokens", label="random", decodes=(LOG_ODDS,)),
+    Arm("ignore", "ignore", "LaCy's targets ignored", label="ignore", decodes=INFERENCE),
+    Arm("ignore_facts", "ignore_facts", "all facts ignored", label="ignore facts", decodes=INFERENCE),
+)
+METHOD_CONTRASTS = (
+    Contrast("M1: a judge's facts beat spaCy's", ("judge", "log_odds"), ("lacy", "log_odds")),
+    Contrast("M2: LaCy beats random tokens", ("lacy", "log_odds"), ("random_tokens", "log_odds")),
+    Contrast("M3: NTP beats ignoring LaCy's targets, both gated", ("ntp", "gated"), ("ignore", "gated")),
+    Contrast("M4: NTP beats ignoring all facts, both gated", ("ntp", "gated"), ("ignore_facts", "gated")),
+)
+METHOD_CURVES = (("lacy", "log_odds"), ("judge", "log_odds"), ("random_tokens", "log_odds"), ("ntp", "gated"))
+IGNORING = (("ntp", "gated"), ("ignore", "gated"), ("ignore_facts", "gated"))
 # One choice of the recommended method changed; also written down before its first run.
 FULL = {"objective.normalizer": "full"}
 SPANS = (*CALLING, LOG_ODDS_WORD, LOG_ODDS_TOKEN)
@@ -188,6 +207,9 @@ LARGER_WORLD = {
 }
 STUDIES = {
     "reduced": Study(NAME, CONFIG, REDUCED, SEEDS, CONTRASTS, curves=CURVES, variants=VARIANTS),
+    "methods": Study(
+        NAME, CONFIG, METHODS, SEEDS, METHOD_CONTRASTS, variant="methods", curves=METHOD_CURVES, variants=IGNORING
+    ),
     "choices": Study(NAME, CONFIG, CHOICES, SEEDS, CHOICE_CONTRASTS, variant="choices", curves=CHOICE_CURVES),
     "partner": Study(NAME, CONFIG, PARTNER, SEEDS, PARTNER_CONTRASTS, variant="partner", curves=PARTNER_CURVES),
     "control": Study(
