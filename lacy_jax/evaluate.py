@@ -25,7 +25,7 @@ from lacy_jax.config import ConfigError
 from lacy_jax.console import Reporter, reporting
 from lacy_jax.data.corpus import DataError
 from lacy_jax.evals.closed_world import ALONE, TEMPERATURE, Decode
-from lacy_jax.evals.closed_world_suite import Evaluation, evaluate, parse_decode
+from lacy_jax.evals.closed_world_suite import MAIN_BUDGET, Evaluation, evaluate, parse_decode
 from lacy_jax.evals.intervals import Interval
 from lacy_jax.evals.scores import SCORES, score
 from lacy_jax.evals.study.page import write_study_page
@@ -50,7 +50,20 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where the study's runs lie (def
 _WORKERS = flags.DEFINE_integer("workers", 1, "Runs of the study at once; on CPUs each gets its share of cores", 1)
 
 _DEFAULT = (Decode("default", budgets=(0.1, 0.22, 0.5)),)
-_PRINTED = ("strict", "precision", "right", "factscore", "unparsed", "rate", "on_facts")
+_PRINTED = ("strict", "precision", "right", "factscore", "unparsed", "rate", "on_facts", "unanswered")
+_TOKENS_PRINTED = {
+    "nll_factual": "NLL of facts",
+    "nll_other": "of other tokens",
+    "area_both": "ROC area of the score, for facts that are wrong alone",
+    "precision": f"precision at {MAIN_BUDGET:.0%}",
+    "recall": "recall",
+}
+# What each task takes; --checkpoint is of both suites.
+_FLAGS = {
+    "closed_world": ("checkpoint", "out", "people", "known", "temperature", "decode"),
+    "real_text": ("checkpoint", "out", "people", "budgets", "partner"),
+    "study": ("workdir", "workers"),
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -61,11 +74,21 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError(f"{argv[1]!r} is not a flag")
         if (_SUITE.value is None) == (_STUDY.value is None):
             raise ConfigError("give either --suite=closed_world or real_text with --checkpoint=..., or --study=FILE.py")
+        _check_flags(_SUITE.value or "study")
         with reporting() as reporter:
             return _suite(reporter) if _SUITE.value else _run_study(reporter)
     except (ConfigError, DataError, CheckpointError, PartnerError) as error:
         print(f"evaluate: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+
+
+def _check_flags(task: str) -> None:
+    """Raises `ConfigError` where a flag is given that the task has no use for: it would change nothing, silently."""
+    takes = _FLAGS[task]
+    for name in dict.fromkeys(name for names in _FLAGS.values() for name in names if name not in takes):
+        if flags.FLAGS[name].present:
+            of = f"--{task}" if task == "study" else f"--suite={task}"
+            raise ConfigError(f"--{name} does not go with {of}, which takes --{', --'.join(takes)}")
 
 
 def _suite(reporter: Reporter) -> int:
@@ -92,7 +115,7 @@ def _closed_world(out: Path, reporter: Reporter) -> list[str]:
         out=out,
         progress=reporter.update,
     )
-    return suite_table(found)
+    return [*suite_table(found), "", *token_table(found)]
 
 
 def _real_text(out: Path, reporter: Reporter) -> list[str]:
@@ -168,6 +191,18 @@ def suite_table(found: Evaluation) -> list[str]:
             percent = SCORES[name].percent
             cells.append(_cell(score(name, people), digits=1, scale=100 if percent else 1, unit="%" if percent else ""))
         lines.append(f"| {decode} | {budget:g} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def token_table(found: Evaluation) -> list[str]:
+    """Markdown: a line a score of tokens of held-out biographies, with bootstrap intervals over biographies."""
+    lines = [
+        "| tokens of held-out biographies, ranked by | " + " | ".join(_TOKENS_PRINTED.values()) + " |",
+        "|---|" + "---|" * len(_TOKENS_PRINTED),
+    ]
+    for name, values in found.tokens["intervals"].items():
+        cells = [_cell(Interval(*values[each]), digits=3) for each in _TOKENS_PRINTED]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 
 

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from lacy_jax.evals import separation
 
-Role = Literal["train", "validation", "factual", "other", "call", "untaken", "quiet"]
+Role = Literal["train", "validation", "factual", "other", "call", "untaken", "further", "quiet"]
 Format = Callable[[float], str]
 Ticks = Callable[[Sequence[float]], list[str]]
 

@@ -7,6 +7,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any, get_args
 from lacy_jax.cascade.partners import Span
 from lacy_jax.cascade.scheduler import Gate, Score
 from lacy_jax.checkpoint import LoadedModel
-from lacy_jax.config import AnnotateConfig, ConfigError
+from lacy_jax.config import AnnotateConfig, ConfigError, config_to_dict
 from lacy_jax.data.biographies import World, biographies, mark_oracle
 from lacy_jax.data.corpus import DataError, Document, split_of
 from lacy_jax.evals.closed_world import (
@@ -31,10 +32,11 @@ from lacy_jax.evals.closed_world import (
     to_json,
     write_and_judge,
 )
-from lacy_jax.evals.token_scores import nll_by_kind, score_documents, separate
+from lacy_jax.evals.token_scores import nll_by_kind, score_documents, separate, token_intervals
 
 DOCUMENTS = 200  # held-out biographies that the teacher-forced scores are measured on
 BUDGETS = (0.05, 0.1, 0.22, 0.5)  # of the separation
+MAIN_BUDGET = 0.22  # of its intervals
 _FORM = "NAME:score=SCORE,gate=GATE,span=SPAN,budgets=B/B/B,partner=PARTNER"
 
 Progress = Callable[[str, int, int], None]
@@ -121,6 +123,8 @@ def evaluate(
         {
             "checkpoint": slm.step,
             "method": slm.config.method,
+            "seed": slm.config.training.seed,
+            "model": model_fingerprint(slm),
             "people": people,
             "known": known,
             "temperature": temperature,
@@ -187,7 +191,16 @@ def _token_results(slm: LoadedModel, world: World) -> dict[str, Any]:
         "share_factual": float(factual.mean()),
         "factual_right_alone": float(1 - tokens.wrong[factual].mean()),
         "scores": separations,
+        "intervals": {name: token_intervals(tokens, name, budget=MAIN_BUDGET) for name in tokens.scores},
     }
+
+
+def model_fingerprint(slm: LoadedModel) -> str:
+    """Of all that a run's parameters follow from: its settings but where its data lies, the data, the step."""
+    settings = config_to_dict(slm.config)
+    del settings["data"]["directory"], settings["data"]["packed"]
+    known = json.dumps([settings, slm.meta["data"], slm.step], sort_keys=True)
+    return hashlib.sha256(known.encode()).hexdigest()[:12]
 
 
 def _claim_folder(folder: Path, settings: dict[str, Any], *, decodes: Sequence[Decode]) -> None:

@@ -61,6 +61,14 @@ def bootstrap_interval(values: npt.ArrayLike, weights: npt.ArrayLike | None = No
     return Interval(float(top.sum() / bottom.sum()), float(low), float(high))
 
 
+def resample_counts(units: int, seed: int = 0) -> npt.NDArray[np.int64]:
+    """int64[RESAMPLES, units]: how often each of N units is drawn, with replacement, in each bootstrap resample.
+
+    For figures that `bootstrap_interval` is too narrow for: of sums over units, what it does is counts @ values.
+    """
+    return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=RESAMPLES)
+
+
 def wilson_interval(successes: int, trials: int) -> Interval:
     """The share of successes among independent trials, with its 95% Wilson score interval; NaN without trials."""
     if not trials:

@@ -18,6 +18,7 @@ from lacy_jax.checkpoint import LoadedModel
 from lacy_jax.data.annotate import Spans, factual_tokens
 from lacy_jax.data.corpus import Document, full_text
 from lacy_jax.evals import separation
+from lacy_jax.evals.intervals import Interval, resample_counts
 from lacy_jax.model import decoder
 
 ROWS = 16
@@ -29,11 +30,13 @@ LEAST_GATE = 1e-30  # as in the cascade: a gate that is shut leaves a finite sco
 class TokenScores:
     """N targets. `kinds`: what each is part of, a span's kind or "other"; the other arrays are float[N] or bool[N].
 
+    documents: int[N], the number of the document that each is of.
     nll: without `<CALL>`, in nats. wrong: the model's own best token is not the target. scores: by name (score, or
     score and ", gated"), what a cascade could rank; those of `<CALL>` only of a model that learned it.
     """
 
     kinds: np.ndarray
+    documents: np.ndarray
     nll: np.ndarray
     wrong: np.ndarray
     scores: Mapping[str, np.ndarray]
@@ -105,7 +108,8 @@ def score_documents(slm: LoadedModel, documents: Iterable[tuple[Document, Spans]
             valid = [value_BT[index, : len(kinds[first + index])] for index in range(len(group))]
             parts.setdefault(name, []).extend(valid)
     values = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    return TokenScores(np.concatenate(kinds), values["nll"], values["wrong"], cascade_scores(slm, values))
+    documents = np.repeat(np.arange(len(kinds)), [len(each) for each in kinds])
+    return TokenScores(np.concatenate(kinds), documents, values["nll"], values["wrong"], cascade_scores(slm, values))
 
 
 def _row(slm: LoadedModel, document: Document, spans: Spans) -> tuple[list[int], np.ndarray]:
@@ -161,3 +165,52 @@ def nll_by_kind(tokens: TokenScores) -> dict[str, float]:
     masks = {kind: tokens.kinds == kind for kind in np.unique(tokens.kinds).tolist()}
     masks |= {"factual": tokens.factual, "all": np.ones_like(tokens.factual)}
     return {kind: float(tokens.nll[mask].mean()) for kind, mask in masks.items() if mask.any()}
+
+
+def token_intervals(tokens: TokenScores, name: str, *, budget: float) -> dict[str, Interval]:
+    """The main figures of one score, each with its 95% bootstrap interval over documents, whose tokens hang together.
+
+    NLL of factual and of other targets; of what is factual and wrong: area, precision and recall as in `Separation`.
+    The threshold of the budget is that of all documents in every resample. NaN where there is nothing to estimate.
+    """
+    counts = resample_counts(int(tokens.documents.max()) + 1)
+    both = tokens.factual & tokens.wrong
+    point = separation.at_budget(tokens.scores[name], both, budget=budget)
+    called = tokens.scores[name] >= (np.inf if point is None else point.threshold)
+
+    def ratio(top: np.ndarray, bottom: np.ndarray) -> Interval:
+        tops, bottoms = (np.bincount(tokens.documents, each, counts.shape[1]) for each in (top, bottom))
+        return _percentiles(tops.sum(), bottoms.sum(), counts @ tops, counts @ bottoms)
+
+    other = ~tokens.factual
+    return {
+        "nll_factual": ratio(tokens.nll * tokens.factual, tokens.factual),
+        "nll_other": ratio(tokens.nll * other, other),
+        "area_both": _area_interval(tokens.scores[name], both, tokens.documents, counts),
+        "precision": ratio(called & both, called),
+        "recall": ratio(called & both, both),
+    }
+
+
+def _area_interval(scores: np.ndarray, positive: np.ndarray, documents: np.ndarray, counts: np.ndarray) -> Interval:
+    """Of the area under the ROC curve: won pairs of a positive of document i and a negative of j, counted once for all
+    resamples; a pair is in one as often as its two documents are."""
+    size = counts.shape[1]
+    ranked, owners = scores[positive], documents[positive]
+    won_PN = np.zeros((size, size))
+    for document in range(size):
+        below = np.sort(scores[~positive & (documents == document)])
+        wins = (np.searchsorted(below, ranked, "left") + np.searchsorted(below, ranked, "right")) / 2
+        won_PN[:, document] = np.bincount(owners, wins, size)
+    positives, negatives = (np.bincount(documents, each, size) for each in (positive, ~positive))
+    won = np.einsum("rp,pn,rn->r", counts, won_PN, counts, optimize=True)
+    pairs = (counts @ positives) * (counts @ negatives)
+    return _percentiles(won_PN.sum(), positives.sum() * negatives.sum(), won, pairs)
+
+
+def _percentiles(top: float, bottom: float, tops: np.ndarray, bottoms: np.ndarray) -> Interval:
+    """The estimate top / bottom with the percentiles of its resamples; a resample without any weight says nothing."""
+    if not bottom > 0:
+        return Interval(np.nan, np.nan, np.nan)
+    low, high = np.quantile(tops[bottoms > 0] / bottoms[bottoms > 0], [0.025, 0.975])
+    return Interval(float(top / bottom), float(low), float(high))

@@ -10,7 +10,7 @@ from lacy_jax.cascade import Completion
 from lacy_jax.cascade.partners.extent import complete_extent
 from lacy_jax.cascade.rows import Counts, Piece
 from lacy_jax.config import BiographiesConfig, ConfigError
-from lacy_jax.data.biographies import make_world, write_biography
+from lacy_jax.data.biographies import biographies, make_world, write_biography
 from lacy_jax.evals.closed_world import Claim, Decode, Judged, from_json, judge, pick_people, to_json
 from lacy_jax.evals.closed_world_suite import decode_text, parse_decode
 from lacy_jax.evals.scores import SCORES, estimate, length_penalised, score
@@ -38,15 +38,25 @@ def test_true_biographies_are_right_and_with_another_s_name_wrong() -> None:
         assert all(other.facts[claim.relation] == person.facts[claim.relation] for claim in named)
 
 
-def test_one_changed_value_flips_one_verdict() -> None:
-    person = WORLD.people[3]
-    biography = write_biography(WORLD, 3, number=0)
-    for stated in biography.stated:
-        text = biography.document.text
-        changed = text[: stated.start] + "Nowhere at all" + text[stated.end :]
-        judged = judge(person, completion((changed, "slm")))
-        assert [claim.relation for claim in judged.claims if not claim.right] == [stated.relation]
-        assert judged.right == len(biography.stated) - 1
+def test_every_claim_of_the_corpus_is_right_and_one_changed_value_flips_one_verdict() -> None:
+    """10,000 biographies as they were written; of every tenth each value in turn is another person's, or nonsense."""
+    settings = BiographiesConfig(people=1_000, documents=10_000)
+    world = make_world(settings)
+    flipped = 0
+    for number, biography in enumerate(biographies(settings)):
+        person, text = biography.person, biography.document.text
+        judged = judge(person, completion((text, "slm")))
+        assert [claim.right for claim in judged.claims] == [True] * len(biography.stated), text
+        assert judged.unparsed == 0
+        for stated in biography.stated if number % 10 == 0 else ():
+            values = (each.facts[stated.relation] for each in world.people[number % 997 :] + world.people)
+            other = next(value for value in values if value != text[stated.start : stated.end])
+            for value in (other, "Nowhere at all"):
+                judged = judge(person, completion((text[: stated.start] + value + text[stated.end :], "slm")))
+                wrong = [claim.relation for claim in judged.claims if not claim.right]
+                assert (wrong, judged.right) == ([stated.relation], len(biography.stated) - 1), text
+                flipped += 1
+    assert flipped > 10_000
 
 
 def test_what_the_partner_wrote() -> None:
@@ -57,7 +67,8 @@ def test_what_the_partner_wrote() -> None:
     judged = judge(person, completion(*parts, counts=counts))
     assert judged.claims == (Claim("birth_place", place, right=True, called=True),)
     assert (judged.unparsed, judged.calls_on_facts) == (1, 1)
-    assert estimate("on_facts", [judged]) == 0.5
+    assert estimate("on_facts", [judged]) == estimate("unanswered", [judged]) == pytest.approx(1 / 3)
+    assert estimate("answered_on_facts", [judged]) == 0.5
     assert estimate("rate", [judged]) == pytest.approx(4 / 12)
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lacy_jax.checkpoint import load_model
 from lacy_jax.config import ConfigError
 from lacy_jax.evals.closed_world import ALONE, Claim, Decode, Judged
-from lacy_jax.evals.closed_world_suite import Evaluation, read_judged
+from lacy_jax.evals.closed_world_suite import Evaluation, model_fingerprint, read_judged
 from lacy_jax.evals.study.plan import Arm, Contrast, Study, load_study
 from lacy_jax.evals.study.results import Results
-from lacy_jax.evals.study.runs import evaluate_command, evaluation_directory, finished, mark_finished
+from lacy_jax.evals.study.runs import evaluate_command, evaluation_directory, finished, mark_finished, train_command
 
 ROOT = Path(__file__).parents[2]
 CALL = Decode("log_odds", score="call_score", budgets=(0.22, 0.5))
@@ -46,10 +47,8 @@ def get_study(variant):
 """
 
 
-def run(*words: str, compiled: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(*words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
-    if compiled is not None:  # the suite's programs are those of the study's runs
-        environment |= {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     command = [sys.executable, "-m", "lacy_jax.evaluate", *words]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
@@ -78,11 +77,11 @@ def test_a_small_study(tmp_path: Path) -> None:
     assert (tmp_path / "runs/rho/seed0/log.txt").read_text() == log
     # One checkpoint by its suite; the second time from its files, and never over those of other settings.
     suite = ("--suite=closed_world", f"--checkpoint={tmp_path}/runs/ntp/seed0", f"--out={tmp_path}/out", "--people=6")
-    compiled = tmp_path / "runs/compiled"
-    first, again = run(*suite, compiled=compiled), run(*suite, compiled=compiled)
+    first, again = run(*suite), run(*suite)
     assert first.returncode == again.returncode == 0
     assert first.stdout == again.stdout
     assert "| default | 0.22 |" in first.stdout
+    assert "| uncertainty, gated |" in first.stdout
     tokens = json.loads((tmp_path / "out/tokens.json").read_text())
     assert 0.1 < tokens["share_factual"] < 0.5
     assert {"birth_date", "other", "factual"} <= {*tokens["nll"]}
@@ -95,6 +94,17 @@ def test_a_small_study(tmp_path: Path) -> None:
     failed = run(*words)
     assert failed.returncode == 1
     assert "failed      ntp, seed 0" in failed.stderr
+
+
+def test_the_folder_of_an_evaluation_knows_its_model(small_run: Path) -> None:
+    slm = load_model(str(small_run))
+    config = slm.config
+    assert model_fingerprint(slm) == model_fingerprint(load_model(str(small_run / "checkpoints/6")))
+    moved = dataclasses.replace(config, data=dataclasses.replace(config.data, directory="elsewhere"))
+    assert model_fingerprint(dataclasses.replace(slm, config=moved)) == model_fingerprint(slm)
+    reseeded = dataclasses.replace(config, training=dataclasses.replace(config.training, seed=1))
+    assert model_fingerprint(dataclasses.replace(slm, config=reseeded)) != model_fingerprint(slm)
+    assert model_fingerprint(load_model(str(small_run / "checkpoints/3"))) != model_fingerprint(slm)
 
 
 def judged(right: int, wrong: int) -> Judged:
@@ -216,16 +226,24 @@ def test_the_shipped_study() -> None:
     assert len(list(reduced.jobs())) == 30
     assert {arm.name for arm in reduced.arms} < {arm.name for arm in full.arms}
     assert {*reduced.contrasts} < {*full.contrasts}
-    others = {name: load_study(f"configs/study_biographies.py:{name}") for name in ("choices", "partner", "control")}
+    variants = ("methods", "choices", "partner", "control")
+    others = {name: load_study(f"configs/study_biographies.py:{name}") for name in variants}
     assert {name: len(list(other.jobs())) for name, other in others.items()} == {
+        "methods": 30,
         "choices": 35,
         "partner": 16,
         "control": 15,
     }
     assert [reduced.page, *(other.page for other in others.values())] == [
-        *("study.html", "study_choices.html", "study_partner.html", "study_control.html")
+        *("study.html", "study_methods.html", "study_choices.html", "study_partner.html", "study_control.html")
     ]
-    with pytest.raises(ConfigError, match="reduced, choices, partner, control, full"):
+    # Those of one name share a folder: an arm of one name must be one run.
+    trained: dict[tuple[str, str], list[str]] = {}
+    for study in (reduced, *others.values(), full):
+        for arm in study.arms:
+            command = train_command(study, arm, 0, workdir=study.name)
+            assert trained.setdefault((study.name, arm.name), command) == command
+    with pytest.raises(ConfigError, match="reduced, methods, choices, partner, control, full"):
         load_study("configs/study_biographies.py:huge")
     with pytest.raises(ConfigError, match="no such file"):
         load_study("configs/none.py")
@@ -238,6 +256,17 @@ def test_the_shipped_study() -> None:
         (("--suite=closed_world",), "no checkpoint"),
         (("--suite=closed_world", "--checkpoint=none"), "no checkpoint at"),
         (("--study=none.py",), "no such file"),
+        (("--study=README.md",), "README.md is no Python file"),
+        # Flags that would change nothing.
+        (("--study=none.py", "--people=3"), "--people does not go with --study, which takes --workdir"),
+        (
+            ("--suite=closed_world", "--budgets=0.1"),
+            "--budgets does not go with --suite=closed_world, which takes --ch",
+        ),
+        (
+            ("--suite=real_text", "--temperature=0"),
+            "--temperature does not go with --suite=real_text, which takes --ch",
+        ),
     ],
 )
 def test_wrong_input_is_one_line(words: tuple[str, ...], said: str) -> None:

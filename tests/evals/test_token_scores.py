@@ -12,7 +12,7 @@ from lacy_jax.checkpoint import load_model
 from lacy_jax.data.annotate import Spans
 from lacy_jax.data.corpus import full_text
 from lacy_jax.data.prepare import Prepared
-from lacy_jax.evals import token_scores
+from lacy_jax.evals import intervals, separation, token_scores
 from lacy_jax.evals.token_scores import TokenScores
 from lacy_jax.model import decoder
 
@@ -72,7 +72,7 @@ def test_separation_and_classes_by_hand() -> None:
     kinds = np.array(["DATE", "other", "GPE", "other", "DATE"])
     wrong = np.array([True, True, False, False, True])
     scores = np.array([0.9, 0.8, 0.3, 0.1, 0.2])
-    tokens = TokenScores(kinds, np.array([1.0, 2.0, 3.0, 4.0, 5.0]), wrong, {"s": scores})
+    tokens = TokenScores(kinds, np.zeros(5, np.int64), np.array([1.0, 2.0, 3.0, 4.0, 5.0]), wrong, {"s": scores})
     found = token_scores.separate(tokens, "s", budget=0.4)
     assert found is not None
     # Pairs in order: facts 0.9, 0.3, 0.2 against 0.8, 0.1; wrong 0.9, 0.8, 0.2 against 0.3, 0.1; both 0.9, 0.2.
@@ -81,3 +81,31 @@ def test_separation_and_classes_by_hand() -> None:
     assert found.called == {"DATE": 0.5, "other": 0.5}
     assert token_scores.nll_by_kind(tokens) == {"DATE": 3.0, "GPE": 3.0, "other": 3.0, "factual": 3.0, "all": 3.0}
     assert token_scores.separate(dataclasses.replace(tokens, wrong=~wrong & False), "s", budget=0.4) is None
+
+
+def test_intervals_are_those_of_documents_drawn_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intervals, "RESAMPLES", 60)
+    random, size = np.random.default_rng(3), 400
+    documents = np.sort(random.integers(12, size=size))
+    kinds = np.where(random.random(size) < 0.3, "DATE", "other")
+    scores = np.round(random.normal(size=size) + (kinds == "DATE"), 1)  # with ties
+    tokens = TokenScores(kinds, documents, random.random(size), random.random(size) < 0.6, {"s": scores})
+    found = token_scores.token_intervals(tokens, "s", budget=0.22)
+
+    whole = token_scores.separate(tokens, "s", budget=0.22)
+    assert whole is not None
+    by_kind = token_scores.nll_by_kind(tokens)
+    estimates = (by_kind["factual"], by_kind["other"], whole.area_both, whole.precision, whole.recall)
+    assert [each.estimate for each in found.values()] == pytest.approx(estimates)
+    threshold = np.sort(scores)[-round(0.22 * size)]
+    drawn = []
+    for counts in intervals.resample_counts(12):
+        rows = np.concatenate([np.flatnonzero(documents == d) for d in np.repeat(np.arange(12), counts)])
+        factual, both = tokens.factual[rows], (tokens.factual & tokens.wrong)[rows]
+        called, nll = scores[rows] >= threshold, tokens.nll[rows]
+        curve = separation.roc_curve(scores[rows], both)
+        assert curve is not None
+        drawn.append((nll[factual].mean(), nll[~factual].mean(), curve.area, both[called].mean(), called[both].mean()))
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    np.testing.assert_allclose([each.low for each in found.values()], low, rtol=1e-12)
+    np.testing.assert_allclose([each.high for each in found.values()], high, rtol=1e-12)

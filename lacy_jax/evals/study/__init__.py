@@ -2,6 +2,6 @@
 
 plan.py     what is compared: arms, seeds, decodes (configs/study_biographies.py fills it)
 runs.py     trains and evaluates what is missing, several processes at once
-table.py    the results of all seeds -> means, intervals, paired tests
+results.py  the results of all seeds -> means, intervals, paired tests
 page.py     the page
 """

@@ -29,11 +29,12 @@ COLUMNS = (
     "factscore",
     "rate",
     "on_facts",
+    "unanswered",
     "own_precision",
     "tokens_per_right",
     "calls_per_right",
 )
-ROLES: tuple[Role, ...] = ("call", "factual", "untaken", "train", "validation")
+ROLES: tuple[Role, ...] = ("call", "factual", "untaken", "train", "validation", "further")
 SCORE_TITLES = {
     "auto": "the model's own score",
     "call_score": "log-odds",
@@ -158,10 +159,10 @@ def knowledge_rows(results: Results) -> list[Row]:
     rows = []
     for arm in results.study.arms:
         score = "call_score" if arm.decodes and arm.decodes[0].score.startswith("call") else "uncertainty"
-        both = ("scores", score, "0.22")
-        gated = ("scores", f"{score}, gated", "0.22")
+        both, gated = (("scores", name, f"{results.study.main_budget:g}") for name in (score, f"{score}, gated"))
         cells = [
             cell(results.score("strict", arm.name, ALONE.name)),
+            cell(results.score("strict", arm.name, ALONE.name, group="head")),
             cell(results.score("right", arm.name, ALONE.name), scale=1, digits=2),
             cell(results.token(arm.name, "factual_right_alone")),
             cell(results.token(arm.name, "nll", "factual"), scale=1, digits=3),
@@ -177,14 +178,14 @@ def knowledge_rows(results: Results) -> list[Row]:
 
 
 def delegated_rows(results: Results) -> list[Row]:
-    """Of the 22% of held-out tokens that each way of calling ranks highest, the share of each kind, shaded."""
-    rows = []
+    """Of the held-out tokens that each way of calling ranks highest, the share of each kind, shaded."""
+    rows, budget = [], f"{results.study.main_budget:g}"
     for arm, decode_name in dict.fromkeys((*results.study.curves, *results.study.variants)):
         decode = results.study.decode(arm, decode_name)
         name = TOKEN_SCORE.get(decode.score, "uncertainty") + (", gated" if decode.gate == "factual" else "")
         cells = []
         for kind in (*RELATIONS, OTHER):
-            value = results.token(arm, "scores", name, "0.22", "called", kind)
+            value = results.token(arm, "scores", name, budget, "called", kind)
             share = 0.0 if value is None else value.mean
             cells.append(Markup(f'<span class="heat" style="--share:{share:.3f}">{share * 100:.0f}%</span>'))
         if results.seeds(arm):
@@ -195,7 +196,8 @@ def delegated_rows(results: Results) -> list[Row]:
 def group_rows(results: Results) -> list[Row]:
     """`strict` by group of people."""
     rows = []
-    for arm, decode in dict.fromkeys((("ntp", ALONE.name), *results.study.curves)):
+    alone = [(arm.name, ALONE.name) for arm in results.study.arms if arm.name == "ntp" or arm.decodes == (ALONE,)]
+    for arm, decode in dict.fromkeys((*alone, *results.study.curves)):
         if arm in {each.name for each in results.study.arms} and results.seeds(arm):
             cells = [
                 cell(results.score("strict", arm, decode, group=group))

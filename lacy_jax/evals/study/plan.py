@@ -144,8 +144,8 @@ def load_study(spec: str) -> Study:
     if not path.is_file():
         raise ConfigError(f"--study={spec}: no such file: {name}")
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert module_spec is not None
-    assert module_spec.loader is not None
+    if module_spec is None or module_spec.loader is None:
+        raise ConfigError(f"--study={spec}: {name} is no Python file, as a study is: configs/study_biographies.py")
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     get_study = getattr(module, "get_study", None)
