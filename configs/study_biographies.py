@@ -106,7 +106,7 @@ CHOICES = (
     Arm("ntp", "ntp", "NTP", decodes=(*INFERENCE, *INFERENCE_CHOICES)),
     Arm("lacy", "lacy", "LaCy, the paper's settings", label="LaCy", decodes=SPANS),
     Arm("lacy_full", "lacy_full", "LaCy, one softmax", label="1 softmax", decodes=SPANS),
-    Arm("random", "random_factual", "random facts, one softmax", FULL, label="random facts", decodes=(AT_22,)),
+    Arm("random", "random_factual", "random facts, one softmax", FULL, label="random facts", decodes=(LOG_ODDS,)),
     Arm(
         "first",
         "lacy_full",
@@ -179,8 +179,15 @@ CONTROL_CONTRASTS = (
     Contrast("N2: loss alone beats NTP without calls", ("loss", "log_odds"), ("ntp", "alone")),
 )
 CONTROL_CURVES = (("lacy_full", "log_odds"), ("ntp", "confidence"), ("ntp", "gated"), ("loss", "log_odds"))
-CURVES = (("lacy", "log_odds"), ("ntp", "confidence"), ("ntp", "gated"), ("loss", "log_odds"), ("joint", "log_odds"))
-VARIANTS = (("lacy", "log_odds"), ("lacy_full", "log_odds"), ("rho", "log_odds"))
+CURVES = (
+    ("lacy", "log_odds"),
+    ("ntp", "confidence"),
+    ("ntp", "gated"),
+    ("loss", "log_odds"),
+    ("joint", "log_odds"),
+    ("lacy_full", "log_odds"),
+)
+VARIANTS = (("lacy", "log_odds"), ("rho", "log_odds"))
 # Written down before the first run (the paper's order, and what pilots suggested).
 CONTRASTS = (
     Contrast("H1: LaCy beats loss alone", ("lacy", "log_odds"), ("loss", "log_odds")),
