@@ -1,9 +1,18 @@
-"""Every test sees eight CPU devices, whatever the machine has: meshes are tested where no accelerator is."""
+"""Every test sees eight CPU devices, whatever the machine has: meshes are tested where no accelerator is.
+
+What one process of a session has compiled the others take from a folder, as restarted runs do where a machine keeps
+one: compiling is most of the suite's time on two cores.
+"""
 
 import os
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # a worker, or a command that a test starts, has it from its parent
+    COMPILED = tempfile.TemporaryDirectory(prefix="lacy_jax-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 from pathlib import Path
 

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,6 @@ from lacy_jax.data.prepare import prepare
 from lacy_jax.training.loop import train
 
 ROOT = Path(__file__).parent.parent
-# What one run has compiled the next takes from here, as a restarted run does where its machine keeps such a folder.
-COMPILED = tempfile.TemporaryDirectory(prefix="lacy_jax-tests-")
 
 
 def settings_of(config: Config, **more: Any) -> dict[str, Any]:
@@ -56,11 +53,10 @@ def flags_of(settings: Config | dict[str, Any], workdir: Path, *more: str) -> li
 
 def start(*arguments: str, devices: int = 1, **environment: str) -> subprocess.Popen[str]:
     flag = f"--xla_force_host_platform_device_count={devices}"
-    cache = {"JAX_COMPILATION_CACHE_DIR": COMPILED.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
     return subprocess.Popen(
         [sys.executable, "-m", *arguments],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flag, "COLUMNS": "200", **cache, **environment},
+        env={**os.environ, "XLA_FLAGS": flag, "COLUMNS": "200", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
