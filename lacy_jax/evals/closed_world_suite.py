@@ -191,7 +191,7 @@ def _token_results(slm: LoadedModel, world: World) -> dict[str, Any]:
         "share_factual": float(factual.mean()),
         "factual_right_alone": float(1 - tokens.wrong[factual].mean()),
         "scores": separations,
-        "intervals": {name: token_intervals(tokens, name, budget=MAIN_BUDGET) for name in tokens.scores},
+        "intervals": token_intervals(tokens, budget=MAIN_BUDGET),
     }
 
 

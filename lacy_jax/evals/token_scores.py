@@ -167,29 +167,33 @@ def nll_by_kind(tokens: TokenScores) -> dict[str, float]:
     return {kind: float(tokens.nll[mask].mean()) for kind, mask in masks.items() if mask.any()}
 
 
-def token_intervals(tokens: TokenScores, name: str, *, budget: float) -> dict[str, Interval]:
-    """The main figures of one score, each with its 95% bootstrap interval over documents, whose tokens hang together.
+def token_intervals(tokens: TokenScores, *, budget: float) -> dict[str, dict[str, Interval]]:
+    """The main figures of every score, each with its 95% bootstrap interval over documents, whose tokens hang together.
 
-    NLL of factual and of other targets; of what is factual and wrong: area, precision and recall as in `Separation`.
-    The threshold of the budget is that of all documents in every resample. NaN where there is nothing to estimate.
+    NLL of factual and of other targets, which no score changes; of what is factual and wrong: area, precision and
+    recall as in `Separation`. The threshold of the budget is that of all documents in every resample. NaN where there
+    is nothing to estimate.
     """
-    counts = resample_counts(int(tokens.documents.max()) + 1)
-    both = tokens.factual & tokens.wrong
-    point = separation.at_budget(tokens.scores[name], both, budget=budget)
-    called = tokens.scores[name] >= (np.inf if point is None else point.threshold)
+    counts = resample_counts(int(tokens.documents.max()) + 1).astype(np.float64)
 
     def ratio(top: np.ndarray, bottom: np.ndarray) -> Interval:
         tops, bottoms = (np.bincount(tokens.documents, each, counts.shape[1]) for each in (top, bottom))
         return _percentiles(tops.sum(), bottoms.sum(), counts @ tops, counts @ bottoms)
 
-    other = ~tokens.factual
-    return {
-        "nll_factual": ratio(tokens.nll * tokens.factual, tokens.factual),
-        "nll_other": ratio(tokens.nll * other, other),
-        "area_both": _area_interval(tokens.scores[name], both, tokens.documents, counts),
-        "precision": ratio(called & both, called),
-        "recall": ratio(called & both, both),
-    }
+    both, other = tokens.factual & tokens.wrong, ~tokens.factual
+    nll_factual, nll_other = ratio(tokens.nll * tokens.factual, tokens.factual), ratio(tokens.nll * other, other)
+    found = {}
+    for name, scores in tokens.scores.items():
+        point = separation.at_budget(scores, both, budget=budget)
+        called = scores >= (np.inf if point is None else point.threshold)
+        found[name] = {
+            "nll_factual": nll_factual,
+            "nll_other": nll_other,
+            "area_both": _area_interval(scores, both, tokens.documents, counts),
+            "precision": ratio(called & both, called),
+            "recall": ratio(called & both, both),
+        }
+    return found
 
 
 def _area_interval(scores: np.ndarray, positive: np.ndarray, documents: np.ndarray, counts: np.ndarray) -> Interval:

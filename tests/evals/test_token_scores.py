@@ -90,7 +90,7 @@ def test_intervals_are_those_of_documents_drawn_one_by_one(monkeypatch: pytest.M
     kinds = np.where(random.random(size) < 0.3, "DATE", "other")
     scores = np.round(random.normal(size=size) + (kinds == "DATE"), 1)  # with ties
     tokens = TokenScores(kinds, documents, random.random(size), random.random(size) < 0.6, {"s": scores})
-    found = token_scores.token_intervals(tokens, "s", budget=0.22)
+    found = token_scores.token_intervals(tokens, budget=0.22)["s"]
 
     whole = token_scores.separate(tokens, "s", budget=0.22)
     assert whole is not None
