@@ -2,7 +2,7 @@
 
 <out>/settings.json                 the checkpoint, people, the partner's share, what each decode's name stands for
 <out>/<decode>-<budget>.jsonl       judged biographies, one a line (`closed_world.Judged`)
-<out>/tokens.json                   teacher-forced: NLL by kind, separation of every score
+<out>/tokens.json                   teacher-forced: NLL by kind, separation of every score, intervals
 """
 
 import dataclasses

@@ -51,14 +51,22 @@ def bootstrap_interval(values: npt.ArrayLike, weights: npt.ArrayLike | None = No
     if not bottom.sum() > 0:
         return Interval(np.nan, np.nan, np.nan)
     random = np.random.default_rng(seed)
-    ratios = []
+    tops, bottoms = [], []
     rows = max(1, _CHUNK // len(top))
     for start in range(0, RESAMPLES, rows):
         drawn = random.integers(len(top), size=(min(rows, RESAMPLES - start), len(top)))
-        sums, totals = top[drawn].sum(axis=1), bottom[drawn].sum(axis=1)
-        ratios.append(sums[totals > 0] / totals[totals > 0])  # a draw without any weight says nothing
-    low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
-    return Interval(float(top.sum() / bottom.sum()), float(low), float(high))
+        tops.append(top[drawn].sum(axis=1))
+        bottoms.append(bottom[drawn].sum(axis=1))
+    return interval_of_resamples(top.sum(), bottom.sum(), np.concatenate(tops), np.concatenate(bottoms))
+
+
+def interval_of_resamples(top: float, bottom: float, tops: np.ndarray, bottoms: np.ndarray) -> Interval:
+    """top / bottom with the 95% percentiles of the same ratio in resamples, float[R] each; NaN where bottom is 0."""
+    if not bottom > 0:
+        return Interval(np.nan, np.nan, np.nan)
+    weighty = bottoms > 0  # a resample without any weight says nothing
+    low, high = np.quantile(tops[weighty] / bottoms[weighty], [0.025, 0.975])
+    return Interval(float(top / bottom), float(low), float(high))
 
 
 def resample_counts(units: int, seed: int = 0) -> npt.NDArray[np.int64]:

@@ -55,7 +55,7 @@ SCORES: dict[str, Ratio] = {
         "tokens delegated or asked for in vain", lambda j: j.delegated + j.fallbacks, lambda j: j.generated, None
     ),
     "delegated": Ratio("tokens the partner wrote", lambda j: j.delegated, lambda j: j.generated, None),
-    # Of all calls: where the partner has no answer, hardly ever a fact was asked for (it knows 90% of them).
+    # Of all calls. One without an answer counts as none on a fact, also where the partner does not know that fact.
     "on_facts": Ratio("calls that brought part of a value", lambda j: j.calls_on_facts, lambda j: j.calls, True),
     "answered_on_facts": Ratio(
         "answered calls that are part of a value", lambda j: j.calls_on_facts, lambda j: j.calls - j.fallbacks, True

@@ -18,7 +18,7 @@ from lacy_jax.checkpoint import LoadedModel
 from lacy_jax.data.annotate import Spans, factual_tokens
 from lacy_jax.data.corpus import Document, full_text
 from lacy_jax.evals import separation
-from lacy_jax.evals.intervals import Interval, resample_counts
+from lacy_jax.evals.intervals import Interval, interval_of_resamples, resample_counts
 from lacy_jax.model import decoder
 
 ROWS = 16
@@ -178,7 +178,7 @@ def token_intervals(tokens: TokenScores, *, budget: float) -> dict[str, dict[str
 
     def ratio(top: np.ndarray, bottom: np.ndarray) -> Interval:
         tops, bottoms = (np.bincount(tokens.documents, each, counts.shape[1]) for each in (top, bottom))
-        return _percentiles(tops.sum(), bottoms.sum(), counts @ tops, counts @ bottoms)
+        return interval_of_resamples(tops.sum(), bottoms.sum(), counts @ tops, counts @ bottoms)
 
     both, other = tokens.factual & tokens.wrong, ~tokens.factual
     nll_factual, nll_other = ratio(tokens.nll * tokens.factual, tokens.factual), ratio(tokens.nll * other, other)
@@ -209,12 +209,4 @@ def _area_interval(scores: np.ndarray, positive: np.ndarray, documents: np.ndarr
     positives, negatives = (np.bincount(documents, each, size) for each in (positive, ~positive))
     won = np.einsum("rp,pn,rn->r", counts, won_PN, counts, optimize=True)
     pairs = (counts @ positives) * (counts @ negatives)
-    return _percentiles(won_PN.sum(), positives.sum() * negatives.sum(), won, pairs)
-
-
-def _percentiles(top: float, bottom: float, tops: np.ndarray, bottoms: np.ndarray) -> Interval:
-    """The estimate top / bottom with the percentiles of its resamples; a resample without any weight says nothing."""
-    if not bottom > 0:
-        return Interval(np.nan, np.nan, np.nan)
-    low, high = np.quantile(tops[bottoms > 0] / bottoms[bottoms > 0], [0.025, 0.975])
-    return Interval(float(top / bottom), float(low), float(high))
+    return interval_of_resamples(won_PN.sum(), positives.sum() * negatives.sum(), won, pairs)

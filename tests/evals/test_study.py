@@ -153,6 +153,7 @@ def test_paired_differences_by_hand() -> None:
         ({"arms": (Arm("a", "rho", "A", reference="b"), Arm("b", "rho", "B", reference="a"))}, "need each other"),
         ({"arms": (Arm("a", "rho", "A", reference="a"),)}, "need each other"),
         ({"curves": (("a", "what"),)}, "no arm and decode"),
+        ({"curves": (("a", "log_odds"),) * 7}, "6 lines each"),
     ],
 )
 def test_wrong_studies(changes: dict[str, object], said: str) -> None:

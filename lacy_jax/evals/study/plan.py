@@ -10,6 +10,8 @@ from typing import Any
 from lacy_jax.config import METHODS, ConfigError
 from lacy_jax.evals.closed_world import ALONE, DATABASE, TEMPERATURE, Decode
 
+MOST_LINES = 6  # of a chart, which has as many colours (page.py)
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -95,6 +97,10 @@ class Study:
         for side in (*named, *self.curves, *self.variants):
             if side not in known:
                 raise ConfigError(f"study {self.name}: {side} is no arm and decode of it")
+        if max(len(self.curves), len(self.variants)) > MOST_LINES:
+            raise ConfigError(
+                f"study {self.name}: curves and variants can have {MOST_LINES} lines each, a colour a line"
+            )
         try:
             graphlib.TopologicalSorter({arm.name: arm.needs for arm in self.arms}).prepare()
         except graphlib.CycleError as error:
