@@ -31,11 +31,11 @@ from benchmarks.objective import matmul_rate
 from lacy_jax.cascade import Cascade, Counts, scheduler
 from lacy_jax.cascade.partners.checkpoint import CheckpointPartner, _Answer
 from lacy_jax.cascade.partners.guard import Guard
-from lacy_jax.checkpoint import LoadedModel, load_model
+from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.config import Config, CorpusConfig, ModelConfig
 from lacy_jax.data.corpus import full_text, read_documents
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
-from lacy_jax.evals.samples import prompt_of
+from lacy_jax.evidence.samples import prompt_of
 from lacy_jax.model import decoder
 from lacy_jax.training.flops import parameter_count
 

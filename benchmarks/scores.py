@@ -14,13 +14,13 @@ import argparse
 import jax
 import numpy as np
 
-from lacy_jax import sharding
-from lacy_jax.checkpoint import LoadedModel, load_model
+from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.config import MeshConfig
 from lacy_jax.data.loader import window_batch
 from lacy_jax.data.prepare import Prepared, prepare
-from lacy_jax.evals import separation
-from lacy_jax.evals.token_scores import cascade_scores, value_function
+from lacy_jax.evidence.token_scores import cascade_scores, value_function
+from lacy_jax.measures import separation
+from lacy_jax.runtime import sharding
 from lacy_jax.training.probe import fit_probe
 
 BUDGET = 0.22

@@ -15,9 +15,9 @@ import numpy as np
 from benchmarks.training_step import method_config
 from lacy_jax.config import AnnotateConfig, RuleConfig
 from lacy_jax.data.annotate import Spans, annotate_documents, factual_tokens, select_spans
-from lacy_jax.data.biographies import RELATIONS, mark_oracle
 from lacy_jax.data.corpus import Document, full_text, read_documents
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
+from lacy_jax.evidence.closed_world.world import RELATIONS, mark_oracle
 
 RULES = {
     "entity, PROPN or NUM": RuleConfig(exclude_subjects=False, first_mention_only=False),

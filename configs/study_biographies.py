@@ -15,8 +15,8 @@ ground-truth tokens, a model of 3M parameters.
 """
 
 from lacy_jax.config import ConfigError
-from lacy_jax.evals.closed_world import ALONE, Decode
-from lacy_jax.evals.study.plan import Arm, Contrast, Study
+from lacy_jax.evidence.closed_world.judging import ALONE, Decode
+from lacy_jax.evidence.study.plan import Arm, Contrast, Study
 
 CURVE = (0.1, 0.22, 0.5, 1.0)
 # The paper's score is the log-odds of <CALL>; the others are ours.

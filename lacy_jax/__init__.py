@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lacy_jax.cascade import Cascade, Request, Sampling, make_partner
-    from lacy_jax.checkpoint import load_model as load
+    from lacy_jax.checkpoints.loading import load_model as load
 
 __version__ = "0.1.0"
 __all__ = ["Cascade", "Request", "Sampling", "load", "make_partner"]
@@ -21,7 +21,7 @@ __all__ = ["Cascade", "Request", "Sampling", "load", "make_partner"]
 def __getattr__(name: str) -> Any:
     """Imported on first use: preparing data needs no JAX."""
     if name == "load":
-        from lacy_jax.checkpoint import load_model
+        from lacy_jax.checkpoints.loading import load_model
 
         return load_model
     if name in __all__:

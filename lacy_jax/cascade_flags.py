@@ -6,8 +6,8 @@ from absl import flags
 
 from lacy_jax.cascade import Cascade, open_cascade
 from lacy_jax.cascade.partners import FORMS
-from lacy_jax.checkpoint import LoadedModel, load_model
 from lacy_jax.checkpoint_flag import given_checkpoint
+from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.config import CascadeConfig, change_cascade
 
 _OWN = "default: the checkpoint's own setting"

@@ -19,18 +19,18 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from lacy_jax.cascade import PartnerError
-from lacy_jax.checkpoint import CheckpointError, load_model
 from lacy_jax.checkpoint_flag import given_checkpoint
+from lacy_jax.checkpoints.loading import CheckpointError, load_model
 from lacy_jax.config import ConfigError
 from lacy_jax.console import Reporter, reporting
 from lacy_jax.data.corpus import DataError
-from lacy_jax.evals.closed_world import ALONE, TEMPERATURE, Decode
-from lacy_jax.evals.closed_world_suite import MAIN_BUDGET, Evaluation, evaluate, parse_decode
-from lacy_jax.evals.intervals import Interval
-from lacy_jax.evals.scores import SCORES, score
-from lacy_jax.evals.study.page import write_study_page
-from lacy_jax.evals.study.plan import load_study
-from lacy_jax.evals.study.runs import run_study
+from lacy_jax.evidence.closed_world.judging import ALONE, TEMPERATURE, Decode
+from lacy_jax.evidence.closed_world.scores import SCORES, score
+from lacy_jax.evidence.closed_world.suite import MAIN_BUDGET, Evaluation, evaluate, parse_decode
+from lacy_jax.evidence.pages.study import write_study_page
+from lacy_jax.evidence.study.plan import load_study
+from lacy_jax.evidence.study.runs import run_study
+from lacy_jax.measures.intervals import Interval
 
 _SUITE = flags.DEFINE_enum("suite", None, ["closed_world", "real_text"], "What to measure of one checkpoint")
 _OUT = flags.DEFINE_string("out", None, "Where the suite keeps what it makes (default: <checkpoint>/<suite>)")
@@ -120,11 +120,11 @@ def _closed_world(out: Path, reporter: Reporter) -> list[str]:
 
 def _real_text(out: Path, reporter: Reporter) -> list[str]:
     """Markdown: a line a budget, each score with its bootstrap interval over people; records beside it."""
-    from lacy_jax.evals.real_text import (
+    from lacy_jax.evidence.real_text.suite import (  # spaCy, which training does without
         check_proxy,
         evaluate_real_text,
         find_people,
-    )  # spaCy, which training does without
+    )
 
     budgets = parse_budgets(_BUDGETS.value)
     slm = load_model(given_checkpoint())

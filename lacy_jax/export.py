@@ -14,8 +14,8 @@ import orbax.checkpoint as ocp
 from absl import app, flags, logging
 from etils import epath
 
-from lacy_jax.checkpoint import META_FILE, CheckpointError, load_model
 from lacy_jax.checkpoint_flag import given_checkpoint
+from lacy_jax.checkpoints.loading import META_FILE, CheckpointError, load_model
 from lacy_jax.data.tokenizer import Tokenizer
 
 _OUT = flags.DEFINE_string("out", None, "The folder to write; it must not exist yet")

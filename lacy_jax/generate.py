@@ -15,7 +15,7 @@ from absl import app, flags, logging
 from lacy_jax.cascade import Completion, Counts, PartnerError, Request, Sampling
 from lacy_jax.cascade.render import as_json, marked_text, wants_colour
 from lacy_jax.cascade_flags import open_from_flags
-from lacy_jax.checkpoint import CheckpointError
+from lacy_jax.checkpoints.loading import CheckpointError
 from lacy_jax.config import ConfigError
 from lacy_jax.console import reporting
 from lacy_jax.data.corpus import DataError

@@ -6,7 +6,7 @@ import sys
 from absl import flags
 
 from lacy_jax.config import ConfigError
-from lacy_jax.evals.judge import Cost, Judge, Settings
+from lacy_jax.evidence.judge import Cost, Judge, Settings
 
 JUDGE = flags.DEFINE_string("judge", None, "The judge: an OpenAI-compatible server, http://HOST:PORT/v1[#MODEL]")
 _MODEL = flags.DEFINE_string("judge_model", "", "The judge's model, where the address does not name it")

@@ -16,7 +16,7 @@ from absl import app, flags
 
 from lacy_jax.cascade import PartnerError
 from lacy_jax.cascade_flags import open_from_flags
-from lacy_jax.checkpoint import CheckpointError
+from lacy_jax.checkpoints.loading import CheckpointError
 from lacy_jax.config import ConfigError
 from lacy_jax.data.corpus import DataError
 

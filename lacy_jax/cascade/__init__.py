@@ -1,9 +1,9 @@
 """An SLM that asks: decoding with a cache, a budget of calls, and the partners that answer them."""
 
 from lacy_jax.cascade.cascade import Cascade, open_cascade
+from lacy_jax.cascade.decoding.sampling import Sampling
 from lacy_jax.cascade.partners import Partner, PartnerError, make_partner
 from lacy_jax.cascade.rows import Completion, Counts, Piece, Request
-from lacy_jax.cascade.sampling import Sampling
 from lacy_jax.cascade.scheduler import Event, Scheduler
 
 __all__ = ["Cascade", "Completion", "Counts", "Event", "Partner", "PartnerError", "Piece", "Request", "Sampling"]

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from lacy_jax.cascade.budget import Budget
-from lacy_jax.cascade.engine import Engine
+from lacy_jax.cascade.decoding.engine import Engine
 from lacy_jax.cascade.partners import Partner, Span, make_partner
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.cascade.rows import Completion, Request
 from lacy_jax.cascade.scheduler import Account, Calling, Gate, Oracle, Scheduler, Score
-from lacy_jax.checkpoint import LoadedModel
+from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import CascadeConfig, ConfigError, CorpusConfig
 from lacy_jax.data.tokenizer import TextTokenizer
 

@@ -16,10 +16,10 @@ from typing import Literal
 
 from lacy_jax.cascade import budget as budgets
 from lacy_jax.cascade.budget import Budget, BudgetState
-from lacy_jax.cascade.engine import Engine, Step, encode_text
+from lacy_jax.cascade.decoding.engine import Engine, Step, encode_text
+from lacy_jax.cascade.decoding.programs import MOST_STEPS
 from lacy_jax.cascade.partners import Span
 from lacy_jax.cascade.partners.guard import Guard
-from lacy_jax.cascade.programs import MOST_STEPS
 from lacy_jax.cascade.rows import Completion, Piece, Request, Row, release, resume, take_own
 
 Score = Literal["call_score", "call_logit", "call_probability", "uncertainty", "entropy", "oracle"]

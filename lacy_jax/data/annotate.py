@@ -143,7 +143,7 @@ def annotate_documents(documents: Iterable[Document], config: AnnotateConfig) ->
     if config.annotator == "spans":
         return _read_marks(documents, config.spans_file)
     if config.annotator == "oracle":
-        from lacy_jax.data.biographies import mark_oracle  # which needs `Spans`
+        from lacy_jax.evidence.closed_world.world import mark_oracle  # which needs `Spans`
 
         return mark_oracle(documents, config)
     model = _installed_model(config.spacy_model)

@@ -114,7 +114,7 @@ def corpus_fingerprint(corpus: CorpusConfig) -> dict[str, Any]:
         version = importlib.metadata.version(_VITAL_PACKAGE)
         return fingerprint | {"package": f"{_VITAL_PACKAGE}=={version}", "sha256": file_sha256(path)}
     if corpus.name == "biographies":
-        from lacy_jax.data.biographies import GENERATOR, words_text
+        from lacy_jax.evidence.closed_world.world import GENERATOR, words_text
 
         digest = hashlib.sha256(words_text().encode()).hexdigest()
         return fingerprint | dataclasses.asdict(corpus.biographies) | {"generator": GENERATOR, "words": digest}
@@ -249,7 +249,7 @@ def _jsonl(corpus: CorpusConfig) -> Iterator[tuple[str, Document]]:
 
 
 def _biographies(corpus: CorpusConfig) -> Iterator[tuple[str, Document]]:
-    from lacy_jax.data.biographies import biographies  # which needs `Document`
+    from lacy_jax.evidence.closed_world.world import biographies  # which needs `Document`
 
     for biography in biographies(corpus.biographies):
         yield f"biography {biography.document.id}", biography.document

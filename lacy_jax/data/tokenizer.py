@@ -40,7 +40,7 @@ class Encoding:
 
 
 class TextTokenizer(Protocol):
-    """What decoding needs of a tokenizer: our own `Tokenizer`, or a Hugging Face folder's (data/hf_tokenizer.py).
+    """What decoding needs of a tokenizer: our own `Tokenizer`, or a Hugging Face one.
 
     start_id: what stood before a text's first token in training; end_id: what ends a document. Neither is text.
     call_id: the id of `<CALL>`, or where that would be: the number of real tokens. vocab_size: call_id + 1.

@@ -18,7 +18,7 @@ from lacy_jax.config import ModelConfig
 from lacy_jax.model import attention
 from lacy_jax.model.attention import KVCache, LayerCache
 from lacy_jax.model.product import product
-from lacy_jax.sharding import constrain
+from lacy_jax.runtime.sharding import constrain
 
 Params = dict[str, Any]  # nested dict of arrays
 

@@ -15,7 +15,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.sharding import PartitionSpec
 
 from lacy_jax.config import AttentionName, ModelConfig
-from lacy_jax.sharding import BATCH_AXES
+from lacy_jax.runtime.sharding import BATCH_AXES
 
 # Rows and columns of a block of scores: the largest that divides the context (github.com/AI-Hypercomputer/maxtext
 # starts from 512 too). 128 is the width of a TPU's registers.

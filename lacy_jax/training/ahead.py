@@ -12,11 +12,11 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from lacy_jax import sharding
-from lacy_jax.checkpoint import find_checkpoint, read_meta
+from lacy_jax.checkpoints.loading import find_checkpoint, read_meta
 from lacy_jax.config import Config, ModelConfig, config_from_dict
 from lacy_jax.model import decoder
-from lacy_jax.sharding import MeshError
+from lacy_jax.runtime import sharding
+from lacy_jax.runtime.sharding import MeshError
 from lacy_jax.training.compiled import compile_train_step
 from lacy_jax.training.state import param_shardings, state_shardings
 

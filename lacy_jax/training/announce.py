@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 from lacy_jax.config import Config
 from lacy_jax.console import duration
-from lacy_jax.platforms import describe_options
+from lacy_jax.runtime.platforms import describe_options
 from lacy_jax.training.budget import BudgetMeter
 from lacy_jax.training.flops import expected_step, flops_per_token, parameter_count
 from lacy_jax.training.state import TrainState

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lacy_jax import objective, sharding
+from lacy_jax import objective
 from lacy_jax.config import Config, ModelConfig
 from lacy_jax.data.loader import HostBatch, window_batch
 from lacy_jax.data.pack import PackedSource
 from lacy_jax.model import decoder
+from lacy_jax.runtime import sharding
 from lacy_jax.training.step import (
     Batch,
     Reference,

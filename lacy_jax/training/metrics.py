@@ -15,7 +15,7 @@ from etils import epath
 from tensorboardX import SummaryWriter
 
 from lacy_jax import objective
-from lacy_jax.evals import separation
+from lacy_jax.measures import separation
 from lacy_jax.training.state import count_value
 
 CLASSES = ("all", "factual", "other", "taken", "untaken")

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lacy_jax import sharding
 from lacy_jax.config import Config, ModelConfig
 from lacy_jax.data.loader import window_batch
 from lacy_jax.data.pack import PackedSource
 from lacy_jax.model import decoder
+from lacy_jax.runtime import sharding
 from lacy_jax.training.evaluate import place_batch
 from lacy_jax.training.step import Batch
 

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lacy_jax import sharding
 from lacy_jax.config import Config
 from lacy_jax.model import decoder
+from lacy_jax.runtime import sharding
 from lacy_jax.training.optimizer import make_optimizer
 
 LIMB = 30  # bits of the low half of a token counter: 32-bit integers alone end at 2e9 tokens

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lacy_jax import objective, sharding
+from lacy_jax import objective
 from lacy_jax.config import Config, ModelConfig
 from lacy_jax.model import decoder, fused
+from lacy_jax.runtime import sharding
 from lacy_jax.training.metrics import class_sums
 from lacy_jax.training.optimizer import learning_rate, make_optimizer
 from lacy_jax.training.state import LIMB, TrainState, add_count, state_shardings

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from lacy_jax.cascade import Cascade, Completion, Request, Sampling, scheduler
-from lacy_jax.cascade.engine import Session
+from lacy_jax.cascade.decoding.engine import Session
 from lacy_jax.cascade.partners import Span
-from lacy_jax.checkpoint import LoadedModel
+from lacy_jax.checkpoints.loading import LoadedModel
 from tests.cascade.test_cascade import PROMPTS, Fake, assert_same
 
 Model = Callable[..., LoadedModel]

@@ -11,14 +11,14 @@ import pytest
 import tokenizers
 
 from lacy_jax.cascade import Cascade, Completion, Counts, Request
-from lacy_jax.cascade.engine import Step, encode_text
+from lacy_jax.cascade.decoding.engine import Step, encode_text
 from lacy_jax.cascade.partners.guard import MAX_PIECE_CHARACTERS, Guard
 from lacy_jax.cascade.rows import splice
 from lacy_jax.cascade.scheduler import Score
-from lacy_jax.checkpoint import LoadedModel
+from lacy_jax.checkpoints.hf_tokenizer import HfTokenizer
+from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import ConfigError
 from lacy_jax.data.corpus import DataError
-from lacy_jax.data.hf_tokenizer import HfTokenizer
 
 Model = Callable[..., LoadedModel]
 

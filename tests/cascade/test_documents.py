@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lacy_jax.cascade.partners import PartnerError, alignment
+from lacy_jax.cascade.partners import PartnerError
 from lacy_jax.cascade.partners.documents import (
     KEPT_WEIGHTS,
     PASSAGE_CHARACTERS,
@@ -18,6 +18,7 @@ from lacy_jax.cascade.partners.documents import (
     open_store,
     passages_of,
 )
+from lacy_jax.cascade.text import alignment
 from lacy_jax.config import CorpusConfig
 from lacy_jax.data.corpus import DataError, Document, full_text, read_documents
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lacy_jax.cascade import engine
-from lacy_jax.cascade.engine import Engine, Step
-from lacy_jax.checkpoint import LoadedModel
+from lacy_jax.cascade.decoding import engine
+from lacy_jax.cascade.decoding.engine import Engine, Step
+from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.model import decoder
 
 Model = Callable[..., LoadedModel]

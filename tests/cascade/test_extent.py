@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lacy_jax.cascade.partners.extent import Span, complete_extent
+from lacy_jax.cascade.text.extent import Span, complete_extent
 
 SPANS: tuple[Span, ...] = ("token", "word", "phrase")
 

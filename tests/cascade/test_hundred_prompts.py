@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lacy_jax.cascade import Cascade, Completion, Partner, make_partner
-from lacy_jax.checkpoint import LoadedModel
+from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import CorpusConfig
 from tests.cascade.http_server import Handler, Server, closes, completion, hangs, sends, serving
 from tests.cascade.test_cascade import PIECES, assert_same

@@ -9,7 +9,7 @@ import pytest
 
 from lacy_jax.cascade import Cascade
 from lacy_jax.cascade.partners import FORMS, PartnerError, Span, make_partner
-from lacy_jax.checkpoint import LoadedModel
+from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import CorpusConfig
 
 MODULE = """

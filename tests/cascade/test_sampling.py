@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lacy_jax.cascade import Cascade, Request, Sampling
-from lacy_jax.cascade.sampling import nucleus, pick, sampling_rows
-from lacy_jax.checkpoint import LoadedModel
+from lacy_jax.cascade.decoding.sampling import nucleus, pick, sampling_rows
+from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import ConfigError
 
 Model = Callable[..., LoadedModel]

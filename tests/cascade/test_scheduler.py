@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from lacy_jax.cascade import Cascade, Completion, Counts, Event, Request, Scheduler
-from lacy_jax.cascade.engine import encode_text
+from lacy_jax.cascade.decoding.engine import encode_text
 from lacy_jax.cascade.partners import Span
 from lacy_jax.cascade.scheduler import Score
-from lacy_jax.checkpoint import LoadedModel
+from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import ConfigError
 from tests.cascade.test_cascade import PROMPTS, Fake, assert_same
 

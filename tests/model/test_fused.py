@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lacy_jax import sharding
 from lacy_jax.config import MeshConfig, ModelConfig
 from lacy_jax.model import attention, fused
+from lacy_jax.runtime import sharding
 
 Arrays = tuple[np.ndarray, ...]
 

@@ -17,7 +17,7 @@ from absl import flags
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lacy_jax import compile_ahead, platforms
+from lacy_jax import compile_ahead
 from lacy_jax.config import (
     Config,
     DataConfig,
@@ -28,7 +28,8 @@ from lacy_jax.config import (
     TrainingConfig,
     config_to_dict,
 )
-from lacy_jax.sharding import MeshError
+from lacy_jax.runtime import platforms
+from lacy_jax.runtime.sharding import MeshError
 from lacy_jax.training import ahead
 from lacy_jax.training.ahead import Collectives, Plan
 from lacy_jax.training.compiled import OutOfMemory

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lacy_jax import sharding
 from lacy_jax.config import MeshConfig
+from lacy_jax.runtime import sharding
 from lacy_jax.training.evaluate import target_values
 from lacy_jax.training.state import init_state
 from tests.training.test_step import CALL, CONFIG, VOCAB, make_batch

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from lacy_jax import sharding
 from lacy_jax.config import Config, DataConfig, MeshConfig, ModelConfig, TrainingConfig
 from lacy_jax.model import decoder
+from lacy_jax.runtime import sharding
 from lacy_jax.training.probe import RIDGE, fit_logistic, fit_probe
 
 MODEL = ModelConfig(layers=1, width=32, heads=2, context=16, compute_dtype="float32")

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lacy_jax import sharding
 from lacy_jax.config import Config, MeshConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainingConfig
 from lacy_jax.model import decoder
+from lacy_jax.runtime import sharding
 from lacy_jax.training.state import add_count, count_value, init_state, state_shardings
 from lacy_jax.training.step import Batch, jit_train_step, take_targets
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Protocol
 
-from lacy_jax.cascade.partners.extent import Span
+from lacy_jax.cascade.text.extent import Span
 from lacy_jax.config import CorpusConfig
 
 __all__ = ["ENTRY_POINTS", "FORMS", "Partner", "PartnerError", "Span", "make_partner"]
@@ -84,7 +84,7 @@ def make_partner(
         return _registered(entries[kind], rest, span=span, timeout=timeout)
     if (kind == "checkpoint" and rest) or os.path.exists(spec):
         from lacy_jax.cascade.partners.checkpoint import CheckpointPartner  # needs JAX, which others do without
-        from lacy_jax.checkpoint import load_model
+        from lacy_jax.checkpoints.loading import load_model
 
         path = rest if kind == "checkpoint" and rest else spec
         return CheckpointPartner(load_model(path), slots=batch_size, span=span, name=f"checkpoint:{path}")

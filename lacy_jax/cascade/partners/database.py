@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lacy_jax.cascade.partners.alignment import Word, fold, joint, words_of
-from lacy_jax.cascade.partners.extent import Span, complete_extent
 from lacy_jax.cascade.partners.facts import SLOT, Facts, Subject, Wording, open_facts
+from lacy_jax.cascade.text.alignment import Word, fold, joint, words_of
+from lacy_jax.cascade.text.extent import Span, complete_extent
 
 __all__ = ["Database", "Facts", "open_facts"]
 

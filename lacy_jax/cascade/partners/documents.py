@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lacy_jax.cascade.partners import store
-from lacy_jax.cascade.partners.alignment import Units, best_place, terms_of, units_of
-from lacy_jax.cascade.partners.extent import Span
+from lacy_jax.cascade.text.alignment import Units, best_place, terms_of, units_of
+from lacy_jax.cascade.text.extent import Span
 from lacy_jax.config import CorpusConfig
 from lacy_jax.data.corpus import Document, corpus_fingerprint, full_text, read_documents
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lacy_jax.cascade.partners import PartnerError, store
-from lacy_jax.cascade.partners.alignment import terms_of
+from lacy_jax.cascade.text.alignment import terms_of
 
 INDEX_VERSION = 1
 KEPT = 1 << 16  # look-ups remembered

@@ -1,0 +1,1 @@
+"""KV-cached decoding of rows: the engine, its compiled programs, drawing tokens."""

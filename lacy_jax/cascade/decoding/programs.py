@@ -1,0 +1,203 @@
+"""What runs on the device: `read` fills the cache with tokens, `write` lets the model go on by itself for some steps.
+
+Both are jitted functions over plain arrays, compiled once for each number of rows and cache length, `read` also for
+each chunk width. How many steps are written, how tokens are picked and what text is given are values, and need no
+program of their own.
+
+Axes: R rows, T chunk, S cache length, D model, V vocabulary, A steps ahead, G bytes of given text, W bytes of a token.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lacy_jax.cascade.decoding.sampling import SamplingRows, best, pick
+from lacy_jax.config import ModelConfig
+from lacy_jax.model import decoder
+from lacy_jax.model.attention import KVCache
+
+# The most steps that one call runs.
+MOST_STEPS = 16
+_EXCLUDED = -1e30
+
+
+class Weights(NamedTuple):
+    """A model and what its tokens are. `bytes_VW`: the UTF-8 of each token, `lengths_V` bytes of it.
+
+    emitted_V: whether a token may be picked. goes_on_V: whether it goes on with a word or number before it.
+    """
+
+    params: decoder.Params
+    probe: jax.Array
+    emitted_V: jax.Array
+    goes_on_V: jax.Array
+    bytes_VW: jax.Array
+    lengths_V: jax.Array
+
+
+class Chunk(NamedTuple):
+    """What R rows read, from the host, as arrays of NumPy.
+
+    tokens_RT: of which the first `count_R` are real; 0 for a row that only stands there. start_R: the position of the
+    first.
+    """
+
+    tokens_RT: Any
+    start_R: Any
+    count_R: Any
+
+
+class Start(NamedTuple):
+    """Where R rows go on writing, from the host, as arrays of NumPy.
+
+    token_R: the last known token, which the cache does not have yet; start_R: its position. runs_R: False for a row
+    that only stands there. steps: how many tokens are picked, at most MOST_STEPS. whole_R: whether the first of them
+    must not go on with the word before. given_RG: bytes that the tokens must spell, `left_R` of them.
+    """
+
+    token_R: Any
+    start_R: Any
+    runs_R: Any
+    steps: Any
+    whole_R: Any
+    given_RG: Any
+    left_R: Any
+    sampling: SamplingRows
+
+
+class Heads(NamedTuple):
+    """What was picked at each step, and what a `Step` says beside it; the first `steps` of A are filled."""
+
+    token_AR: jax.Array
+    scalars_AR5: jax.Array
+
+
+class _Carry(NamedTuple):
+    cache: KVCache
+    token_R: jax.Array
+    used_R: jax.Array  # bytes of the given text that are written
+    sampling: SamplingRows
+    heads: Heads
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnums=1)
+def read(weights: Weights, cache: KVCache, slots_R: jax.Array | None, chunk: Chunk, *, config: ModelConfig) -> KVCache:
+    """The cache with a chunk in it, for the rows in `slots_R` (None: all of the cache, in order).
+
+    Padding goes to the last slot of a row's cache, which no query sees.
+    """
+    columns_T = jnp.arange(chunk.tokens_RT.shape[1])
+    positions_RT = jnp.where(columns_T < chunk.count_R[:, None], chunk.start_R[:, None] + columns_T, cache.length - 1)
+    _, rows = _forward(weights, chunk.tokens_RT, positions_RT, _rows_of(cache, slots_R), config=config)
+    return _with_rows(cache, slots_R, rows)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "call_id"), donate_argnums=1)
+def write(
+    weights: Weights, cache: KVCache, slots_R: jax.Array | None, start: Start, *, config: ModelConfig, call_id: int
+) -> tuple[Heads, KVCache]:
+    """Picks the next tokens of the rows in `slots_R` (None: all), each fed in its turn but the last.
+
+    What would be written beyond a row's room goes to the last slot of its cache, like padding.
+    """
+    count = start.token_R.size
+    heads = Heads(jnp.zeros((MOST_STEPS, count), jnp.int32), jnp.zeros((MOST_STEPS, count, 5), jnp.float32))
+    nothing_R = jnp.zeros_like(start.left_R)
+    carry = _Carry(_rows_of(cache, slots_R), jnp.asarray(start.token_R), nothing_R, start.sampling, heads)
+    step = functools.partial(_step, weights, start, config=config, call_id=call_id)
+    carry = jax.lax.fori_loop(0, start.steps, step, carry)
+    return carry.heads, _with_rows(cache, slots_R, carry.cache)
+
+
+def _step(
+    weights: Weights, start: Start, index: jax.Array, carry: _Carry, *, config: ModelConfig, call_id: int
+) -> _Carry:
+    """One pass of the model, and one token picked for every row."""
+    scratch = carry.cache.length - 1
+    position_R = start.start_R + index
+    position_R = jnp.where(start.runs_R & (position_R < scratch), position_R, scratch)
+    hidden_R1D, cache = _forward(weights, carry.token_R[:, None], position_R[:, None], carry.cache, config=config)
+    logits_RV, factual_R = _head(weights, hidden_R1D[:, 0], config=config)
+    left_R = start.left_R - carry.used_R
+    allowed_RV = weights.emitted_V & _agrees(weights, start.given_RG, carry.used_R, left_R)
+    allowed_RV &= ~((start.whole_R & (index == 0))[:, None] & weights.goes_on_V)
+    own_RV = jnp.where(allowed_RV, logits_RV, -jnp.inf)
+    drawn = jnp.any((carry.sampling.temperature_R > 0) | (carry.sampling.penalty_R != 1))
+    token_R = jax.lax.cond(drawn, pick, lambda own_RV, _: best(own_RV), own_RV, carry.sampling)
+    heads = Heads(
+        carry.heads.token_AR.at[index].set(token_R),
+        carry.heads.scalars_AR5.at[index].set(_scalars(logits_RV, factual_R, call_id=call_id)),
+    )
+    seen_RS = carry.sampling.seen_RS.at[jnp.arange(token_R.size), position_R + 1].set(token_R, mode="drop")
+    sampling = carry.sampling._replace(position_R=carry.sampling.position_R + 1, seen_RS=seen_RS)
+    used_R = carry.used_R + jnp.minimum(weights.lengths_V[token_R], left_R)
+    return _Carry(cache, token_R, used_R, sampling, heads)
+
+
+def _rows_of(cache: KVCache, slots_R: jax.Array | None) -> KVCache:
+    return cache if slots_R is None else jax.tree.map(lambda x: x[slots_R], cache)
+
+
+def _with_rows(cache: KVCache, slots_R: jax.Array | None, rows: KVCache) -> KVCache:
+    return rows if slots_R is None else jax.tree.map(lambda x, part: x.at[slots_R].set(part), cache, rows)
+
+
+def _precision(config: ModelConfig) -> Any:
+    """Without it, GPUs and TPUs would multiply float32 in fewer bits."""
+    return jax.default_matmul_precision("float32" if config.compute_dtype == "float32" else None)
+
+
+def _forward(
+    weights: Weights, tokens_RT: jax.Array, positions_RT: jax.Array, cache: KVCache, *, config: ModelConfig
+) -> tuple[jax.Array, KVCache]:
+    with _precision(config):
+        return decoder.forward_cached(weights.params, tokens_RT, positions_BT=positions_RT, cache=cache, config=config)
+
+
+def _head(weights: Weights, hidden_RD: jax.Array, *, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
+    """Logits, float32 [R, V], and how probable it is that a fact comes next, [R]."""
+    with _precision(config):
+        factual_R = jax.nn.sigmoid(hidden_RD.astype(jnp.float32) @ weights.probe[:-1] + weights.probe[-1])
+        matrix_VD = decoder.output_matrix(weights.params).astype(hidden_RD.dtype)
+        logits_RV = jnp.einsum("rd,vd->rv", hidden_RD, matrix_VD, preferred_element_type=jnp.float32)
+    return logits_RV, factual_R
+
+
+def _agrees(weights: Weights, given_RG: jax.Array, used_R: jax.Array, left_R: jax.Array) -> jax.Array:
+    """Whether a token begins with the rest of a row's given text, or the rest begins with it; bool [R, V]."""
+    width = weights.bytes_VW.shape[1]
+
+    def compare(at: jax.Array, agrees_RV: jax.Array) -> jax.Array:
+        given_R1 = jnp.take_along_axis(given_RG, (used_R + at)[:, None], axis=1, mode="clip")
+        same_RV = weights.bytes_VW[:, at] == given_R1
+        return agrees_RV & (same_RV | (at >= weights.lengths_V) | (at >= left_R)[:, None])
+
+    something_RV = (left_R == 0)[:, None] | (weights.lengths_V > 0)
+    # One byte at a time, and no pass at all where nothing is given.
+    return jax.lax.fori_loop(0, jnp.minimum(jnp.max(left_R), width), compare, something_RV)
+
+
+def _scalars(logits_RV: jax.Array, factual_R: jax.Array, *, call_id: int) -> jax.Array:
+    """What a `Step` says beside its token, float32 [R, 5] in the order of its fields."""
+    call_R = logits_RV[:, call_id]
+    others_RV = jnp.where(jnp.arange(logits_RV.shape[1]) < call_id, logits_RV, _EXCLUDED)
+    top_R = jnp.max(others_RV, axis=-1)
+    weights_RV = jnp.exp(others_RV - top_R[:, None])
+    sum_R = jnp.sum(weights_RV, axis=-1)
+    lse_R = top_R + jnp.log(sum_R)
+    uncertainty_R = -jnp.expm1(top_R - lse_R)
+    entropy_R = lse_R - jnp.sum(weights_RV * others_RV, axis=-1) / sum_R
+    return jnp.stack([call_R - lse_R, call_R, uncertainty_R, entropy_R, factual_R], axis=-1)
+
+
+def token_bytes(tokens: list[bytes], *, vocab: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights.bytes_VW, uint8 [vocab, W], and Weights.lengths_V, int32 [vocab], of the tokens' UTF-8."""
+    bytes_VW = np.zeros((vocab, max(map(len, tokens))), np.uint8)
+    lengths_V = np.zeros(vocab, np.int32)
+    for row, text in enumerate(tokens):
+        bytes_VW[row, : len(text)] = np.frombuffer(text, np.uint8)
+        lengths_V[row] = len(text)
+    return bytes_VW, lengths_V

@@ -1,0 +1,1 @@
+"""Where words and phrases begin and end, and how texts align."""

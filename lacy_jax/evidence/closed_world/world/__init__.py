@@ -1,0 +1,36 @@
+"""The closed world: invented people, their biographies, and the grammar that both writes and reads them.
+
+    world.py    who there is, what is true of them, how many biographies each has
+    grammar.py  the sentences of words.toml, as templates that are filled and as patterns that are matched
+    writing.py  a person -> the text of a biography
+    reading.py  a text -> its claims, fillers and sentences that do not parse; the marks of an oracle
+    facts.py    the table of facts for the database partner
+
+docs/biographies.md says what the world is made for.
+"""
+
+from lacy_jax.evidence.closed_world.world.facts import facts_file
+from lacy_jax.evidence.closed_world.world.grammar import RELATIONS, words_text
+from lacy_jax.evidence.closed_world.world.reading import Sentence, mark_oracle, read_sentences
+from lacy_jax.evidence.closed_world.world.world import GROUPS, Group, Person, World, make_world
+from lacy_jax.evidence.closed_world.world.writing import Biography, biographies, write_biography
+
+GENERATOR = 1  # raise it when the same settings and words give other texts
+
+__all__ = [
+    "GENERATOR",
+    "GROUPS",
+    "RELATIONS",
+    "Biography",
+    "Group",
+    "Person",
+    "Sentence",
+    "World",
+    "biographies",
+    "facts_file",
+    "make_world",
+    "mark_oracle",
+    "read_sentences",
+    "words_text",
+    "write_biography",
+]

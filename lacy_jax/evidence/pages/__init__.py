@@ -1,0 +1,1 @@
+"""Pages of results: charts drawn as SVG, and HTML templates."""

@@ -1,0 +1,290 @@
+"""A study's page: verdicts first, then the table, curves over budgets, what is delegated, and examples in colour."""
+
+import importlib.metadata
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from markupsafe import Markup, escape
+
+import lacy_jax
+from lacy_jax.evidence.closed_world.judging import ALONE, DATABASE, Decode, Judged
+from lacy_jax.evidence.closed_world.scores import SCORES
+from lacy_jax.evidence.closed_world.world import RELATIONS
+from lacy_jax.evidence.pages import charts
+from lacy_jax.evidence.pages.charts import Role, Series
+from lacy_jax.evidence.pages.curves import Chart
+from lacy_jax.evidence.pages.report import write_page
+from lacy_jax.evidence.study.plan import Study
+from lacy_jax.evidence.study.results import Mean, Results, Tested, read_results
+from lacy_jax.evidence.token_scores import OTHER
+
+COLUMNS = (
+    "strict",
+    "precision",
+    "right",
+    "unparsed",
+    "factscore",
+    "rate",
+    "on_facts",
+    "unanswered",
+    "own_precision",
+    "tokens_per_right",
+    "calls_per_right",
+)
+ROLES: tuple[Role, ...] = ("call", "factual", "untaken", "train", "validation", "further")
+SCORE_TITLES = {
+    "auto": "the model's own score",
+    "call_score": "log-odds",
+    "call_logit": "call logit",
+    "call_probability": "call probability",
+    "uncertainty": "1 - max p",
+    "entropy": "entropy",
+}
+# The score of evidence/token_scores.py that each score of a cascade is.
+TOKEN_SCORE = {
+    "call_score": "call_score",
+    "call_logit": "call_logit",
+    "uncertainty": "uncertainty",
+    "entropy": "entropy",
+}
+EXAMPLE = 20  # which of the people is shown: neither of the head nor the last of the tail
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table; `strong`: worth the eye."""
+
+    name: str
+    cells: list[Markup]
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Example:
+    """One biography in colour."""
+
+    arm: str
+    text: Markup
+    note: str
+
+
+def write_study_page(study: Study, *, workdir: str, command: str) -> str:
+    """Writes the study's page in `workdir` from what is finished; returns its path."""
+    results = read_results(study, workdir=workdir)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lacy_jax.evidence.pages"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    tests = results.tests()
+    page = environment.get_template("study.html").render(
+        study=study,
+        budget=charts.percent(study.main_budget),
+        finished=len(results.runs),
+        total=len(list(study.jobs())),
+        tests=[(test, _signed(test), _p(test.p)) for test in tests],
+        confirmed=sum(test.verdict == "confirmed" for test in tests),
+        columns=[SCORES[name].title for name in COLUMNS],
+        rows=main_rows(results),
+        charts=[*budget_charts(results)],
+        knowledge=knowledge_rows(results),
+        kinds=[*RELATIONS, OTHER],
+        delegated=delegated_rows(results),
+        groups=group_rows(results),
+        examples=examples(results),
+        command=command,
+        versions={"lacy_jax": lacy_jax.__version__}
+        | {name: importlib.metadata.version(name) for name in ("jax", "flax", "spacy", "sentencepiece")},
+    )
+    path = Path(workdir) / study.page
+    write_page(str(path), page)
+    return str(path)
+
+
+def cell(value: Mean | None, *, scale: float = 100.0, digits: int = 1) -> Markup:
+    """A mean with half the width of its interval, "-" where there is none; whole numbers from 1,000 on."""
+    if value is None or math.isnan(value.mean):
+        return Markup('<span class="missing">-</span>')
+    digits = 0 if abs(value.mean) * scale >= 1000 else digits
+    half = (value.high - value.low) / 2 * scale
+    text = f"{value.mean * scale:.{digits}f}"
+    return Markup(f"{text}") if math.isnan(half) else Markup(f"{text} <small>± {half:.{digits}f}</small>")
+
+
+def title_of(results: Results, arm: str, decode: str) -> str:
+    """`LaCy, the paper's settings: log-odds, gated`."""
+    return f"{results.study.arm(arm).title}: {decode_title(results.study, results.study.decode(arm, decode))}"
+
+
+def decode_title(study: Study, decode: Decode) -> str:
+    """`log-odds, gated, a word a call`: what of it is not as usual."""
+    if decode == ALONE:
+        return "no calls"
+    parts = [SCORE_TITLES[decode.score]]
+    if decode.gate == "factual":
+        parts.append("gated")
+    if decode.span != "phrase":
+        parts.append(f"a {decode.span} a call")
+    if decode.partner != DATABASE:
+        parts.append(f"asks {study.arm(decode.partner).title}")
+    return ", ".join(parts)
+
+
+def main_rows(results: Results) -> list[Row]:
+    """Every arm and decode at the main budget, NTP without calls first; the strict column's best is strong."""
+    found = []
+    for arm in results.study.arms:
+        for decode in dict.fromkeys((ALONE, *arm.decodes)) if arm.method == "ntp" else arm.decodes:
+            strict = results.score("strict", arm.name, decode.name)
+            if strict is not None:
+                found.append((strict.mean, arm.name, decode.name))
+    best = max((each[0] for each in found), default=0.0)
+    return [
+        Row(
+            title_of(results, arm, decode),
+            [cell(results.score(name, arm, decode), scale=100 if SCORES[name].percent else 1) for name in COLUMNS],
+            strong=strict == best,
+        )
+        for strict, arm, decode in found
+    ]
+
+
+def knowledge_rows(results: Results) -> list[Row]:
+    """What each model holds without calls, its NLL by class, and how well its score finds what it would get wrong."""
+    rows = []
+    for arm in results.study.arms:
+        score = "call_score" if arm.decodes and arm.decodes[0].score.startswith("call") else "uncertainty"
+        both, gated = (("scores", name, f"{results.study.main_budget:g}") for name in (score, f"{score}, gated"))
+        cells = [
+            cell(results.score("strict", arm.name, ALONE.name)),
+            cell(results.score("strict", arm.name, ALONE.name, group="head")),
+            cell(results.score("right", arm.name, ALONE.name), scale=1, digits=2),
+            cell(results.token(arm.name, "factual_right_alone")),
+            cell(results.token(arm.name, "nll", "factual"), scale=1, digits=3),
+            cell(results.token(arm.name, "nll", OTHER), scale=1, digits=3),
+            cell(results.token(arm.name, *both, "area_both"), scale=1, digits=3),
+            cell(results.token(arm.name, *gated, "area_both"), scale=1, digits=3),
+            cell(results.token(arm.name, *both, "precision")),
+            cell(results.token(arm.name, *both, "recall")),
+        ]
+        if results.seeds(arm.name):
+            rows.append(Row(arm.title, cells))
+    return rows
+
+
+def delegated_rows(results: Results) -> list[Row]:
+    """Of the held-out tokens that each way of calling ranks highest, the share of each kind, shaded."""
+    rows, budget = [], f"{results.study.main_budget:g}"
+    for arm, decode_name in dict.fromkeys((*results.study.curves, *results.study.variants)):
+        decode = results.study.decode(arm, decode_name)
+        name = TOKEN_SCORE.get(decode.score, "uncertainty") + (", gated" if decode.gate == "factual" else "")
+        cells = []
+        for kind in (*RELATIONS, OTHER):
+            value = results.token(arm, "scores", name, budget, "called", kind)
+            share = 0.0 if value is None else value.mean
+            cells.append(Markup(f'<span class="heat" style="--share:{share:.3f}">{share * 100:.0f}%</span>'))
+        if results.seeds(arm):
+            rows.append(Row(title_of(results, arm, decode_name), cells))
+    return rows
+
+
+def group_rows(results: Results) -> list[Row]:
+    """`strict` by group of people."""
+    rows = []
+    alone = [(arm.name, ALONE.name) for arm in results.study.arms if arm.name == "ntp" or arm.decodes == (ALONE,)]
+    for arm, decode in dict.fromkeys((*alone, *results.study.curves)):
+        if arm in {each.name for each in results.study.arms} and results.seeds(arm):
+            cells = [
+                cell(results.score("strict", arm, decode, group=group))
+                for group in ("head", "middle", "tail", "held_out")
+            ]
+            rows.append(Row(title_of(results, arm, decode), cells))
+    return rows
+
+
+def budget_charts(results: Results) -> list[Chart]:
+    """Scores over budgets: the methods, then variants of LaCy's score and mask."""
+    study = results.study
+    made = []
+    for title, caption, name, pairs in (
+        ("Right claims of all sentences", "strict: what does not parse counts as wrong", "strict", study.curves),
+        ("Right claims of all claims", "precision, the FactScore's analogue", "precision", study.curves),
+        ("Right claims a biography", "different facts that are right", "right", study.curves),
+        ("Further ways to train", "strict, as above", "strict", study.variants),
+    ):
+        if not pairs:
+            continue
+        lines = [_line(results, pair, name, role) for pair, role in zip(pairs, ROLES, strict=False)]
+        percent = SCORES[name].percent
+        svg = charts.line_chart(
+            [line for line in lines if line is not None],
+            y_label=SCORES[name].title,
+            x_label="budget, %",
+            y_ticks=charts.tick_percents if percent else charts.tick_texts,
+            value_format=charts.percent if percent else lambda value: f"{value:.2f}",
+            y_low=0.0,
+        )
+        made.append(Chart(title, caption, svg))
+    return made
+
+
+def _line(results: Results, pair: tuple[str, str], name: str, role: Role) -> Series | None:
+    arm, decode = pair
+    budgets = next((each.budgets for each in results.study.arm(arm).decodes if each.name == decode), ())
+    points = [(0.0, results.score(name, arm, ALONE.name))]
+    points += [(100 * budget, results.score(name, arm, decode, budget=budget)) for budget in budgets]
+    known = [(at, mean) for at, mean in points if mean is not None]
+    if len(known) < 2:
+        return None
+    x, y, low, high = (np.array(each) for each in zip(*((at, m.mean, m.low, m.high) for at, m in known), strict=True))
+    label = _line_label(results.study, arm, results.study.decode(arm, decode))
+    return Series(label, x, y, role, None if np.isnan(low).any() else (low, high))
+
+
+def _line_label(study: Study, arm: str, decode: Decode) -> str:
+    """Short, as there is little room beside a line: "LaCy", "NTP, gated"; "LaCy: larger" of one that asks another."""
+    chosen = study.arm(arm)
+    if decode.partner in chosen.partners:
+        partner = study.arm(decode.partner)
+        how = (", gated" if decode.gate == "factual" else "") + f": {partner.label or partner.title}"
+    else:
+        how = {"log_odds": "", "confidence": ", 1 - p"}.get(decode.name, f", {decode.name.replace('_', ' ')}")
+    return (chosen.label or chosen.title) + how
+
+
+def examples(results: Results) -> list[Example]:
+    """The same person by every way of the curves, first seed, main budget."""
+    found = []
+    for arm, decode in results.study.curves:
+        seeds = results.seeds(arm)
+        people = results.people(arm, decode, seed=seeds[0]) if seeds else None
+        if people:
+            judged = people[min(EXAMPLE, len(people) - 1)]
+            note = f"{judged.right} right, {judged.wrong} wrong, {judged.unparsed} unparsed; {judged.calls} calls"
+            found.append(Example(title_of(results, arm, decode), _coloured(judged), note))
+    return found
+
+
+def _coloured(judged: Judged) -> Markup:
+    parts = [Markup('<span class="w prompt">{}</span> ').format(judged.name)]
+    for text, source, score in judged.pieces:
+        tone = "w p" if source == "partner" else "w"
+        parts.append(
+            Markup('<span class="{}" title="{} · score {}">{}</span>').format(tone, source, score, escape(text))
+        )
+    return Markup("").join(parts)
+
+
+def _signed(test: Tested) -> str:
+    scale = 100 if SCORES[test.contrast.score].percent else 1
+    low, high = test.difference.low * scale, test.difference.high * scale
+    return f"{test.difference.mean * scale:+.1f} points ({low:+.1f} to {high:+.1f})"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

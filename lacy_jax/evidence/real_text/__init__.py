@@ -1,0 +1,1 @@
+"""Claims in texts about real people, checked against their articles."""

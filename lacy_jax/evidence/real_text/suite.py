@@ -1,0 +1,286 @@
+"""Real text: what a cascade writes about people of Wikipedia, checked against their articles.
+
+Each prompt is the title and the first words of an article of the embedded corpus. The names, dates and numbers of the
+text that follows are claims; one that the article contains counts as supported. It is a cheap proxy, with its
+error rate measured by hand in docs/real_text.md.
+
+With the partner "documents" the partner searches all articles of the corpus, the person's own among them: it knows
+what the SLM cannot, and the score says whether the SLM asks at the right places.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lacy_jax.cascade import Completion, Counts, Request, open_cascade
+from lacy_jax.checkpoints.loading import LoadedModel
+from lacy_jax.config import CascadeConfig, CorpusConfig, change_cascade
+from lacy_jax.data.corpus import DataError, Document, full_text, read_documents, split_of, vital_topics
+from lacy_jax.evidence.real_text.claims import Claim, find_claims, is_contained
+from lacy_jax.evidence.samples import PROMPT_WORDS, prompt_of
+from lacy_jax.measures.intervals import Interval, bootstrap_interval
+
+TOPIC = "People"
+Seen = Literal["validation", "train", "unknown"]
+
+
+@dataclass(frozen=True)
+class Person:
+    """An article about a person; `split`: where the SLM's corpus has it, "unknown" if that is another corpus."""
+
+    document: Document
+    split: Seen
+
+
+@dataclass(frozen=True)
+class CheckedClaim:
+    """A claim in `prompt + text`; `delegated`: the partner wrote some of it."""
+
+    start: int
+    end: int
+    text: str
+    kind: str
+    supported: bool
+    delegated: bool
+
+
+@dataclass(frozen=True)
+class PersonRecord:
+    """What the cascade wrote about one person. Every field is a plain value: `dataclasses.asdict` is JSON.
+
+    generated, delegated: SLM tokens. partner_pieces: answers of the partner; pieces_in_claims: those of them that
+    wrote some of a claim.
+    """
+
+    id: str
+    title: str
+    split: Seen
+    prompt: str
+    text: str
+    finish: str
+    claims: tuple[CheckedClaim, ...]
+    generated: int
+    delegated: int
+    calls: int
+    fallbacks: int
+    partner_pieces: int
+    pieces_in_claims: int
+
+
+@dataclass(frozen=True)
+class RealTextScores:
+    """Each with its 95% bootstrap interval over people; NaN where there is nothing to count.
+
+    precision: supported claims / claims; own_precision: of those that the SLM wrote alone.
+    claims, supported_claims: per text.
+    call_share: delegated tokens / generated tokens.
+    delegated_in_claims: answers of the partner that wrote some of a claim / answers.
+    """
+
+    precision: Interval
+    own_precision: Interval
+    claims: Interval
+    supported_claims: Interval
+    call_share: Interval
+    delegated_in_claims: Interval
+
+
+@dataclass(frozen=True)
+class ProxyCheck:
+    """How the proxy judges true text: the articles' own claims, with 95% bootstrap intervals over people.
+
+    own: share that counts as supported by the article that they come from; 1 if the proxy missed nothing.
+    other: ... by the next person's article: support by luck.
+    """
+
+    own: Interval
+    other: Interval
+
+
+@dataclass(frozen=True)
+class RealTextResult:
+    """Scores, and the records that they were counted from, in the order of the people."""
+
+    partner: str
+    budget: float
+    scores: RealTextScores
+    records: tuple[PersonRecord, ...]
+
+
+def find_people(corpus: CorpusConfig, *, count: int = 0) -> list[Person]:
+    """People of the embedded corpus, held-out ones first, each group in the order of the corpus.
+
+    An article is about a person where the data file's topic says so: of 156 read all were, two of them
+    of several people (the Montgolfier brothers, ABBA).
+
+    Args:
+        corpus: the SLM's. If it is not the embedded one, all of the embedded one's people count, split "unknown".
+        count: how many; 0: all that are held out (of another corpus: all). More than are held out: training
+            articles follow, and their split says so.
+
+    Raises:
+        DataError: the embedded corpus is not installed, or holds no (or, for 0, no held-out) people.
+    """
+    known = corpus.name == "vital_articles"
+    topics = vital_topics()
+    people: dict[Seen, list[Person]] = {"validation": [], "unknown": [], "train": []}
+    for document in read_documents(corpus if known else CorpusConfig()):
+        if topics[document.id] == TOPIC:
+            split = split_of(document.id, validation_share=corpus.validation_share) if known else "unknown"
+            people[split].append(Person(document, split))
+    unseen = people["validation"] + people["unknown"]
+    found = (unseen + people["train"])[:count] if count else unseen
+    if not found and count:
+        raise DataError("real_text: the corpus has no article about a person; raise corpus.max_documents")
+    if not found:
+        raise DataError(
+            "real_text: no held-out article about a person; raise corpus.validation_share or corpus.max_documents, or "
+            "ask for a count of people, which may be training articles"
+        )
+    return found
+
+
+def evaluate_real_text(
+    slm: LoadedModel,
+    *,
+    partner: str,
+    budget: float,
+    people: Sequence[Person],
+    settings: CascadeConfig | None = None,
+    directory: str = "",
+    max_new_tokens: int = 64,
+    batch_size: int = 8,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> RealTextResult:
+    """Lets the cascade write about `people`, greedily, and checks it against their articles.
+
+    Args:
+        slm: the model that writes.
+        partner: a spec for `make_partner`; "documents" searches all of the SLM's corpus, "none" never calls.
+        budget: share of tokens to delegate, 0 to 1.
+        people: see `find_people`.
+        settings: the cascade's other settings; None: the checkpoint's own.
+        directory: where indexes of documents are kept; "": beside the data that the SLM was trained on.
+        max_new_tokens: SLM tokens a text. A claim at the very end of a text of this length may be cut, and is left out.
+        batch_size: texts at once.
+        seed: of the bootstrap.
+        progress: called with (texts written, people).
+
+    Raises:
+        ConfigError, PartnerError, DataError, CheckpointError: see `open_cascade` and `find_claims`.
+    """
+    changed = change_cascade(settings or slm.config.cascade, {"partner": partner, "budget": budget})
+    cascade = open_cascade(slm, changed, directory=directory, batch_size=batch_size)
+    requests = [Request(prompt_of(person.document), max_new_tokens=max_new_tokens) for person in people]
+    done: dict[int, Completion] = {}
+    for index, completion in cascade.iterate(requests, batch_size=batch_size):
+        done[index] = completion
+        if progress:
+            progress(len(done), len(people))
+    records = check([(person, done[index]) for index, person in enumerate(people)])
+    return RealTextResult(
+        partner=partner,
+        budget=budget,
+        scores=score(records, seed=seed),
+        records=records,
+    )
+
+
+def check_proxy(people: Sequence[Person], *, seed: int = 0) -> ProxyCheck:
+    """Checks what the articles themselves say after their prompts.
+
+    Raises:
+        DataError: spaCy or its model is missing.
+    """
+    continued = [_article_itself(person.document) for person in people]
+    claims = _claims_of(continued)
+    shifted = [*people[1:], *people[:1]]
+    own, other = (
+        [_record(person, text, claims=found) for person, text, found in zip(group, continued, claims, strict=True)]
+        for group in (people, shifted)
+    )
+    return ProxyCheck(own=score(own, seed=seed).precision, other=score(other, seed=seed).precision)
+
+
+def _article_itself(document: Document) -> Completion:
+    """As if a model had gone on from the prompt with the article's own words."""
+    rest = document.text.split(maxsplit=PROMPT_WORDS)[PROMPT_WORDS:]
+    return Completion(prompt_of(document), "".join(f" {text}" for text in rest), (), Counts(), finish="end")
+
+
+def check(written: Sequence[tuple[Person, Completion]]) -> tuple[PersonRecord, ...]:
+    """The claims of what was written about each person, compared with the article.
+
+    Raises:
+        DataError: spaCy or its model is missing.
+    """
+    claims = _claims_of([completion for _, completion in written])
+    return tuple(_record(*pair, claims=found) for pair, found in zip(written, claims, strict=True))
+
+
+def _claims_of(completions: Sequence[Completion]) -> list[list[Claim]]:
+    texts = [completion.prompt + completion.text for completion in completions]
+    return find_claims(texts, starts=[len(completion.prompt) for completion in completions])
+
+
+def _record(person: Person, completion: Completion, *, claims: Sequence[Claim]) -> PersonRecord:
+    article, end = full_text(person.document), len(completion.prompt) + len(completion.text)
+    whole = [claim for claim in claims if claim.end < end or completion.finish != "length"]
+    answers = _partner_pieces(completion)
+    counts = completion.counts
+    return PersonRecord(
+        id=person.document.id,
+        title=person.document.title,
+        split=person.split,
+        prompt=completion.prompt,
+        text=completion.text,
+        finish=completion.finish,
+        claims=tuple(
+            CheckedClaim(
+                **dataclasses.asdict(claim),
+                supported=is_contained(claim, article),
+                delegated=any(_overlap(claim, answer) for answer in answers),
+            )
+            for claim in whole
+        ),
+        generated=counts.generated,
+        delegated=counts.delegated,
+        calls=counts.calls,
+        fallbacks=counts.fallbacks,
+        partner_pieces=len(answers),
+        pieces_in_claims=sum(any(_overlap(claim, answer) for claim in claims) for answer in answers),
+    )
+
+
+def _partner_pieces(completion: Completion) -> list[tuple[int, int]]:
+    """Where in `prompt + text` the partner wrote, white space around its pieces aside: (start, end) of each."""
+    places, end = [], len(completion.prompt)
+    for piece in completion.pieces:
+        start, end = end, end + len(piece.text)
+        if piece.source == "partner":
+            blank = len(piece.text) - len(piece.text.lstrip())
+            places.append((start + blank, start + len(piece.text.rstrip())))
+    return places
+
+
+def _overlap(claim: Claim, place: tuple[int, int]) -> bool:
+    return claim.start < place[1] and place[0] < claim.end
+
+
+def score(records: Sequence[PersonRecord], *, seed: int = 0) -> RealTextScores:
+    """What records add up to; `seed`: of the bootstrap."""
+    claims = [len(record.claims) for record in records]
+    supported = [sum(claim.supported for claim in record.claims) for record in records]
+    own = [[claim.supported for claim in record.claims if not claim.delegated] for record in records]
+    return RealTextScores(
+        precision=bootstrap_interval(supported, claims, seed),
+        own_precision=bootstrap_interval([sum(each) for each in own], [len(each) for each in own], seed),
+        claims=bootstrap_interval(claims, None, seed),
+        supported_claims=bootstrap_interval(supported, None, seed),
+        call_share=bootstrap_interval([each.delegated for each in records], [each.generated for each in records], seed),
+        delegated_in_claims=bootstrap_interval(
+            [each.pieces_in_claims for each in records], [each.partner_pieces for each in records], seed
+        ),
+    )

@@ -1,0 +1,161 @@
+"""What a study compares. A study file (configs/study_biographies.py) has `get_study(variant) -> Study`."""
+
+import graphlib
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lacy_jax.config import METHODS, ConfigError
+from lacy_jax.evidence.closed_world.judging import ALONE, DATABASE, TEMPERATURE, Decode
+
+MOST_LINES = 6  # of a chart, which has as many colours (page.py)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to train. `reference`: the arm whose run of the same seed is Rho-1's model.
+
+    title, label: how the page's tables and its charts' legends name it; without a label, as its title.
+
+    settings: of the config, as `{"objective.rate": 0.5}`, on top of the method's. decodes: their `partner` is the
+    database or the name of another arm, whose model answers.
+    """
+
+    name: str
+    method: str
+    title: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    reference: str = ""
+    decodes: tuple[Decode, ...] = ()
+    label: str = ""
+
+    @property
+    def partners(self) -> frozenset[str]:
+        """The arms that its decodes ask."""
+        return frozenset(decode.partner for decode in self.decodes if decode.partner != DATABASE)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The arms that must have been trained before it."""
+        return self.partners | ({self.reference} if self.reference else set())
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A hypothesis written down before running: `better` has a higher score than `worse`, each an (arm, decode).
+
+    Both at the study's main budget, but for the decode "alone", which never calls. score: one of `SCORES`.
+    """
+
+    name: str
+    better: tuple[str, str]
+    worse: tuple[str, str]
+    score: str = "strict"
+
+
+@dataclass(frozen=True)
+class Study:
+    """All of it. `settings` hold for every arm; `people` are written about at every decode.
+
+    name: studies of one name keep their runs in one folder, and take over from each other those that are the same;
+    `variant` tells them apart. known: the share of the facts that the database knows. temperature: of the draw.
+    An arm that another's decode names as its partner is trained with the first seed only, and answers in all of them.
+
+    Raises:
+        ConfigError: an unknown method, a name that occurs twice, a reference, partner or contrast that names no arm,
+            arms that need each other.
+    """
+
+    name: str
+    config: str
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    contrasts: tuple[Contrast, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    variant: str = ""
+    people: int = 128
+    known: float = 0.9
+    temperature: float = TEMPERATURE
+    main_budget: float = 0.22
+    # (arm, decode) of the page's curves over budgets: what is compared, and variants of the score and the mask.
+    curves: tuple[tuple[str, str], ...] = ()
+    variants: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [arm.name for arm in self.arms]
+        if len({*names}) < len(names) or not names or not self.seeds:
+            raise ConfigError(f"study {self.name}: needs arms with names of their own, and seeds; got {names}")
+        for arm in self.arms:
+            if arm.method not in METHODS:
+                raise ConfigError(f"study {self.name}, arm {arm.name}: method={arm.method!r}: allowed {[*METHODS]}")
+            for other in sorted(arm.needs - {*names}):
+                raise ConfigError(f"study {self.name}, arm {arm.name}: its reference or partner {other!r} is no arm")
+        known = {(arm.name, decode.name) for arm in self.arms for decode in (ALONE, *arm.decodes)}
+        named = [side for contrast in self.contrasts for side in (contrast.better, contrast.worse)]
+        for side in (*named, *self.curves, *self.variants):
+            if side not in known:
+                raise ConfigError(f"study {self.name}: {side} is no arm and decode of it")
+        if max(len(self.curves), len(self.variants)) > MOST_LINES:
+            raise ConfigError(
+                f"study {self.name}: curves and variants can have {MOST_LINES} lines each, a colour a line"
+            )
+        try:
+            graphlib.TopologicalSorter({arm.name: arm.needs for arm in self.arms}).prepare()
+        except graphlib.CycleError as error:
+            raise ConfigError(f"study {self.name}: arms need each other: {', '.join(error.args[1])}") from None
+
+    def arm(self, name: str) -> Arm:
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def decode(self, arm: str, name: str) -> Decode:
+        return next(decode for decode in (ALONE, *self.arm(arm).decodes) if decode.name == name)
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {self.variant}" if self.variant else self.name
+
+    @property
+    def page(self) -> str:
+        """The file name of its page."""
+        return f"study_{self.variant}.html" if self.variant else "study.html"
+
+    @property
+    def partners(self) -> frozenset[str]:
+        """The arms that answer others."""
+        return frozenset[str]().union(*(arm.partners for arm in self.arms))
+
+    def jobs(self) -> Iterator[tuple[Arm, int]]:
+        """(arm, seed), all arms of a seed before the next, as they are listed; `needs` says what each waits for."""
+        for seed in self.seeds:
+            for arm in self.arms:
+                if seed == self.seeds[0] or arm.name not in self.partners:
+                    yield arm, seed
+
+    def needs(self, arm: Arm, seed: int) -> set[tuple[str, int]]:
+        """The runs, (arm, seed), that must be there before this one."""
+        partners = {(name, self.seeds[0]) for name in arm.partners}
+        return partners | ({(arm.reference, seed)} if arm.reference else set())
+
+
+def load_study(spec: str) -> Study:
+    """The study of `FILE.py` or `FILE.py:variant`.
+
+    Raises:
+        ConfigError: there is no such file, it has no get_study, or what that gives is no study.
+    """
+    name, _, variant = spec.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        raise ConfigError(f"--study={spec}: no such file: {name}")
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    if module_spec is None or module_spec.loader is None:
+        raise ConfigError(f"--study={spec}: {name} is no Python file, as a study is: configs/study_biographies.py")
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    get_study = getattr(module, "get_study", None)
+    study = get_study(variant) if callable(get_study) else None
+    if not isinstance(study, Study):
+        raise ConfigError(f"--study={spec}: {name} needs a function get_study(variant) that returns a Study")
+    return study

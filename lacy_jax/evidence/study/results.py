@@ -1,0 +1,106 @@
+"""The results of a study's finished runs: means over seeds with intervals, and the tests of its hypotheses."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from lacy_jax.evidence.closed_world.judging import ALONE, Judged
+from lacy_jax.evidence.closed_world.scores import estimate
+from lacy_jax.evidence.closed_world.suite import Evaluation, read_evaluation
+from lacy_jax.evidence.study.plan import Contrast, Study
+from lacy_jax.evidence.study.runs import evaluation_directory, finished
+from lacy_jax.measures.intervals import PairedT, holm, paired_t
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Over seeds: the mean and its 95% t interval (NaN with a single seed). `values`: by ascending seed."""
+
+    mean: float
+    low: float
+    high: float
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A contrast's paired differences over seeds, better - worse. `p`: two-sided, adjusted for all contrasts (Holm)."""
+
+    contrast: Contrast
+    better: Mean
+    worse: Mean
+    difference: PairedT
+    p: float
+
+    @property
+    def verdict(self) -> Literal["confirmed", "not shown", "the other way round"]:
+        if self.p >= ALPHA or np.isnan(self.p):
+            return "not shown"
+        return "confirmed" if self.difference.mean > 0 else "the other way round"
+
+
+class Results:
+    """Every finished run of a study, by arm and seed."""
+
+    def __init__(self, study: Study, runs: dict[tuple[str, int], Evaluation]):
+        self.study, self.runs = study, runs
+
+    def seeds(self, arm: str) -> list[int]:
+        return [seed for seed in self.study.seeds if (arm, seed) in self.runs]
+
+    def people(self, arm: str, decode: str, *, seed: int, budget: float | None = None) -> list[Judged] | None:
+        """Judged biographies at a budget (None: the main one); None where there are none."""
+        at = 0.0 if decode == ALONE.name else self.study.main_budget if budget is None else budget
+        return self.runs[arm, seed].judged.get((decode, at))
+
+    def score(self, name: str, arm: str, decode: str, *, budget: float | None = None, group: str = "") -> Mean | None:
+        """One of `SCORES` over seeds; `group`: of one group of people only. None without results."""
+        values = []
+        for seed in self.seeds(arm):
+            people = self.people(arm, decode, seed=seed, budget=budget)
+            if people is not None:
+                values.append(estimate(name, [each for each in people if not group or each.group == group]))
+        return mean_of(values)
+
+    def token(self, arm: str, *path: str) -> Mean | None:
+        """A number of tokens.json over seeds, found by the keys of `path`."""
+        values = []
+        for seed in self.seeds(arm):
+            node: Any = self.runs[arm, seed].tokens
+            for key in path:
+                node = node.get(key, {}) if isinstance(node, dict) else {}
+            if isinstance(node, int | float):
+                values.append(float(node))
+        return mean_of(values)
+
+    def tests(self) -> list[Tested]:
+        """Every contrast that has two seeds or more on both sides."""
+        found = []
+        for contrast in self.study.contrasts:
+            sides = [self.score(contrast.score, *side) for side in (contrast.better, contrast.worse)]
+            better, worse = sides
+            if better is None or worse is None or len(better.values) != len(worse.values) or len(better.values) < 2:
+                continue
+            found.append((contrast, better, worse, paired_t(np.subtract(better.values, worse.values))))
+        adjusted = holm([each[3].p for each in found])
+        return [Tested(*each, p) for each, p in zip(found, adjusted, strict=True)]
+
+
+def mean_of(values: list[float]) -> Mean | None:
+    """None of no values."""
+    if not values:
+        return None
+    if len(values) == 1:
+        return Mean(values[0], np.nan, np.nan, tuple(values))
+    found = paired_t(values)
+    return Mean(found.mean, found.low, found.high, tuple(values))
+
+
+def read_results(study: Study, *, workdir: str) -> Results:
+    """What is finished; runs that are not are left out."""
+    done = [job for job in study.jobs() if finished(study, *job, workdir=workdir)]
+    runs = {(arm.name, seed): read_evaluation(evaluation_directory(workdir, arm.name, seed)) for arm, seed in done}
+    return Results(study, runs)

@@ -1,0 +1,185 @@
+"""Trains and evaluates what a study is missing: one process a run, several at once, whatever is finished is kept.
+
+<workdir>/data/, data.txt               prepared data, shared, and what was said of it
+<workdir>/<arm>/seed<k>/                a run of lacy_jax.main; log.txt has what it said
+<workdir>/<arm>/seed<k>/closed_world/   its evaluation
+"""
+
+import concurrent.futures
+import dataclasses
+import os
+import queue
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lacy_jax.evidence.closed_world.suite import decode_text
+from lacy_jax.evidence.study.plan import Arm, Study
+
+Report = Callable[[str, int, int], None]
+DONE = "done"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended with another status than 0; `log` says why."""
+
+    arm: str
+    seed: int
+    log: Path
+
+
+def run_directory(workdir: str | Path, arm: str, seed: int) -> Path:
+    return Path(workdir) / arm / f"seed{seed}"
+
+
+def evaluation_directory(workdir: str | Path, arm: str, seed: int) -> Path:
+    return run_directory(workdir, arm, seed) / "closed_world"
+
+
+def train_command(study: Study, arm: Arm, seed: int, *, workdir: str | Path) -> list[str]:
+    """The command that trains one arm with one seed."""
+    settings = {
+        "training.seed": seed,
+        "data.seed": seed,
+        "data.directory": Path(workdir) / "data",
+        **study.settings,
+        **arm.settings,
+    }
+    if arm.reference:
+        settings["objective.reference"] = run_directory(workdir, arm.reference, seed)
+    return [
+        *(sys.executable, "-m", "lacy_jax.main", f"--config={study.config}:method={arm.method}"),
+        f"--workdir={run_directory(workdir, arm.name, seed)}",
+        *(f"--config.{name}={value}" for name, value in settings.items()),
+    ]
+
+
+def evaluate_command(study: Study, arm: Arm, seed: int, *, workdir: str | Path) -> list[str]:
+    """The command that evaluates it."""
+    decodes = [
+        dataclasses.replace(decode, partner=str(run_directory(workdir, decode.partner, study.seeds[0])))
+        if decode.partner in arm.partners
+        else decode
+        for decode in arm.decodes
+    ]
+    return [
+        *(sys.executable, "-m", "lacy_jax.evaluate", "--suite=closed_world"),
+        f"--checkpoint={run_directory(workdir, arm.name, seed)}",
+        f"--out={evaluation_directory(workdir, arm.name, seed)}",
+        f"--people={study.people}",
+        f"--known={study.known}",
+        f"--temperature={study.temperature}",
+        *(f"--decode={decode_text(decode)}" for decode in decodes),
+    ]
+
+
+def run_study(study: Study, *, workdir: str, workers: int, report: Report) -> list[Failure]:
+    """Runs what is missing, `workers` at once, each after those that it needs; returns what failed.
+
+    On CPUs every worker has cores of its own, so that runs do not slow each other down; what they read is prepared
+    before, with all of them.
+    """
+    jobs = list(study.jobs())
+    waiting = [job for job in jobs if not finished(study, *job, workdir=workdir)]
+    _prepare(study, waiting, workdir=workdir, report=report)
+    shares = queue.SimpleQueue[list[int]]()
+    for cores in _shares(workers):
+        shares.put(cores)
+
+    def pin() -> None:
+        if cores := shares.get():
+            os.sched_setaffinity(0, cores)  # of this thread, and so of the processes that it starts
+
+    running: dict[concurrent.futures.Future[bool], tuple[Arm, int]] = {}
+    failures = []
+    with concurrent.futures.ThreadPoolExecutor(workers, initializer=pin) as pool:
+        while waiting or running:
+            report("runs", len(jobs) - len(waiting) - len(running), len(jobs))
+            missing = {(arm.name, seed) for arm, seed in [*waiting, *running.values()]}
+            ready = [job for job in waiting if not study.needs(*job) & missing]
+            for job in ready[: workers - len(running)]:
+                waiting.remove(job)
+                running[pool.submit(_run, study, *job, workdir=workdir)] = job
+            ended, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+            for future in ended:
+                arm, seed = running.pop(future)
+                if not future.result():
+                    failures.append(Failure(arm.name, seed, run_directory(workdir, arm.name, seed) / "log.txt"))
+    report("runs", len(jobs), len(jobs))
+    return failures
+
+
+def _prepare(study: Study, jobs: Sequence[tuple[Arm, int]], *, workdir: str, report: Report) -> None:
+    """Data for `jobs`, each kind once. Where it fails, so do the runs that want it, and their logs say why."""
+    sections = ("corpus.", "tokenizer.", "annotate.", "rule.", "data.", "model.context")
+    kinds = {
+        tuple(f"--config.{name}={value}" for name, value in arm.settings.items() if name.startswith(sections))
+        for arm, _ in jobs
+    }
+    settings = {"data.directory": Path(workdir) / "data", **study.settings}
+    common = [f"--config={study.config}", *(f"--config.{name}={value}" for name, value in settings.items())]
+    for done, kind in enumerate(sorted(kinds)):
+        report("data", done, len(kinds))
+        command = [sys.executable, "-m", "lacy_jax.prepare", *common, *kind]
+        _logged(command, log=Path(workdir) / "data.txt", environment=os.environ)
+    if kinds:
+        report("data", len(kinds), len(kinds))
+
+
+def finished(study: Study, arm: Arm, seed: int, *, workdir: str) -> bool:
+    """Whether it was trained by this very command, and evaluated in all of these ways, perhaps for another study."""
+    path = evaluation_directory(workdir, arm.name, seed) / DONE
+    if not path.exists():
+        return False
+    trained, evaluated = path.read_text().splitlines()
+    now_trained, now_evaluated = commands(study, arm, seed, workdir=workdir).splitlines()
+    return trained == now_trained and {*now_evaluated.split()} <= {*evaluated.split()}
+
+
+def mark_finished(study: Study, arm: Arm, seed: int, *, workdir: str) -> None:
+    """Notes how it was trained, and all ways in which it was evaluated, for other studies before as well."""
+    path = evaluation_directory(workdir, arm.name, seed) / DONE
+    trained, evaluated = commands(study, arm, seed, workdir=workdir).splitlines()
+    before = path.read_text().splitlines() if path.exists() else ["", ""]
+    words = dict.fromkeys([*evaluated.split(), *(before[1].split() if before[0] == trained else ())])
+    path.write_text(f"{trained}\n{' '.join(words)}\n")
+
+
+def commands(study: Study, arm: Arm, seed: int, *, workdir: str) -> str:
+    """The two commands of a run, a line each, as they are recorded when it is finished."""
+    both = train_command(study, arm, seed, workdir=workdir), evaluate_command(study, arm, seed, workdir=workdir)
+    return "".join(" ".join(command[1:]) + "\n" for command in both)
+
+
+def _run(study: Study, arm: Arm, seed: int, *, workdir: str) -> bool:
+    # The runs of a study are alike: what one has compiled the next can use.
+    environment = {
+        "JAX_COMPILATION_CACHE_DIR": str((Path(workdir) / "compiled").absolute()),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        **os.environ,
+    }
+    both = train_command(study, arm, seed, workdir=workdir), evaluate_command(study, arm, seed, workdir=workdir)
+    log = run_directory(workdir, arm.name, seed) / "log.txt"
+    if not all(_logged(command, log=log, environment=environment) for command in both):
+        return False
+    mark_finished(study, arm, seed, workdir=workdir)
+    return True
+
+
+def _logged(command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> bool:
+    """Runs a command, whose words end up in a file; whether it went well."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        print("$", " ".join(command), file=file, flush=True)
+        return subprocess.run(command, stdout=file, stderr=file, env=environment).returncode == 0
+
+
+def _shares(workers: int) -> list[list[int]]:
+    """The cores of each worker; empty lists where a system cannot pin, or there are fewer cores than workers."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if workers == 1 or len(cores) < workers:
+        return [[] for _ in range(workers)]
+    return [cores[index::workers] for index in range(workers)]

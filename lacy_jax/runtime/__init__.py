@@ -1,0 +1,1 @@
+"""Where a run runs: meshes, processes, a platform's compiler options, the C library's memory."""

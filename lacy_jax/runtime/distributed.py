@@ -1,0 +1,109 @@
+"""One run of several processes: finding each other at the start, and noticing at once where they disagree."""
+
+import json
+import os
+import time
+import zlib
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from etils import epath
+from jax._src.clusters import ClusterEnv  # jax's own detection, which jax.distributed.initialize uses
+from jax.experimental import multihost_utils
+
+from lacy_jax.runtime.sharding import MeshError
+
+FOLDER_SECONDS = 40.0  # NFS clients look again after 30 at first (nfs(5), acdirmin)
+
+
+def initialize(mode: Literal["auto", "on", "off"]) -> None:
+    """Joins the other processes of this run, if there are any; before anything else of JAX.
+
+    What jax.distributed.initialize recognises is recognised here: TPU pods, GKE (also several slices), slurm's srun,
+    Open MPI and Kubernetes jobs; elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID tell.
+    `auto` leaves a process alone that has no others: a TPU VM of one host, or slurm's only task, which
+    jax.distributed.initialize would let see but one of its GPUs. `on` insists.
+
+    Raises:
+        MeshError: `on`, and nothing tells who the others are; or they cannot be reached.
+    """
+    if mode == "off" or (mode == "auto" and not _several()):
+        return
+    count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
+    try:
+        jax.distributed.initialize(
+            num_processes=int(count) if count else None, process_id=int(index) if index else None
+        )
+    except (ValueError, RuntimeError) as error:
+        raise MeshError(
+            f"--distributed={mode}: cannot find or reach the other processes of this run ({error}). Start it with "
+            "srun, mpirun, on every worker of a TPU slice or in a JobSet, or set JAX_COORDINATOR_ADDRESS=host:port, "
+            "JAX_NUM_PROCESSES and JAX_PROCESS_ID; --distributed=off runs this process alone"
+        ) from error
+
+
+def _several() -> bool:
+    """Whether the environment tells of more than this process."""
+    if int(os.environ.get("JAX_NUM_PROCESSES") or 1) > 1:
+        return True
+    found = (env for env in ClusterEnv._cluster_types if not env.opt_in_only_method and env.is_env_present())
+    try:
+        environment = next(found, None)
+        return environment is not None and environment.get_process_count() > 1
+    except OSError:
+        return False  # libtpu is installed, but no metadata server of Google Cloud answers: no TPU is here
+
+
+def check_agreement(what: str, value: Any) -> None:
+    """Returns where every process has an equal `value` (JSON), which is named `what`; waits for all of them.
+
+    Raises:
+        MeshError: they differ, with the numbers of the processes that have another one than process 0.
+    """
+    if jax.process_count() == 1:
+        return
+    own = np.uint32(zlib.crc32(json.dumps(value, sort_keys=True).encode()))
+    every = np.asarray(multihost_utils.process_allgather(own))
+    others = np.flatnonzero(every != every[0]).tolist()
+    if others:
+        raise MeshError(
+            f"the processes of this run have different {what}: {', '.join(map(str, others))} not those of process 0. "
+            "Start all of them with the same flags and the same data (one folder that all see, or a copy)"
+        )
+
+
+def check_one_folder(workdir: str) -> None:
+    """Returns where every process sees the `workdir` that process 0 sees; waits for all of them.
+
+    A checkpoint is written by all processes together: on disks of their own it would never be finished.
+
+    Raises:
+        MeshError: they do not, with the numbers of those that have a folder of their own.
+    """
+    if jax.process_count() == 1:
+        return
+    mark = epath.Path(workdir) / "process_0_was_here"
+    if jax.process_index() == 0:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text("")
+    multihost_utils.sync_global_devices("the work folder is marked")
+    seen = np.asarray(multihost_utils.process_allgather(np.bool(_appears(mark))))
+    if jax.process_index() == 0:
+        mark.unlink()
+    others = np.flatnonzero(~seen).tolist()
+    if others:
+        raise MeshError(
+            f"--workdir={workdir} is another folder for process {', '.join(map(str, others))} than for process 0: give "
+            "one that all machines of this run share, or a bucket (gs://...)"
+        )
+
+
+def _appears(path: epath.Path) -> bool:
+    """Whether a file is there, now or soon: a network file system may show late what another machine wrote."""
+    deadline = time.monotonic() + FOLDER_SECONDS
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(min(1.0, FOLDER_SECONDS))
+    return True

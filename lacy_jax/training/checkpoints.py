@@ -1,0 +1,107 @@
+"""Saving and resuming a run with Orbax. What lies in a step's folder is told in lacy_jax/checkpoints/loading.py."""
+
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from lacy_jax.checkpoints.loading import CheckpointError, read_meta
+from lacy_jax.config import Config
+from lacy_jax.training.state import TrainState, init_state
+
+# What a run must have in common with the checkpoint that it continues from.
+_BINDING = ("model", "objective", "optimizer", "data", "training.seed", "training.microbatches")
+# Of those, what only says where things lie or how fast they are done.
+_FREE = (
+    "data.directory",
+    "data.packed",
+    "model.attention",
+    "model.layer_loop",
+    "model.remat",
+    "objective.vocab_chunks",
+)
+
+
+class Checkpoints:
+    """The checkpoints of one run, `<workdir>/checkpoints`; saving is asynchronous, a failed save raises at the next."""
+
+    def __init__(self, workdir: str, *, keep: int):
+        self._folder = epath.Path(workdir).absolute() / "checkpoints"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    @property
+    def latest(self) -> int | None:
+        step: int | None = self._manager.latest_step()
+        return step
+
+    def save(self, state: TrainState, *, step: int, meta: dict[str, Any]) -> None:
+        """Starts writing step `step`; training may go on and donate the state."""
+        train = {name: getattr(state, name) for name in ("step", "tokens", "ground_truth_tokens", "optimizer")}
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            train=ocp.args.StandardSave(train),
+            meta=ocp.args.JsonSave(meta),
+        )
+        self._manager.save(step, args=items, force=True)
+
+    def wait(self) -> None:
+        """Until everything is on disk; raises what went wrong there."""
+        self._manager.wait_until_finished()
+        self._manager.check_for_errors()
+
+    def close(self) -> None:
+        self.wait()
+        self._manager.close()
+
+    def restore(self, config: Config, *, vocab: int, shardings: TrainState, data: Any) -> tuple[TrainState, Any]:
+        """The newest state, placed by `shardings` on whatever devices there are now, and its meta.
+
+        Raises:
+            CheckpointError: it was made with other settings or other data than this run's.
+        """
+        step = self.latest
+        folder = self._folder / str(step)
+        meta = read_meta(folder)
+        _refuse_other_run(meta, config, data=data, folder=folder)
+        shapes = jax.eval_shape(lambda: init_state(config, vocab=vocab))
+        target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+        train = {name: getattr(target, name) for name in ("step", "tokens", "ground_truth_tokens", "optimizer")}
+        items = ocp.args.Composite(
+            params=ocp.args.StandardRestore(target.params), train=ocp.args.StandardRestore(train)
+        )
+        restored = self._manager.restore(step, args=items)
+        return TrainState(params=restored["params"], **restored["train"]), meta
+
+
+def _refuse_other_run(meta: dict[str, Any], config: Config, *, data: Any, folder: epath.Path) -> None:
+    from lacy_jax.config import config_to_dict
+
+    ours, theirs = _flatten(config_to_dict(config)), _flatten(meta["config"])
+    # Where a batch is one whole to the objective, its parts are a matter of a machine's memory.
+    free = (*_FREE, "training.microbatches") if config.objective.scope == "batch" else _FREE
+    binding = [name for name in ours if name.startswith(_BINDING) and name not in free]
+    differing = [
+        f"config.{name}: here {ours[name]!r}, there {theirs.get(name, 'absent')!r}"
+        for name in binding
+        if ours[name] != theirs.get(name)
+    ]
+    if meta["data"] != data:
+        differing.append("the prepared data (corpus, annotator, rule, tokenizer or window length) is another")
+    if differing:
+        raise CheckpointError(
+            f"{folder} was made by a run with other settings; give this run another --workdir, or the old settings:\n  "
+            + "\n  ".join(differing)
+        )
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,149 @@
+"""Tokenizers of Hugging Face folders: exact bytes, exact characters, control tokens apart."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from lacy_jax.checkpoints.hf_tokenizer import HfTokenizer
+from lacy_jax.data.corpus import DataError
+from tests.hf_folders import CONTROL, control_ids, tokenizer_json
+
+TEXTS = [
+    "", " ", "  two  spaces ", "Albert Einstein", "in 1879, 1,234.5", "naïve café", "東京", "😀👩\u200d👧", "a\r\nb\n",
+    "\x00\t", "<|endoftext|> </s> <s> <|begin_of_text|>", "e\u0301", "\u2581",
+]  # fmt: skip
+
+
+def tokenizer_of(style: str) -> HfTokenizer:
+    start, end = control_ids(style)
+    return HfTokenizer(tokenizer_json(style), start_id=start, end_id=end)
+
+
+MADE = {style: tokenizer_of(style) for style in CONTROL}
+
+
+def check(tokenizer: HfTokenizer, text: str, *, added: bytes) -> None:
+    encoding = tokenizer.encode(text)
+    ids = encoding.ids.tolist()
+    assert tokenizer.decode_bytes(ids) == (added + text.encode() if text else b"")
+    assert not {tokenizer.start_id, tokenizer.end_id} & set(ids)
+    assert (np.diff(encoding.starts) >= 0).all()
+    assert (np.diff(encoding.ends) >= 0).all()
+    if text:
+        assert encoding.ends[-1] == len(text)
+    for index, start, end in zip(ids, encoding.starts, encoding.ends, strict=True):
+        # A token's bytes lie within the characters it is said to stand for, which hold no more than they must.
+        token = tokenizer.decode_bytes([index])
+        held = text[start:end].encode()
+        assert token in held or (start == 0 and token.removeprefix(b" ") in held)
+        assert len(text[start:end]) <= max(len(token), 0)
+
+
+@pytest.mark.parametrize("style", ["gpt2", "llama3"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_byte_level_tokens_are_the_texts_bytes(style: str, text: str) -> None:
+    check(MADE[style], text, added=b"")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
+def test_any_text(text: str) -> None:
+    check(MADE["gpt2"], text, added=b"")
+    if "\u2581" not in text:
+        check(MADE["llama2"], text, added=b" ")
+
+
+@pytest.mark.parametrize("text", [text for text in TEXTS if "\u2581" not in text])
+def test_sentencepiece_like_tokens_have_a_space_more(text: str) -> None:
+    check(MADE["llama2"], text, added=b" ")
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("style", MADE)
+def test_ids_are_the_librarys(style: str, text: str) -> None:
+    definition = tokenizer_json(style)
+    reference = Tokenizer.from_str(definition)
+    if "<" in text:  # there, control tokens are meant to be spelt out
+        assert len(MADE[style].encode(text)) > len(reference.encode(text, add_special_tokens=False).ids)
+    else:
+        ids = reference.encode(text, add_special_tokens=False).ids
+        assert MADE[style].encode(text).ids.tolist() == ids
+        decoded = MADE[style].decode_bytes(ids).decode()
+        assert reference.decode(ids) == (decoded.removeprefix(" ") if style == "llama2" else decoded)
+
+
+@pytest.mark.parametrize("style", MADE)
+def test_ids_and_lengths(style: str) -> None:
+    tokenizer = MADE[style]
+    assert tokenizer.vocab_size == tokenizer.call_id + 1 == len(tokenizer.byte_lengths)
+    for index in (tokenizer.start_id, tokenizer.end_id, tokenizer.call_id):
+        assert tokenizer.byte_lengths[index] == 0
+    lengths = [len(tokenizer.decode_bytes([index])) for index in range(tokenizer.call_id)]
+    assert tokenizer.byte_lengths[:-1].tolist() == lengths
+    assert sum(length == 0 for length in lengths) == {"gpt2": 1, "llama3": 2, "llama2": 3}[style]
+    assert all(tokenizer.token_text(index) for index in range(tokenizer.vocab_size))
+    assert tokenizer.fingerprint == tokenizer_of(style).fingerprint
+
+
+def test_texts_start_after_the_end_where_nothing_starts_them() -> None:
+    assert MADE["gpt2"].start_id == MADE["gpt2"].end_id
+    assert MADE["llama3"].start_id != MADE["llama3"].end_id
+
+
+def test_a_normalizing_tokenizer_keeps_offsets() -> None:
+    definition = json.loads(tokenizer_json("gpt2")) | {"normalizer": {"type": "NFC"}}
+    tokenizer = HfTokenizer(json.dumps(definition), start_id=None, end_id=MADE["gpt2"].end_id)
+    text = "cafe\u0301 in Ulm"
+    encoding = tokenizer.encode(text)
+    assert encoding.ends[-1] == len(text)
+    assert tokenizer.decode_bytes(encoding.ids.tolist()).decode() == "caf\u00e9 in Ulm"
+
+
+def folder_with(tmp_path: Path, definition: str | None, **files: Any) -> Path:
+    if definition is not None:
+        (tmp_path / "tokenizer.json").write_text(definition)
+    for name, content in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"config": {"bos_token_id": 400, "eos_token_id": [401, 400]}},
+        {"config": {"bos_token_id": None, "eos_token_id": None},
+         "tokenizer_config": {"bos_token": {"content": "<|begin_of_text|>"}, "eos_token": "<|end_of_text|>"}},
+    ],
+)  # fmt: skip
+def test_where_texts_start_and_end_is_read_from_the_folder(tmp_path: Path, files: dict[str, Any]) -> None:
+    tokenizer = HfTokenizer.from_folder(folder_with(tmp_path, tokenizer_json("llama3"), **files))
+    assert (tokenizer.start_id, tokenizer.end_id) == (400, 401)
+
+
+@pytest.mark.parametrize(
+    ("definition", "config", "named"),
+    [
+        (None, {"eos_token_id": 1}, r"no .*tokenizer\.json.*save_pretrained"),
+        ("{", {"eos_token_id": 1}, r"cannot read tokenizer\.json"),
+        ("{}", {"eos_token_id": 1}, r"not a tokenizer\.json"),
+        (tokenizer_json("gpt2"), {}, "eos_token_id"),
+        (tokenizer_json("gpt2"), {"eos_token_id": 50256}, "50256.*0 to 400"),
+        (tokenizer_json("gpt2"), {"eos_token_id": 1, "bos_token_id": 50256}, "bos_token_id is 50256"),
+        (tokenizer_json("gpt2").replace('"decoder":{"type":"ByteLevel"', '"decoder":{"type":"Fuse"'),
+         {"eos_token_id": 1}, "Fuse.*ByteLevel"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_refused(tmp_path: Path, definition: str | None, config: dict, named: str) -> None:
+    with pytest.raises(DataError, match=named):
+        HfTokenizer.from_folder(folder_with(tmp_path, definition, config=config))
+
+
+def test_lone_surrogates_are_refused() -> None:
+    with pytest.raises(DataError, match="surrogate"):
+        MADE["gpt2"].encode("a\ud800")

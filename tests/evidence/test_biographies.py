@@ -1,0 +1,179 @@
+"""The closed world: its checker agrees with its generator, and cannot be talked round."""
+
+import collections
+import dataclasses
+import sqlite3
+
+import numpy as np
+import pytest
+
+from lacy_jax.config import AnnotateConfig, BiographiesConfig, CorpusConfig
+from lacy_jax.data.annotate import annotate_documents
+from lacy_jax.data.corpus import Document, corpus_fingerprint, full_text, read_documents
+from lacy_jax.evidence.closed_world.world import (
+    RELATIONS,
+    biographies,
+    facts_file,
+    make_world,
+    mark_oracle,
+    read_sentences,
+    write_biography,
+)
+from lacy_jax.evidence.closed_world.world.world import document_counts
+
+WORLD = BiographiesConfig(people=1_000, documents=10_000)
+
+
+def test_every_sentence_of_10_000_biographies_is_read_as_it_was_written() -> None:
+    kinds: collections.Counter[str] = collections.Counter()
+    for biography in biographies(WORLD):
+        text, person = biography.document.text, biography.person
+        sentences = list(read_sentences(text))
+        kinds.update(sentence.kind for sentence in sentences)
+        claims = [sentence for sentence in sentences if sentence.kind == "claim"]
+        found = [(claim.relation, claim.value_start, claim.value_end) for claim in claims]
+        assert found == [(stated.relation, stated.start, stated.end) for stated in biography.stated], text
+        for claim in claims:
+            assert claim.value == text[claim.value_start : claim.value_end] == person.facts[claim.relation]
+            assert claim.subject.lower() in (person.name.lower(), person.surname.lower(), *person.pronouns)
+    assert kinds["unparsed"] == 0
+    assert kinds["claim"] > 50_000
+    assert kinds["filler"] > 5_000
+
+
+def test_a_changed_value_is_read_as_the_changed_value() -> None:
+    """Every value of 1,000 biographies in turn is replaced by another person's; nothing else changes."""
+    world, changed = make_world(WORLD), 0
+    for index in range(0, 1_000, 5):
+        biography = write_biography(world, index, number=0)
+        for stated in biography.stated:
+            other = world.people[(index + 7) % 1_000].facts[stated.relation]
+            text = biography.document.text
+            sentences = list(read_sentences(text[: stated.start] + other + text[stated.end :]))
+            values = [(sentence.relation, sentence.value) for sentence in sentences if sentence.kind == "claim"]
+            expected = [
+                (each.relation, other if each == stated else text[each.start : each.end]) for each in biography.stated
+            ]
+            assert values == expected
+            changed += 1
+    assert changed > 1_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "She was born in",
+        "She was born in Elmby to quiet",
+        "He he was quietly born on 3 May 1950.",
+        "Gisla Verrin was proudly proudly born in Elmby.",
+        "So it goes.",
+        "As the Evening Lantern once noted, she quietly studied optics, he quietly studied it, under misty skies.",
+    ],
+)
+def test_what_the_grammar_cannot_have_written_is_unparsed(text: str) -> None:
+    assert [sentence.kind for sentence in read_sentences(text)] == ["unparsed"]
+
+
+def test_a_world_is_a_function_of_its_settings() -> None:
+    one, same = list(biographies(BiographiesConfig(people=20, documents=60))), None
+    same = list(biographies(BiographiesConfig(people=20, documents=60)))
+    assert one == same
+    other = list(biographies(BiographiesConfig(people=20, documents=60, seed=1)))
+    assert {each.document.text for each in one}.isdisjoint({each.document.text for each in other})
+    assert len({each.document.id for each in one}) == len(one) == 60
+    fixed = make_world(BiographiesConfig(people=20, documents=60, wording="fixed"))
+    assert [person.facts for person in fixed.people] == [
+        p.facts for p in make_world(BiographiesConfig(people=20, documents=60)).people
+    ]
+
+
+def test_fixed_wording_is_one_template_a_relation_and_nothing_else() -> None:
+    """With the values and the name taken out, all are one text; the checker reads each as it was written."""
+    texts = set()
+    for biography in biographies(BiographiesConfig(people=60, documents=120, wording="fixed")):
+        text, person = biography.document.text, biography.person
+        sentences = list(read_sentences(text))
+        assert [(each.relation, each.value) for each in sentences] == list(person.facts.items())
+        assert {each.subject for each in sentences} == {person.surname}
+        for stated in reversed(biography.stated):
+            text = f"{text[: stated.start]}{{{stated.relation}}}{text[stated.end :]}"
+        texts.add(text.replace(person.surname, "S"))
+    assert texts == {
+        "S was born on {birth_date}. S was born in {birth_place}. S studied at {university}. S majored in {field}."
+        " S works for {employer}. S works in {employer_city}."
+    }
+
+
+def test_people_head_and_tail() -> None:
+    world = make_world(WORLD)
+    counts = [person.documents for person in world.people]
+    assert sum(counts) == 10_000
+    assert counts[:950] == sorted(counts[:950], reverse=True)
+    assert counts[950:] == [0] * 50
+    assert counts[0] > 200
+    assert len(world.by_name) == 1_000
+    for person in world.people:
+        assert tuple(person.facts) == RELATIONS
+    # The derived attribute: all who work for one employer work in one city.
+    cities = collections.defaultdict(set)
+    for person in world.people:
+        cities[person.facts["employer"]].add(person.facts["employer_city"])
+    assert {len(each) for each in cities.values()} == {1}
+    assert document_counts(10, documents=10) == [1] * 10
+
+
+def test_the_corpus_and_its_oracle() -> None:
+    corpus = CorpusConfig(name="biographies", biographies=BiographiesConfig(people=20, documents=60))
+    documents = list(read_documents(corpus))
+    marked = list(annotate_documents(documents, AnnotateConfig(annotator="oracle")))
+    assert [document for document, _ in marked] == documents
+    by_id = {each.document.id: each for each in biographies(corpus.biographies)}
+    for document, spans in marked:
+        text = full_text(document)
+        stated = by_id[document.id].stated
+        words = [word for each in stated for word in document.text[each.start : each.end].replace("&", " ").split()]
+        assert [text[a:b] for a, b in zip(spans.starts, spans.ends, strict=True)] == words
+    assert corpus_fingerprint(corpus) != corpus_fingerprint(
+        dataclasses.replace(corpus, biographies=BiographiesConfig(people=20, documents=60, seed=1))
+    )
+
+
+def test_the_oracle_is_made_worse_as_asked() -> None:
+    documents = [each.document for each in biographies(BiographiesConfig(people=50, documents=1_000))]
+    true = [spans for _, spans in mark_oracle(documents, AnnotateConfig(annotator="oracle"))]
+    worse = AnnotateConfig(annotator="oracle", oracle_precision=0.8, oracle_recall=0.7)
+    kept = total = noise = 0
+    for spans, (_, found) in zip(true, mark_oracle(documents, worse), strict=True):
+        facts, marks = {*spans.starts.tolist()}, {*found.starts.tolist()}
+        kept, total, noise = kept + len(facts & marks), total + len(facts), noise + len(marks - facts)
+    assert kept / total == pytest.approx(0.7, abs=0.02)
+    assert kept / (kept + noise) == pytest.approx(0.8, abs=0.02)
+
+
+def test_the_table_of_facts_knows_its_share(tmp_path) -> None:
+    settings = BiographiesConfig(people=200, documents=400)
+    known = {}
+    for share in (0.5, 0.9, 1.0):
+        path = facts_file(settings, known=share, directory=tmp_path)
+        assert facts_file(settings, known=share, directory=tmp_path) == path
+        with sqlite3.connect(path) as connection:
+            known[share] = {*connection.execute("SELECT * FROM facts")}
+    people = make_world(settings).people
+    assert known[1.0] == {(p.name, relation, value) for p in people for relation, value in p.facts.items()}
+    assert known[0.5] < known[0.9] < known[1.0]
+    assert len(known[0.9]) / len(known[1.0]) == pytest.approx(0.9, abs=0.03)
+
+
+def test_some_facts_are_common_words_and_some_fillers_look_like_facts() -> None:
+    """Else grammar alone (names and numbers) would be an oracle."""
+    values = [value for person in make_world(WORLD).people for value in person.facts.values()]
+    assert 0.1 < np.mean([value == value.lower() for value in values]) < 0.25
+    fillers = [
+        document.text[sentence.start : sentence.end]
+        for document in (
+            Document("", "", each.document.text) for each in biographies(BiographiesConfig(people=20, documents=200))
+        )
+        for sentence in read_sentences(document.text)
+        if sentence.kind == "filler"
+    ]
+    assert np.mean([any(c.isdigit() for c in filler) for filler in fillers]) > 0.5

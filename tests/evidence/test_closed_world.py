@@ -1,0 +1,148 @@
+"""Judging biographies, keeping what was judged, and adding it up."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from lacy_jax.cascade import Completion
+from lacy_jax.cascade.rows import Counts, Piece
+from lacy_jax.cascade.text.extent import complete_extent
+from lacy_jax.config import BiographiesConfig, ConfigError
+from lacy_jax.evidence.closed_world.judging import Claim, Decode, Judged, from_json, judge, pick_people, to_json
+from lacy_jax.evidence.closed_world.scores import SCORES, estimate, length_penalised, score
+from lacy_jax.evidence.closed_world.suite import decode_text, parse_decode
+from lacy_jax.evidence.closed_world.world import biographies, make_world, write_biography
+
+WORLD = make_world(BiographiesConfig(people=60, documents=300))
+
+
+NONE = Counts()
+
+
+def completion(*pieces: tuple[str, str], counts: Counts = NONE) -> Completion:
+    made = tuple(Piece(text, source, 0.5, 1) for text, source in pieces)  # type: ignore[arg-type]
+    return Completion("prompt", "".join(text for text, _ in pieces), made, counts, "end")
+
+
+def test_true_biographies_are_right_and_with_another_s_name_wrong() -> None:
+    for person in WORLD.people:
+        biography = write_biography(WORLD, person.index, number=0)
+        judged = judge(person, completion((biography.document.text, "slm")))
+        assert (judged.right, judged.wrong, judged.unparsed) == (len(biography.stated), 0, 0)
+        other = WORLD.people[(person.index + 1) % 60]
+        judged = judge(other, completion((biography.document.text, "slm")))
+        # By chance two people may share a value; the name never.
+        named = [claim for claim in judged.claims if claim.right]
+        assert all(other.facts[claim.relation] == person.facts[claim.relation] for claim in named)
+
+
+def test_every_claim_of_the_corpus_is_right_and_one_changed_value_flips_one_verdict() -> None:
+    """10,000 biographies as they were written; of every tenth each value in turn is another person's, or nonsense."""
+    settings = BiographiesConfig(people=1_000, documents=10_000)
+    world = make_world(settings)
+    flipped = 0
+    for number, biography in enumerate(biographies(settings)):
+        person, text = biography.person, biography.document.text
+        judged = judge(person, completion((text, "slm")))
+        assert [claim.right for claim in judged.claims] == [True] * len(biography.stated), text
+        assert judged.unparsed == 0
+        for stated in biography.stated if number % 10 == 0 else ():
+            values = (each.facts[stated.relation] for each in world.people[number % 997 :] + world.people)
+            other = next(value for value in values if value != text[stated.start : stated.end])
+            for value in (other, "Nowhere at all"):
+                judged = judge(person, completion((text[: stated.start] + value + text[stated.end :], "slm")))
+                wrong = [claim.relation for claim in judged.claims if not claim.right]
+                assert (wrong, judged.right) == ([stated.relation], len(biography.stated) - 1), text
+                flipped += 1
+    assert flipped > 10_000
+
+
+def test_what_the_partner_wrote() -> None:
+    person = WORLD.people[0]
+    place = person.facts["birth_place"]
+    counts = Counts(generated=12, delegated=3, calls=3, fallbacks=1)
+    parts = ((f"{person.surname} was born in", "slm"), (f" {place}", "partner"), (".", "slm"), (" So", "partner"))
+    judged = judge(person, completion(*parts, counts=counts))
+    assert judged.claims == (Claim("birth_place", place, right=True, called=True),)
+    assert (judged.unparsed, judged.calls_on_facts) == (1, 1)
+    assert estimate("on_facts", [judged]) == estimate("unanswered", [judged]) == pytest.approx(1 / 3)
+    assert estimate("answered_on_facts", [judged]) == 0.5
+    assert estimate("rate", [judged]) == pytest.approx(4 / 12)
+
+
+def test_saying_a_thing_twice_counts_once() -> None:
+    person = WORLD.people[0]
+    place, wrong = person.facts["birth_place"], "Elsewhere"
+    said = (
+        f"{person.name} was born in {place}. She was born in {place}. He was born in {wrong}. He was born in {wrong}."
+    )
+    judged = judge(person, completion((said, "slm")))
+    assert (judged.right, judged.wrong) == (1, 1)
+
+
+def test_what_arrives_of_a_model_s_values() -> None:
+    """It writes what the corpus says: names and dates are whole, of lower-case words and of "X and Y" the first is."""
+    for person in WORLD.people:
+        biography = write_biography(WORLD, person.index, number=1)
+        for stated in biography.stated:
+            value = person.facts[stated.relation]
+            piece = complete_extent(biography.document.text[stated.start - 1 :], span="phrase", ended=True)
+            parted = value.islower() or " and " in value
+            assert piece == f" {value.split()[0] if parted else value}"
+
+
+def made(right: int, wrong: int, unparsed: int, *, generated: int = 10) -> Judged:
+    claims = tuple(Claim("field", str(n), n < right, False) for n in range(right + wrong))
+    return Judged(0, "", "tail", claims, 1, unparsed, generated, 2, 3, 1, 1, (("a", "slm", 0.5),))
+
+
+def test_scores_by_hand() -> None:
+    people = [made(3, 1, 0), made(0, 0, 2), made(1, 3, 1)]
+    assert estimate("precision", people) == 4 / 8
+    assert estimate("strict", people) == 4 / 11
+    assert estimate("right", people) == 4 / 3
+    assert estimate("unparsed", people) == 3 / 14
+    assert estimate("tokens_per_right", people) == 30 / 4
+    expected = (3 / 4 * math.exp(1 - 5 / 4) + 0 + 1 / 4 * math.exp(1 - 5 / 4)) / 3
+    assert estimate("factscore", people) == pytest.approx(expected)
+    assert length_penalised(made(5, 1, 0)) == 5 / 6
+    assert math.isnan(estimate("precision", [made(0, 0, 1)]))
+    for name in SCORES:
+        found = score(name, people)
+        assert found.low <= found.estimate <= found.high or math.isnan(found.estimate)
+
+
+def test_records_survive_a_file() -> None:
+    assert from_json(to_json(made(2, 1, 1))) == made(2, 1, 1)
+    assert json.loads(to_json(made(2, 1, 1)))["group"] == "tail"
+
+
+def test_people_are_spread_over_the_world() -> None:
+    people = pick_people(WORLD, 12)
+    assert len({person.index for person in people}) == 12
+    assert np.ptp(np.diff([person.index for person in people])) <= 1
+    with pytest.raises(ConfigError, match="1 to 60"):
+        pick_people(WORLD, 61)
+
+
+@pytest.mark.parametrize(
+    "decode",
+    [
+        Decode("a"),
+        Decode("b_2", score="call_logit", gate="factual", span="word", budgets=(0.0, 0.1, 1.0)),
+        Decode("c", partner="runs/large/seed0"),
+    ],
+)
+def test_decodes_as_text(decode: Decode) -> None:
+    assert parse_decode(decode_text(decode)) == decode
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ":score=call_score", "a:score=best", "a:budgets=2", "a:budgets=x", "a:what=1", "a:partner=", "a b"],
+)
+def test_wrong_decodes(text: str) -> None:
+    with pytest.raises(ConfigError, match="decode"):
+        parse_decode(text)

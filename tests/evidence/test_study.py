@@ -1,0 +1,277 @@
+"""A study in small: trained, evaluated and shown by its door, resumed without doing anything twice."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lacy_jax.checkpoints.loading import load_model
+from lacy_jax.config import ConfigError
+from lacy_jax.evidence.closed_world.judging import ALONE, Claim, Decode, Judged
+from lacy_jax.evidence.closed_world.suite import Evaluation, model_fingerprint, read_judged
+from lacy_jax.evidence.study.plan import Arm, Contrast, Study, load_study
+from lacy_jax.evidence.study.results import Results
+from lacy_jax.evidence.study.runs import evaluate_command, evaluation_directory, finished, mark_finished, train_command
+
+ROOT = Path(__file__).parents[2]
+CALL = Decode("log_odds", score="call_score", budgets=(0.22, 0.5))
+
+STUDY = """
+from lacy_jax.evidence.closed_world.judging import Decode
+from lacy_jax.evidence.study.plan import Arm, Contrast, Study
+
+CALL = Decode("log_odds", score="call_score", budgets=(0.22, 0.5))
+ASKING = Decode("asking", score="call_score", partner="ntp")
+OURS = Decode("confidence", score="uncertainty", gate="factual", budgets=(0.22, 0.5))
+SMALL = {
+    "corpus.biographies.people": 30, "corpus.biographies.documents": 120, "corpus.validation_share": 0.1,
+    "annotate.annotator": "oracle", "rule.exclude_subjects": False, "rule.first_mention_only": False,
+    "tokenizer.vocab_size": 700, "model.layers": 1, "model.width": 32, "model.heads": 2, "data.batch_size": 8,
+    "training.ground_truth_tokens": 6000,
+    "optimizer.warmup_steps": 2, "objective.rate_warmup_steps": 0,
+}
+
+def get_study(variant):
+    arms = (
+        Arm("rho", "rho", "Rho-1", reference="ntp", decodes=(CALL, ASKING)),
+        Arm("ntp", "ntp", "NTP", decodes=(OURS,)),
+    )
+    contrast = Contrast("H1: first", ("rho", "log_odds"), ("ntp", "confidence"))
+    pairs = (("rho", "log_odds"), ("ntp", "confidence"))
+    return Study("small", "configs/biographies.py", arms, (0,), (contrast,), SMALL, people=6, curves=pairs)
+"""
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "lacy_jax.evaluate", *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_a_small_study(tmp_path: Path) -> None:
+    (tmp_path / "study.py").write_text(STUDY)
+    words = (f"--study={tmp_path}/study.py", f"--workdir={tmp_path}/runs", "--workers=2")
+    done = run(*words)
+    assert done.returncode == 0, done.stderr + (tmp_path / "runs/ntp/seed0/log.txt").read_text()[-2000:]
+    page = (tmp_path / "runs/study.html").read_text()
+    titles = ("Rho-1: log-odds", "Rho-1: log-odds, asks NTP", "NTP: 1 - max p, gated")
+    for expected in (*titles, "written by the partner", "birth_place"):
+        assert expected in page
+    assert "of 2 runs are finished" not in page
+    assert "Further ways to train" not in page  # of which this study has none
+    # The other model was asked, and other things came of it than of the database.
+    asking, known = (
+        read_judged(tmp_path / f"runs/rho/seed0/closed_world/{name}-0.22.jsonl") for name in ("asking", "log_odds")
+    )
+    assert sum(each.calls - each.fallbacks for each in asking) > 0
+    assert [each.pieces for each in asking] != [each.pieces for each in known]
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.jsonl")}
+    log = (tmp_path / "runs/rho/seed0/log.txt").read_text()
+    assert run(*words).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.jsonl")} == kept
+    assert (tmp_path / "runs/rho/seed0/log.txt").read_text() == log
+    # One checkpoint by its suite; the second time from its files, and never over those of other settings.
+    suite = ("--suite=closed_world", f"--checkpoint={tmp_path}/runs/ntp/seed0", f"--out={tmp_path}/out", "--people=6")
+    first, again = run(*suite), run(*suite)
+    assert first.returncode == again.returncode == 0
+    assert first.stdout == again.stdout
+    assert "| default | 0.22 |" in first.stdout
+    assert "| uncertainty, gated |" in first.stdout
+    tokens = json.loads((tmp_path / "out/tokens.json").read_text())
+    assert 0.1 < tokens["share_factual"] < 0.5
+    assert {"birth_date", "other", "factual"} <= {*tokens["nll"]}
+    refused = run(*suite, "--known=0.5", "--decode=default:score=entropy")
+    assert refused.returncode == 2
+    assert "known 0.9, now 0.5, decode default {'score': 'auto', 'gate': 'none'" in refused.stderr
+    # A run that fails is named, the others stay.
+    (tmp_path / "runs/ntp/seed0/closed_world/done").unlink()
+    (tmp_path / "study.py").write_text(STUDY.replace('"data.batch_size": 8', '"data.batch_size": 4'))
+    failed = run(*words)
+    assert failed.returncode == 1
+    assert "failed      ntp, seed 0" in failed.stderr
+
+
+def test_the_folder_of_an_evaluation_knows_its_model(small_run: Path) -> None:
+    slm = load_model(str(small_run))
+    config = slm.config
+    assert model_fingerprint(slm) == model_fingerprint(load_model(str(small_run / "checkpoints/6")))
+    moved = dataclasses.replace(config, data=dataclasses.replace(config.data, directory="elsewhere"))
+    assert model_fingerprint(dataclasses.replace(slm, config=moved)) == model_fingerprint(slm)
+    reseeded = dataclasses.replace(config, training=dataclasses.replace(config.training, seed=1))
+    assert model_fingerprint(dataclasses.replace(slm, config=reseeded)) != model_fingerprint(slm)
+    assert model_fingerprint(load_model(str(small_run / "checkpoints/3"))) != model_fingerprint(slm)
+
+
+def judged(right: int, wrong: int) -> Judged:
+    claims = tuple(Claim("field", str(n), n < right, False) for n in range(right + wrong))
+    return Judged(0, "x", "tail", claims, 0, 0, 10, 2, 2, 0, 2)
+
+
+def study(**changes: object) -> Study:
+    arms = (Arm("a", "lacy", "A", decodes=(CALL,)), Arm("b", "loss", "B", decodes=(CALL,)))
+    contrasts = (
+        Contrast("H1", ("a", "log_odds"), ("b", "log_odds")),
+        Contrast("H2", ("b", "log_odds"), ("a", "log_odds")),
+    )
+    return Study(**({"name": "s", "config": "c", "arms": arms, "seeds": (0, 1, 2), "contrasts": contrasts} | changes))  # type: ignore[arg-type]
+
+
+def test_paired_differences_by_hand() -> None:
+    shares = {"a": (8, 7, 9), "b": (5, 5, 5)}
+    runs = {
+        (arm, seed): Evaluation({("log_odds", 0.22): [judged(right, 10 - right)]}, {"nll": {"factual": float(seed)}})
+        for arm, rights in shares.items()
+        for seed, right in enumerate(rights)
+    }
+    results = Results(study(), runs)
+    first, second = results.tests()
+    assert first.difference.mean == pytest.approx(0.3)
+    # t = 0.3 / (0.1 / sqrt(3)) = 5.196 on 2 degrees of freedom: two-sided p = 0.0351; twice that for two hypotheses.
+    assert first.difference.p == pytest.approx(0.0351, abs=1e-3)
+    assert first.p == pytest.approx(0.0702, abs=2e-3)
+    assert (first.verdict, second.verdict) == ("not shown", "not shown")
+    half = 4.303 * 0.1 / np.sqrt(3)
+    assert (first.difference.low, first.difference.high) == pytest.approx((0.3 - half, 0.3 + half), abs=1e-3)
+    mean = results.token("a", "nll", "factual")
+    assert mean is not None
+    assert mean.mean == 1.0
+    assert results.token("a", "nll", "what") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seeds": ()}, "seeds"),
+        ({"arms": (Arm("a", "best", "A"),)}, "method='best'"),
+        ({"arms": (Arm("a", "rho", "A", reference="b"),)}, "reference or partner 'b'"),
+        ({"arms": (Arm("a", "lacy", "A", decodes=(Decode("x", partner="b"),)),)}, "reference or partner 'b'"),
+        ({"arms": (Arm("a", "rho", "A", reference="b"), Arm("b", "rho", "B", reference="a"))}, "need each other"),
+        ({"arms": (Arm("a", "rho", "A", reference="a"),)}, "need each other"),
+        ({"curves": (("a", "what"),)}, "no arm and decode"),
+        ({"curves": (("a", "log_odds"),) * 7}, "6 lines each"),
+    ],
+)
+def test_wrong_studies(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        study(**{"contrasts": (), **changes})
+
+
+def test_partners_are_trained_once_and_before_those_that_ask_them() -> None:
+    asking = Decode("asking", score="call_score", partner="large")
+    arms = (
+        Arm("rho", "rho", "Rho-1", reference="ntp"),
+        Arm("ntp", "ntp", "NTP", decodes=(CALL, asking)),
+        Arm("large", "ntp", "large", {"model.width": 192}, decodes=(ALONE,)),
+    )
+    made = study(arms=arms, contrasts=(), seeds=(4, 5))
+    assert [(arm.name, seed) for arm, seed in made.jobs()] == [
+        *(("rho", 4), ("ntp", 4), ("large", 4)),
+        *(("rho", 5), ("ntp", 5)),
+    ]
+    # What each waits for; the small study above lists an arm before the one that it needs.
+    assert {(arm.name, seed): made.needs(arm, seed) for arm, seed in made.jobs()} == {
+        ("rho", 4): {("ntp", 4)},
+        ("ntp", 4): {("large", 4)},
+        ("large", 4): set(),
+        ("rho", 5): {("ntp", 5)},
+        ("ntp", 5): {("large", 4)},
+    }
+    for seed in made.seeds:
+        own, others = evaluate_command(made, made.arm("ntp"), seed, workdir="w")[-2:]
+        assert own == "--decode=log_odds:score=call_score,gate=none,span=phrase,budgets=0.22/0.5"
+        assert others == "--decode=asking:score=call_score,gate=none,span=phrase,budgets=0.22,partner=w/large/seed4"
+
+
+def test_studies_of_one_name_take_over_what_is_the_same(tmp_path: Path) -> None:
+    """In the shipped file: runs of one folder that are trained alike, and evaluated in at least these ways."""
+    workdir = str(tmp_path)
+    reduced, choices, partner = (
+        load_study(f"configs/study_biographies.py:{name}") for name in ("reduced", "choices", "partner")
+    )
+    assert reduced.name == choices.name
+    arm = reduced.arm("lacy_full")
+    done = evaluation_directory(workdir, arm.name, 2) / "done"
+    done.parent.mkdir(parents=True)
+
+    def is_finished(other: Study, **changes: object) -> bool:
+        return finished(other, dataclasses.replace(other.arm(arm.name), **changes), 2, workdir=workdir)  # type: ignore[arg-type]
+
+    assert not is_finished(reduced)
+    mark_finished(reduced, arm, 2, workdir=workdir)
+    assert is_finished(reduced)
+    assert not is_finished(choices)  # which asks for one decode more
+    assert is_finished(choices, decodes=arm.decodes)
+    assert is_finished(reduced, decodes=arm.decodes[:1])
+    assert not is_finished(reduced, decodes=(*arm.decodes, Decode("more")))
+    assert not is_finished(reduced, settings={"model.width": 64})
+    assert not is_finished(dataclasses.replace(reduced, people=64))
+    # Evaluated for one study, then for another: it is finished for both. Trained anew, it is not.
+    for other in (choices, partner):
+        mark_finished(other, other.arm(arm.name), 2, workdir=workdir)
+    assert is_finished(choices)
+    assert is_finished(partner)
+    longer = dataclasses.replace(partner, settings={"training.ground_truth_tokens": 7})
+    mark_finished(longer, longer.arm(arm.name), 2, workdir=workdir)
+    assert is_finished(longer)
+    assert not is_finished(choices)
+    assert not is_finished(longer, decodes=choices.arm(arm.name).decodes)
+
+
+def test_the_shipped_study() -> None:
+    reduced, full = load_study("configs/study_biographies.py"), load_study("configs/study_biographies.py:full")
+    assert len(list(reduced.jobs())) == 30
+    assert {arm.name for arm in reduced.arms} < {arm.name for arm in full.arms}
+    assert {*reduced.contrasts} < {*full.contrasts}
+    variants = ("methods", "choices", "partner", "control")
+    others = {name: load_study(f"configs/study_biographies.py:{name}") for name in variants}
+    assert {name: len(list(other.jobs())) for name, other in others.items()} == {
+        "methods": 30,
+        "choices": 35,
+        "partner": 16,
+        "control": 15,
+    }
+    assert [reduced.page, *(other.page for other in others.values())] == [
+        *("study.html", "study_methods.html", "study_choices.html", "study_partner.html", "study_control.html")
+    ]
+    # Those of one name share a folder: an arm of one name must be one run.
+    trained: dict[tuple[str, str], list[str]] = {}
+    for study in (reduced, *others.values(), full):
+        for arm in study.arms:
+            command = train_command(study, arm, 0, workdir=study.name)
+            assert trained.setdefault((study.name, arm.name), command) == command
+    with pytest.raises(ConfigError, match="reduced, methods, choices, partner, control, full"):
+        load_study("configs/study_biographies.py:huge")
+    with pytest.raises(ConfigError, match="no such file"):
+        load_study("configs/none.py")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "give either"),
+        (("--suite=closed_world",), "no checkpoint"),
+        (("--suite=closed_world", "--checkpoint=none"), "no checkpoint at"),
+        (("--study=none.py",), "no such file"),
+        (("--study=README.md",), "README.md is no Python file"),
+        # Flags that would change nothing.
+        (("--study=none.py", "--people=3"), "--people does not go with --study, which takes --workdir"),
+        (
+            ("--suite=closed_world", "--budgets=0.1"),
+            "--budgets does not go with --suite=closed_world, which takes --ch",
+        ),
+        (
+            ("--suite=real_text", "--temperature=0"),
+            "--temperature does not go with --suite=real_text, which takes --ch",
+        ),
+    ],
+)
+def test_wrong_input_is_one_line(words: tuple[str, ...], said: str) -> None:
+    done = run(*words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
