@@ -25,8 +25,10 @@ from pathlib import Path
 import numpy as np
 
 from lacy_jax.config import AnnotateConfig, CorpusConfig, RuleConfig
-from lacy_jax.data.annotate import Spans, annotate_documents, factual_tokens, select_spans
-from lacy_jax.data.corpus import Document, full_text, read_documents, text_offset
+from lacy_jax.data.annotate import annotate_documents
+from lacy_jax.data.corpus import read_documents
+from lacy_jax.data.documents import Document, Spans, full_text, text_offset
+from lacy_jax.data.factual import factual_tokens, select_spans
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
 
 # Name, rule, and what was measured before with a Llama annotator: share flagged, recall, precision.

@@ -33,7 +33,8 @@ from lacy_jax.cascade.partners.checkpoint import CheckpointPartner, _Answer
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.config import Config, CorpusConfig, ModelConfig
-from lacy_jax.data.corpus import full_text, read_documents
+from lacy_jax.data.corpus import read_documents
+from lacy_jax.data.documents import full_text
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
 from lacy_jax.evidence.samples import prompt_of
 from lacy_jax.model import decoder

@@ -14,10 +14,12 @@ import numpy as np
 
 from benchmarks.training_step import method_config
 from lacy_jax.config import AnnotateConfig, RuleConfig
-from lacy_jax.data.annotate import Spans, annotate_documents, factual_tokens, select_spans
-from lacy_jax.data.corpus import Document, full_text, read_documents
+from lacy_jax.data.annotate import annotate_documents
+from lacy_jax.data.corpus import read_documents
+from lacy_jax.data.documents import Document, Spans, full_text
+from lacy_jax.data.factual import factual_tokens, select_spans
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
-from lacy_jax.evidence.closed_world.world import RELATIONS, mark_oracle
+from lacy_jax.evidence.closed_world.world import RELATIONS
 
 RULES = {
     "entity, PROPN or NUM": RuleConfig(exclude_subjects=False, first_mention_only=False),
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     documents = list(read_documents(config.corpus))
     tokenizer = Tokenizer(train_tokenizer(map(full_text, documents), vocab_size=config.tokenizer.vocab_size))
     documents = list(itertools.islice(documents, options.biographies))
-    truth = list(mark_oracle(documents, AnnotateConfig(annotator="oracle")))
+    truth = list(annotate_documents(documents, AnnotateConfig(annotator="oracle")))
     facts = np.concatenate([marked(*each, tokenizer=tokenizer) for each in truth])
     by_relation = [kinds(*each, tokenizer=tokenizer) for each in truth]
     relations = {name: np.concatenate([each[name] for each in by_relation]) for name in RELATIONS}

@@ -14,7 +14,7 @@ database. `control`: one sentence a relation, no free wording. `full`: all metho
 ground-truth tokens, a model of 3M parameters.
 """
 
-from lacy_jax.config import ConfigError
+from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.closed_world.judging import ALONE, Decode
 from lacy_jax.evidence.study.plan import Arm, Contrast, Study
 

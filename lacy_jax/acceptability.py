@@ -16,14 +16,12 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from lacy_jax.checkpoint_flag import given_checkpoint
-from lacy_jax.checkpoints.loading import CheckpointError, load_model
-from lacy_jax.config import ConfigError
+from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.console import Reporter, reporting
-from lacy_jax.data.corpus import DataError
 from lacy_jax.data.prepare import prepare
+from lacy_jax.errors import CheckpointError, ConfigError, DataError, JudgeError
 from lacy_jax.evidence import acceptability
 from lacy_jax.evidence.factscore.factscore import write_lines
-from lacy_jax.evidence.judge import JudgeError
 from lacy_jax.evidence.pages.acceptability import shown, write_acceptability_page
 from lacy_jax.judge_flags import DRY_RUN, OUT, judge_from_flags, tell
 

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from lacy_jax.checkpoints.loading import CheckpointError
+from lacy_jax.errors import CheckpointError
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir, its checkpoints/, one step of it, or an export")
 

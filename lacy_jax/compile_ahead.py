@@ -15,11 +15,11 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from lacy_jax.checkpoints.loading import CheckpointError
-from lacy_jax.config import Config, ConfigError, Remat, parse
+from lacy_jax.config import Config, Remat, parse
+from lacy_jax.errors import CheckpointError, ConfigError, MeshError
 from lacy_jax.model import decoder
 from lacy_jax.runtime.platforms import describe_options
-from lacy_jax.runtime.sharding import BATCH_AXES, MeshError
+from lacy_jax.runtime.sharding import BATCH_AXES
 from lacy_jax.training.ahead import MEMORY_GIB, Plan, make_mesh, plan_step, topology_devices
 from lacy_jax.training.announce import describe_mesh
 from lacy_jax.training.compiled import OutOfMemory

@@ -15,6 +15,8 @@ import pydantic
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from lacy_jax.errors import ConfigError
+
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -23,10 +25,6 @@ AttentionName = Literal["auto", "xla", "cudnn", "splash"]
 NonNegative = Annotated[float, Field(ge=0.0)]
 
 _STRICT = pydantic.ConfigDict(extra="forbid")
-
-
-class ConfigError(ValueError):
-    """A setting that is unknown, out of range or contradicts another one."""
 
 
 @dataclass(frozen=True, config=_STRICT)

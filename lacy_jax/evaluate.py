@@ -18,12 +18,10 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from lacy_jax.cascade import PartnerError
 from lacy_jax.checkpoint_flag import given_checkpoint
-from lacy_jax.checkpoints.loading import CheckpointError, load_model
-from lacy_jax.config import ConfigError
+from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.console import Reporter, reporting
-from lacy_jax.data.corpus import DataError
+from lacy_jax.errors import CheckpointError, ConfigError, DataError, PartnerError
 from lacy_jax.evidence.closed_world.judging import ALONE, TEMPERATURE, Decode
 from lacy_jax.evidence.closed_world.scores import SCORES, score
 from lacy_jax.evidence.closed_world.suite import MAIN_BUDGET, Evaluation, evaluate, parse_decode

@@ -15,8 +15,9 @@ from absl import app, flags, logging
 from etils import epath
 
 from lacy_jax.checkpoint_flag import given_checkpoint
-from lacy_jax.checkpoints.loading import META_FILE, CheckpointError, load_model
+from lacy_jax.checkpoints.loading import META_FILE, load_model
 from lacy_jax.data.tokenizer import Tokenizer
+from lacy_jax.errors import CheckpointError
 
 _OUT = flags.DEFINE_string("out", None, "The folder to write; it must not exist yet")
 flags.mark_flags_as_required(["out"])

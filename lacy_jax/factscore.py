@@ -15,16 +15,12 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from lacy_jax.cascade import PartnerError
 from lacy_jax.cascade_flags import open_from_flags
 from lacy_jax.checkpoint_flag import CHECKPOINT
-from lacy_jax.checkpoints.loading import CheckpointError
-from lacy_jax.config import ConfigError
 from lacy_jax.console import Reporter, reporting
-from lacy_jax.data.corpus import DataError
+from lacy_jax.errors import CheckpointError, ConfigError, DataError, JudgeError, PartnerError
 from lacy_jax.evidence.factscore import atomic_facts, factscore
 from lacy_jax.evidence.factscore.knowledge import read_articles
-from lacy_jax.evidence.judge import JudgeError
 from lacy_jax.judge_flags import DRY_RUN, JUDGE, OUT, judge_from_flags, tell
 
 _GENERATIONS = flags.DEFINE_string("generations", None, "FActScore's JSON lines; with --checkpoint, written first")

@@ -12,13 +12,11 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from lacy_jax.cascade import Completion, Counts, PartnerError, Request, Sampling
+from lacy_jax.cascade import Completion, Counts, Request, Sampling
 from lacy_jax.cascade.render import as_json, marked_text, wants_colour
 from lacy_jax.cascade_flags import open_from_flags
-from lacy_jax.checkpoints.loading import CheckpointError
-from lacy_jax.config import ConfigError
 from lacy_jax.console import reporting
-from lacy_jax.data.corpus import DataError
+from lacy_jax.errors import CheckpointError, ConfigError, DataError, PartnerError
 
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "A text to complete; may be given several times")
 _PROMPTS_FILE = flags.DEFINE_string("prompts_file", None, "A text file of prompts, one a line")

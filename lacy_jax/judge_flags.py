@@ -5,7 +5,7 @@ import sys
 
 from absl import flags
 
-from lacy_jax.config import ConfigError
+from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.judge import Cost, Judge, Settings
 
 JUDGE = flags.DEFINE_string("judge", None, "The judge: an OpenAI-compatible server, http://HOST:PORT/v1[#MODEL]")

@@ -13,15 +13,13 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from lacy_jax.checkpoints.loading import CheckpointError
-from lacy_jax.config import Config, ConfigError, parse
+from lacy_jax.config import Config, parse
 from lacy_jax.console import Reporter, duration, reporting
-from lacy_jax.data.corpus import DataError
 from lacy_jax.data.prepare import prepare
+from lacy_jax.errors import CheckpointError, ConfigError, DataError, MeshError
 from lacy_jax.evidence.run_report import report_run
 from lacy_jax.runtime.allocator import keep_freed_memory
 from lacy_jax.runtime.distributed import initialize
-from lacy_jax.runtime.sharding import MeshError
 from lacy_jax.training.loop import train
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/slm_tiny.py:method=lacy")

@@ -8,11 +8,11 @@ The folder that it names at the end can be copied to another machine and given t
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from lacy_jax.config import ConfigError, parse
+from lacy_jax.config import parse
 from lacy_jax.console import reporting
-from lacy_jax.data.corpus import DataError
 from lacy_jax.data.pack import SPLITS
 from lacy_jax.data.prepare import prepare
+from lacy_jax.errors import ConfigError, DataError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/slm_tiny.py")
 

@@ -14,11 +14,8 @@ from typing import Any
 
 from absl import app, flags
 
-from lacy_jax.cascade import PartnerError
 from lacy_jax.cascade_flags import open_from_flags
-from lacy_jax.checkpoints.loading import CheckpointError
-from lacy_jax.config import ConfigError
-from lacy_jax.data.corpus import DataError
+from lacy_jax.errors import CheckpointError, ConfigError, DataError, PartnerError
 
 _MODEL = flags.DEFINE_string("model_name", None, "The model's name for clients (default: the name of its folder)")
 _KEY_FILE = flags.DEFINE_string("api_key_file", None, "A file with the key that clients must send")

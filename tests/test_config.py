@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lacy_jax import config as settings
+from lacy_jax.errors import ConfigError
 from lacy_jax.model.decoder import padded_vocab
 from lacy_jax.training.flops import parameter_count
 
@@ -69,7 +70,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("given", "words"), REFUSED, ids=lambda x: x if isinstance(x, str) else "")
 def test_bad_settings_are_refused_by_name(given: dict, words: str) -> None:
-    with pytest.raises(settings.ConfigError) as error:
+    with pytest.raises(ConfigError) as error:
         settings.config_from_dict(given)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
@@ -77,7 +78,7 @@ def test_bad_settings_are_refused_by_name(given: dict, words: str) -> None:
 
 @pytest.mark.parametrize("variant", ["method=best", "corpus=web", "size=3", "lacy"])
 def test_unknown_config_arguments_are_refused_with_what_is_allowed(variant: str) -> None:
-    with pytest.raises(settings.ConfigError, match="allowed are"):
+    with pytest.raises(ConfigError, match="allowed are"):
         load("slm_tiny", variant)
 
 

@@ -2,9 +2,10 @@
 
 from lacy_jax.cascade.cascade import Cascade, open_cascade
 from lacy_jax.cascade.decoding.sampling import Sampling
-from lacy_jax.cascade.partners import Partner, PartnerError, make_partner
+from lacy_jax.cascade.partners import Partner, make_partner
 from lacy_jax.cascade.rows import Completion, Counts, Piece, Request
 from lacy_jax.cascade.scheduler import Event, Scheduler
+from lacy_jax.errors import PartnerError
 
 __all__ = ["Cascade", "Completion", "Counts", "Event", "Partner", "PartnerError", "Piece", "Request", "Sampling"]
 __all__ += ["Scheduler", "make_partner", "open_cascade"]

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lacy_jax.config import ConfigError
+from lacy_jax.errors import ConfigError
 
 # Tokens within which what is owed is made up for. The row never owes more than this many tokens, whatever its
 # scores do: less than a point over 1,000 tokens. Shorter would be stricter still; longer would let more facts of a

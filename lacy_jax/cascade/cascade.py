@@ -14,8 +14,9 @@ from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.cascade.rows import Completion, Request
 from lacy_jax.cascade.scheduler import Account, Calling, Gate, Oracle, Scheduler, Score
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.config import CascadeConfig, ConfigError, CorpusConfig
+from lacy_jax.config import CascadeConfig, CorpusConfig
 from lacy_jax.data.tokenizer import TextTokenizer
+from lacy_jax.errors import ConfigError
 
 
 class Cascade:

@@ -13,8 +13,8 @@ from lacy_jax.cascade import budget as budgets
 from lacy_jax.cascade.budget import Budget, BudgetState
 from lacy_jax.cascade.decoding.engine import Engine, Step, ends_word
 from lacy_jax.cascade.decoding.sampling import GREEDY, Sampling
-from lacy_jax.config import ConfigError
 from lacy_jax.data.tokenizer import TextTokenizer
+from lacy_jax.errors import ConfigError
 
 Source = Literal["slm", "partner"]
 Finish = Literal["end", "length", "stop"]

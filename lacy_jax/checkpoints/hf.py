@@ -15,8 +15,8 @@ import numpy as np
 import safetensors
 from flax import traverse_util
 
-from lacy_jax.checkpoints.loading import CheckpointError
-from lacy_jax.config import ConfigError, ModelConfig, config_from_dict
+from lacy_jax.config import ModelConfig, config_from_dict
+from lacy_jax.errors import CheckpointError, ConfigError
 from lacy_jax.model import decoder
 
 CONFIG_FILE = "config.json"

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from lacy_jax.data.corpus import DataError
 from lacy_jax.data.tokenizer import Encoding
+from lacy_jax.errors import DataError
 
 TOKENIZER_FILE = "tokenizer.json"
 

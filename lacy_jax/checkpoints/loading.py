@@ -22,17 +22,13 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from lacy_jax.config import Config, ModelConfig, config_from_dict, config_to_dict
-from lacy_jax.data.corpus import DataError
 from lacy_jax.data.tokenizer import TextTokenizer, Tokenizer
+from lacy_jax.errors import CheckpointError, DataError
 from lacy_jax.model import decoder
 
 FORMAT = 1
 META_FILE = "meta/metadata"  # where Orbax puts the item `meta` of a JsonSave
 _VERSIONED = ("lacy_jax", "jax", "flax", "optax", "orbax-checkpoint")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, unfinished or of another kind than asked for."""
 
 
 @dataclasses.dataclass(frozen=True)

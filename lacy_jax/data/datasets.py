@@ -18,8 +18,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from lacy_jax.data.annotate import Spans
-from lacy_jax.data.corpus import DataError, Document
+from lacy_jax.data.documents import Document, Spans
+from lacy_jax.errors import DataError
 
 Fingerprint = dict[str, Any]
 """What a dataset was made from and how, as nested plain JSON values."""

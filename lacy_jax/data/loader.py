@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from lacy_jax.data.corpus import DataError
+from lacy_jax.errors import DataError
 
 
 class Windows(Protocol):

@@ -15,10 +15,11 @@ import tensorflow_datasets as tfds
 
 from lacy_jax.config import RuleConfig
 from lacy_jax.data import datasets
-from lacy_jax.data.annotate import Spans, factual_tokens, select_spans
-from lacy_jax.data.corpus import DataError, Document, Split, full_text, split_of
 from lacy_jax.data.datasets import Fingerprint, Record, Shard, Statistics
+from lacy_jax.data.documents import Document, Spans, Split, full_text, split_of
+from lacy_jax.data.factual import factual_tokens, select_spans
 from lacy_jax.data.tokenizer import Tokenizer
+from lacy_jax.errors import DataError
 
 Progress = Callable[[str, int, int | None], None]
 """Called as progress(stage, done, total) after each item; total is None where it is not known."""

@@ -23,9 +23,11 @@ import numpy as np
 
 from lacy_jax.config import Config, RuleConfig
 from lacy_jax.data import datasets
-from lacy_jax.data.annotate import Spans, annotate_documents, annotator_fingerprint, select_spans
-from lacy_jax.data.corpus import Document, corpus_fingerprint, full_text, read_documents, split_of
+from lacy_jax.data.annotate import annotate_documents, annotator_fingerprint
+from lacy_jax.data.corpus import corpus_fingerprint, read_documents
 from lacy_jax.data.datasets import AnnotatedSource, Fingerprint
+from lacy_jax.data.documents import Document, Spans, full_text, split_of
+from lacy_jax.data.factual import select_spans
 from lacy_jax.data.pack import (
     TOKENIZER_FILE,
     Packed,

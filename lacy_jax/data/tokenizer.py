@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import sentencepiece
 
-from lacy_jax.data.corpus import DataError
+from lacy_jax.errors import DataError
 
 CALL = "<CALL>"
 

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.data.annotate import Spans, factual_tokens
-from lacy_jax.data.corpus import DataError, Document, full_text
+from lacy_jax.data.documents import Document, Spans, full_text
+from lacy_jax.data.factual import factual_tokens
+from lacy_jax.errors import DataError
 from lacy_jax.evidence.judge import Judge, Progress
 from lacy_jax.measures.intervals import Interval
 from lacy_jax.measures.separation import roc_curve

@@ -21,7 +21,6 @@ from typing import Any
 
 import httpx
 
-from lacy_jax.cascade.partners import PartnerError
 from lacy_jax.cascade.partners.http import (
     BACKOFF_SECONDS,
     CONCURRENT,
@@ -32,6 +31,7 @@ from lacy_jax.cascade.partners.http import (
     parse_address,
     retry_after,
 )
+from lacy_jax.errors import JudgeError, PartnerError
 
 KEYS = ("LACY_JUDGE_API_KEY", "OPENAI_API_KEY")
 ANSWER_SECONDS = 120.0
@@ -41,10 +41,6 @@ CHARACTERS_PER_TOKEN = 4  # of English; an estimate, since the judge's tokenizer
 
 Progress = Callable[[int, int], None]
 """Called as progress(answered, asked) after each answer."""
-
-
-class JudgeError(ValueError):
-    """A judge that cannot be asked, or that would be asked more than is allowed."""
 
 
 @dataclass(frozen=True)

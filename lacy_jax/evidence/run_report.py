@@ -11,8 +11,7 @@ from lacy_jax.cascade import Completion, open_cascade
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.config import Config, config_to_dict
 from lacy_jax.console import Reporter
-from lacy_jax.data.annotate import Spans
-from lacy_jax.data.corpus import Document
+from lacy_jax.data.documents import Document, Spans
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.evidence.pages.report import RunSummary, render_report, write_page
 from lacy_jax.evidence.samples import article_scores, prompt_of

@@ -7,8 +7,8 @@ import numpy as np
 
 from lacy_jax import objective
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.data.annotate import Spans, factual_tokens
-from lacy_jax.data.corpus import Document, full_text
+from lacy_jax.data.documents import Document, Spans, full_text
+from lacy_jax.data.factual import factual_tokens
 from lacy_jax.evidence.pages.report import ArticleScores
 from lacy_jax.model import decoder
 

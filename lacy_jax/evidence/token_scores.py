@@ -15,8 +15,8 @@ import numpy as np
 from lacy_jax.cascade.cascade import learned_to_call
 from lacy_jax.cascade.decoding.engine import encode_text
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.data.annotate import Spans, factual_tokens
-from lacy_jax.data.corpus import Document, full_text
+from lacy_jax.data.documents import Document, Spans, full_text
+from lacy_jax.data.factual import factual_tokens
 from lacy_jax.measures import separation
 from lacy_jax.measures.intervals import Interval, interval_of_resamples, resample_counts
 from lacy_jax.model import decoder

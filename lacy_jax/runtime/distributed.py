@@ -12,7 +12,7 @@ from etils import epath
 from jax._src.clusters import ClusterEnv  # jax's own detection, which jax.distributed.initialize uses
 from jax.experimental import multihost_utils
 
-from lacy_jax.runtime.sharding import MeshError
+from lacy_jax.errors import MeshError
 
 FOLDER_SECONDS = 40.0  # NFS clients look again after 30 at first (nfs(5), acdirmin)
 

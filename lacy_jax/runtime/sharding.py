@@ -13,6 +13,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lacy_jax.config import MeshConfig, ModelConfig
+from lacy_jax.errors import MeshError
 
 # From the slowest network to the fastest: `slice` crosses a data centre's, `tensor` talks in every layer.
 AXES = ("slice", "data", "fsdp", "tensor")
@@ -27,10 +28,6 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "mlp": "tensor",
     "layers": None,
 }
-
-
-class MeshError(ValueError):
-    """A mesh that the devices, the batch or the model do not fit."""
 
 
 def make_mesh(

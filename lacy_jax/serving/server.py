@@ -14,7 +14,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from lacy_jax.cascade import Cascade
-from lacy_jax.config import ConfigError
+from lacy_jax.errors import ConfigError
 from lacy_jax.serving.app import make_app
 from lacy_jax.serving.service import Service
 from lacy_jax.serving.settings import Settings

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from lacy_jax.config import ConfigError
+from lacy_jax.errors import ConfigError
 
 KEY_VARIABLE = "LACY_API_KEY"
 

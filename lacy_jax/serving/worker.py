@@ -10,8 +10,7 @@ from functools import partial
 from typing import Literal
 
 from lacy_jax.cascade import Completion, Piece, Request, Scheduler
-from lacy_jax.config import ConfigError
-from lacy_jax.data.corpus import DataError
+from lacy_jax.errors import ConfigError, DataError
 from lacy_jax.serving.errors import ApiError
 
 State = Literal["starting", "ready", "failed", "stopped"]

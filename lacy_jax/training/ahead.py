@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 
 from lacy_jax.checkpoints.loading import find_checkpoint, read_meta
 from lacy_jax.config import Config, ModelConfig, config_from_dict
+from lacy_jax.errors import MeshError
 from lacy_jax.model import decoder
 from lacy_jax.runtime import sharding
-from lacy_jax.runtime.sharding import MeshError
 from lacy_jax.training.compiled import compile_train_step
 from lacy_jax.training.state import param_shardings, state_shardings
 

@@ -6,8 +6,9 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from lacy_jax.checkpoints.loading import CheckpointError, read_meta
+from lacy_jax.checkpoints.loading import read_meta
 from lacy_jax.config import Config
+from lacy_jax.errors import CheckpointError
 from lacy_jax.training.state import TrainState, init_state
 
 # What a run must have in common with the checkpoint that it continues from.

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lacy_jax.config import Config, ModelConfig
+from lacy_jax.errors import MeshError
 from lacy_jax.model import decoder
 from lacy_jax.runtime.platforms import compiler_options
-from lacy_jax.runtime.sharding import MeshError
 from lacy_jax.training.state import init_state
 from lacy_jax.training.step import Batch, jit_train_step
 

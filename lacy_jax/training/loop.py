@@ -15,11 +15,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lacy_jax.checkpoints.loading import CheckpointError, find_checkpoint, model_meta, read_meta, restore_params
+from lacy_jax.checkpoints.loading import find_checkpoint, model_meta, read_meta, restore_params
 from lacy_jax.config import Config, ModelConfig, config_from_dict, config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.loader import prefetch
 from lacy_jax.data.prepare import Prepared
+from lacy_jax.errors import CheckpointError
 from lacy_jax.model import decoder
 from lacy_jax.runtime import distributed, sharding
 from lacy_jax.training.announce import describe_run

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.budget import clustered, iid
 from lacy_jax.cascade import budget as budgets
 from lacy_jax.cascade.budget import Budget, BudgetState
-from lacy_jax.config import ConfigError
+from lacy_jax.errors import ConfigError
 
 Stream = Callable[[np.random.Generator, int], np.ndarray]
 NORMAL_QUANTILES = np.quantile(np.random.default_rng(1).normal(size=4000), np.linspace(0, 1, 65)).tolist()

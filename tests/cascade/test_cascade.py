@@ -17,8 +17,7 @@ from lacy_jax.cascade.rows import splice
 from lacy_jax.cascade.scheduler import Score
 from lacy_jax.checkpoints.hf_tokenizer import HfTokenizer
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.config import ConfigError
-from lacy_jax.data.corpus import DataError
+from lacy_jax.errors import ConfigError, DataError
 
 Model = Callable[..., LoadedModel]
 

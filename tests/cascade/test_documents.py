@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from lacy_jax.cascade.partners import PartnerError
 from lacy_jax.cascade.partners.documents import (
     KEPT_WEIGHTS,
     PASSAGE_CHARACTERS,
@@ -20,7 +19,9 @@ from lacy_jax.cascade.partners.documents import (
 )
 from lacy_jax.cascade.text import alignment
 from lacy_jax.config import CorpusConfig
-from lacy_jax.data.corpus import DataError, Document, full_text, read_documents
+from lacy_jax.data.corpus import read_documents
+from lacy_jax.data.documents import Document, full_text
+from lacy_jax.errors import DataError, PartnerError
 
 SMALL = [
     Document("1", "Albert Einstein", "Albert Einstein (14 March 1879 – 18 April 1955) was a theoretical physicist. "

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lacy_jax.cascade.partners import PartnerError, Span, make_partner
+from lacy_jax.cascade.partners import Span, make_partner
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.cascade.partners.http import (
     CONCURRENT,
@@ -25,6 +25,7 @@ from lacy_jax.cascade.partners.http import (
     retry_after,
 )
 from lacy_jax.config import CorpusConfig
+from lacy_jax.errors import PartnerError
 from tests.cascade.http_server import (
     Answer,
     Handler,

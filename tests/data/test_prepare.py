@@ -26,10 +26,12 @@ from lacy_jax.config import (
     config_to_dict,
 )
 from lacy_jax.data import prepare as prepare_module
-from lacy_jax.data.corpus import DataError, Document, full_text, read_documents, split_of
+from lacy_jax.data.corpus import read_documents
+from lacy_jax.data.documents import Document, full_text, split_of
 from lacy_jax.data.loader import window_batch
 from lacy_jax.data.prepare import Prepared, prepare
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
+from lacy_jax.errors import DataError
 
 ROOT = Path(__file__).parents[2]
 

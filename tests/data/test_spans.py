@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lacy_jax.config import AnnotateConfig, RuleConfig
-from lacy_jax.data.annotate import Spans, annotate_documents, annotator_fingerprint, factual_tokens, select_spans
-from lacy_jax.data.corpus import DataError, Document, full_text
+from lacy_jax.data.annotate import annotate_documents, annotator_fingerprint
+from lacy_jax.data.documents import Document, Spans, full_text
+from lacy_jax.data.factual import factual_tokens, select_spans
+from lacy_jax.errors import DataError
 
 
 def document(text, *, title="", identity="d"):

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lacy_jax.config import CorpusConfig
-from lacy_jax.data.corpus import DataError, read_documents
+from lacy_jax.data.corpus import read_documents
 from lacy_jax.data.tokenizer import CALL, Tokenizer, train_tokenizer
+from lacy_jax.errors import DataError
 
 TEXTS = [f"{document.title}\n\n{document.text}" for document in read_documents(CorpusConfig(max_documents=200))]
 HARD = [

@@ -17,8 +17,8 @@ from starlette.responses import Response
 
 from lacy_jax import acceptability as door
 from lacy_jax.checkpoints.loading import load_model
-from lacy_jax.data.annotate import factual_tokens
-from lacy_jax.data.corpus import full_text
+from lacy_jax.data.documents import full_text
+from lacy_jax.data.factual import factual_tokens
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.evidence import acceptability
 from lacy_jax.evidence import judge as judges

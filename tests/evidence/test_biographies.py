@@ -9,13 +9,13 @@ import pytest
 
 from lacy_jax.config import AnnotateConfig, BiographiesConfig, CorpusConfig
 from lacy_jax.data.annotate import annotate_documents
-from lacy_jax.data.corpus import Document, corpus_fingerprint, full_text, read_documents
+from lacy_jax.data.corpus import corpus_fingerprint, read_documents
+from lacy_jax.data.documents import Document, full_text
 from lacy_jax.evidence.closed_world.world import (
     RELATIONS,
     biographies,
     facts_file,
     make_world,
-    mark_oracle,
     read_sentences,
     write_biography,
 )
@@ -140,10 +140,10 @@ def test_the_corpus_and_its_oracle() -> None:
 
 def test_the_oracle_is_made_worse_as_asked() -> None:
     documents = [each.document for each in biographies(BiographiesConfig(people=50, documents=1_000))]
-    true = [spans for _, spans in mark_oracle(documents, AnnotateConfig(annotator="oracle"))]
+    true = [spans for _, spans in annotate_documents(documents, AnnotateConfig(annotator="oracle"))]
     worse = AnnotateConfig(annotator="oracle", oracle_precision=0.8, oracle_recall=0.7)
     kept = total = noise = 0
-    for spans, (_, found) in zip(true, mark_oracle(documents, worse), strict=True):
+    for spans, (_, found) in zip(true, annotate_documents(documents, worse), strict=True):
         facts, marks = {*spans.starts.tolist()}, {*found.starts.tolist()}
         kept, total, noise = kept + len(facts & marks), total + len(facts), noise + len(marks - facts)
     assert kept / total == pytest.approx(0.7, abs=0.02)

@@ -9,7 +9,8 @@ import pytest
 from lacy_jax.cascade import Completion
 from lacy_jax.cascade.rows import Counts, Piece
 from lacy_jax.cascade.text.extent import complete_extent
-from lacy_jax.config import BiographiesConfig, ConfigError
+from lacy_jax.config import BiographiesConfig
+from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.closed_world.judging import Claim, Decode, Judged, from_json, judge, pick_people, to_json
 from lacy_jax.evidence.closed_world.scores import SCORES, estimate, length_penalised, score
 from lacy_jax.evidence.closed_world.suite import decode_text, parse_decode

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from lacy_jax import factscore as door
 from lacy_jax.cascade import Completion, Counts, Request
-from lacy_jax.data.corpus import DataError
+from lacy_jax.errors import DataError
 from lacy_jax.evidence import judge as judges
 from lacy_jax.evidence.factscore import atomic_facts, factscore, knowledge
 from tests.evidence.judge_server import JudgeServer, serving

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from starlette.responses import JSONResponse, Response
 
+from lacy_jax.errors import JudgeError
 from lacy_jax.evidence import judge as judges
-from lacy_jax.evidence.judge import Judge, JudgeError, Settings
+from lacy_jax.evidence.judge import Judge, Settings
 from tests.evidence.judge_server import JudgeServer, serving
 
 

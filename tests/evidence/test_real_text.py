@@ -11,7 +11,9 @@ import pytest
 import lacy_jax
 from lacy_jax.cascade.rows import Completion, Counts, Piece
 from lacy_jax.config import CorpusConfig
-from lacy_jax.data.corpus import DataError, Document, full_text, read_documents
+from lacy_jax.data.corpus import read_documents
+from lacy_jax.data.documents import Document, full_text
+from lacy_jax.errors import DataError
 from lacy_jax.evidence.real_text.claims import Claim, find_claims, is_contained
 from lacy_jax.evidence.real_text.suite import Person, check, check_proxy, evaluate_real_text, find_people, score
 from lacy_jax.measures.intervals import wilson_interval

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lacy_jax.checkpoints.loading import load_model
-from lacy_jax.config import ConfigError
+from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.closed_world.judging import ALONE, Claim, Decode, Judged
 from lacy_jax.evidence.closed_world.suite import Evaluation, model_fingerprint, read_judged
 from lacy_jax.evidence.study.plan import Arm, Contrast, Study, load_study

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from lacy_jax.checkpoints.loading import load_model
-from lacy_jax.data.annotate import Spans
-from lacy_jax.data.corpus import full_text
+from lacy_jax.data.documents import Spans, full_text
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.evidence import token_scores
 from lacy_jax.evidence.token_scores import TokenScores

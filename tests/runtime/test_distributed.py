@@ -67,7 +67,8 @@ PROGRAM = """
 import sys
 import jax, numpy as np
 from jax.experimental import multihost_utils
-from lacy_jax import distributed, sharding
+from lacy_jax.errors import MeshError
+from lacy_jax.runtime import distributed, sharding
 from lacy_jax.config import MeshConfig
 
 out = open(sys.argv[1], "w")
@@ -76,13 +77,13 @@ me = jax.process_index()
 distributed.check_agreement("settings", {"a": 1})
 try:
     distributed.check_agreement("settings", {"a": me})
-except sharding.MeshError as error:
+except MeshError as error:
     print(error, file=out)
 distributed.check_one_folder(sys.argv[2])
 distributed.FOLDER_SECONDS = 0.1
 try:
     distributed.check_one_folder(sys.argv[1] + "-own")
-except sharding.MeshError as error:
+except MeshError as error:
     print(error, file=out)
 one, two = (sorted((d for d in jax.devices() if d.process_index == i), key=lambda d: d.id) for i in range(2))
 for name, axes, devices in (

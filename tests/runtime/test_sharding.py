@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from lacy_jax.config import Config, MeshConfig, ModelConfig, OptimizerConfig, TrainingConfig
+from lacy_jax.errors import MeshError
 from lacy_jax.runtime import sharding
-from lacy_jax.runtime.sharding import MeshError, check_model, make_mesh
+from lacy_jax.runtime.sharding import check_model, make_mesh
 from lacy_jax.training.announce import describe_memory, describe_mesh
 from lacy_jax.training.compiled import compile_train_step
 from lacy_jax.training.state import TrainState, init_state, state_shardings

@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from lacy_jax.cascade import Completion, Counts, Event, Piece, Request
-from lacy_jax.data.corpus import DataError
+from lacy_jax.errors import DataError
 from lacy_jax.serving.app import make_app
 from lacy_jax.serving.server import make_server
 from lacy_jax.serving.settings import Settings

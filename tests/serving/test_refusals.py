@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from lacy_jax.config import ConfigError
+from lacy_jax.errors import ConfigError
 from lacy_jax.serving.schema import parse
 from lacy_jax.serving.settings import Settings, read_key
 from tests.serving.conftest import FakeScheduler, Running, serving

@@ -28,8 +28,8 @@ from lacy_jax.config import (
     TrainingConfig,
     config_to_dict,
 )
+from lacy_jax.errors import MeshError
 from lacy_jax.runtime import platforms
-from lacy_jax.runtime.sharding import MeshError
 from lacy_jax.training import ahead
 from lacy_jax.training.ahead import Collectives, Plan
 from lacy_jax.training.compiled import OutOfMemory

@@ -13,11 +13,12 @@ import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
-from lacy_jax.checkpoints.loading import CheckpointError, load_model
+from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.config import Config, ObjectiveConfig, TrainingConfig, config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data import loader
 from lacy_jax.data.prepare import Prepared
+from lacy_jax.errors import CheckpointError
 from lacy_jax.training import checkpoints as checkpoint
 from lacy_jax.training.announce import describe_objective
 from lacy_jax.training.loop import TrainResult, train

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lacy_jax.config import ConfigError
+from lacy_jax.errors import ConfigError
 
 
 @dataclass(frozen=True)

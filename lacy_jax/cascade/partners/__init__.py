@@ -7,6 +7,7 @@ from typing import Protocol
 
 from lacy_jax.cascade.text.extent import Span
 from lacy_jax.config import CorpusConfig
+from lacy_jax.errors import PartnerError
 
 __all__ = ["ENTRY_POINTS", "FORMS", "Partner", "PartnerError", "Span", "make_partner"]
 
@@ -33,10 +34,6 @@ class Partner(Protocol):
         the texts are asked again one by one, and only those that fail again go unanswered.
         """
         ...
-
-
-class PartnerError(ValueError):
-    """A partner that cannot be made: says what was asked for and what is allowed."""
 
 
 def make_partner(

@@ -17,7 +17,8 @@ from lacy_jax.cascade.partners import store
 from lacy_jax.cascade.text.alignment import Units, best_place, terms_of, units_of
 from lacy_jax.cascade.text.extent import Span
 from lacy_jax.config import CorpusConfig
-from lacy_jax.data.corpus import Document, corpus_fingerprint, full_text, read_documents
+from lacy_jax.data.corpus import corpus_fingerprint, read_documents
+from lacy_jax.data.documents import Document, full_text
 
 INDEX_VERSION = 2
 PASSAGE_CHARACTERS = 2_000

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lacy_jax.cascade.partners import PartnerError, store
+from lacy_jax.cascade.partners import store
 from lacy_jax.cascade.text.alignment import terms_of
+from lacy_jax.errors import PartnerError
 
 INDEX_VERSION = 1
 KEPT = 1 << 16  # look-ups remembered

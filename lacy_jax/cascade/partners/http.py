@@ -21,8 +21,8 @@ from typing import Any
 
 import httpx
 
-from lacy_jax.cascade.partners import PartnerError
 from lacy_jax.cascade.text.extent import Span, complete_extent
+from lacy_jax.errors import PartnerError
 
 # How many tokens are asked for: first, and once more where the answer's end was not among them.
 MAX_TOKENS: dict[Span, tuple[int, int]] = {"token": (1, 8), "word": (8, 24), "phrase": (24, 64)}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lacy_jax.cascade.partners import PartnerError
+from lacy_jax.errors import PartnerError
 
 
 def build(path: Path, *, fingerprint: dict[str, Any], fill: Callable[[sqlite3.Connection], None]) -> None:

@@ -14,8 +14,8 @@ from lacy_jax.cascade import Cascade, Completion, Request, Sampling
 from lacy_jax.cascade.partners import Partner, Span, make_partner
 from lacy_jax.cascade.scheduler import Gate, Score
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.config import ConfigError
-from lacy_jax.data.corpus import Document, full_text
+from lacy_jax.data.documents import Document, full_text
+from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.closed_world.world import Person, World, facts_file, make_world, read_sentences
 from lacy_jax.evidence.closed_world.world.grammar import HE, SHE
 

@@ -17,8 +17,10 @@ from typing import Any, get_args
 from lacy_jax.cascade.partners import Span
 from lacy_jax.cascade.scheduler import Gate, Score
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.config import AnnotateConfig, ConfigError, config_to_dict
-from lacy_jax.data.corpus import DataError, Document, split_of
+from lacy_jax.config import AnnotateConfig, config_to_dict
+from lacy_jax.data.annotate import annotate_documents
+from lacy_jax.data.documents import Document, split_of
+from lacy_jax.errors import ConfigError, DataError
 from lacy_jax.evidence.closed_world.judging import (
     ALONE,
     DATABASE,
@@ -31,7 +33,7 @@ from lacy_jax.evidence.closed_world.judging import (
     to_json,
     write_and_judge,
 )
-from lacy_jax.evidence.closed_world.world import World, biographies, mark_oracle
+from lacy_jax.evidence.closed_world.world import World, biographies
 from lacy_jax.evidence.token_scores import nll_by_kind, score_documents, separate, token_intervals
 
 DOCUMENTS = 200  # held-out biographies that the teacher-forced scores are measured on
@@ -179,7 +181,7 @@ def held_out_biographies(world: World, *, share: float) -> Iterator[Document]:
 
 def _token_results(slm: LoadedModel, world: World) -> dict[str, Any]:
     documents = list(held_out_biographies(world, share=slm.config.corpus.validation_share))[:DOCUMENTS]
-    tokens = score_documents(slm, mark_oracle(documents, AnnotateConfig(annotator="oracle")))
+    tokens = score_documents(slm, annotate_documents(documents, AnnotateConfig(annotator="oracle")))
     separations = {}
     for name in tokens.scores:
         by_budget = {f"{budget:g}": separate(tokens, name, budget=budget) for budget in BUDGETS}

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from lacy_jax.data.corpus import DataError
+from lacy_jax.errors import DataError
 from lacy_jax.evidence.factscore.knowledge import Passage
 
 Verdict = Literal["true", "false", "unclear", "unanswered"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lacy_jax.cascade import Cascade, Request, Sampling
-from lacy_jax.data.corpus import DataError
+from lacy_jax.errors import DataError
 from lacy_jax.evidence.factscore.atomic_facts import (
     DEMONSTRATIONS,
     FACTS_TOKENS,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lacy_jax.cascade.partners.documents import match_query
 from lacy_jax.cascade.text.alignment import terms_of
-from lacy_jax.data.corpus import DataError
+from lacy_jax.errors import DataError
 
 SEPARATOR = "####SPECIAL####SEPARATOR####"  # between the passages of an article in FActScore's file
 _MARKS = re.compile(r"</?s>")  # its tokenizer's, left in the texts

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lacy_jax.config import AnnotateConfig, RuleConfig
-from lacy_jax.data.annotate import Spans, annotate_documents, select_spans
-from lacy_jax.data.corpus import Document
+from lacy_jax.data.annotate import annotate_documents
+from lacy_jax.data.documents import Document, Spans
+from lacy_jax.data.factual import select_spans
 
 DATES = ("DATE", "TIME")
 # "1,234.5", "20th" and "1990s" are one word each; no other word has digits.

