@@ -36,7 +36,7 @@ from lacy_jax.config import Config, CorpusConfig, ModelConfig
 from lacy_jax.data.corpus import read_documents
 from lacy_jax.data.documents import full_text
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
-from lacy_jax.evidence.samples import prompt_of
+from lacy_jax.evidence.run_report.samples import prompt_of
 from lacy_jax.model import decoder
 from lacy_jax.training.flops import parameter_count
 

@@ -20,9 +20,9 @@ from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.console import Reporter, reporting
 from lacy_jax.data.prepare import prepare
 from lacy_jax.errors import CheckpointError, ConfigError, DataError, JudgeError
-from lacy_jax.evidence import acceptability
-from lacy_jax.evidence.factscore.factscore import write_lines
-from lacy_jax.evidence.pages.acceptability import shown, write_acceptability_page
+from lacy_jax.evidence.acceptability import mismatches as acceptability
+from lacy_jax.evidence.acceptability.page import shown, write_acceptability_page
+from lacy_jax.evidence.factscore.scoring import write_lines
 from lacy_jax.judge_flags import DRY_RUN, OUT, judge_from_flags, tell
 
 _DOCUMENTS = flags.DEFINE_integer("documents", 112, "Held-out documents that are read (the paper: 112)", lower_bound=1)

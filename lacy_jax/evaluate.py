@@ -21,11 +21,12 @@ from absl import app, flags, logging
 from lacy_jax.checkpoint_flag import given_checkpoint
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.console import Reporter, reporting
+from lacy_jax.data.files import write_whole
 from lacy_jax.errors import CheckpointError, ConfigError, DataError, PartnerError
 from lacy_jax.evidence.closed_world.judging import ALONE, TEMPERATURE, Decode
 from lacy_jax.evidence.closed_world.scores import SCORES, score
 from lacy_jax.evidence.closed_world.suite import MAIN_BUDGET, Evaluation, evaluate, parse_decode
-from lacy_jax.evidence.pages.study import write_study_page
+from lacy_jax.evidence.study.page import write_study_page
 from lacy_jax.evidence.study.plan import load_study
 from lacy_jax.evidence.study.runs import run_study
 from lacy_jax.measures.intervals import Interval
@@ -139,7 +140,7 @@ def _real_text(out: Path, reporter: Reporter) -> list[str]:
             progress=lambda done, total, stage=stage: reporter.update(stage, done, total),  # type: ignore[misc]
         )
         records = "".join(f"{json.dumps(dataclasses.asdict(record), ensure_ascii=False)}\n" for record in found.records)
-        (out / f"{budget:g}.jsonl").write_text(records, encoding="utf-8")
+        write_whole(out / f"{budget:g}.jsonl", records.encode())
         scores = dataclasses.asdict(found.scores)
         if not lines:
             lines = [

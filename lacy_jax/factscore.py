@@ -18,8 +18,10 @@ from absl import app, flags, logging
 from lacy_jax.cascade_flags import open_from_flags
 from lacy_jax.checkpoint_flag import CHECKPOINT
 from lacy_jax.console import Reporter, reporting
+from lacy_jax.data.files import write_whole
 from lacy_jax.errors import CheckpointError, ConfigError, DataError, JudgeError, PartnerError
-from lacy_jax.evidence.factscore import atomic_facts, factscore
+from lacy_jax.evidence.factscore import atomic_facts
+from lacy_jax.evidence.factscore import scoring as factscore
 from lacy_jax.evidence.factscore.knowledge import read_articles
 from lacy_jax.judge_flags import DRY_RUN, JUDGE, OUT, judge_from_flags, tell
 
@@ -102,7 +104,7 @@ def _score(reporter: Reporter) -> int:
     result = factscore.score(decisions, gamma=_GAMMA.value)
     result |= {"unsplit": unsplit, "judge": judge.model, "gamma": _GAMMA.value}
     result["topics"] = [generation.topic for generation in generations]
-    Path(f"{stem}_factscore_output.json").write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
+    write_whole(Path(f"{stem}_factscore_output.json"), json.dumps(result, ensure_ascii=False).encode())
     print(_told(result))
     if judge.failures:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in judge.failures.items())

@@ -17,7 +17,7 @@ from lacy_jax.config import Config, parse
 from lacy_jax.console import Reporter, duration, reporting
 from lacy_jax.data.prepare import prepare
 from lacy_jax.errors import CheckpointError, ConfigError, DataError, MeshError
-from lacy_jax.evidence.run_report import report_run
+from lacy_jax.evidence.run_report.report import report_run
 from lacy_jax.runtime.allocator import keep_freed_memory
 from lacy_jax.runtime.distributed import initialize
 from lacy_jax.training.loop import train

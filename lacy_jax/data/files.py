@@ -1,4 +1,4 @@
-"""Files of input: their hash, and JSON lines, plain or compressed."""
+"""Files: their hash, JSON lines in, plain or compressed, and what is written whole or not at all."""
 
 import contextlib
 import gzip
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import zstandard
+from etils import epath
 
 from lacy_jax.errors import DataError
 
@@ -63,3 +64,11 @@ def _json_object(line: bytes, *, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{where}: a JSON {type(value).__name__}, not an object; every line must be one JSON object")
     return value
+
+
+def write_whole(path: Path | epath.Path, content: bytes) -> None:
+    """Puts a file at `path` (local or in a bucket) in one go: whoever reads it finds the old one or all of the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f"{path.name}.partial"
+    partial.write_bytes(content)
+    partial.replace(path)

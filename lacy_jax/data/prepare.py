@@ -28,6 +28,7 @@ from lacy_jax.data.corpus import corpus_fingerprint, read_documents
 from lacy_jax.data.datasets import AnnotatedSource, Fingerprint
 from lacy_jax.data.documents import Document, Spans, full_text, split_of
 from lacy_jax.data.factual import select_spans
+from lacy_jax.data.files import write_whole
 from lacy_jax.data.pack import (
     TOKENIZER_FILE,
     Packed,
@@ -179,9 +180,7 @@ def _tokenizer(config: Config, root: Path, progress: Progress) -> Tokenizer:
             texts, vocab_size=config.tokenizer.vocab_size, characters=config.tokenizer.train_characters
         )
         (folder / "fingerprint.json").write_text(json.dumps(fingerprint, indent=2))
-        incomplete = folder / f"incomplete.{TOKENIZER_FILE}"
-        incomplete.write_bytes(model)
-        incomplete.rename(folder / TOKENIZER_FILE)
+        write_whole(folder / TOKENIZER_FILE, model)
 
     _once(folder / TOKENIZER_FILE, build, progress)
     return Tokenizer.from_file(folder / TOKENIZER_FILE)

@@ -15,6 +15,7 @@ from etils import epath
 from tensorboardX import SummaryWriter
 
 from lacy_jax import objective
+from lacy_jax.data.files import write_whole
 from lacy_jax.measures import separation
 from lacy_jax.training.state import count_value
 
@@ -124,8 +125,7 @@ class MetricWriter:
         self._events.close()
 
     def _write_all(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text("".join(json.dumps(record) + "\n" for record in self._records))
+        write_whole(self._path, "".join(json.dumps(record) + "\n" for record in self._records).encode())
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:

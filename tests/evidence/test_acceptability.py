@@ -20,10 +20,10 @@ from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.data.documents import full_text
 from lacy_jax.data.factual import factual_tokens
 from lacy_jax.data.prepare import Prepared
-from lacy_jax.evidence import acceptability
 from lacy_jax.evidence import judge as judges
-from lacy_jax.evidence.acceptability import Target
-from lacy_jax.evidence.pages import acceptability as page
+from lacy_jax.evidence.acceptability import mismatches as acceptability
+from lacy_jax.evidence.acceptability import page
+from lacy_jax.evidence.acceptability.mismatches import Target
 from lacy_jax.model import decoder
 from tests.evidence.judge_server import JudgeServer, serving
 

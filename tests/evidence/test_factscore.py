@@ -15,7 +15,8 @@ from lacy_jax import factscore as door
 from lacy_jax.cascade import Completion, Counts, Request
 from lacy_jax.errors import DataError
 from lacy_jax.evidence import judge as judges
-from lacy_jax.evidence.factscore import atomic_facts, factscore, knowledge
+from lacy_jax.evidence.factscore import atomic_facts, knowledge
+from lacy_jax.evidence.factscore import scoring as factscore
 from tests.evidence.judge_server import JudgeServer, serving
 from tests.test_generate import workdir  # noqa: F401
 

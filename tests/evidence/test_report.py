@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lacy_jax.cascade.rows import Completion, Counts, Piece
-from lacy_jax.evidence.pages import charts, report, tokens
+from lacy_jax.evidence.pages import charts, tokens
 from lacy_jax.evidence.pages.charts import Series
+from lacy_jax.evidence.run_report import page as report
 from lacy_jax.measures import separation
 
 TITLES = ["Marie Curie", "Amazon River", "Fugue", "Battle of Hastings", "Photosynthesis"]

@@ -167,7 +167,7 @@ def test_started_commands_know_their_flags_and_settings(tmp_path: pathlib.Path) 
     code = """
 import importlib, json, os, sys
 from absl import flags
-import lacy_jax.config, lacy_jax.training.loop, lacy_jax.evidence.run_report
+import lacy_jax.config, lacy_jax.training.loop, lacy_jax.evidence.run_report.report
 for words in json.load(sys.stdin):
     assert words[:2] == ["python", "-m"], words
     child = os.fork()  # flags are parsed once in a process

@@ -20,6 +20,7 @@ from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import AnnotateConfig, config_to_dict
 from lacy_jax.data.annotate import annotate_documents
 from lacy_jax.data.documents import Document, split_of
+from lacy_jax.data.files import write_whole
 from lacy_jax.errors import ConfigError, DataError
 from lacy_jax.evidence.closed_world.judging import (
     ALONE,
@@ -226,6 +227,4 @@ def _claim_folder(folder: Path, settings: dict[str, Any], *, decodes: Sequence[D
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, text.encode())

@@ -21,7 +21,7 @@ from lacy_jax.data.corpus import read_documents
 from lacy_jax.data.documents import Document, full_text, split_of
 from lacy_jax.errors import DataError
 from lacy_jax.evidence.real_text.claims import Claim, find_claims, is_contained
-from lacy_jax.evidence.samples import PROMPT_WORDS, prompt_of
+from lacy_jax.evidence.run_report.samples import PROMPT_WORDS, prompt_of
 from lacy_jax.measures.intervals import Interval, bootstrap_interval
 
 TOPIC = "People"

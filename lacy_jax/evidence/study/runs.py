@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lacy_jax.data.files import write_whole
 from lacy_jax.evidence.closed_world.suite import decode_text
 from lacy_jax.evidence.study.plan import Arm, Study
 
@@ -145,7 +146,7 @@ def mark_finished(study: Study, arm: Arm, seed: int, *, workdir: str) -> None:
     trained, evaluated = commands(study, arm, seed, workdir=workdir).splitlines()
     before = path.read_text().splitlines() if path.exists() else ["", ""]
     words = dict.fromkeys([*evaluated.split(), *(before[1].split() if before[0] == trained else ())])
-    path.write_text(f"{trained}\n{' '.join(words)}\n")
+    write_whole(path, f"{trained}\n{' '.join(words)}\n".encode())
 
 
 def commands(study: Study, arm: Arm, seed: int, *, workdir: str) -> str:

@@ -9,14 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import jinja2
 import numpy as np
-from etils import epath
 from markupsafe import Markup
 
 from lacy_jax.cascade.rows import Completion, Counts
 from lacy_jax.evidence.pages import charts, curves, tokens
 from lacy_jax.evidence.pages.curves import Chart, Row
+from lacy_jax.evidence.pages.render import render
 from lacy_jax.measures import separation
 
 ARTICLES_SHOWN = 12
@@ -82,14 +81,6 @@ class ArticleScores:
             )
 
 
-def write_page(path: str, page: str) -> None:
-    """Puts a page at `path` (local or in a bucket), whole or not at all."""
-    target = epath.Path(path)
-    partial = target.parent / f"{target.name}.partial"
-    partial.write_bytes(page.encode("utf-8", "replace"))  # a lone surrogate from a corpus is no reason to lose a page
-    partial.replace(target)
-
-
 def render_report(
     *,
     summary: RunSummary,
@@ -108,15 +99,9 @@ def render_report(
       samples: what the cascade wrote after held-out prompts, with the partner of this name.
       budget: share of tokens delegated at which the separation is stated and the colours are cut.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lacy_jax.evidence.pages"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     pooled = pool(articles)
-    return environment.get_template("report.html").render(
+    return render(
+        "report.html",
         summary=summary,
         sentence=sentence(summary),
         tiles=headline(metrics, pooled),

@@ -13,8 +13,9 @@ from lacy_jax.config import Config, config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.documents import Document, Spans
 from lacy_jax.data.prepare import Prepared
-from lacy_jax.evidence.pages.report import RunSummary, render_report, write_page
-from lacy_jax.evidence.samples import article_scores, prompt_of
+from lacy_jax.evidence.pages.render import write_page
+from lacy_jax.evidence.run_report.page import RunSummary, render_report
+from lacy_jax.evidence.run_report.samples import article_scores, prompt_of
 from lacy_jax.training.flops import parameter_count
 from lacy_jax.training.metrics import read_metrics
 

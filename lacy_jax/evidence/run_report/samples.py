@@ -9,7 +9,7 @@ from lacy_jax import objective
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.data.documents import Document, Spans, full_text
 from lacy_jax.data.factual import factual_tokens
-from lacy_jax.evidence.pages.report import ArticleScores
+from lacy_jax.evidence.run_report.page import ArticleScores
 from lacy_jax.model import decoder
 
 PROMPT_WORDS = 6

@@ -5,7 +5,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 
@@ -16,7 +15,7 @@ from lacy_jax.evidence.closed_world.world import RELATIONS
 from lacy_jax.evidence.pages import charts
 from lacy_jax.evidence.pages.charts import Role, Series
 from lacy_jax.evidence.pages.curves import Chart
-from lacy_jax.evidence.pages.report import write_page
+from lacy_jax.evidence.pages.render import render, write_page
 from lacy_jax.evidence.study.plan import Study
 from lacy_jax.evidence.study.results import Mean, Results, Tested, read_results
 from lacy_jax.evidence.token_scores import OTHER
@@ -74,15 +73,9 @@ class Example:
 def write_study_page(study: Study, *, workdir: str, command: str) -> str:
     """Writes the study's page in `workdir` from what is finished; returns its path."""
     results = read_results(study, workdir=workdir)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lacy_jax.evidence.pages"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     tests = results.tests()
-    page = environment.get_template("study.html").render(
+    page = render(
+        "study.html",
         study=study,
         budget=charts.percent(study.main_budget),
         finished=len(results.runs),

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from lacy_jax.evidence.acceptability import PREDICTORS, Predicted, Target, Verdict
+from lacy_jax.evidence.acceptability.mismatches import PREDICTORS, Predicted, Target, Verdict
 from lacy_jax.evidence.pages import charts
 from lacy_jax.evidence.pages.curves import Chart
-from lacy_jax.evidence.pages.report import write_page
+from lacy_jax.evidence.pages.render import render, write_page
 from lacy_jax.evidence.pages.tokens import visible
 from lacy_jax.measures.intervals import Interval, wilson_interval
 
@@ -29,12 +28,9 @@ def write_acceptability_page(
     command: str,
 ) -> None:
     """Writes the page to `path`; `verdicts` are of `mismatches`, which were drawn from `targets`."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lacy_jax.evidence.pages"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     pairs = list(zip(mismatches, verdicts, strict=True))
-    page = environment.get_template("acceptability.html").render(
+    page = render(
+        "acceptability.html",
         targets=len(targets),
         mismatched=charts.percent(float(np.mean([target.mismatch for target in targets]))),
         judged=len(pairs),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lacy_jax.cascade import Cascade, Request, Sampling
+from lacy_jax.data.files import write_whole
 from lacy_jax.errors import DataError
 from lacy_jax.evidence.factscore.atomic_facts import (
     DEMONSTRATIONS,
@@ -158,10 +159,7 @@ def are_written(entities: Sequence[str], *, path: str, written_by: Mapping[str, 
 
 def write_lines(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """JSON lines, whole or not at all."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial_of(path).write_text("".join(_line(row) for row in rows), encoding="utf-8")
-    partial_of(path).replace(target)
+    write_whole(Path(path), "".join(_line(row) for row in rows).encode())
 
 
 def partial_of(path: str) -> Path:
