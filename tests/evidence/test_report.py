@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from lacy_jax.cascade.rows import Completion, Counts, Piece
 from lacy_jax.evidence.pages import charts, tokens
 from lacy_jax.evidence.pages.charts import Series
+from lacy_jax.evidence.pages.render import write_page
 from lacy_jax.evidence.run_report import page as report
 from lacy_jax.measures import separation
 
@@ -221,7 +222,7 @@ def test_control_characters_and_lone_surrogates_are_written(tmp_path: pathlib.Pa
     base = fake_article(0)
     article = dataclasses.replace(base, tokens=["\0", "\x1b[31m", "\ud800", "", *base.tokens[4:]])
     page = report.render_report(summary=fake_summary(), metrics=[], articles=[article])
-    report.write_page(str(tmp_path / "report.html"), page)
+    write_page(str(tmp_path / "report.html"), page)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "␀" in text
     assert "␛[31m" in text
