@@ -15,7 +15,8 @@ from absl import app, flags, logging
 from etils import epath
 
 from lacy_jax.checkpoint_flag import given_checkpoint
-from lacy_jax.checkpoints.loading import META_FILE, load_model
+from lacy_jax.checkpoints.format import META_FILE
+from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.data.tokenizer import Tokenizer
 from lacy_jax.errors import CheckpointError
 

@@ -14,7 +14,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from lacy_jax import generate
-from lacy_jax.checkpoints.loading import META_FILE, model_meta
+from lacy_jax.checkpoints.format import META_FILE, model_meta
 from lacy_jax.config import CascadeConfig, Config, CorpusConfig, DataConfig, ModelConfig
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
 from lacy_jax.model import decoder

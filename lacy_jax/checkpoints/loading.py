@@ -1,19 +1,11 @@
-"""What a checkpoint holds, and how anyone reads one: training, the cascade and the doors alike.
+"""A checkpoint as a model ready to use: one of ours (checkpoints/format.py), or a Hugging Face folder.
 
-A step's folder is self-contained, so that `generate`, `evaluate` and `export` need no config file:
-
-    <workdir>/checkpoints/<step>/params/    Orbax, a plain nested dict of float32 arrays
-                                 train/     Orbax, optimizer state and counters (absent from an export)
-                                 meta/      JSON: settings, tokenizer, data fingerprint, versions
-
-An export is one such folder without `train`. A Hugging Face folder (config.json, model.safetensors, tokenizer.json)
-of the GPT-2 or Llama kind is read too.
+A Hugging Face folder (config.json, model.safetensors, tokenizer.json) of the GPT-2 or Llama kind is read too; nothing
+is ever downloaded.
 """
 
 import base64
 import dataclasses
-import json
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,14 +13,11 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from lacy_jax.config import Config, ModelConfig, config_from_dict, config_to_dict
+from lacy_jax.checkpoints.format import find_checkpoint, read_meta
+from lacy_jax.config import Config, ModelConfig, config_from_dict
 from lacy_jax.data.tokenizer import TextTokenizer, Tokenizer
 from lacy_jax.errors import CheckpointError, DataError
 from lacy_jax.model import decoder
-
-FORMAT = 1
-META_FILE = "meta/metadata"  # where Orbax puts the item `meta` of a JsonSave
-_VERSIONED = ("lacy_jax", "jax", "flax", "optax", "orbax-checkpoint")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,62 +41,6 @@ class LoadedModel:
     @property
     def step(self) -> int:
         return int(self.meta["step"])
-
-
-def model_meta(config: Config, *, tokenizer: Tokenizer, step: int, data: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """The JSON beside the arrays: everything needed to use them. `data` is the packed data's fingerprint."""
-    return {
-        "format": FORMAT,
-        "step": step,
-        "config": config_to_dict(config),
-        "tokenizer": base64.b64encode(tokenizer.model_proto).decode("ascii"),
-        "call_id": tokenizer.call_id,
-        "data": data,
-        "versions": {name: _version(name) for name in _VERSIONED},
-        **more,
-    }
-
-
-def find_checkpoint(path: str) -> epath.Path:
-    """The folder of one step: `path` itself, or the newest step under it (a workdir or its checkpoints/).
-
-    Raises:
-        CheckpointError: nothing finished lies there.
-    """
-    root = epath.Path(path).absolute()  # Orbax reads no relative paths
-    if (root / META_FILE).exists():
-        return root
-    for folder in (root / "checkpoints", root):
-        if folder.exists():
-            steps = sorted(int(child.name) for child in folder.iterdir() if child.name.isdecimal())
-            finished = [step for step in steps if (folder / str(step) / META_FILE).exists()]
-            if finished:
-                return folder / str(finished[-1])
-    found = "there is no such folder" if not root.exists() else "it holds no finished checkpoint"
-    raise CheckpointError(
-        f"no checkpoint at {path!r}: {found}; give a run's workdir, its checkpoints/, one step of it, an export, "
-        "or a Hugging Face folder with config.json, model.safetensors and tokenizer.json"
-    )
-
-
-def read_meta(folder: epath.Path) -> dict[str, Any]:
-    """The JSON of a step's folder.
-
-    Raises:
-        CheckpointError: not ours, or written by a newer format.
-    """
-    try:
-        meta: dict[str, Any] = json.loads((folder / META_FILE).read_text())
-        written = int(meta["format"])
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder / META_FILE} is not the description of a lacy_jax checkpoint: {error}"
-        ) from error
-    if written > FORMAT:
-        raise CheckpointError(
-            f"{folder} has checkpoint format {written}, this lacy_jax reads up to {FORMAT}: upgrade it"
-        )
-    return meta
 
 
 def load_model(path: str, *, params_dtype: Literal["stored", "float32", "bfloat16"] = "stored") -> LoadedModel:
@@ -166,10 +99,3 @@ def restore_params(folder: epath.Path, model: ModelConfig, *, vocab: int, shardi
             return checkpointer.restore(folder / "params", target)
         except (ValueError, KeyError, FileNotFoundError) as error:
             raise CheckpointError(f"cannot restore the parameters in {folder}: {error}") from error
-
-
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "not installed"

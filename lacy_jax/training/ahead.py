@@ -12,7 +12,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from lacy_jax.checkpoints.loading import find_checkpoint, read_meta
+from lacy_jax.checkpoints.format import find_checkpoint, read_meta
 from lacy_jax.config import Config, ModelConfig, config_from_dict
 from lacy_jax.errors import MeshError
 from lacy_jax.model import decoder

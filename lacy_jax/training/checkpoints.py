@@ -1,4 +1,4 @@
-"""Saving and resuming a run with Orbax. What lies in a step's folder is told in lacy_jax/checkpoints/loading.py."""
+"""Saving and resuming a run with Orbax. What lies in a step's folder: lacy_jax/checkpoints/format.py."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from lacy_jax.checkpoints.loading import read_meta
+from lacy_jax.checkpoints.format import read_meta
 from lacy_jax.config import Config
 from lacy_jax.errors import CheckpointError
 from lacy_jax.training.state import TrainState, init_state

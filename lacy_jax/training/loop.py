@@ -15,7 +15,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lacy_jax.checkpoints.loading import find_checkpoint, model_meta, read_meta, restore_params
+from lacy_jax.checkpoints.format import find_checkpoint, model_meta, read_meta
+from lacy_jax.checkpoints.loading import restore_params
 from lacy_jax.config import Config, ModelConfig, config_from_dict, config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.loader import prefetch

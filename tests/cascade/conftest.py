@@ -13,7 +13,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from lacy_jax.checkpoints.loading import META_FILE, LoadedModel, model_meta
+from lacy_jax.checkpoints.format import META_FILE, model_meta
+from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import Config, ModelConfig
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
 from lacy_jax.model import decoder

@@ -1,0 +1,88 @@
+"""What a checkpoint's folder holds, and how one is found and its description is written and read.
+
+A step's folder is self-contained, so that `generate`, `evaluate` and `export` need no config file:
+
+    <workdir>/checkpoints/<step>/params/    Orbax, a plain nested dict of float32 arrays
+                                 train/     Orbax, optimizer state and counters (absent from an export)
+                                 meta/      JSON: settings, tokenizer, data fingerprint, versions
+
+An export is one such folder without `train`.
+"""
+
+import base64
+import json
+from importlib import metadata
+from typing import Any
+
+from etils import epath
+
+from lacy_jax.config import Config, config_to_dict
+from lacy_jax.data.tokenizer import Tokenizer
+from lacy_jax.errors import CheckpointError
+
+FORMAT = 1
+META_FILE = "meta/metadata"  # where Orbax puts the item `meta` of a JsonSave
+_VERSIONED = ("lacy_jax", "jax", "flax", "optax", "orbax-checkpoint")
+
+
+def model_meta(config: Config, *, tokenizer: Tokenizer, step: int, data: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The JSON beside the arrays: everything needed to use them. `data` is the packed data's fingerprint."""
+    return {
+        "format": FORMAT,
+        "step": step,
+        "config": config_to_dict(config),
+        "tokenizer": base64.b64encode(tokenizer.model_proto).decode("ascii"),
+        "call_id": tokenizer.call_id,
+        "data": data,
+        "versions": {name: _version(name) for name in _VERSIONED},
+        **more,
+    }
+
+
+def find_checkpoint(path: str) -> epath.Path:
+    """The folder of one step: `path` itself, or the newest step under it (a workdir or its checkpoints/).
+
+    Raises:
+        CheckpointError: nothing finished lies there.
+    """
+    root = epath.Path(path).absolute()  # Orbax reads no relative paths
+    if (root / META_FILE).exists():
+        return root
+    for folder in (root / "checkpoints", root):
+        if folder.exists():
+            steps = sorted(int(child.name) for child in folder.iterdir() if child.name.isdecimal())
+            finished = [step for step in steps if (folder / str(step) / META_FILE).exists()]
+            if finished:
+                return folder / str(finished[-1])
+    found = "there is no such folder" if not root.exists() else "it holds no finished checkpoint"
+    raise CheckpointError(
+        f"no checkpoint at {path!r}: {found}; give a run's workdir, its checkpoints/, one step of it, an export, "
+        "or a Hugging Face folder with config.json, model.safetensors and tokenizer.json"
+    )
+
+
+def read_meta(folder: epath.Path) -> dict[str, Any]:
+    """The JSON of a step's folder.
+
+    Raises:
+        CheckpointError: not ours, or written by a newer format.
+    """
+    try:
+        meta: dict[str, Any] = json.loads((folder / META_FILE).read_text())
+        written = int(meta["format"])
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / META_FILE} is not the description of a lacy_jax checkpoint: {error}"
+        ) from error
+    if written > FORMAT:
+        raise CheckpointError(
+            f"{folder} has checkpoint format {written}, this lacy_jax reads up to {FORMAT}: upgrade it"
+        )
+    return meta
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
