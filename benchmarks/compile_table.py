@@ -17,8 +17,9 @@ from pathlib import Path
 
 import jax
 
-from lacy_jax.config import Config, MeshConfig, apply_variant, parse
+from lacy_jax.config import Config, MeshConfig, parse
 from lacy_jax.model import decoder
+from lacy_jax.presets import apply_variant
 from lacy_jax.training.ahead import MEMORY_GIB, make_mesh, plan_step, topology_devices
 from lacy_jax.training.compiled import OutOfMemory
 from lacy_jax.training.flops import expected_step

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.annotation_agreement import read_marked
-from lacy_jax.config import METHODS
+from lacy_jax.presets import METHODS
 from lacy_jax.training.metrics import read_metrics
 
 # Title, key of the record, digits. Keys of the last validation record, unless they begin with "train:".

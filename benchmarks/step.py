@@ -25,8 +25,9 @@ import jax
 
 from benchmarks.objective import matmul_rate, timed
 from benchmarks.training_step import method_config, random_batch
-from lacy_jax.config import METHODS, Config, MeshConfig
+from lacy_jax.config import Config, MeshConfig
 from lacy_jax.model import decoder
+from lacy_jax.presets import METHODS
 from lacy_jax.runtime import sharding
 from lacy_jax.runtime.allocator import keep_freed_memory
 from lacy_jax.training.flops import flops_per_token, parameter_count, peak_flops

@@ -27,8 +27,9 @@ import numpy as np
 import optax
 
 from benchmarks.objective import matmul_rate
-from lacy_jax.config import METHODS, Config, MeshConfig, apply_variant, parse
+from lacy_jax.config import Config, MeshConfig, parse
 from lacy_jax.model import decoder
+from lacy_jax.presets import METHODS, apply_variant
 from lacy_jax.runtime import sharding
 from lacy_jax.training.flops import flops_per_token, parameter_count
 from lacy_jax.training.optimizer import learning_rate, make_optimizer

@@ -9,7 +9,8 @@
 
 import ml_collections
 
-from lacy_jax.config import apply_variant, base_config
+from lacy_jax.config import base_config
+from lacy_jax.presets import apply_variant
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

@@ -10,7 +10,8 @@ default does matrix products in bfloat16. The learning rate is LMLM's (arXiv 250
 
 import ml_collections
 
-from lacy_jax.config import apply_variant, base_config
+from lacy_jax.config import base_config
+from lacy_jax.presets import apply_variant
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

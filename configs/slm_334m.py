@@ -11,7 +11,8 @@ Bar: FactScore 22.7 against 15.9 for `ntp` (paper, 334M, cascade with Llama 3.2 
 
 import ml_collections
 
-from lacy_jax.config import apply_variant, base_config
+from lacy_jax.config import base_config
+from lacy_jax.presets import apply_variant
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lacy_jax import config as settings
+from lacy_jax import presets
 from lacy_jax.errors import ConfigError
 from lacy_jax.model.decoder import padded_vocab
 from lacy_jax.training.flops import parameter_count
@@ -36,7 +37,7 @@ def test_every_config_file_is_tested() -> None:
     assert {path.stem for path in CONFIGS.glob("slm_*.py")} == {"slm_tiny", "slm_150m", "slm_334m", "slm_1b"}
 
 
-@pytest.mark.parametrize("method", [name for name in settings.METHODS if name != "rho"])
+@pytest.mark.parametrize("method", [name for name in presets.METHODS if name != "rho"])
 def test_every_method_is_a_config_argument(method: str) -> None:
     config = load("slm_tiny", f"method={method},corpus=wikipedia")
     assert config.method == method
@@ -97,5 +98,5 @@ def test_the_papers_preset_is_the_papers() -> None:
 
 def test_the_recommended_settings_are_the_defaults() -> None:
     config = settings.parse(settings.base_config())
-    assert config == settings.parse(settings.apply_variant(settings.base_config(), "method=lacy_full"))
+    assert config == settings.parse(presets.apply_variant(settings.base_config(), "method=lacy_full"))
     assert config.cascade.span == "phrase"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import methods, objective, step, training_step, world_marks
-from lacy_jax.config import METHODS
+from lacy_jax.presets import METHODS
 
 TINY = ("layers=1", "width=32", "heads=2", "context=16")
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lacy_jax.config import METHODS
 from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.closed_world.judging import ALONE, DATABASE, TEMPERATURE, Decode
+from lacy_jax.presets import METHODS
 
 MOST_LINES = 6  # of a chart, which has as many colours (page.py)
 
