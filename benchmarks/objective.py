@@ -22,9 +22,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lacy_jax.config import Normalizer, Rule, Treatment
 from lacy_jax.objective import head_scalars, nll_without_call, objective_sums, select_targets
-from lacy_jax.objective.loss import Normalizer, Treatment
-from lacy_jax.objective.select import Rule
 
 
 @dataclass(frozen=True)

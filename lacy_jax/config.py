@@ -20,9 +20,22 @@ from lacy_jax.errors import ConfigError
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+# The names that settings may take, each list here alone. The rooms that act on them import it, and not the other way
+# round, so that reading settings imports no JAX (130 MiB in every process that annotates).
+SubTokens = Literal["all", "first"]
 Remat = Literal["none", "dots", "full"]
 AttentionName = Literal["auto", "xla", "cudnn", "splash"]
-NonNegative = Annotated[float, Field(ge=0.0)]
+Rule = Literal["none", "factual_loss", "loss", "excess_loss", "judged_loss", "factual", "random", "random_factual"]
+RateOf = Literal["factual", "valid"]
+Treatment = Literal["call", "ignore", "joint"]
+Normalizer = Literal["renormalized", "full"]
+Score = Literal["call_score", "call_logit", "call_probability", "uncertainty", "entropy"]
+ScoreSetting = Literal["auto", Score]
+Gate = Literal["none", "factual"]
+Account = Literal["row", "shared"]
+Span = Literal["token", "word", "phrase"]
 
 _STRICT = pydantic.ConfigDict(extra="forbid")
 
@@ -79,7 +92,7 @@ class RuleConfig:
     kinds: str = "entity,PROPN,NUM"
     exclude_subjects: bool = True
     first_mention_only: bool = True
-    sub_tokens: Literal["all", "first"] = "all"
+    sub_tokens: SubTokens = "all"
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -136,21 +149,12 @@ class ModelConfig:
 class ObjectiveConfig:
     """What is taken, how much of it, and what happens to it (paper section 2)."""
 
-    rule: Literal[
-        "none",
-        "factual_loss",
-        "loss",
-        "excess_loss",
-        "judged_loss",
-        "factual",
-        "random",
-        "random_factual",
-    ] = "factual_loss"
+    rule: Rule = "factual_loss"
     rate: Share = 0.6
-    rate_of: Literal["factual", "valid"] = "factual"
+    rate_of: RateOf = "factual"
     rate_warmup_steps: Count = 0
-    treatment: Literal["call", "ignore", "joint"] = "call"
-    normalizer: Literal["renormalized", "full"] = "full"
+    treatment: Treatment = "call"
+    normalizer: Normalizer = "full"
     joint_weight: NonNegative = 1.0
     scope: Literal["batch", "microbatch"] = "batch"
     # Above 1 the head never holds all logits (docs/objective.md). These always divide the padded vocabulary.
@@ -210,10 +214,10 @@ class CascadeConfig:
     budget: Share = 0.22
     window: Positive = 512
     # "auto": the call score of a model that was trained to call, else its uncertainty (docs/cascade.md).
-    score: Literal["auto", "call_score", "call_logit", "call_probability", "uncertainty", "entropy"] = "auto"
-    gate: Literal["none", "factual"] = "none"
-    account: Literal["row", "shared"] = "row"
-    span: Literal["token", "word", "phrase"] = "phrase"  # how far the partner writes at a call
+    score: ScoreSetting = "auto"
+    gate: Gate = "none"
+    account: Account = "row"
+    span: Span = "phrase"  # how far the partner writes at a call
     timeout: Annotated[float, Field(gt=0.0)] = 30.0  # seconds that the partner has to answer
     max_new_tokens: Positive = 64
     samples: Count = 6

@@ -1,11 +1,10 @@
 """Which of a document's marked words count as facts, and which tokens those are."""
 
 import itertools
-from typing import Literal
 
 import numpy as np
 
-from lacy_jax.config import RuleConfig
+from lacy_jax.config import RuleConfig, SubTokens
 from lacy_jax.data.documents import Spans
 
 
@@ -39,7 +38,7 @@ def factual_tokens(
     *,
     text: str,
     spans: Spans,
-    sub_tokens: Literal["all", "first"] = "all",
+    sub_tokens: SubTokens = "all",
 ) -> np.ndarray:
     """Which tokens of `text` are factual, as bool[N].
 

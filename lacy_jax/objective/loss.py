@@ -10,15 +10,12 @@ contained `<CALL>`. With a = call - lse, the log-odds of `<CALL>`:
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from lacy_jax.config import Normalizer, Treatment
 from lacy_jax.objective.head import HeadScalars
-
-Treatment = Literal["call", "ignore", "joint"]
-Normalizer = Literal["renormalized", "full"]
 
 
 def call_log_odds(scalars: HeadScalars) -> jax.Array:

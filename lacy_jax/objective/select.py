@@ -1,12 +1,9 @@
 """Which targets are taken: the highest scores among the candidates, exactly, over the global batch."""
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 
-Rule = Literal["none", "factual_loss", "loss", "excess_loss", "judged_loss", "factual", "random", "random_factual"]
-RateOf = Literal["factual", "valid"]
+from lacy_jax.config import RateOf, Rule
 
 
 def select_targets(
