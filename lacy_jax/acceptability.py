@@ -21,9 +21,10 @@ from lacy_jax.console import Reporter, reporting
 from lacy_jax.data.prepare import prepare
 from lacy_jax.errors import CheckpointError, ConfigError, DataError, JudgeError
 from lacy_jax.evidence.acceptability import mismatches as acceptability
-from lacy_jax.evidence.acceptability.page import shown, write_acceptability_page
+from lacy_jax.evidence.acceptability.page import write_acceptability_page
 from lacy_jax.evidence.factscore.scoring import write_lines
 from lacy_jax.judge_flags import DRY_RUN, OUT, judge_from_flags, tell
+from lacy_jax.measures.intervals import shown
 
 _DOCUMENTS = flags.DEFINE_integer("documents", 112, "Held-out documents that are read (the paper: 112)", lower_bound=1)
 _MISMATCHES = flags.DEFINE_integer("mismatches", 2_000, "How many of the mismatches the judge sees", lower_bound=1)

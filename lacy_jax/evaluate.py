@@ -10,7 +10,6 @@ writes its page there; run again, it goes on where it was. docs/biographies.md a
 
 import dataclasses
 import json
-import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from lacy_jax.evidence.closed_world.suite import MAIN_BUDGET, Evaluation, evalua
 from lacy_jax.evidence.study.page import write_study_page
 from lacy_jax.evidence.study.plan import load_study
 from lacy_jax.evidence.study.runs import run_study
-from lacy_jax.measures.intervals import Interval
+from lacy_jax.measures.intervals import Interval, shown
 
 _SUITE = flags.DEFINE_enum("suite", None, ["closed_world", "real_text"], "What to measure of one checkpoint")
 _OUT = flags.DEFINE_string("out", None, "Where the suite keeps what it makes (default: <checkpoint>/<suite>)")
@@ -147,7 +146,7 @@ def _real_text(out: Path, reporter: Reporter) -> list[str]:
                 "| budget | " + " | ".join(name.replace("_", " ") for name in scores) + " |",
                 "|---" * (len(scores) + 1) + "|",
             ]
-        cells = [_cell(value, digits=3) for value in vars(found.scores).values()]
+        cells = [shown(value) for value in vars(found.scores).values()]
         lines.append(f"| {budget:g} | " + " | ".join(cells) + " |")
     held_out = sum(person.split == "validation" for person in people)
     proxy = check_proxy(people)
@@ -170,14 +169,6 @@ def parse_budgets(text: str) -> list[float]:
     return budgets
 
 
-def _cell(value: Interval, *, digits: int, scale: float = 1.0, unit: str = "") -> str:
-    """A value with its interval, "-" where there is none."""
-    if math.isnan(value.estimate):
-        return "-"
-    estimate, low, high = (f"{each * scale:.{digits}f}" for each in (value.estimate, value.low, value.high))
-    return f"{estimate}{unit} ({low} to {high})"
-
-
 def suite_table(found: Evaluation) -> list[str]:
     """Markdown: a line a decode and budget, each score with its bootstrap interval over people."""
     lines = [
@@ -188,7 +179,7 @@ def suite_table(found: Evaluation) -> list[str]:
         cells = []
         for name in _PRINTED:
             percent = SCORES[name].percent
-            cells.append(_cell(score(name, people), digits=1, scale=100 if percent else 1, unit="%" if percent else ""))
+            cells.append(shown(score(name, people), digits=1, scale=100 if percent else 1, unit="%" if percent else ""))
         lines.append(f"| {decode} | {budget:g} | " + " | ".join(cells) + " |")
     return lines
 
@@ -200,7 +191,7 @@ def token_table(found: Evaluation) -> list[str]:
         "|---|" + "---|" * len(_TOKENS_PRINTED),
     ]
     for name, values in found.tokens["intervals"].items():
-        cells = [_cell(Interval(*values[each]), digits=3) for each in _TOKENS_PRINTED]
+        cells = [shown(Interval(*values[each])) for each in _TOKENS_PRINTED]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 

@@ -18,7 +18,7 @@ from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.data.documents import Document, Spans, full_text
 from lacy_jax.data.factual import factual_tokens
 from lacy_jax.measures import separation
-from lacy_jax.measures.intervals import Interval, interval_of_resamples, resample_counts
+from lacy_jax.measures.intervals import Interval, bootstrap_area, bootstrap_interval
 from lacy_jax.model import decoder
 
 ROWS = 16
@@ -174,11 +174,9 @@ def token_intervals(tokens: TokenScores, *, budget: float) -> dict[str, dict[str
     recall as in `Separation`. The threshold of the budget is that of all documents in every resample. NaN where there
     is nothing to estimate.
     """
-    counts = resample_counts(int(tokens.documents.max()) + 1).astype(np.float64)
 
     def ratio(top: np.ndarray, bottom: np.ndarray) -> Interval:
-        tops, bottoms = (np.bincount(tokens.documents, each, counts.shape[1]) for each in (top, bottom))
-        return interval_of_resamples(tops.sum(), bottoms.sum(), counts @ tops, counts @ bottoms)
+        return bootstrap_interval(np.bincount(tokens.documents, top), np.bincount(tokens.documents, bottom))
 
     both, other = tokens.factual & tokens.wrong, ~tokens.factual
     nll_factual, nll_other = ratio(tokens.nll * tokens.factual, tokens.factual), ratio(tokens.nll * other, other)
@@ -189,24 +187,8 @@ def token_intervals(tokens: TokenScores, *, budget: float) -> dict[str, dict[str
         found[name] = {
             "nll_factual": nll_factual,
             "nll_other": nll_other,
-            "area_both": _area_interval(scores, both, tokens.documents, counts),
+            "area_both": bootstrap_area(scores, both, tokens.documents),
             "precision": ratio(called & both, called),
             "recall": ratio(called & both, both),
         }
     return found
-
-
-def _area_interval(scores: np.ndarray, positive: np.ndarray, documents: np.ndarray, counts: np.ndarray) -> Interval:
-    """Of the area under the ROC curve: won pairs of a positive of document i and a negative of j, counted once for all
-    resamples; a pair is in one as often as its two documents are."""
-    size = counts.shape[1]
-    ranked, owners = scores[positive], documents[positive]
-    won_PN = np.zeros((size, size))
-    for document in range(size):
-        below = np.sort(scores[~positive & (documents == document)])
-        wins = (np.searchsorted(below, ranked, "left") + np.searchsorted(below, ranked, "right")) / 2
-        won_PN[:, document] = np.bincount(owners, wins, size)
-    positives, negatives = (np.bincount(documents, each, size) for each in (positive, ~positive))
-    won = np.einsum("rp,pn,rn->r", counts, won_PN, counts, optimize=True)
-    pairs = (counts @ positives) * (counts @ negatives)
-    return interval_of_resamples(won_PN.sum(), positives.sum() * negatives.sum(), won, pairs)

@@ -1,6 +1,6 @@
-"""How far a score can be trusted: intervals of ratios, proportions and paired differences, and tests of several."""
+"""How far a score can be trusted: intervals of ratios, areas, shares and paired differences, and tests of several."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,31 +50,66 @@ def bootstrap_interval(values: npt.ArrayLike, weights: npt.ArrayLike | None = No
         raise ValueError("weights must be 0 or more")
     if not bottom.sum() > 0:
         return Interval(np.nan, np.nan, np.nan)
-    random = np.random.default_rng(seed)
-    tops, bottoms = [], []
-    rows = max(1, _CHUNK // len(top))
-    for start in range(0, RESAMPLES, rows):
-        drawn = random.integers(len(top), size=(min(rows, RESAMPLES - start), len(top)))
-        tops.append(top[drawn].sum(axis=1))
-        bottoms.append(bottom[drawn].sum(axis=1))
-    return interval_of_resamples(top.sum(), bottom.sum(), np.concatenate(tops), np.concatenate(bottoms))
+    sums = np.concatenate([counts @ np.stack([top, bottom], axis=1) for counts in resamples(len(top), seed=seed)])
+    return _interval(float(top.sum() / bottom.sum()), sums[:, 0], sums[:, 1])
 
 
-def interval_of_resamples(top: float, bottom: float, tops: np.ndarray, bottoms: np.ndarray) -> Interval:
-    """top / bottom with the 95% percentiles of the same ratio in resamples, float[R] each; NaN where bottom is 0."""
-    if not bottom > 0:
-        return Interval(np.nan, np.nan, np.nan)
-    weighty = bottoms > 0  # a resample without any weight says nothing
-    low, high = np.quantile(tops[weighty] / bottoms[weighty], [0.025, 0.975])
-    return Interval(float(top / bottom), float(low), float(high))
+def bootstrap_area(scores: np.ndarray, positive: np.ndarray, units: np.ndarray, *, seed: int = 0) -> Interval:
+    """Area under the ROC curve of float[N] for the class bool[N], with its 95% percentile bootstrap interval.
 
+    It is the share of pairs, a positive and a negative, that are in order; ties count half. The pairs that positives of
+    unit i win against negatives of unit j are counted once: a resample has each as often as it has i times j.
 
-def resample_counts(units: int, seed: int = 0) -> npt.NDArray[np.int64]:
-    """int64[RESAMPLES, units]: how often each of N units is drawn, with replacement, in each bootstrap resample.
+    Args:
+        units: int[N], what each is part of, e.g. a document. Units are drawn, as in `bootstrap_interval`.
 
-    For figures that `bootstrap_interval` is too narrow for: of sums over units, what it does is counts @ values.
+    Returns:
+        NaN where one of the classes is empty.
     """
-    return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=RESAMPLES)
+    if not positive.any() or positive.all():
+        return Interval(np.nan, np.nan, np.nan)
+    names, owners = np.unique(units, return_inverse=True)
+    size = len(names)
+    won_PN = np.zeros((size, size))
+    for unit in range(size):
+        below = np.sort(scores[~positive & (owners == unit)])
+        wins = sum(np.searchsorted(below, scores[positive], side) for side in ("left", "right")) / 2
+        won_PN[:, unit] = np.bincount(owners[positive], wins, size)
+    positives, negatives = (np.bincount(owners, each, size) for each in (positive, ~positive))
+    won, pairs = [], []
+    for counts in resamples(size, seed=seed):
+        won.append(((counts @ won_PN) * counts).sum(axis=1))
+        pairs.append((counts @ positives) * (counts @ negatives))
+    whole = float(won_PN.sum() / (positives.sum() * negatives.sum()))
+    return _interval(whole, np.concatenate(won), np.concatenate(pairs))
+
+
+def resamples(units: int, *, seed: int = 0) -> Iterator[npt.NDArray[np.int64]]:
+    """int64[R, units] until there are RESAMPLES rows: how often each of N units is in each bootstrap resample.
+
+    A resample is N units drawn with replacement. The same seed draws the same ones.
+    """
+    random = np.random.default_rng(seed)
+    rows = max(1, _CHUNK // units)
+    for start in range(0, RESAMPLES, rows):
+        drawn = random.integers(units, size=(min(rows, RESAMPLES - start), units))
+        drawn += units * np.arange(len(drawn))[:, None]
+        yield np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+
+
+def _interval(estimate: float, tops: np.ndarray, bottoms: np.ndarray) -> Interval:
+    """With the 95% percentiles of float[R] / float[R]. A resample without any weight says nothing, and is left out."""
+    weighty = bottoms > 0
+    low, high = np.quantile(tops[weighty] / bottoms[weighty], [0.025, 0.975])
+    return Interval(estimate, float(low), float(high))
+
+
+def shown(value: Interval, *, digits: int = 3, scale: float = 1.0, unit: str = "") -> str:
+    """For people: 0.712 (0.690 to 0.731); "-" for NaN."""
+    if np.isnan(value.estimate):
+        return "-"
+    estimate, low, high = (f"{each * scale:.{digits}f}" for each in (value.estimate, value.low, value.high))
+    return f"{estimate}{unit} ({low} to {high})"
 
 
 def wilson_interval(successes: int, trials: int) -> Interval:

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from lacy_jax.evidence import judge as judges
 from lacy_jax.evidence.acceptability import mismatches as acceptability
 from lacy_jax.evidence.acceptability import page
 from lacy_jax.evidence.acceptability.mismatches import Target
+from lacy_jax.measures.intervals import shown
 from lacy_jax.model import decoder
 from tests.evidence.judge_server import JudgeServer, serving
 
@@ -81,19 +83,19 @@ def test_areas_are_shares_of_pairs_in_order() -> None:
     }
     for name, values in scores.items():
         area = found.unacceptable[name]
-        assert area is not None
         assert area.estimate == pytest.approx(pairs(values, bad))
         assert area.low < area.estimate < area.high
     mismatch = found.mismatch["loss"]
-    assert mismatch is not None
     expected = pairs([t.loss for t in [*judged, *others]], [True] * 60 + [False] * 40)
     assert mismatch.estimate == pytest.approx(expected)
 
 
 def test_nothing_to_tell_apart_is_none() -> None:
     found = acceptability.predict([target(1.0, True)], [target(1.0, True)], ["acceptable"])
-    assert set(found.unacceptable.values()) == {None}
-    assert acceptability.predict([target(1.0, True)], [target(1.0, True)], ["unclear"]).unacceptable["loss"] is None
+    without = acceptability.predict([target(1.0, True)], [target(1.0, True)], ["unclear"])
+    for area in (*found.unacceptable.values(), *without.unacceptable.values()):
+        assert all(math.isnan(each) for each in area)
+        assert shown(area) == "-"
 
 
 def test_examples_show_what_is_at_stake() -> None:
@@ -200,9 +202,20 @@ def test_a_run_is_judged_once(
 def test_what_goes_wrong_is_told(
     server: JudgeServer, small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server.answer = lambda prompt, _count: Response("no", status_code=400) if "7" in prompt else "Yes"
-    assert run(server, small_run, tmp_path / "out", "--documents=2", "--mismatches=12") in (0, 1)
-    capsys.readouterr()
+    every = itertools.count()
+    server.answer = lambda _prompt, _count: Response("no", status_code=400) if next(every) % 3 == 0 else "Yes"
+    assert run(server, small_run, tmp_path / "out", "--documents=2", "--mismatches=12") == 1
+    said = capsys.readouterr().err
+    assert "questions without an answer (4 x status 400) are left out" in said
+    verdicts = [json.loads(line)["verdict"] for line in (tmp_path / "out/mismatches.jsonl").read_text().splitlines()]
+    assert sorted(verdicts) == ["acceptable"] * 8 + ["unanswered"] * 4
+    # The same command asks those four again, and no other.
+    server.answer = lambda _prompt, _count: "No"
+    before = len(server.bodies)
+    assert run(server, small_run, tmp_path / "out", "--documents=2", "--mismatches=12") == 0
+    assert len(server.bodies) - before == 4
+    verdicts = [json.loads(line)["verdict"] for line in (tmp_path / "out/mismatches.jsonl").read_text().splitlines()]
+    assert sorted(verdicts) == ["acceptable"] * 8 + ["unacceptable"] * 4
     flags.FLAGS(["acceptability", f"--judge={server.url}#m", f"--out={tmp_path}"])
     flags.FLAGS["checkpoint"].value = None
     assert door.main(["acceptability"]) == 2

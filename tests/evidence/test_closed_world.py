@@ -1,5 +1,6 @@
 """Judging biographies, keeping what was judged, and adding it up."""
 
+import itertools
 import json
 import math
 
@@ -110,9 +111,12 @@ def test_scores_by_hand() -> None:
     assert estimate("factscore", people) == pytest.approx(expected)
     assert length_penalised(made(5, 1, 0)) == 5 / 6
     assert math.isnan(estimate("precision", [made(0, 0, 1)]))
+    # Each of 27 equally likely draws has more than 2.5%: the interval reaches from the least to the most.
     for name in SCORES:
+        drawn = [estimate(name, draw) for draw in itertools.product(people, repeat=3)]
         found = score(name, people)
-        assert found.low <= found.estimate <= found.high or math.isnan(found.estimate)
+        assert found == pytest.approx((estimate(name, people), np.nanmin(drawn), np.nanmax(drawn))), name
+        assert found.low < found.high or name in ("rate", "delegated", "on_facts", "answered_on_facts", "unanswered")
 
 
 def test_records_survive_a_file() -> None:

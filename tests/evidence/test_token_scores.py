@@ -99,7 +99,7 @@ def test_intervals_are_those_of_documents_drawn_one_by_one(monkeypatch: pytest.M
     assert [each.estimate for each in found.values()] == pytest.approx(estimates)
     threshold = np.sort(scores)[-round(0.22 * size)]
     drawn = []
-    for counts in intervals.resample_counts(12):
+    for counts in np.concatenate([*intervals.resamples(12)]):
         rows = np.concatenate([np.flatnonzero(documents == d) for d in np.repeat(np.arange(12), counts)])
         factual, both = tokens.factual[rows], (tokens.factual & tokens.wrong)[rows]
         called, nll = scores[rows] >= threshold, tokens.nll[rows]

@@ -6,7 +6,16 @@ import math
 import numpy as np
 import pytest
 
-from lacy_jax.measures.intervals import bootstrap_interval, holm, paired_t, wilson_interval
+from lacy_jax.measures import intervals
+from lacy_jax.measures.intervals import (
+    bootstrap_area,
+    bootstrap_interval,
+    holm,
+    paired_t,
+    resamples,
+    shown,
+    wilson_interval,
+)
 
 
 def test_bootstrap_against_all_resamples():
@@ -51,6 +60,42 @@ def test_bootstrap_leaves_out_units_without_weight():
 def test_bootstrap_refuses(values, weights):
     with pytest.raises(ValueError, match="weights must be"):
         bootstrap_interval(values, weights)
+
+
+def test_an_area_s_resamples_are_those_of_units_drawn_one_by_one(monkeypatch):
+    """Scores with ties, units without a positive: area by counting the pairs of every resample."""
+    monkeypatch.setattr(intervals, "RESAMPLES", 50)
+    monkeypatch.setattr(intervals, "_CHUNK", 7 * 9)  # a last chunk that is shorter
+    random = np.random.default_rng(0)
+    units = np.sort(random.choice([2, 3, 5, 7, 11, 13, 17], size=60))
+    positive = (random.random(60) < 0.4) & (units != 5)
+    scores = random.integers(4, size=60).astype(float)
+
+    def area(rows):
+        high, low = scores[rows][positive[rows]], scores[rows][~positive[rows]]
+        return np.mean([(a > b) + 0.5 * (a == b) for a in high for b in low])
+
+    counts = np.concatenate([*resamples(7, seed=4)])
+    assert counts.shape == (50, 7)
+    drawn = [
+        area(np.concatenate([np.flatnonzero(units == unit) for unit in np.repeat(np.unique(units), each)]))
+        for each in counts
+    ]
+    found = bootstrap_area(scores, positive, units, seed=4)
+    assert found == pytest.approx((area(np.arange(60)), *np.quantile(drawn, [0.025, 0.975])))
+    assert all(math.isnan(each) for each in bootstrap_area(scores, positive & False, units))
+
+
+def test_resamples_are_the_plain_draws_of_the_seed(monkeypatch):
+    monkeypatch.setattr(intervals, "_CHUNK", 1000)
+    drawn = np.random.default_rng(5).integers(3, size=(intervals.RESAMPLES, 3))
+    expected = (drawn[:, :, None] == np.arange(3)).sum(axis=1)
+    np.testing.assert_array_equal(np.concatenate([*resamples(3, seed=5)]), expected)
+
+
+def test_intervals_for_people():
+    assert shown(intervals.Interval(0.7123, 0.69, 0.7311)) == "0.712 (0.690 to 0.731)"
+    assert shown(intervals.Interval(0.5, 0.25, 1), digits=1, scale=100, unit="%") == "50.0% (25.0 to 100.0)"
 
 
 def test_wilson_closed_form():

@@ -19,15 +19,13 @@ from lacy_jax.data.documents import Document, Spans, full_text
 from lacy_jax.data.factual import factual_tokens
 from lacy_jax.errors import DataError
 from lacy_jax.evidence.judge import Judge, Progress
-from lacy_jax.measures.intervals import Interval
-from lacy_jax.measures.separation import roc_curve
+from lacy_jax.measures.intervals import Interval, bootstrap_area
 from lacy_jax.model import decoder
 
 Verdict = Literal["acceptable", "unacceptable", "unclear", "unanswered"]
 ROWS = 8
 BEFORE, AFTER = 600, 60  # characters of the text that the judge sees around a mismatch
 VERDICT_TOKENS = 8
-RESAMPLES = 2_000
 _FIRST_WORD = re.compile(r"\W*(\w+)")
 PREDICTORS = ("loss", "factual", "loss x factual")
 
@@ -52,10 +50,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Predicted:
-    """Areas under the ROC curve, each with its bootstrap interval over documents; None where one class is empty."""
+    """Areas under the ROC curve, each with its bootstrap interval over documents; NaN where one class is empty."""
 
-    mismatch: Mapping[str, Interval | None]
-    unacceptable: Mapping[str, Interval | None]
+    mismatch: Mapping[str, Interval]
+    unacceptable: Mapping[str, Interval]
 
 
 def read_targets(slm: LoadedModel, documents: Sequence[tuple[Document, Spans]]) -> list[Target]:
@@ -165,8 +163,8 @@ def predict(targets: Sequence[Target], mismatches: Sequence[Target], verdicts: S
     bad = np.array([verdict == "unacceptable" for _, verdict in judged], bool)
     own = [each for each, _ in judged]
     return Predicted(
-        {name: area(values_of(name, targets), wrong, groups_of(targets)) for name in PREDICTORS},
-        {name: area(values_of(name, own), bad, groups_of(own)) for name in PREDICTORS},
+        {name: bootstrap_area(values_of(name, targets), wrong, groups_of(targets)) for name in PREDICTORS},
+        {name: bootstrap_area(values_of(name, own), bad, groups_of(own)) for name in PREDICTORS},
     )
 
 
@@ -180,22 +178,3 @@ def values_of(name: str, targets: Sequence[Target]) -> np.ndarray:
 def groups_of(targets: Sequence[Target]) -> np.ndarray:
     """int[N]: the document of each."""
     return np.array([target.document for target in targets], np.int64)
-
-
-def area(scores: np.ndarray, positive: np.ndarray, groups: np.ndarray, *, seed: int = 0) -> Interval | None:
-    """Area under the ROC curve of float[N] for bool[N], 95% percentile bootstrap over groups int[N]."""
-    curve = roc_curve(scores, positive) if len(scores) else None
-    if curve is None:
-        return None
-    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-    # Long texts have many tokens, and then the draws need not be many to be steady.
-    draws = max(200, min(RESAMPLES, 20_000_000 // len(scores)))
-    random = np.random.default_rng(seed)
-    found = []
-    for _ in range(draws):
-        drawn = np.concatenate([members[index] for index in random.integers(len(members), size=len(members))])
-        resampled = roc_curve(scores[drawn], positive[drawn])
-        if resampled is not None:
-            found.append(resampled.area)
-    low, high = np.quantile(found, [0.025, 0.975]) if found else (np.nan, np.nan)
-    return Interval(curve.area, float(low), float(high))

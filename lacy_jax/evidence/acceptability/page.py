@@ -10,7 +10,7 @@ from lacy_jax.evidence.pages import charts
 from lacy_jax.evidence.pages.curves import Chart
 from lacy_jax.evidence.pages.render import render, write_page
 from lacy_jax.evidence.pages.tokens import visible
-from lacy_jax.measures.intervals import Interval, wilson_interval
+from lacy_jax.measures.intervals import shown, wilson_interval
 
 BINS, LEAST_IN_BIN = 5, 10
 EXAMPLES = 6
@@ -56,18 +56,13 @@ EXAMPLE_KINDS: tuple[tuple[str, bool, Verdict], ...] = (
 )
 
 
-def shown(interval: Interval | None) -> str:
-    """0.712 (0.690 to 0.731); "-" for none."""
-    return "-" if interval is None else f"{interval.estimate:.3f} ({interval.low:.3f} to {interval.high:.3f})"
-
-
 def kind_rows(pairs: Sequence[tuple[Target, Verdict]]) -> list[tuple[str, int, str]]:
     """(kind, judged mismatches, share not acceptable with its Wilson interval)."""
     rows = []
     for name, factual in (("factual", True), ("other", False)):
         own = [v for target, v in pairs if target.factual == factual and v in ("acceptable", "unacceptable")]
         bad = wilson_interval(sum(verdict == "unacceptable" for verdict in own), len(own))
-        rows.append((name, len(own), shown(bad) if own else "-"))
+        rows.append((name, len(own), shown(bad)))
     return rows
 
 
