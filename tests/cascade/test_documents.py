@@ -13,11 +13,11 @@ from lacy_jax.cascade.partners.documents import (
     Documents,
     DocumentStore,
     build_store,
-    match_query,
     open_store,
     passages_of,
 )
-from lacy_jax.cascade.text import alignment
+from lacy_jax.cascade.text import alignment, words
+from lacy_jax.cascade.text.words import match_query
 from lacy_jax.config import CorpusConfig
 from lacy_jax.data.corpus import read_documents
 from lacy_jax.data.documents import Document, full_text
@@ -211,9 +211,9 @@ def test_an_empty_corpus_knows_nothing(tmp_path: Path) -> None:
 
 
 def test_folding() -> None:
-    assert alignment.fold("Łódź ÉCOLE ﬁ ½") == "łodz ecole fi 1⁄2"
-    assert alignment.fold("한국") == "한국"
-    assert alignment.terms_of("A.B. 東京 c-d, 12%") == ["a", "b", "東", "京", "c", "d", "12"]
+    assert words.fold("Łódź ÉCOLE ﬁ ½") == "łodz ecole fi 1⁄2"
+    assert words.fold("한국") == "한국"
+    assert words.terms_of("A.B. 東京 c-d, 12%") == ["a", "b", "東", "京", "c", "d", "12"]
 
 
 def test_words_that_are_remembered_are_bounded(small: Documents) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lacy_jax.cascade.partners import store
-from lacy_jax.cascade.text.alignment import Units, best_place, terms_of, units_of
+from lacy_jax.cascade.text.alignment import Units, best_place, units_of
 from lacy_jax.cascade.text.extent import Span
+from lacy_jax.cascade.text.words import match_query, terms_of
 from lacy_jax.config import CorpusConfig
 from lacy_jax.data.corpus import corpus_fingerprint, read_documents
 from lacy_jax.data.documents import Document, full_text
@@ -40,11 +41,6 @@ class Passage:
     id: int
     title: str
     text: str
-
-
-def match_query(terms: Iterable[str]) -> str:
-    """An FTS5 query for passages with any of `terms`: every term a quoted string, so that none is an operator."""
-    return " OR ".join('"' + term.replace('"', '""') + '"' for term in terms)
 
 
 def passages_of(document: Document) -> Iterator[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lacy_jax.cascade.partners import store
-from lacy_jax.cascade.text.alignment import terms_of
+from lacy_jax.cascade.text.words import terms_of
 from lacy_jax.errors import PartnerError
 
 INDEX_VERSION = 1

@@ -7,19 +7,13 @@ are. A partner is asked for facts, so that without a run of telling words, capit
 preferred, and those that the text has just said are not said again.
 """
 
-import functools
-import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from lacy_jax.cascade.text.extent import IDEOGRAPHS, LETTER, OPENING, Span, phrase_end, word_end
-
-# What texts are compared by: words, single ideographs, line breaks, single punctuation marks.
-_UNIT = re.compile(rf"{LETTER}+|[{IDEOGRAPHS}]|\n+|\S")
-_IDEOGRAPH = re.compile(f"[{IDEOGRAPHS}]")
+from lacy_jax.cascade.text.extent import Span, phrase_end, word_end
+from lacy_jax.cascade.text.words import UNIT, fold, is_word, joint
 
 LONGEST_RUN = 16  # units
 CONTEXT = 12  # units on either side's end
@@ -57,45 +51,9 @@ class Place:
     piece: str
 
 
-@functools.lru_cache(maxsize=1 << 16)
-def fold(text: str) -> str:
-    """For comparing: no case, no accents, one normal form."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return unicodedata.normalize("NFC", plain).casefold()
-
-
-@dataclass(frozen=True)
-class Word:
-    """A folded word, and where it is in its text."""
-
-    term: str
-    start: int
-    end: int
-
-
-def words_of(text: str) -> list[Word]:
-    """The words of a text, in order, without punctuation; an ideograph is a word."""
-    return [Word(fold(match[0]), *match.span()) for match in _UNIT.finditer(text) if _is_word(match[0])]
-
-
-def terms_of(text: str) -> list[str]:
-    """The folded words of a text."""
-    return [fold(unit) for unit in _UNIT.findall(text) if _is_word(unit)]
-
-
-def joint(text: str, piece: str) -> str:
-    """The space between a text and a piece that was found without one before it: " " or ""."""
-    if not text or not piece or text[-1].isspace():
-        return ""
-    opens = bool(OPENING.fullmatch(text[-1])) or text[-1] in "-/\u2010\u2011\u2013"
-    begins = OPENING.match(piece)
-    joined = not _is_word(piece[0]) and not (begins and begins[0])
-    return "" if opens or joined or _IDEOGRAPH.fullmatch(text[-1]) else " "
-
-
 def units_of(text: str, *, weight: Callable[[str], float]) -> Units:
     """Cuts a text into units; `weight` tells how telling a folded word is (0 to 1)."""
-    spans = np.array([match.span() for match in _UNIT.finditer(text)], np.int64).reshape(-1, 2)
+    spans = np.array([match.span() for match in UNIT.finditer(text)], np.int64).reshape(-1, 2)
     words = [text[start:end] for start, end in spans]
     folded = tuple(fold(word) for word in words)
     previous = ["\n", *words[:-1]]
@@ -139,11 +97,7 @@ def best_place(tail: Units, passage: Units, *, span: Span = "word") -> Place:
 
 def _weight(unit: str, weight: Callable[[str], float]) -> float:
     # An empty line is as telling as a rare word: it stands between a title and its text.
-    return weight(unit) if _is_word(unit) else 1.0 if unit.startswith("\n\n") else MARK_WEIGHT
-
-
-def _is_word(unit: str) -> bool:
-    return any(c.isalnum() for c in unit)
+    return weight(unit) if is_word(unit) else 1.0 if unit.startswith("\n\n") else MARK_WEIGHT
 
 
 def _runs(tail: Units, passage: Units, *, skip: int) -> np.ndarray:
@@ -167,7 +121,7 @@ def _begun(tail: Units, passage: Units) -> np.ndarray:
     if not tail.folded or tail.text[-1].isspace():
         return none
     last = tail.folded[-1]
-    if not _is_word(last) or not (last.isdigit() or tail.weights[-1] >= LEAST_BEGUN):
+    if not is_word(last) or not (last.isdigit() or tail.weights[-1] >= LEAST_BEGUN):
         return none
     longer = [len(word) > len(last) and word.startswith(last) for word in passage.folded]
     return np.array([*longer, False], bool)

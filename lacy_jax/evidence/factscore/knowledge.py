@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lacy_jax.cascade.partners.documents import match_query
-from lacy_jax.cascade.text.alignment import terms_of
+from lacy_jax.cascade.text.words import match_query, terms_of
 from lacy_jax.errors import DataError
 
 SEPARATOR = "####SPECIAL####SEPARATOR####"  # between the passages of an article in FActScore's file
