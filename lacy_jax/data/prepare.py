@@ -99,7 +99,11 @@ def prepare(config: Config, *, progress: Progress = lambda _stage, _done, _total
         fingerprint = _packed_fingerprint(config, tokenizer)
         name = datasets.fingerprint_name(config.corpus.name, fingerprint)
         directory = datasets.dataset_directory(root, "packed", name=name)
-        _once(directory, lambda: _pack(config, root, tokenizer, fingerprint, name, progress), progress)
+
+        def build() -> None:
+            _pack(config, root, tokenizer=tokenizer, fingerprint=fingerprint, name=name, progress=progress)
+
+        _once(directory, build, progress)
         packed = open_packed(directory, expected=fingerprint)
     return Prepared(packed=packed, annotated_directory=_annotated_directory(root, packed.fingerprint))
 
@@ -199,7 +203,7 @@ def _training_texts(source: AnnotatedSource, *, config: Config, progress: Progre
 
 
 def _pack(
-    config: Config, root: Path, tokenizer: Tokenizer, fingerprint: Fingerprint, name: str, progress: Progress
+    config: Config, root: Path, *, tokenizer: Tokenizer, fingerprint: Fingerprint, name: str, progress: Progress
 ) -> None:
     source = _annotated(config, root, progress)
     documents = encode_documents(

@@ -47,7 +47,10 @@ def write_biography(world: World, index: int, *, number: int) -> Biography:
     settings, person = world.settings, world.people[index]
     rng = Random(f"biography {settings.seed} {settings.wording} {index} {number}")
     if settings.wording == "fixed":
-        sentences = [_fill(rng, grammar().fixed[relation], person, relation, "surname") for relation in RELATIONS]
+        sentences = [
+            (relation, *_fill(rng, grammar().fixed[relation], person=person, relation=relation, subject="surname"))
+            for relation in RELATIONS
+        ]
     else:
         sentences = list(_free_sentences(rng, person))
     text, stated = "", []
@@ -69,14 +72,15 @@ def _free_sentences(rng: Random, person: Person) -> Iterator[tuple[str, str, int
             continue
         opener = _words(rng, pick(rng, them.openers)) + ", " if rng.random() < OPENER else ""
         core = pick(rng, them.cores[relation])
-        _, sentence, offset = _fill(rng, core, person, relation, pick(rng, _SUBJECT_WEIGHTS))
+        sentence, offset = _fill(rng, core, person=person, relation=relation, subject=pick(rng, _SUBJECT_WEIGHTS))
         closer = ", " + _words(rng, pick(rng, them.closers)) if rng.random() < CLOSER else ""
         yield relation, opener + sentence + closer, len(opener) + offset
         if rng.random() < FILLER:
             yield "", _words(rng, pick(rng, them.fillers)), 0
 
 
-def _fill(rng: Random, core: str, person: Person, relation: str, subject: str) -> tuple[str, str, int]:
+def _fill(rng: Random, core: str, *, person: Person, relation: str, subject: str) -> tuple[str, int]:
+    """The sentence, and where in it the fact begins."""
     nominative, possessive = {
         "pronoun": person.pronouns,
         "surname": (person.surname, f"{person.surname}'s"),
@@ -86,7 +90,7 @@ def _fill(rng: Random, core: str, person: Person, relation: str, subject: str) -
     before, after = (
         _words(rng, part.replace("{S}", nominative).replace("{P}", possessive)) for part in (before, after)
     )
-    return relation, before + person.facts[relation] + after, len(before)
+    return before + person.facts[relation] + after, len(before)
 
 
 def _words(rng: Random, template: str) -> str:

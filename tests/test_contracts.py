@@ -1,0 +1,57 @@
+"""The contracts of pyproject.toml turn red on what they forbid."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def lint_imports(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("lint-imports")
+    command = [program, "--no-cache", *options]
+    return subprocess.run(
+        command, cwd=folder, env={"PYTHONPATH": str(folder)}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copytree(ROOT / "lacy_jax", tmp_path / "lacy_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_the_package_keeps_its_contracts() -> None:
+    checked = lint_imports(ROOT)
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "contract"),
+    [
+        ("model/decoder.py", "from lacy_jax.cascade.budget import Budget", "wings"),
+        ("serving/worker.py", "def late():\n    import lacy_jax.evidence.judge", "wings"),
+        ("evidence/judge.py", "import lacy_jax.main", "wings"),
+        ("generate.py", "import lacy_jax.serve", "wings"),
+        ("objective/loss.py", "import lacy_jax.errors", "objective"),
+        ("cascade/rows.py", "import lacy_jax.training.step", "cascade"),
+        ("errors.py", "import lacy_jax.registry", "circles"),
+    ],
+)
+def test_a_forbidden_import_turns_them_red(copy: Path, file: str, line: str, contract: str) -> None:
+    with (copy / "lacy_jax" / file).open("a") as module:
+        module.write(f"\n{line}\n")
+    checked = lint_imports(copy, "--contract", contract)
+    assert checked.returncode == 1
+    assert "Contracts: 0 kept, 1 broken." in checked.stdout
+
+
+def test_a_new_module_needs_a_place(copy: Path) -> None:
+    (copy / "lacy_jax" / "helpers.py").touch()
+    checked = lint_imports(copy)
+    assert checked.returncode == 1
+    assert "helpers" in checked.stdout
