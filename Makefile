@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 help:
 	@echo "make demo   train a tiny model on the embedded corpus, run its cascade, write runs/slm_tiny/report.html"
 	@echo "make test   the whole test suite (CPU, eight virtual devices)"
-	@echo "make lint   ruff and mypy"
+	@echo "make lint   ruff, mypy and who may import whom"
 	@echo "make bench  the benchmarks; SAMPLE=FILE adds the agreement with a large model's marks (docs/annotation.md)"
 	@echo "make venv   the environment only, in $(VENV) (PYTHON=python3.12 chooses another Python)"
 
@@ -32,6 +32,7 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 bench: venv
 	$(BIN)/python -m benchmarks.objective
