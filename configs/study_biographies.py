@@ -15,7 +15,7 @@ ground-truth tokens, a model of 3M parameters.
 """
 
 from lacy_jax.errors import ConfigError
-from lacy_jax.evidence.closed_world.judging import ALONE, Decode
+from lacy_jax.evidence.closed_world.decodes import ALONE, Decode
 from lacy_jax.evidence.study.plan import Arm, Contrast, Study
 
 CURVE = (0.1, 0.22, 0.5, 1.0)

@@ -22,9 +22,11 @@ from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.console import Reporter, reporting
 from lacy_jax.data.files import write_whole
 from lacy_jax.errors import CheckpointError, ConfigError, DataError, PartnerError
-from lacy_jax.evidence.closed_world.judging import ALONE, TEMPERATURE, Decode
+from lacy_jax.evidence.closed_world.biographies import TEMPERATURE
+from lacy_jax.evidence.closed_world.decodes import ALONE, Decode, parse_decode
+from lacy_jax.evidence.closed_world.kept import Evaluation
 from lacy_jax.evidence.closed_world.scores import SCORES, score
-from lacy_jax.evidence.closed_world.suite import MAIN_BUDGET, Evaluation, evaluate, parse_decode
+from lacy_jax.evidence.closed_world.suite import MAIN_BUDGET, evaluate
 from lacy_jax.evidence.study.page import write_study_page
 from lacy_jax.evidence.study.plan import load_study
 from lacy_jax.evidence.study.runs import run_study

@@ -12,9 +12,10 @@ from lacy_jax.cascade.rows import Counts, Piece
 from lacy_jax.cascade.text.extent import complete_extent
 from lacy_jax.config import BiographiesConfig
 from lacy_jax.errors import ConfigError
-from lacy_jax.evidence.closed_world.judging import Claim, Decode, Judged, from_json, judge, pick_people, to_json
+from lacy_jax.evidence.closed_world.biographies import pick_people
+from lacy_jax.evidence.closed_world.decodes import Decode, decode_text, parse_decode
+from lacy_jax.evidence.closed_world.judging import Claim, Judged, from_json, judge, to_json
 from lacy_jax.evidence.closed_world.scores import SCORES, estimate, length_penalised, score
-from lacy_jax.evidence.closed_world.suite import decode_text, parse_decode
 from lacy_jax.evidence.closed_world.world import biographies, make_world, write_biography
 
 WORLD = make_world(BiographiesConfig(people=60, documents=300))

@@ -12,8 +12,9 @@ import pytest
 
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.errors import ConfigError
-from lacy_jax.evidence.closed_world.judging import ALONE, Claim, Decode, Judged
-from lacy_jax.evidence.closed_world.suite import Evaluation, model_fingerprint, read_judged
+from lacy_jax.evidence.closed_world.decodes import ALONE, Decode
+from lacy_jax.evidence.closed_world.judging import Claim, Judged
+from lacy_jax.evidence.closed_world.kept import Evaluation, model_fingerprint, read_judged
 from lacy_jax.evidence.study.plan import Arm, Contrast, Study, load_study
 from lacy_jax.evidence.study.results import Results
 from lacy_jax.evidence.study.runs import evaluate_command, evaluation_directory, finished, mark_finished, train_command
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 CALL = Decode("log_odds", score="call_score", budgets=(0.22, 0.5))
 
 STUDY = """
-from lacy_jax.evidence.closed_world.judging import Decode
+from lacy_jax.evidence.closed_world.decodes import Decode
 from lacy_jax.evidence.study.plan import Arm, Contrast, Study
 
 CALL = Decode("log_odds", score="call_score", budgets=(0.22, 0.5))

@@ -1,96 +1,28 @@
-"""Everything that the closed world asks of one checkpoint, kept in files: what is there is not done again.
-
-<out>/settings.json                 the checkpoint, people, the partner's share, what each decode's name stands for
-<out>/<decode>-<budget>.jsonl       judged biographies, one a line (`closed_world.Judged`)
-<out>/tokens.json                   teacher-forced: NLL by kind, separation of every score, intervals
-"""
+"""Everything that the closed world asks of one checkpoint, kept in files (kept.py): what is there is not done again."""
 
 import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from lacy_jax.cascade.partners import Span
-from lacy_jax.cascade.scheduler import Gate, Score
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.config import AnnotateConfig, config_to_dict
+from lacy_jax.config import AnnotateConfig
 from lacy_jax.data.annotate import annotate_documents
 from lacy_jax.data.documents import Document, split_of
-from lacy_jax.data.files import write_whole
-from lacy_jax.errors import ConfigError, DataError
-from lacy_jax.evidence.closed_world.judging import (
-    ALONE,
-    DATABASE,
-    Decode,
-    Judged,
-    closed_world_of,
-    from_json,
-    partner_of,
-    pick_people,
-    to_json,
-    write_and_judge,
-)
+from lacy_jax.evidence.closed_world.biographies import closed_world_of, partner_of, pick_people, write_and_judge
+from lacy_jax.evidence.closed_world.decodes import ALONE, Decode
+from lacy_jax.evidence.closed_world.judging import to_json
+from lacy_jax.evidence.closed_world.kept import Evaluation, claim_folder, model_fingerprint, read_judged, write_text
 from lacy_jax.evidence.closed_world.world import World, biographies
 from lacy_jax.evidence.token_scores import nll_by_kind, score_documents, separate, token_intervals
 
 DOCUMENTS = 200  # held-out biographies that the teacher-forced scores are measured on
 BUDGETS = (0.05, 0.1, 0.22, 0.5)  # of the separation
 MAIN_BUDGET = 0.22  # of its intervals
-_FORM = "NAME:score=SCORE,gate=GATE,span=SPAN,budgets=B/B/B,partner=PARTNER"
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured. `judged`: (decode, budget) -> biographies; `tokens`: as in tokens.json."""
-
-    judged: dict[tuple[str, float], list[Judged]]
-    tokens: dict[str, Any]
-
-
-def parse_decode(text: str) -> Decode:
-    """A `Decode` of the form _FORM; what is left out stays at its default.
-
-    Raises:
-        ConfigError: another form, an unknown name, or a budget that is no share.
-    """
-    name, _, rest = text.partition(":")
-    allowed = {"score": (*get_args(Score), "auto"), "gate": get_args(Gate), "span": get_args(Span)}
-    given: dict[str, Any] = {}
-    for item in filter(None, rest.split(",")):
-        key, _, value = item.partition("=")
-        if key == "budgets":
-            given[key] = tuple(_share(text, each) for each in value.split("/"))
-        elif (key == "partner" and value) or value in allowed.get(key, ()):
-            given[key] = value
-        else:
-            known = "; ".join(f"{key}={'|'.join(values)}" for key, values in allowed.items())
-            raise ConfigError(f"decode {text!r}: {item!r} is not of the form {_FORM} ({known})")
-    if not name or not name.replace("_", "").isalnum():
-        raise ConfigError(f"decode {text!r}: needs a name of letters, digits and _, as in {_FORM}")
-    return Decode(name, **given)
-
-
-def decode_text(decode: Decode) -> str:
-    """What `parse_decode` reads."""
-    budgets = "/".join(f"{budget:g}" for budget in decode.budgets)
-    partner = "" if decode.partner == DATABASE else f",partner={decode.partner}"
-    return f"{decode.name}:score={decode.score},gate={decode.gate},span={decode.span},budgets={budgets}{partner}"
-
-
-def _share(text: str, number: str) -> float:
-    try:
-        value = float(number)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value <= 1.0:
-        raise ConfigError(f"decode {text!r}: the budget {number!r} is no share, 0 to 1")
-    return value
 
 
 def evaluate(
@@ -121,7 +53,7 @@ def evaluate(
     world = closed_world_of(slm)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    _claim_folder(
+    claim_folder(
         folder,
         {
             "checkpoint": slm.step,
@@ -149,28 +81,13 @@ def evaluate(
                 budget=budget,
                 temperature=temperature,
             )
-            _write(path, "".join(f"{to_json(each)}\n" for each in found))
+            write_text(path, "".join(f"{to_json(each)}\n" for each in found))
         judged[decode.name, budget] = read_judged(path)
     progress("biographies", len(points), len(points))
     path = folder / "tokens.json"
     if not path.exists():
-        _write(path, json.dumps(_token_results(slm, world), indent=1))
+        write_text(path, json.dumps(_token_results(slm, world), indent=1))
     return Evaluation(judged, json.loads(path.read_text()))
-
-
-def read_evaluation(out: str | Path) -> Evaluation:
-    """What `evaluate` left in a folder."""
-    folder = Path(out)
-    judged = {}
-    for path in sorted(folder.glob("*.jsonl")):
-        name, _, budget = path.stem.rpartition("-")
-        judged[name, float(budget)] = read_judged(path)
-    return Evaluation(judged, json.loads((folder / "tokens.json").read_text()))
-
-
-def read_judged(path: Path) -> list[Judged]:
-    """The biographies of a file."""
-    return [from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def held_out_biographies(world: World, *, share: float) -> Iterator[Document]:
@@ -196,35 +113,3 @@ def _token_results(slm: LoadedModel, world: World) -> dict[str, Any]:
         "scores": separations,
         "intervals": token_intervals(tokens, budget=MAIN_BUDGET),
     }
-
-
-def model_fingerprint(slm: LoadedModel) -> str:
-    """Of all that a run's parameters follow from: its settings but where its data lies, the data, the step."""
-    settings = config_to_dict(slm.config)
-    del settings["data"]["directory"], settings["data"]["packed"]
-    known = json.dumps([settings, slm.meta["data"], slm.step], sort_keys=True)
-    return hashlib.sha256(known.encode()).hexdigest()[:12]
-
-
-def _claim_folder(folder: Path, settings: dict[str, Any], *, decodes: Sequence[Decode]) -> None:
-    """Notes what the folder is of, or refuses. Decodes may be added to it; a name may not change what it stands for."""
-    path = folder / "settings.json"
-    found = json.loads(path.read_text()) if path.exists() else dict(settings)
-    noted = found.pop("decodes", {})
-    # Not budgets: those are in the names of the files.
-    asked = {
-        decode.name: {key: value for key, value in vars(decode).items() if key not in ("name", "budgets")}
-        for decode in decodes
-    }
-    pairs = [(key, found.get(key), value) for key, value in settings.items()]
-    pairs += [(f"decode {name}", noted[name], call) for name, call in asked.items() if name in noted]
-    differ = ", ".join(f"{key} {then!r}, now {now!r}" for key, then, now in pairs if then != now)
-    if differ:
-        raise DataError(
-            f"{folder}: holds an evaluation with other settings ({differ}); give another folder, or delete it"
-        )
-    _write(path, json.dumps({**settings, "decodes": noted | asked}))
-
-
-def _write(path: Path, text: str) -> None:
-    write_whole(path, text.encode())

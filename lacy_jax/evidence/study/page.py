@@ -9,7 +9,8 @@ import numpy as np
 from markupsafe import Markup, escape
 
 import lacy_jax
-from lacy_jax.evidence.closed_world.judging import ALONE, DATABASE, Decode, Judged
+from lacy_jax.evidence.closed_world.decodes import ALONE, DATABASE, Decode
+from lacy_jax.evidence.closed_world.judging import Judged
 from lacy_jax.evidence.closed_world.scores import SCORES
 from lacy_jax.evidence.closed_world.world import RELATIONS
 from lacy_jax.evidence.pages import charts

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lacy_jax.errors import ConfigError
-from lacy_jax.evidence.closed_world.judging import ALONE, DATABASE, TEMPERATURE, Decode
+from lacy_jax.evidence.closed_world.biographies import TEMPERATURE
+from lacy_jax.evidence.closed_world.decodes import ALONE, DATABASE, Decode
 from lacy_jax.presets import METHODS
 
 MOST_LINES = 6  # of a chart, which has as many colours (page.py)

@@ -5,9 +5,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lacy_jax.evidence.closed_world.judging import ALONE, Judged
+from lacy_jax.evidence.closed_world.decodes import ALONE
+from lacy_jax.evidence.closed_world.judging import Judged
+from lacy_jax.evidence.closed_world.kept import Evaluation, read_evaluation
 from lacy_jax.evidence.closed_world.scores import estimate
-from lacy_jax.evidence.closed_world.suite import Evaluation, read_evaluation
 from lacy_jax.evidence.study.plan import Contrast, Study
 from lacy_jax.evidence.study.runs import evaluation_directory, finished
 from lacy_jax.measures.intervals import PairedT, holm, paired_t

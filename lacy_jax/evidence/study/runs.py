@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lacy_jax.data.files import write_whole
-from lacy_jax.evidence.closed_world.suite import decode_text
+from lacy_jax.evidence.closed_world.decodes import decode_text
 from lacy_jax.evidence.study.plan import Arm, Study
 
 Report = Callable[[str, int, int], None]

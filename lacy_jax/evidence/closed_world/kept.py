@@ -1,0 +1,75 @@
+"""What an evaluation keeps in its folder: whose it is, and what was measured.
+
+<out>/settings.json                 the checkpoint, people, the partner's share, what each decode's name stands for
+<out>/<decode>-<budget>.jsonl       judged biographies, one a line (`judging.Judged`)
+<out>/tokens.json                   teacher-forced: NLL by kind, separation of every score, intervals
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lacy_jax.checkpoints.loading import LoadedModel
+from lacy_jax.config import config_to_dict
+from lacy_jax.data.files import write_whole
+from lacy_jax.errors import DataError
+from lacy_jax.evidence.closed_world.decodes import Decode
+from lacy_jax.evidence.closed_world.judging import Judged, from_json
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured. `judged`: (decode, budget) -> biographies; `tokens`: as in tokens.json."""
+
+    judged: dict[tuple[str, float], list[Judged]]
+    tokens: dict[str, Any]
+
+
+def read_evaluation(out: str | Path) -> Evaluation:
+    """What `evaluate` left in a folder."""
+    folder = Path(out)
+    judged = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        name, _, budget = path.stem.rpartition("-")
+        judged[name, float(budget)] = read_judged(path)
+    return Evaluation(judged, json.loads((folder / "tokens.json").read_text()))
+
+
+def read_judged(path: Path) -> list[Judged]:
+    """The biographies of a file."""
+    return [from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def model_fingerprint(slm: LoadedModel) -> str:
+    """Of all that a run's parameters follow from: its settings but where its data lies, the data, the step."""
+    settings = config_to_dict(slm.config)
+    del settings["data"]["directory"], settings["data"]["packed"]
+    known = json.dumps([settings, slm.meta["data"], slm.step], sort_keys=True)
+    return hashlib.sha256(known.encode()).hexdigest()[:12]
+
+
+def claim_folder(folder: Path, settings: dict[str, Any], *, decodes: Sequence[Decode]) -> None:
+    """Notes what the folder is of, or refuses. Decodes may be added to it; a name may not change what it stands for."""
+    path = folder / "settings.json"
+    found = json.loads(path.read_text()) if path.exists() else dict(settings)
+    noted = found.pop("decodes", {})
+    # Not budgets: those are in the names of the files.
+    asked = {
+        decode.name: {key: value for key, value in vars(decode).items() if key not in ("name", "budgets")}
+        for decode in decodes
+    }
+    pairs = [(key, found.get(key), value) for key, value in settings.items()]
+    pairs += [(f"decode {name}", noted[name], call) for name, call in asked.items() if name in noted]
+    differ = ", ".join(f"{key} {then!r}, now {now!r}" for key, then, now in pairs if then != now)
+    if differ:
+        raise DataError(
+            f"{folder}: holds an evaluation with other settings ({differ}); give another folder, or delete it"
+        )
+    write_text(path, json.dumps({**settings, "decodes": noted | asked}))
+
+
+def write_text(path: Path, text: str) -> None:
+    write_whole(path, text.encode())
