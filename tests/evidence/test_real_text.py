@@ -15,7 +15,8 @@ from lacy_jax.data.corpus import read_documents
 from lacy_jax.data.documents import Document, full_text
 from lacy_jax.errors import DataError
 from lacy_jax.evidence.real_text.claims import Claim, find_claims, is_contained
-from lacy_jax.evidence.real_text.suite import Person, check, check_proxy, evaluate_real_text, find_people, score
+from lacy_jax.evidence.real_text.people import Person, find_people
+from lacy_jax.evidence.real_text.suite import check, check_proxy, evaluate_real_text, score
 from lacy_jax.measures.intervals import wilson_interval
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"

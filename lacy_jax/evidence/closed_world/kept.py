@@ -19,6 +19,8 @@ from lacy_jax.errors import DataError
 from lacy_jax.evidence.closed_world.decodes import Decode
 from lacy_jax.evidence.closed_world.judging import Judged, from_json
 
+MAIN_BUDGET = 0.22  # of the intervals in tokens.json
+
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -1,9 +1,12 @@
-"""Everything that the closed world asks of one checkpoint, kept in files (kept.py): what is there is not done again."""
+"""Everything that the closed world asks of one checkpoint, kept in files (kept.py): what is there is not done again.
+
+biographies.py has them written, judging.py judges them, scores.py adds them up, tables.py shows them.
+"""
 
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +14,46 @@ from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import AnnotateConfig
 from lacy_jax.data.annotate import annotate_documents
 from lacy_jax.data.documents import Document, split_of
+from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.closed_world.biographies import closed_world_of, partner_of, pick_people, write_and_judge
-from lacy_jax.evidence.closed_world.decodes import ALONE, Decode
+from lacy_jax.evidence.closed_world.decodes import ALONE, Decode, parse_decode
 from lacy_jax.evidence.closed_world.judging import to_json
-from lacy_jax.evidence.closed_world.kept import Evaluation, claim_folder, model_fingerprint, read_judged, write_text
+from lacy_jax.evidence.closed_world.kept import (
+    MAIN_BUDGET,
+    Evaluation,
+    claim_folder,
+    model_fingerprint,
+    read_judged,
+    write_text,
+)
+from lacy_jax.evidence.closed_world.tables import suite_table, token_table
 from lacy_jax.evidence.closed_world.world import World, biographies
+from lacy_jax.evidence.suites import Progress, Settings
 from lacy_jax.evidence.token_scores import nll_by_kind, score_documents, separate, token_intervals
 
 DOCUMENTS = 200  # held-out biographies that the teacher-forced scores are measured on
 BUDGETS = (0.05, 0.1, 0.22, 0.5)  # of the separation
-MAIN_BUDGET = 0.22  # of its intervals
 
-Progress = Callable[[str, int, int], None]
+FLAGS = ("people", "known", "temperature", "decode")
+_DEFAULT = (Decode("default", budgets=(0.1, 0.22, 0.5)),)
+
+
+def run(slm: LoadedModel, settings: Settings, *, out: Path, progress: Progress) -> list[str]:
+    """Markdown: the scores of judged biographies, then those of tokens; see `evaluate` for what it raises."""
+    decodes = [parse_decode(text) for text in settings.decode] or list(_DEFAULT)
+    names = [decode.name for decode in decodes if decode != ALONE]
+    if len({*names, ALONE.name}) <= len(names):
+        raise ConfigError(f"--decode: names must differ, also from {ALONE.name!r}; got {', '.join(names)}")
+    found = evaluate(
+        slm,
+        decodes=decodes,
+        people=settings.people,
+        known=settings.known,
+        temperature=settings.temperature,
+        out=out,
+        progress=progress,
+    )
+    return [*suite_table(found), "", *token_table(found)]
 
 
 def evaluate(

@@ -9,31 +9,25 @@ what the SLM cannot, and the score says whether the SLM asks at the right places
 """
 
 import dataclasses
+import functools
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
 from lacy_jax.cascade import Completion, Counts, Request, open_cascade
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.config import CascadeConfig, CorpusConfig, change_cascade
-from lacy_jax.data.corpora import vital_articles
-from lacy_jax.data.corpus import read_documents
-from lacy_jax.data.documents import Document, full_text, split_of
-from lacy_jax.errors import DataError
+from lacy_jax.config import CascadeConfig, change_cascade
+from lacy_jax.data.documents import Document, full_text
+from lacy_jax.data.files import write_whole
+from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.real_text.claims import Claim, find_claims, is_contained
+from lacy_jax.evidence.real_text.people import Person, Seen, find_people
 from lacy_jax.evidence.run_report.samples import PROMPT_WORDS, prompt_of
-from lacy_jax.measures.intervals import Interval, bootstrap_interval
+from lacy_jax.evidence.suites import Progress, Settings
+from lacy_jax.measures.intervals import Interval, bootstrap_interval, shown
 
-TOPIC = "People"
-Seen = Literal["validation", "train", "unknown"]
-
-
-@dataclass(frozen=True)
-class Person:
-    """An article about a person; `split`: where the SLM's corpus has it, "unknown" if that is another corpus."""
-
-    document: Document
-    split: Seen
+FLAGS = ("people", "budgets", "partner")
 
 
 @dataclass(frozen=True)
@@ -111,37 +105,51 @@ class RealTextResult:
     records: tuple[PersonRecord, ...]
 
 
-def find_people(corpus: CorpusConfig, *, count: int = 0) -> list[Person]:
-    """People of the embedded corpus, held-out ones first, each group in the order of the corpus.
-
-    An article is about a person where the data file's topic says so: of 156 read all were, two of them
-    of several people (the Montgolfier brothers, ABBA).
-
-    Args:
-        corpus: the SLM's. If it is not the embedded one, all of the embedded one's people count, split "unknown".
-        count: how many; 0: all that are held out (of another corpus: all). More than are held out: training
-            articles follow, and their split says so.
+def run(slm: LoadedModel, settings: Settings, *, out: Path, progress: Progress) -> list[str]:
+    """Markdown: a line a budget, each score with its bootstrap interval over people; the records lie in `out`.
 
     Raises:
-        DataError: the embedded corpus is not installed, or holds no (or, for 0, no held-out) people.
+        ConfigError, PartnerError, DataError, CheckpointError: see `find_people` and `evaluate_real_text`.
     """
-    known = corpus.name == "vital_articles"
-    topics = vital_articles.topics()
-    people: dict[Seen, list[Person]] = {"validation": [], "unknown": [], "train": []}
-    for document in read_documents(corpus if known else CorpusConfig()):
-        if topics[document.id] == TOPIC:
-            split = split_of(document.id, validation_share=corpus.validation_share) if known else "unknown"
-            people[split].append(Person(document, split))
-    unseen = people["validation"] + people["unknown"]
-    found = (unseen + people["train"])[:count] if count else unseen
-    if not found and count:
-        raise DataError("real_text: the corpus has no article about a person; raise corpus.max_documents")
-    if not found:
-        raise DataError(
-            "real_text: no held-out article about a person; raise corpus.validation_share or corpus.max_documents, or "
-            "ask for a count of people, which may be training articles"
+    budgets = parse_budgets(settings.budgets)
+    people = find_people(slm.config.corpus, count=settings.people)
+    lines: list[str] = []
+    for budget in budgets:
+        found = evaluate_real_text(
+            slm,
+            partner=settings.partner,
+            budget=budget,
+            people=people,
+            progress=functools.partial(progress, f"budget {budget:g}"),
         )
-    return found
+        records = "".join(f"{json.dumps(dataclasses.asdict(record), ensure_ascii=False)}\n" for record in found.records)
+        write_whole(out / f"{budget:g}.jsonl", records.encode())
+        scores = vars(found.scores)
+        if not lines:
+            lines = [
+                "| budget | " + " | ".join(name.replace("_", " ") for name in scores) + " |",
+                "|---" * (len(scores) + 1) + "|",
+            ]
+        lines.append(f"| {budget:g} | " + " | ".join(shown(value) for value in scores.values()) + " |")
+    held_out = sum(person.split == "validation" for person in people)
+    proxy = check_proxy(people)
+    return [
+        *lines,
+        "",
+        f"{len(people)} people, {held_out} of them held out. Of the articles' own claims {proxy.own.estimate:.3f} "
+        f"count as supported, {proxy.other.estimate:.3f} by another person's article.",
+    ]
+
+
+def parse_budgets(text: str) -> list[float]:
+    """Comma-separated shares. Raises `ConfigError` where one is none."""
+    try:
+        budgets = [float(each) for each in text.split(",")]
+    except ValueError:
+        budgets = [-1.0]
+    if not all(0.0 <= budget <= 1.0 for budget in budgets):
+        raise ConfigError(f"--budgets={text}: allowed are shares, 0 to 1, separated by commas")
+    return budgets
 
 
 def evaluate_real_text(
