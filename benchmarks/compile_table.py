@@ -17,7 +17,8 @@ from pathlib import Path
 
 import jax
 
-from lacy_jax.config import Config, MeshConfig, parse
+from lacy_jax.checks import parse
+from lacy_jax.config import Config, MeshConfig
 from lacy_jax.model import decoder
 from lacy_jax.presets import apply_variant
 from lacy_jax.training.ahead import MEMORY_GIB, make_mesh, plan_step, topology_devices

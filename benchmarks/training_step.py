@@ -27,7 +27,8 @@ import numpy as np
 import optax
 
 from benchmarks.objective import matmul_rate
-from lacy_jax.config import Config, MeshConfig, parse
+from lacy_jax.checks import parse
+from lacy_jax.config import Config, MeshConfig
 from lacy_jax.model import decoder
 from lacy_jax.presets import METHODS, apply_variant
 from lacy_jax.runtime import sharding

@@ -15,7 +15,8 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from lacy_jax.config import Config, Remat, parse
+from lacy_jax.checks import parse
+from lacy_jax.config import Config, Remat
 from lacy_jax.errors import CheckpointError, ConfigError, MeshError
 from lacy_jax.model import decoder
 from lacy_jax.runtime.platforms import describe_options

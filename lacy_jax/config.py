@@ -1,13 +1,12 @@
 """Settings of a run: frozen dataclasses, validated once, at the door.
 
 A config file (configs/*.py) fills a `ConfigDict`, the command line overrides single fields
-(`--config.training.steps=2`), and `parse` turns the result into a frozen `Config`. Below the door
+(`--config.training.steps=2`), and `parse` (checks.py) turns the result into a frozen `Config`. Below the door
 nothing sees ml_collections, and no value needs to be checked again.
 """
 
 import dataclasses
 import difflib
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import ml_collections
@@ -248,19 +247,15 @@ def config_to_dict(config: Config) -> dict[str, Any]:
 
 
 def config_from_dict(settings: dict[str, Any]) -> Config:
-    """Settings from nested plain dicts, types and ranges checked, contradictions refused.
+    """Settings from nested plain dicts, types and ranges checked.
 
     Raises:
         ConfigError: one line a problem, naming the field, what it got and what is allowed.
     """
     try:
-        config = pydantic.TypeAdapter(Config).validate_python(settings)
+        return pydantic.TypeAdapter(Config).validate_python(settings)
     except pydantic.ValidationError as error:
         raise ConfigError("\n".join(_describe(problem) for problem in error.errors())) from None
-    problems = list(_contradictions(config))
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return config
 
 
 def base_config() -> ml_collections.ConfigDict:
@@ -281,15 +276,6 @@ def change_cascade(settings: CascadeConfig, changes: dict[str, Any]) -> CascadeC
         raise ConfigError("\n".join(lines)) from None
 
 
-def parse(config: ml_collections.ConfigDict) -> Config:
-    """The door: what a config file and the command line gave, as a checked `Config`.
-
-    Raises:
-        ConfigError: see `config_from_dict`.
-    """
-    return config_from_dict(config.to_dict())
-
-
 def _describe(problem: Any) -> str:
     """One line for one of pydantic's errors."""
     field = ".".join(str(part) for part in problem["loc"])
@@ -307,54 +293,3 @@ def _section_type(path: list[Any]) -> Any:
     for part in path:
         node = next(f.type for f in dataclasses.fields(node) if f.name == part)
     return node
-
-
-def _contradictions(config: Config) -> Iterator[str]:
-    """Settings that are fine alone but not together, each as one line."""
-    model, objective, training = config.model, config.objective, config.training
-    if model.width % model.heads:
-        yield f"config.model.heads: {model.heads} does not divide config.model.width ({model.width})"
-    if model.kv_heads and model.heads % model.kv_heads:
-        yield f"config.model.kv_heads: {model.kv_heads} does not divide config.model.heads ({model.heads})"
-    if model.positions == "rope" and model.width // model.heads % 2:
-        yield "config.model.positions: rope needs an even head width (config.model.width / config.model.heads)"
-    if model.rope_scaling == "llama3" and model.rope_low_factor >= model.rope_high_factor:
-        yield (
-            f"config.model.rope_low_factor: must be below config.model.rope_high_factor ({model.rope_high_factor}), "
-            f"got {model.rope_low_factor}"
-        )
-    budgets = {name: getattr(training, name) for name in ("steps", "tokens", "ground_truth_tokens")}
-    if sum(value > 0 for value in budgets.values()) != 1:
-        given = ", ".join(f"{name}={value}" for name, value in budgets.items())
-        yield f"config.training: exactly one of steps, tokens, ground_truth_tokens must be above 0; got {given}"
-    if config.data.batch_size % training.microbatches:
-        yield (
-            f"config.training.microbatches: {training.microbatches} does not divide config.data.batch_size "
-            f"({config.data.batch_size})"
-        )
-    if objective.rule == "excess_loss" and not objective.reference:
-        yield "config.objective.reference: rule excess_loss (Rho-1) needs the checkpoint of a reference model"
-    if objective.reference and objective.rule != "excess_loss":
-        yield f"config.objective.reference: only rule excess_loss reads one, not {objective.rule!r}"
-    if objective.rule == "factual" and objective.rate != 1.0:
-        yield f"config.objective.rate: rule factual takes all factual targets; allowed is 1.0, got {objective.rate}"
-    if objective.treatment == "joint" and objective.normalizer != "renormalized":
-        yield "config.objective.normalizer: treatment joint keeps the NLL without <CALL>; allowed is renormalized"
-    if config.corpus.name == "jsonl" and not config.corpus.files:
-        yield "config.corpus.files: corpus jsonl needs paths or globs of .jsonl, .jsonl.gz or .jsonl.zst files"
-    if config.annotate.annotator == "oracle" and config.corpus.name != "biographies":
-        yield f"config.annotate.annotator: oracle knows the corpus biographies alone, not {config.corpus.name!r}"
-    world = config.corpus.biographies
-    if config.corpus.name == "biographies" and world.documents < world.people:
-        yield (
-            f"config.corpus.biographies.documents: {world.documents} are too few for {world.people} people, who have "
-            "one each at least"
-        )
-    if config.annotate.annotator == "spans" and not config.annotate.spans_file:
-        yield "config.annotate.spans_file: annotator spans needs the file with the spans"
-    axes = ("slice", "data", "fsdp", "tensor")
-    if sum(getattr(config.mesh, axis) == -1 for axis in axes) > 1:
-        yield f"config.mesh: at most one of {', '.join(axes)} can be -1 (all devices that are left)"
-    for axis in axes:
-        if (size := getattr(config.mesh, axis)) < 1 and size != -1:
-            yield f"config.mesh.{axis}: got {size}; allowed are 1, 2, ... or -1 for all devices that are left"

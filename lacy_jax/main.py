@@ -13,7 +13,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from lacy_jax.config import Config, parse
+from lacy_jax.checks import parse
+from lacy_jax.config import Config
 from lacy_jax.console import Reporter, duration, reporting
 from lacy_jax.data.prepare import prepare
 from lacy_jax.errors import CheckpointError, ConfigError, DataError, MeshError

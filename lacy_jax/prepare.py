@@ -8,7 +8,7 @@ The folder that it names at the end can be copied to another machine and given t
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from lacy_jax.config import parse
+from lacy_jax.checks import parse
 from lacy_jax.console import reporting
 from lacy_jax.data.pack import SPLITS
 from lacy_jax.data.prepare import prepare

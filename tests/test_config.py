@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lacy_jax import checks, presets
 from lacy_jax import config as settings
-from lacy_jax import presets
 from lacy_jax.errors import ConfigError
 from lacy_jax.model.decoder import padded_vocab
 from lacy_jax.training.flops import parameter_count
@@ -20,7 +20,7 @@ def load(name: str, variant: str = "") -> settings.Config:
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return settings.parse(module.get_config(variant))
+    return checks.parse(module.get_config(variant))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ REFUSED = [
 @pytest.mark.parametrize(("given", "words"), REFUSED, ids=lambda x: x if isinstance(x, str) else "")
 def test_bad_settings_are_refused_by_name(given: dict, words: str) -> None:
     with pytest.raises(ConfigError) as error:
-        settings.config_from_dict(given)
+        checks.parse(given)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -97,6 +97,6 @@ def test_the_papers_preset_is_the_papers() -> None:
 
 
 def test_the_recommended_settings_are_the_defaults() -> None:
-    config = settings.parse(settings.base_config())
-    assert config == settings.parse(presets.apply_variant(settings.base_config(), "method=lacy_full"))
+    config = checks.parse(settings.base_config())
+    assert config == checks.parse(presets.apply_variant(settings.base_config(), "method=lacy_full"))
     assert config.cascade.span == "phrase"

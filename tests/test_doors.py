@@ -16,7 +16,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from configs import slm_tiny
-from lacy_jax.config import Config, parse
+from lacy_jax.checks import parse
+from lacy_jax.config import Config
 from lacy_jax.console import Reporter
 from lacy_jax.data.prepare import prepare
 from lacy_jax.training.loop import train

@@ -15,7 +15,8 @@ import numpy as np
 import safetensors
 from flax import traverse_util
 
-from lacy_jax.config import ModelConfig, config_from_dict
+from lacy_jax.checks import parse
+from lacy_jax.config import ModelConfig
 from lacy_jax.errors import CheckpointError, ConfigError
 from lacy_jax.model import decoder
 
@@ -79,7 +80,7 @@ def model_config(settings: Mapping[str, Any], *, max_context: int = MAX_CONTEXT)
     try:
         model = _gpt2_config(settings) if settings["model_type"] == "gpt2" else _llama_config(settings)
         model["context"] = min(model["context"], max_context)
-        return config_from_dict({"model": model}).model
+        return parse({"model": model}).model
     except KeyError as error:
         raise CheckpointError(f"{CONFIG_FILE} has no {error}") from None
     except (ConfigError, TypeError, ValueError) as error:
