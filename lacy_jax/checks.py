@@ -1,30 +1,49 @@
-"""The door of settings: what is right in itself but does not go together is refused here."""
+"""The door of settings: what is right in itself but does not go together is refused here, all of it at once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import ml_collections
 
-from lacy_jax.config import Config, config_from_dict
-from lacy_jax.errors import ConfigError
+from lacy_jax.config import Config, TrainingConfig, config_from_dict
 
 
-def parse(settings: ml_collections.ConfigDict | dict[str, Any]) -> Config:
+def parse(
+    settings: ml_collections.ConfigDict | dict[str, Any],
+    *,
+    check: Callable[[Config], Iterable[str]] = lambda _config: (),
+) -> Config:
     """What a config file and the command line gave, as a checked `Config`.
 
+    Args:
+        check: finds further problems, see `config_from_dict`.
+
     Raises:
-        ConfigError: see `config_from_dict`; or settings that do not go together, one line each.
+        ConfigError: all problems, each naming the setting, what it got and what is allowed, or the flag to add.
     """
-    config = config_from_dict(settings if isinstance(settings, dict) else settings.to_dict())
-    problems = list(contradictions(config))
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return config
+    given = settings if isinstance(settings, dict) else settings.to_dict()
+
+    def problems(config: Config) -> Iterator[str]:
+        yield from contradictions(config)
+        asked = given.get("method") or config.method
+        if asked != config.method:
+            yield (
+                f"config.method: got {asked!r}, but the method follows from config.objective.rule and the like, "
+                f"here {config.method!r}; write --config=FILE.py:method={asked}"
+            )
+        yield from check(config)
+
+    return config_from_dict(given, check=problems)
 
 
 def contradictions(config: Config) -> Iterator[str]:
-    """Settings that are fine alone but not together, each as one line."""
-    model, objective, training = config.model, config.objective, config.training
+    """Settings that are fine alone but not together, each as one line that names all that are concerned."""
+    for check in (_model, _training, _objective, _data, _mesh):
+        yield from check(config)
+
+
+def _model(config: Config) -> Iterator[str]:
+    model = config.model
     if model.width % model.heads:
         yield f"config.model.heads: {model.heads} does not divide config.model.width ({model.width})"
     if model.kv_heads and model.heads % model.kv_heads:
@@ -36,38 +55,89 @@ def contradictions(config: Config) -> Iterator[str]:
             f"config.model.rope_low_factor: must be below config.model.rope_high_factor ({model.rope_high_factor}), "
             f"got {model.rope_low_factor}"
         )
-    budgets = {name: getattr(training, name) for name in ("steps", "tokens", "ground_truth_tokens")}
-    if sum(value > 0 for value in budgets.values()) != 1:
-        given = ", ".join(f"{name}={value}" for name, value in budgets.items())
-        yield f"config.training: exactly one of steps, tokens, ground_truth_tokens must be above 0; got {given}"
+
+
+def _training(config: Config) -> Iterator[str]:
+    training = config.training
+    if problem := _budget_problem(training):
+        yield problem
     if config.data.batch_size % training.microbatches:
         yield (
             f"config.training.microbatches: {training.microbatches} does not divide config.data.batch_size "
             f"({config.data.batch_size})"
         )
+
+
+def _budget_problem(training: TrainingConfig) -> str:
+    budgets = {name: getattr(training, name) for name in ("steps", "tokens", "ground_truth_tokens")}
+    given = [name for name, value in budgets.items() if value]
+    if len(given) == 1:
+        return ""
+    said = f"config.training: exactly one of {', '.join(budgets)} must be above 0"
+    if not given:
+        return f"{said}; add --config.training.steps=1000 (or how many you want)"
+    values = " and ".join(f"{name}={budgets[name]}" for name in given)
+    ways = (
+        f"{' '.join(f'--config.training.{other}=0' for other in given if other != name)} to go by {name}"
+        for name in given
+    )
+    return f"{said}; got {values}: add {', or '.join(ways)}"
+
+
+def _objective(config: Config) -> Iterator[str]:
+    objective = config.objective
     if objective.rule == "excess_loss" and not objective.reference:
-        yield "config.objective.reference: rule excess_loss (Rho-1) needs the checkpoint of a reference model"
-    if objective.reference and objective.rule != "excess_loss":
-        yield f"config.objective.reference: only rule excess_loss reads one, not {objective.rule!r}"
-    if objective.rule == "factual" and objective.rate != 1.0:
-        yield f"config.objective.rate: rule factual takes all factual targets; allowed is 1.0, got {objective.rate}"
-    if objective.treatment == "joint" and objective.normalizer != "renormalized":
-        yield "config.objective.normalizer: treatment joint keeps the NLL without <CALL>; allowed is renormalized"
-    if config.corpus.name == "jsonl" and not config.corpus.files:
-        yield "config.corpus.files: corpus jsonl needs paths or globs of .jsonl, .jsonl.gz or .jsonl.zst files"
-    if config.annotate.annotator == "oracle" and config.corpus.name != "biographies":
-        yield f"config.annotate.annotator: oracle knows the corpus biographies alone, not {config.corpus.name!r}"
-    world = config.corpus.biographies
-    if config.corpus.name == "biographies" and world.documents < world.people:
         yield (
-            f"config.corpus.biographies.documents: {world.documents} are too few for {world.people} people, who have "
-            "one each at least"
+            "config.objective.reference: config.objective.rule=excess_loss (Rho-1) needs the checkpoint of a reference "
+            "model; add --config.objective.reference=WORKDIR of a run with method=ntp"
         )
-    if config.annotate.annotator == "spans" and not config.annotate.spans_file:
-        yield "config.annotate.spans_file: annotator spans needs the file with the spans"
-    axes = ("slice", "data", "fsdp", "tensor")
-    if sum(getattr(config.mesh, axis) == -1 for axis in axes) > 1:
-        yield f"config.mesh: at most one of {', '.join(axes)} can be -1 (all devices that are left)"
-    for axis in axes:
-        if (size := getattr(config.mesh, axis)) < 1 and size != -1:
-            yield f"config.mesh.{axis}: got {size}; allowed are 1, 2, ... or -1 for all devices that are left"
+    if objective.reference and objective.rule != "excess_loss":
+        yield (
+            "config.objective.reference: only config.objective.rule=excess_loss reads one, not "
+            f"{objective.rule!r}; add --config.objective.reference="
+        )
+    if objective.rule == "factual" and objective.rate != 1.0:
+        yield (
+            "config.objective.rate: config.objective.rule=factual takes all factual targets; got "
+            f"{objective.rate}, add --config.objective.rate=1"
+        )
+    if objective.treatment == "joint" and objective.normalizer != "renormalized":
+        yield (
+            "config.objective.normalizer: config.objective.treatment=joint keeps the NLL without <CALL>; add "
+            "--config.objective.normalizer=renormalized"
+        )
+
+
+def _data(config: Config) -> Iterator[str]:
+    corpus, annotate = config.corpus, config.annotate
+    if corpus.name == "jsonl" and not corpus.files:
+        yield (
+            "config.corpus.files: the corpus jsonl needs paths or globs of .jsonl, .jsonl.gz or .jsonl.zst files; add "
+            "--config.corpus.files='FOLDER/*.jsonl'"
+        )
+    if annotate.annotator == "oracle" and corpus.name != "biographies":
+        yield (
+            "config.annotate.annotator: oracle knows the corpus biographies alone, but config.corpus.name is "
+            f"{corpus.name!r}; add --config.annotate.annotator=spacy"
+        )
+    world = corpus.biographies
+    if corpus.name == "biographies" and world.documents < world.people:
+        yield (
+            f"config.corpus.biographies.documents: {world.documents} are too few for config.corpus.biographies.people "
+            f"({world.people}), who have one each at least; add --config.corpus.biographies.documents={world.people}"
+        )
+    if annotate.annotator == "spans" and not annotate.spans_file:
+        yield (
+            "config.annotate.spans_file: the annotator spans needs the file with the spans; add "
+            "--config.annotate.spans_file=FILE.jsonl"
+        )
+
+
+def _mesh(config: Config) -> Iterator[str]:
+    axes = {name: getattr(config.mesh, name) for name in ("slice", "data", "fsdp", "tensor")}
+    left = [f"config.mesh.{name}" for name, size in axes.items() if size == -1]
+    if len(left) > 1:
+        yield f"config.mesh: at most one axis can be -1 (all devices that are left); got {' and '.join(left)}"
+    for name, size in axes.items():
+        if size < 1 and size != -1:
+            yield f"config.mesh.{name}: got {size}; allowed are 1, 2, ... or -1 for all devices that are left"

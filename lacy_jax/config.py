@@ -2,24 +2,27 @@
 
 A config file (configs/*.py) fills a `ConfigDict`, the command line overrides single fields
 (`--config.training.steps=2`), and `parse` (checks.py) turns the result into a frozen `Config`. Below the door
-nothing sees ml_collections, and no value needs to be checked again.
+nothing sees ml_collections, and no value needs to be checked again. What a setting means stands beside it, and
+nowhere else: docs/settings.md and `--print_config` are made of it (settings_page.py).
 """
 
 import dataclasses
-import difflib
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 import ml_collections
 import pydantic
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from lacy_jax.errors import ConfigError
+from lacy_jax.errors import ConfigError, did_you_mean
+from lacy_jax.presets import METHODS
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
+Above0 = Annotated[float, Field(gt=0.0)]
 
 # The names that settings may take, each list here alone. The rooms that act on them import it, and not the other way
 # round, so that reading settings imports no JAX (130 MiB in every process that annotates).
@@ -37,197 +40,231 @@ Account = Literal["row", "shared"]
 Span = Literal["token", "word", "phrase"]
 
 _STRICT = pydantic.ConfigDict(extra="forbid")
+_T = TypeVar("_T")
+
+
+def setting(default: _T, meaning: str) -> _T:
+    """A field with its default and its meaning. For a type checker it is the default."""
+    return Field(default, description=meaning)
 
 
 @dataclass(frozen=True, config=_STRICT)
 class BiographiesConfig:
     """The closed world: invented people and their biographies (docs/biographies.md)."""
 
-    people: Annotated[int, Field(ge=2, le=100_000)] = 1_000
-    documents: Positive = 20_000  # biographies of all people together, by Zipf's law
-    held_out_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05  # of the people: nothing is written of them
-    wording: Literal["free", "fixed"] = "free"  # fixed: one sentence a relation, the negative control
-    seed: Count = 0
+    people: Annotated[int, Field(ge=2, le=100_000)] = setting(1_000, "How many people the world has.")
+    documents: Positive = setting(20_000, "Biographies of all people together, shared out by Zipf's law.")
+    held_out_share: Annotated[float, Field(ge=0.0, lt=1.0)] = setting(
+        0.05, "Share of the people of whom nothing is written."
+    )
+    wording: Literal["free", "fixed"] = setting(
+        "free", "How sentences are worded. fixed: one sentence for each relation, the negative control."
+    )
+    seed: Count = setting(0, "Of the world and its biographies.")
 
 
 @dataclass(frozen=True, config=_STRICT)
 class CorpusConfig:
     """Where documents come from, and which of them are held out."""
 
-    name: Literal["vital_articles", "jsonl", "tfds", "biographies"] = "vital_articles"
+    name: str = setting(
+        "vital_articles",
+        "The corpus: vital_articles, jsonl, tfds, biographies, or one that a package registers (docs/adding.md).",
+    )
     biographies: BiographiesConfig = BiographiesConfig()
-    # jsonl: one path or glob, or several separated by commas (.jsonl, .jsonl.gz, .jsonl.zst).
-    files: str = ""
-    id_field: str = "id"
-    title_field: str = "title"
-    text_field: str = "text"
-    # tfds: any TFDS dataset with title and text features, read from (or prepared into) tfds_dir.
-    tfds_name: str = "wikipedia/20230601.en"
-    tfds_dir: str = ""
-    tfds_download: bool = False
-    max_documents: Count = 0  # 0: all of them
-    validation_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.02
+    files: str = setting("", "jsonl: a path or glob, or several separated by commas (.jsonl, .jsonl.gz or .jsonl.zst).")
+    id_field: str = setting("id", "jsonl: the field of a document's id. A document without one is named by its line.")
+    title_field: str = setting("title", "jsonl: the field of the title, which a document may lack.")
+    text_field: str = setting("text", "jsonl: the field of the text, which every document must have.")
+    tfds_name: str = setting("wikipedia/20230601.en", "tfds: any TFDS dataset with the features title and text.")
+    tfds_dir: str = setting("", "tfds: the folder that it is read from, or prepared into.")
+    tfds_download: bool = setting(False, "tfds: whether it may be downloaded where it is missing.")
+    max_documents: Count = setting(0, "How many documents are read. 0: all of them.")
+    validation_share: Annotated[float, Field(gt=0.0, lt=1.0)] = setting(
+        0.02, "Share of the documents that is held out, chosen by the hash of their ids."
+    )
 
 
 @dataclass(frozen=True, config=_STRICT)
 class AnnotateConfig:
     """Who marks the facts. The rule (below) chooses among the marks later, when packing."""
 
-    annotator: Literal["spacy", "spans", "oracle"] = "spacy"
-    spacy_model: str = ""  # "": an installed en_core_web_sm, else its mirror package
-    # spans: a .jsonl file (also .gz, .zst) of {"id": ..., "spans": [[start, end, kind], ...]}.
-    spans_file: str = ""
-    # oracle, of the corpus biographies alone: the words of every stated value, made worse on purpose below 1.
-    oracle_precision: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    oracle_recall: Share = 1.0
-    workers: Count = 0  # 0: one per core
+    annotator: str = setting(
+        "spacy", "Who marks: spacy, spans, oracle, or one that a package registers (docs/adding.md)."
+    )
+    spacy_model: str = setting("", "spacy: the model. Empty: an installed en_core_web_sm, else its mirror package.")
+    spans_file: str = setting(
+        "", 'spans: a .jsonl file (also .gz, .zst) of {"id": ..., "spans": [[start, end, kind], ...]}.'
+    )
+    oracle_precision: Annotated[float, Field(gt=0.0, le=1.0)] = setting(
+        1.0,
+        "oracle, which marks the words of every stated value in the corpus biographies: the precision of its marks, "
+        "made worse on purpose below 1.",
+    )
+    oracle_recall: Share = setting(1.0, "oracle: the recall of its marks.")
+    workers: Count = setting(0, "Processes that mark. 0: one for each core.")
 
 
 @dataclass(frozen=True, config=_STRICT)
 class RuleConfig:
-    """Which marked words count as factual (docs/design.md, `subject-free first mentions`)."""
+    """Which marked words count as factual (docs/annotation.md)."""
 
-    # Kinds that count: "entity" stands for every entity label; others by name, e.g. "PROPN,NUM,DATE".
-    kinds: str = "entity,PROPN,NUM"
-    exclude_subjects: bool = True
-    first_mention_only: bool = True
-    sub_tokens: SubTokens = "all"
+    kinds: str = setting(
+        "entity,PROPN,NUM", "Kinds that count. entity stands for every entity label; others by name, e.g. DATE."
+    )
+    exclude_subjects: bool = setting(True, "Whether words of a grammatical subject do not count.")
+    first_mention_only: bool = setting(True, "Whether a word counts only where it stands first in its document.")
+    sub_tokens: SubTokens = setting("all", "Which tokens of a word that counts are factual.")
 
 
 @dataclass(frozen=True, config=_STRICT)
 class TokenizerConfig:
     """SentencePiece: trained on the corpus' training split, or loaded from `path`."""
 
-    path: str = ""
-    vocab_size: Annotated[int, Field(ge=300)] = 32_000  # pieces; <CALL> comes on top
-    train_characters: Positive = 200_000_000
+    path: str = setting("", "A SentencePiece model to load. Empty: one is trained.")
+    vocab_size: Annotated[int, Field(ge=300)] = setting(32_000, "Pieces; <CALL> comes on top.")
+    train_characters: Positive = setting(200_000_000, "Characters that it is trained on at most.")
 
 
 @dataclass(frozen=True, config=_STRICT)
 class DataConfig:
     """Where prepared data lies, and in what order it is read."""
 
-    directory: str = "runs/data"
-    # A packed dataset made elsewhere (its TFDS version folder); "": prepare what is missing.
-    packed: str = ""
-    batch_size: Positive = 112
-    seed: Count = 0
+    directory: str = setting("runs/data", "The folder of prepared data; what is missing is prepared there.")
+    packed: str = setting("", "A packed dataset made elsewhere, its TFDS version folder, in place of the corpus.")
+    batch_size: Positive = setting(112, "Windows in a batch, over all devices.")
+    seed: Count = setting(0, "Of the order in which windows are read.")
 
 
 @dataclass(frozen=True, config=_STRICT)
 class ModelConfig:
     """Decoder: the defaults are GPT-2's, the alternatives Llama's."""
 
-    layers: Positive = 18
-    width: Positive = 768
-    heads: Positive = 12
-    kv_heads: Count = 0  # 0: as many as heads
-    mlp_width: Count = 0  # 0: four times the width
-    context: Annotated[int, Field(ge=8)] = 1024
-    positions: Literal["learned", "rope"] = "learned"
-    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    activation: Literal["gelu", "swiglu"] = "gelu"
-    bias: bool = True
-    tied_embedding: bool = True
-    norm_epsilon: Annotated[float, Field(gt=0.0)] = 1e-5
-    rope_theta: Annotated[float, Field(gt=0.0)] = 10_000.0
-    # Rotary frequencies of a model whose context was extended after training (model/attention.py, rope_frequencies).
-    rope_scaling: Literal["none", "linear", "llama3"] = "none"
-    rope_factor: Annotated[float, Field(ge=1.0)] = 1.0
-    rope_low_factor: Annotated[float, Field(gt=0.0)] = 1.0  # this and the next two: llama3
-    rope_high_factor: Annotated[float, Field(gt=0.0)] = 4.0
-    rope_original_context: Positive = 8192
-    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    layer_loop: Literal["scan", "unroll"] = "scan"
-    remat: Remat = "none"
-    # In training. auto: splash on TPUs, else xla. cudnn, on NVIDIA GPUs, is asked for by name (docs/tpu.md).
-    attention: AttentionName = "auto"
+    layers: Positive = setting(18, "Layers.")
+    width: Positive = setting(768, "Width of the hidden states.")
+    heads: Positive = setting(12, "Heads of the attention; they divide the width.")
+    kv_heads: Count = setting(0, "Heads of keys and values. 0: as many as heads.")
+    mlp_width: Count = setting(0, "Width of the feed-forward layers. 0: four times the width.")
+    context: Annotated[int, Field(ge=8)] = setting(1024, "Tokens in a window.")
+    positions: Literal["learned", "rope"] = setting("learned", "How a token's place is said: learned, or rotary.")
+    norm: Literal["layernorm", "rmsnorm"] = setting("layernorm", "The normalization before each block.")
+    activation: Literal["gelu", "swiglu"] = setting("gelu", "Of the feed-forward layers.")
+    bias: bool = setting(True, "Whether linear layers and norms have biases.")
+    tied_embedding: bool = setting(True, "Whether the output matrix is the embedding.")
+    norm_epsilon: Above0 = setting(1e-5, "Added to the variance in a norm.")
+    rope_theta: Above0 = setting(10_000.0, "rope: base of the wavelengths.")
+    rope_scaling: Literal["none", "linear", "llama3"] = setting(
+        "none", "rope: how frequencies are changed in a model whose context was extended after training."
+    )
+    rope_factor: Annotated[float, Field(ge=1.0)] = setting(1.0, "rope_scaling: by how much.")
+    rope_low_factor: Above0 = setting(
+        1.0, "llama3: frequencies that turn less often in the original context are divided."
+    )
+    rope_high_factor: Above0 = setting(4.0, "llama3: frequencies that turn more often than this are kept.")
+    rope_original_context: Positive = setting(8192, "llama3: the context before it was extended.")
+    compute_dtype: Literal["float32", "bfloat16"] = setting("bfloat16", "Of matrix products; parameters are float32.")
+    layer_loop: Literal["scan", "unroll"] = setting("scan", "scan compiles one layer once; unroll runs faster on CPUs.")
+    remat: Remat = setting("none", "What the way back computes again: nothing, all but matrix products, or all.")
+    attention: AttentionName = setting(
+        "auto",
+        "In training. auto: splash on TPUs, else xla. cudnn, on NVIDIA GPUs, is asked for by name (docs/tpu.md).",
+    )
 
 
 @dataclass(frozen=True, config=_STRICT)
 class ObjectiveConfig:
-    """What is taken, how much of it, and what happens to it (paper section 2)."""
+    """What is taken, how much of it, and what happens to it (paper section 2, docs/objective.md)."""
 
-    rule: Rule = "factual_loss"
-    rate: Share = 0.6
-    rate_of: RateOf = "factual"
-    rate_warmup_steps: Count = 0
-    treatment: Treatment = "call"
-    normalizer: Normalizer = "full"
-    joint_weight: NonNegative = 1.0
-    scope: Literal["batch", "microbatch"] = "batch"
-    # Above 1 the head never holds all logits (docs/objective.md). These always divide the padded vocabulary.
-    vocab_chunks: Literal[1, 2, 4, 8, 16, 32, 64, 128] = 1
-    reference: str = ""  # excess_loss: the reference model's checkpoint
+    rule: Rule = setting("factual_loss", "Which targets are taken.")
+    rate: Share = setting(0.6, "How many are taken, as a share of the targets that rate_of names.")
+    rate_of: RateOf = setting("factual", "Of which targets rate is a share.")
+    rate_warmup_steps: Count = setting(0, "Steps in which the rate rises from 0.")
+    treatment: Treatment = setting("call", "What happens to taken targets: learn <CALL> there, nothing, or both.")
+    normalizer: Normalizer = setting(
+        "full", "The softmax of the other targets: without <CALL> (the paper's) or with it."
+    )
+    joint_weight: NonNegative = setting(1.0, "joint: weight of the term for <CALL>.")
+    scope: Literal["batch", "microbatch"] = setting("batch", "Over what the rule chooses.")
+    vocab_chunks: Literal[1, 2, 4, 8, 16, 32, 64, 128] = setting(
+        1, "Parts of the vocabulary; above 1 the head never holds all logits."
+    )
+    reference: str = setting("", "excess_loss: the reference model's checkpoint.")
 
 
 @dataclass(frozen=True, config=_STRICT)
 class OptimizerConfig:
     """AdamW with linear warm-up and cosine decay; defaults of LMLM (arXiv 2505.15962)."""
 
-    learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
-    final_share: Share = 0.1  # of the peak learning rate, at the end of the budget
-    warmup_steps: Count = 2_000
-    b1: Share = 0.9
-    b2: Share = 0.95
-    epsilon: Annotated[float, Field(gt=0.0)] = 1e-8
-    weight_decay: NonNegative = 0.1
-    clip_norm: NonNegative = 1.0  # 0: no clipping
+    learning_rate: Above0 = setting(5e-4, "The peak, after the warm-up.")
+    final_share: Share = setting(0.1, "The learning rate at the end of the budget, as a share of the peak.")
+    warmup_steps: Count = setting(2_000, "Steps in which the learning rate rises from 0.")
+    b1: Share = setting(0.9, "Decay of the mean of gradients.")
+    b2: Share = setting(0.95, "Decay of the mean of their squares.")
+    epsilon: Above0 = setting(1e-8, "Added to the root of the latter.")
+    weight_decay: NonNegative = setting(0.1, "Of matrices; biases and norms have none.")
+    clip_norm: NonNegative = setting(1.0, "Longest gradient; longer ones are scaled down. 0: no clipping.")
 
 
 @dataclass(frozen=True, config=_STRICT)
 class TrainingConfig:
-    """How long, how often. Exactly one of the three budgets is set; the others are 0."""
+    """How long, how often. Exactly one of the three budgets (steps, tokens, ground_truth_tokens) is above 0."""
 
-    steps: Count = 0
-    tokens: Count = 0
-    ground_truth_tokens: Count = 0  # targets that gave a ground-truth gradient: the paper's matching
-    seed: Count = 0
-    microbatches: Positive = 1
-    log_every: Positive = 50
-    evaluate_every: Positive = 1_000
-    evaluate_batches: Positive = 16
-    checkpoint_every: Positive = 1_000
-    keep_checkpoints: Positive = 2
-    # A step that takes longer prints the stack of every thread; three times that where it compiles. 0: never.
-    hang_seconds: NonNegative = 600.0
+    steps: Count = setting(0, "Budget in steps.")
+    tokens: Count = setting(0, "Budget in targets read.")
+    ground_truth_tokens: Count = setting(
+        0, "Budget in targets that gave a ground-truth gradient: how the paper makes methods comparable."
+    )
+    seed: Count = setting(0, "Of the parameters and of the random rules.")
+    microbatches: Positive = setting(1, "Parts that a batch is computed in, one after the other.")
+    log_every: Positive = setting(50, "Steps between two records of metrics.jsonl.")
+    evaluate_every: Positive = setting(1_000, "Steps between two validations.")
+    evaluate_batches: Positive = setting(16, "Batches of a validation.")
+    checkpoint_every: Positive = setting(1_000, "Steps between two checkpoints.")
+    keep_checkpoints: Positive = setting(2, "How many checkpoints are kept, the newest.")
+    hang_seconds: NonNegative = setting(
+        600.0,
+        "A step that takes longer prints the stack of every thread; three times that where it compiles. 0: never.",
+    )
 
 
 @dataclass(frozen=True, config=_STRICT)
 class MeshConfig:
-    """Devices an axis; one of them may be -1: all that are left. How to choose them: docs/distributed.md."""
+    """Devices on each axis; one of the first four may be -1: all that are left (docs/distributed.md)."""
 
-    data: int = -1
-    fsdp: int = 1  # parameters and optimizer state split too
-    tensor: int = 1  # heads, feed-forward and vocabulary split too
-    slice: int = 1  # groups joined by a slower network: slices of TPUs, nodes of GPUs
-    # Start only if no device holds more MiB of an array that fsdp or tensor could split and does not.
-    largest_replicated_mib: Positive = 16
+    data: int = setting(-1, "Groups that each compute a part of the batch.")
+    fsdp: int = setting(1, "The same, with parameters and optimizer state split too.")
+    tensor: int = setting(1, "Heads, feed-forward layers and vocabulary are split.")
+    slice: int = setting(1, "Groups joined by a slower network: slices of TPUs, nodes of GPUs.")
+    largest_replicated_mib: Positive = setting(
+        16, "Start only if no device holds more MiB of an array that fsdp or tensor could split and does not."
+    )
 
 
 @dataclass(frozen=True, config=_STRICT)
 class CascadeConfig:
     """How a cascade of this model decodes: defaults of the report's samples, of `generate` and of `serve`."""
 
-    partner: str = "documents"
-    budget: Share = 0.22
-    window: Positive = 512
-    # "auto": the call score of a model that was trained to call, else its uncertainty (docs/cascade.md).
-    score: ScoreSetting = "auto"
-    gate: Gate = "none"
-    account: Account = "row"
-    span: Span = "phrase"  # how far the partner writes at a call
-    timeout: Annotated[float, Field(gt=0.0)] = 30.0  # seconds that the partner has to answer
-    max_new_tokens: Positive = 64
-    samples: Count = 6
+    partner: str = setting("documents", "Who answers calls, as in --partner (docs/partners.md).")
+    budget: Share = setting(0.22, "Share of the SLM's tokens to delegate.")
+    window: Positive = setting(512, "How many of the last scores rank the next one.")
+    score: ScoreSetting = setting(
+        "auto",
+        "What decides who calls. auto: the call score of a model that was trained to call, else its uncertainty "
+        "(docs/cascade.md).",
+    )
+    gate: Gate = setting("none", "factual: the score is weighed by how likely the next token is a fact.")
+    account: Account = setting("row", "Whether each text keeps to the budget, or only all of them together.")
+    span: Span = setting("phrase", "How far the partner writes at a call.")
+    timeout: Above0 = setting(30.0, "Seconds that the partner has to answer.")
+    max_new_tokens: Positive = setting(64, "Tokens to write at most.")
+    samples: Count = setting(6, "Cascade samples in a run's report.")
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Config:
     """A whole run."""
 
-    name: str = "custom"
-    method: str = "lacy_full"
+    name: str = setting("custom", "Of the run: a part of its folder's name, and of the report.")
     corpus: CorpusConfig = CorpusConfig()
     annotate: AnnotateConfig = AnnotateConfig()
     rule: RuleConfig = RuleConfig()
@@ -240,27 +277,55 @@ class Config:
     mesh: MeshConfig = MeshConfig()
     cascade: CascadeConfig = CascadeConfig()
 
+    @property
+    def method(self) -> str:
+        """The entry of METHODS that the objective agrees with, "custom" where none does.
+
+        A method is which targets are taken and what happens to them; the softmax belongs to it where an entry names
+        one (lacy and lacy_full). How many are taken is a setting of a method, as the learning rate is.
+        """
+        for name, own in METHODS.items():
+            defining = {"treatment": "call"} | {key: value for key, value in own.items() if key != "rate"}
+            if all(getattr(self.objective, key) == value for key, value in defining.items()):
+                return name
+        return "custom"
+
 
 def config_to_dict(config: Config) -> dict[str, Any]:
-    """The settings as nested plain dicts, for JSON."""
-    return dataclasses.asdict(config)
+    """The settings as nested plain dicts, for JSON; with the method, which older readers of checkpoints expect."""
+    return {"method": config.method, **dataclasses.asdict(config)}
 
 
-def config_from_dict(settings: dict[str, Any]) -> Config:
-    """Settings from nested plain dicts, types and ranges checked.
+def config_from_dict(
+    settings: dict[str, Any], *, check: Callable[[Config], Iterable[str]] = lambda _config: ()
+) -> Config:
+    """Settings from nested plain dicts, types and ranges checked. A stored method is not read: it follows from them.
+
+    Args:
+        check: finds further problems of settings that are right in themselves, one line each. Where others are not, it
+            is given these at their defaults, and what it then says of them is left out.
 
     Raises:
-        ConfigError: one line a problem, naming the field, what it got and what is allowed.
+        ConfigError: all problems, each naming the field, what it got and what is allowed.
     """
+    settings = {name: value for name, value in settings.items() if name != "method"}
+    reader = pydantic.TypeAdapter(Config)
     try:
-        return pydantic.TypeAdapter(Config).validate_python(settings)
+        config, wrong = reader.validate_python(settings), []
     except pydantic.ValidationError as error:
-        raise ConfigError("\n".join(_describe(problem) for problem in error.errors())) from None
+        wrong = error.errors()
+        config = reader.validate_python(_without(settings, [problem["loc"] for problem in wrong]))
+    named = [f"config.{'.'.join(map(str, problem['loc']))}" for problem in wrong]
+    further = [line for line in check(config) if not any(name in line for name in named)]
+    problems = [*(_describe(problem) for problem in wrong), *further]
+    if problems:
+        raise ConfigError(*problems)
+    return config
 
 
 def base_config() -> ml_collections.ConfigDict:
     """All settings at their defaults, for a config file to change."""
-    return ml_collections.ConfigDict(config_to_dict(Config()))
+    return ml_collections.ConfigDict(dataclasses.asdict(Config()))
 
 
 def change_cascade(settings: CascadeConfig, changes: dict[str, Any]) -> CascadeConfig:
@@ -272,24 +337,46 @@ def change_cascade(settings: CascadeConfig, changes: dict[str, Any]) -> CascadeC
     try:
         return dataclasses.replace(settings, **changes)
     except pydantic.ValidationError as error:
-        lines = (f"{e['loc'][0]}={e['input']}: {e['msg'][0].lower()}{e['msg'][1:]}" for e in error.errors())
-        raise ConfigError("\n".join(lines)) from None
+        raise ConfigError(*(f"{each['loc'][0]}={each['input']}: {explain(each)}" for each in error.errors())) from None
+
+
+def explain(problem: Any) -> str:
+    """What one of pydantic's errors says, and how a share is written that was given in percent."""
+    said = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
+    if problem["type"] in ("less_than_equal", "less_than") and 1.0 in problem["ctx"].values():
+        value = float(problem["input"])
+        if 1 < value <= 100:
+            return f"{said}; write {value / 100:g} for {value:g}%"
+    return said
+
+
+def unknown_setting(path: Sequence[str]) -> str:
+    """The line about a setting that does not exist; `path` is its sections, as far as they do, and its name."""
+    *sections, name = path
+    node: Any = Config
+    for section in sections:
+        node = next(field.type for field in dataclasses.fields(node) if field.name == section)
+    known = [field.name for field in dataclasses.fields(node)]
+    return f"config.{'.'.join(path)}: unknown setting; allowed are {', '.join(known)}{did_you_mean(name, known)}"
 
 
 def _describe(problem: Any) -> str:
     """One line for one of pydantic's errors."""
-    field = ".".join(str(part) for part in problem["loc"])
+    path = [str(part) for part in problem["loc"]]
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        *section, name = problem["loc"]
-        known = [f.name for f in dataclasses.fields(_section_type(section))]
-        near = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"config.{field}: unknown setting; {hint}allowed are {', '.join(known)}"
-    return f"config.{field}: got {problem['input']!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
+        return unknown_setting(path)
+    return f"config.{'.'.join(path)}: got {problem['input']!r}; {explain(problem)}"
 
 
-def _section_type(path: list[Any]) -> Any:
-    node: Any = Config
-    for part in path:
-        node = next(f.type for f in dataclasses.fields(node) if f.name == part)
-    return node
+def _without(settings: dict[str, Any], paths: Iterable[Sequence[Any]]) -> dict[str, Any]:
+    """A copy of nested dicts without the values at some paths."""
+    gone = {tuple(path) for path in paths}
+
+    def kept(node: dict[str, Any], above: tuple[Any, ...]) -> dict[str, Any]:
+        return {
+            name: kept(value, (*above, name)) if isinstance(value, dict) else value
+            for name, value in node.items()
+            if (*above, name) not in gone
+        }
+
+    return kept(settings, ())

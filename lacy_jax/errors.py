@@ -4,9 +4,16 @@ Each message says what is wrong, where, and what to do. Anything else that is ra
 keeps its traceback.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class LacyError(ValueError):
-    """Input that cannot be used; the message is meant for the user."""
+    """Input that cannot be used. `problems` are messages for the user, one line each where a door prints them."""
+
+    def __init__(self, *problems: str):
+        super().__init__("\n".join(problems))
+        self.problems = problems
 
 
 class ConfigError(LacyError):
@@ -31,3 +38,9 @@ class PartnerError(LacyError):
 
 class JudgeError(LacyError):
     """A judge that cannot be asked, or that would be asked more than is allowed."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown `word`: "; did you mean X?", or nothing where no known word is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -1,6 +1,8 @@
 """Settings: what is refused, in which words, and that every config file builds."""
 
+import dataclasses
 import importlib.util
+import itertools
 from pathlib import Path
 
 import pytest
@@ -49,19 +51,61 @@ def test_settings_survive_json() -> None:
     assert settings.config_from_dict(settings.config_to_dict(config)) == config
 
 
+@pytest.mark.parametrize(
+    ("variant", "changes", "method"),
+    [
+        ("", {}, "lacy_full"),
+        ("", {"rule": "loss"}, "loss"),
+        ("method=lacy", {"rule": "loss"}, "loss"),
+        ("method=lacy", {"rate": 0.3, "rate_of": "valid"}, "lacy"),
+        ("method=lacy", {"normalizer": "full"}, "lacy_full"),
+        ("method=lacy_full", {"rule": "none"}, "ntp"),
+        ("method=random_factual", {"normalizer": "full"}, "random_factual"),
+        ("method=loss", {"treatment": "ignore"}, "custom"),
+        ("method=ignore_facts", {"treatment": "call"}, "custom"),
+    ],
+)
+def test_the_method_follows_from_the_objective(variant: str, changes: dict, method: str) -> None:
+    config = load("slm_tiny", variant)
+    objective = dataclasses.asdict(config.objective) | changes
+    assert checks.parse(settings.config_to_dict(config) | {"objective": objective, "method": ""}).method == method
+
+
+def test_a_method_that_the_objective_is_not_is_refused_at_the_door_and_read_in_a_checkpoint() -> None:
+    given = settings.config_to_dict(load("slm_tiny"))
+    assert given["method"] == "lacy_full"
+    assert checks.parse(given).method == "lacy_full"  # a config file that says what is true
+    given["method"] = "joint"
+    with pytest.raises(
+        ConfigError, match=r"config\.method: got 'joint'.* 'lacy_full'; write --config=FILE\.py:method=joint"
+    ):
+        checks.parse(given)
+    assert settings.config_from_dict(given).method == "lacy_full"
+
+
+# What is wrong -> words of the one line about it.
 REFUSED = [
-    ({"model": {"widht": 3}}, "config.model.widht: unknown setting; did you mean 'width'?"),
+    ({"model": {"widht": 3}}, "config.model.widht: unknown setting; allowed are layers, width"),
+    ({"model": {"widht": 3}}, "did you mean width?"),
+    ({"modle": {"width": 3}}, "config.modle: unknown setting; allowed are name, corpus"),
     ({"objective": {"rule": "best"}}, "config.objective.rule: got 'best'; input should be 'none', 'factual_loss'"),
     ({"objective": {"rate": 1.5}}, "config.objective.rate: got 1.5"),
+    ({"cascade": {"budget": 22}}, "config.cascade.budget: got 22; input should be less than or equal to 1; write 0.22"),
     ({"training": {"steps": 3, "tokens": 4}}, "exactly one of steps, tokens, ground_truth_tokens"),
+    (
+        {"training": {"steps": 3, "tokens": 4}},
+        "add --config.training.tokens=0 to go by steps, or --config.training.steps=0",
+    ),
+    ({"training": {}}, "add --config.training.steps="),
     ({"model": {"width": 30, "heads": 4}}, "config.model.heads: 4 does not divide config.model.width (30)"),
-    ({"objective": {"rule": "excess_loss"}}, "config.objective.reference: rule excess_loss (Rho-1) needs"),
-    ({"objective": {"reference": "x"}}, "config.objective.reference: only rule excess_loss reads one"),
-    ({"objective": {"rule": "factual"}}, "config.objective.rate: rule factual takes all"),
-    ({"objective": {"treatment": "joint", "normalizer": "full"}}, "config.objective.normalizer"),
-    ({"corpus": {"name": "jsonl"}}, "config.corpus.files: corpus jsonl needs"),
-    ({"annotate": {"annotator": "spans"}}, "config.annotate.spans_file: annotator spans needs"),
-    ({"mesh": {"data": -1, "fsdp": -1}}, "config.mesh: at most one"),
+    ({"objective": {"rule": "excess_loss"}}, "add --config.objective.reference="),
+    ({"objective": {"reference": "x"}}, "config.objective.reference: only config.objective.rule=excess_loss reads one"),
+    ({"objective": {"rule": "factual"}}, "add --config.objective.rate=1"),
+    ({"objective": {"treatment": "joint", "normalizer": "full"}}, "add --config.objective.normalizer=renormalized"),
+    ({"corpus": {"name": "jsonl"}}, "add --config.corpus.files="),
+    ({"annotate": {"annotator": "oracle"}}, "add --config.annotate.annotator=spacy"),
+    ({"annotate": {"annotator": "spans"}}, "add --config.annotate.spans_file="),
+    ({"mesh": {"data": -1, "fsdp": -1}}, "config.mesh: at most one axis can be -1"),
     ({"mesh": {"data": 0}}, "config.mesh.data: got 0"),
     ({"objective": {"vocab_chunks": 3}}, "config.objective.vocab_chunks: got 3"),
     ({"cascade": {"timeout": 0.0}}, "config.cascade.timeout: got 0.0"),
@@ -77,21 +121,63 @@ def test_bad_settings_are_refused_by_name(given: dict, words: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_all_problems_are_named_at_once_and_no_others() -> None:
+    given = {
+        "model": {"width": 30, "heads": 4, "depth": 2},
+        "training": {"steps": -1},  # and so nothing is said about how many budgets are set
+        "corpus": {"name": "jsonl"},
+        "cascade": {"budget": 22},
+    }
+    with pytest.raises(ConfigError) as error:
+        checks.parse(given, check=lambda config: [f"{config.corpus.name}: further"])
+    found = {problem.partition(":")[0] for problem in error.value.problems}
+    assert found == {
+        "config.model.depth",
+        "config.training.steps",
+        "config.cascade.budget",
+        "config.model.heads",
+        "config.corpus.files",
+        "jsonl",
+    }
+
+
+def test_a_budget_in_percent_is_explained_where_a_flag_gives_it() -> None:
+    with pytest.raises(ConfigError, match=r"^budget=22: .* write 0\.22 for 22%$"):
+        settings.change_cascade(settings.CascadeConfig(), {"budget": 22})
+
+
 @pytest.mark.parametrize("variant", ["method=best", "corpus=web", "size=3", "lacy"])
 def test_unknown_config_arguments_are_refused_with_what_is_allowed(variant: str) -> None:
     with pytest.raises(ConfigError, match="allowed are"):
         load("slm_tiny", variant)
 
 
+def test_config_arguments_are_refused_all_at_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        load("slm_tiny", "method=lacy_ful,size=3,corpus=jsonl,corpus=jsonl")
+    assert [problem[:23] for problem in error.value.problems] == [
+        "config argument method=",
+        "config argument 'size=3",
+        "config argument 'corpus",
+    ]
+    assert "did you mean lacy_full?" in error.value.problems[0]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("preset=paper", "method=loss"), ("corpus=wikipedia", "method=joint", "preset=paper")]
+)
+def test_the_order_of_config_arguments_does_not_matter(arguments: tuple[str, ...]) -> None:
+    found = [load("slm_tiny", ",".join(order)) for order in itertools.permutations(arguments)]
+    assert all(config == found[0] for config in found)
+    assert found[0].method in ("loss", "joint")
+    assert found[0].cascade.span == "token"  # the preset's
+
+
 def test_the_papers_preset_is_the_papers() -> None:
     config = load("slm_tiny", "preset=paper")
     objective, cascade = config.objective, config.cascade
-    assert (config.method, objective.rule, objective.rate, objective.rate_of) == (
-        "lacy",
-        "factual_loss",
-        0.6,
-        "factual",
-    )
+    assert config.method == "lacy"
+    assert (objective.rule, objective.rate, objective.rate_of) == ("factual_loss", 0.6, "factual")
     assert (objective.treatment, objective.normalizer) == ("call", "renormalized")
     assert (cascade.score, cascade.gate, cascade.span, cascade.budget) == ("call_score", "none", "token", 0.22)
 

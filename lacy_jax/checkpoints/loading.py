@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from lacy_jax.checkpoints.format import find_checkpoint, read_meta
-from lacy_jax.config import Config, ModelConfig, config_from_dict
+from lacy_jax.config import Config, ModelConfig, ObjectiveConfig, config_from_dict
 from lacy_jax.data.tokenizer import TextTokenizer, Tokenizer
 from lacy_jax.errors import CheckpointError, DataError
 from lacy_jax.model import decoder
@@ -79,7 +79,7 @@ def _load_hugging_face(folder: Path, *, params_dtype: Literal["stored", "float32
         raise CheckpointError(str(error)) from None
     params = hf.read_params(folder, settings, config=model, tokens=tokenizer.call_id, dtype=params_dtype)
     meta = {"step": 0, "hugging_face": settings["model_type"]}
-    config = Config(name=folder.name, method="ntp", model=model)
+    config = Config(name=folder.name, model=model, objective=ObjectiveConfig(rule="none"))
     return LoadedModel(config=config, params=params, tokenizer=tokenizer, meta=meta, path=str(folder))
 
 

@@ -199,7 +199,7 @@ def test_rho_takes_by_excess_loss_over_a_reference(
     small_config: Config, small_data: Prepared, small_run: Path, tmp_path: Path
 ) -> None:
     objective = ObjectiveConfig(rule="excess_loss", rate=0.15, rate_of="valid", reference=str(small_run))
-    config = dataclasses.replace(small_config, objective=objective, method="rho")
+    config = dataclasses.replace(small_config, objective=objective)
     assert isinstance(train(config, prepared=small_data, workdir=str(tmp_path), reporter=Reporter()), TrainResult)
     shares = [record["share/taken"] for record in records(tmp_path)]
     assert all(share == pytest.approx(0.15, abs=0.01) for share in shares)
