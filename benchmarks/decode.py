@@ -50,7 +50,7 @@ def random_model(config: ModelConfig, tokenizer: Tokenizer, *, seed: int) -> Loa
     params = jax.jit(lambda: decoder.init_params(config, vocab=vocab, key=jax.random.key(seed)))()
     params = jax.tree.map(lambda x: x * 4 if x.ndim > 1 else x, params)
     whole = Config(model=config)
-    return LoadedModel(config=whole, params=params, tokenizer=tokenizer, meta={"step": 0}, path="random weights")
+    return LoadedModel(config=whole, params=params, tokenizer=tokenizer, path="random weights")
 
 
 class Unparked(Guard):

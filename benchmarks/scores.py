@@ -10,6 +10,7 @@ budget of 22%. The checkpoints' prepared data must still be there. The call scor
 """
 
 import argparse
+import dataclasses
 
 import jax
 import numpy as np
@@ -33,7 +34,7 @@ def validation_scores(slm: LoadedModel, prepared: Prepared, *, batches: int) -> 
     with jax.set_mesh(mesh):
         probe = fit_probe(slm.params, prepared.train, config=slm.config, mesh=mesh, batches=batches)
     assert probe is not None
-    values = value_function(slm, probe_weights=probe.weights, probe_bias=probe.bias)
+    values = value_function(dataclasses.replace(slm, factual_probe=probe))
 
     parts = []
     for index in range(min(batches, -(-len(prepared.validation) // size))):

@@ -15,7 +15,7 @@ from absl import app, flags, logging
 from etils import epath
 
 from lacy_jax.checkpoint_flag import given_checkpoint
-from lacy_jax.checkpoints.format import META_FILE
+from lacy_jax.checkpoints.format import META_FILE, read_meta
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.data.tokenizer import Tokenizer
 from lacy_jax.errors import CheckpointError
@@ -43,7 +43,7 @@ def export(checkpoint: str, *, out: str) -> str:
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(partial / "params", loaded.params)
     (partial / "tokenizer.model").write_bytes(loaded.tokenizer.model_proto)
-    (partial / META_FILE).write_text(json.dumps(loaded.meta))
+    (partial / META_FILE).write_text(json.dumps(read_meta(epath.Path(loaded.path))))
     partial.rename(target)
     return f"{loaded.path} (step {loaded.step:,}) -> {target}"
 

@@ -61,26 +61,25 @@ class Cascade:
         """
         if (score == "oracle") != (oracle is not None):
             raise ConfigError("score='oracle' and oracle=... go together: give both or neither")
-        if gate == "factual" and not slm.meta.get("factual_probe"):
+        if gate == "factual" and slm.factual_probe is None:
             raise ConfigError(
                 f"gate='factual': {slm.path} has no probe for factual tokens; a run of lacy_jax.main on data with "
                 "factual tokens saves one"
             )
         if score == "auto":
-            score = "call_score" if learned_to_call(slm) else "uncertainty"
+            score = "call_score" if slm.learned_to_call else "uncertainty"
         if isinstance(partner, str):
             corpus, directory = slm.config.corpus, slm.config.data.directory
             partner = make_partner(partner, corpus=corpus, directory=directory, span=span, timeout=timeout)
         self._engine = Engine(slm)
         self.partner = partner if partner is None or isinstance(partner, Guard) else Guard(partner, timeout=timeout)
-        warm = slm.meta.get("call_scores", []) if (score, gate) == ("call_score", "none") else []
         self._calling = Calling(
             budget=Budget(share=budget, window=window, threshold=threshold),
             span=span,
             score=score,
             gate=gate,
             account=account,
-            warm_scores=tuple(warm),
+            warm_scores=slm.call_scores if (score, gate) == ("call_score", "none") else (),
             oracle=oracle,
         )
 
@@ -164,9 +163,3 @@ def open_cascade(
         span=settings.span,
         timeout=settings.timeout,
     )
-
-
-def learned_to_call(slm: LoadedModel) -> bool:
-    """Whether the model's training taught it `<CALL>`."""
-    objective = slm.config.objective
-    return "hugging_face" not in slm.meta and objective.rule != "none" and objective.treatment != "ignore"

@@ -11,6 +11,7 @@ An export is one such folder without `train`.
 
 import base64
 import json
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -19,14 +20,28 @@ from etils import epath
 from lacy_jax.config import Config, config_to_dict
 from lacy_jax.data.tokenizer import Tokenizer
 from lacy_jax.errors import CheckpointError
+from lacy_jax.model.probe import FactualProbe
 
 FORMAT = 1
 META_FILE = "meta/metadata"  # where Orbax puts the item `meta` of a JsonSave
 _VERSIONED = ("lacy_jax", "jax", "flax", "optax", "orbax-checkpoint")
 
 
-def model_meta(config: Config, *, tokenizer: Tokenizer, step: int, data: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """The JSON beside the arrays: everything needed to use them. `data` is the packed data's fingerprint."""
+def model_meta(
+    config: Config,
+    *,
+    tokenizer: Tokenizer,
+    step: int,
+    data: dict[str, Any],
+    call_scores: Sequence[float] = (),
+    factual_probe: FactualProbe | None = None,
+) -> dict[str, Any]:
+    """The JSON beside the arrays: everything needed to use them.
+
+    Args:
+        data: the packed data's fingerprint.
+        call_scores: quantiles of the validation call scores, ascending, which start a cascade's budget.
+    """
     return {
         "format": FORMAT,
         "step": step,
@@ -35,7 +50,8 @@ def model_meta(config: Config, *, tokenizer: Tokenizer, step: int, data: dict[st
         "call_id": tokenizer.call_id,
         "data": data,
         "versions": {name: _version(name) for name in _VERSIONED},
-        **more,
+        "call_scores": list(call_scores),
+        "factual_probe": factual_probe and factual_probe.to_dict(),
     }
 
 

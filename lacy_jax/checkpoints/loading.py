@@ -18,29 +18,42 @@ from lacy_jax.config import Config, ModelConfig, ObjectiveConfig, config_from_di
 from lacy_jax.data.tokenizer import TextTokenizer, Tokenizer
 from lacy_jax.errors import CheckpointError, DataError
 from lacy_jax.model import decoder
+from lacy_jax.model.probe import FactualProbe
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to use: `params` as in model/decoder.py, `meta` as written by `model_meta`.
+    """A model ready to use.
 
-    One from a Hugging Face folder was trained without `<CALL>`: its `meta` has only "step" (0) and "hugging_face",
-    the folder's model_type; of `config`, only `model` tells something.
+    config: of the run that made it; of a Hugging Face folder's model, `config.model` alone says something.
+    params: as in model/decoder.py. path: the folder that they came from.
+    step: completed updates; 0 where it was not trained here.
+    call_scores: quantiles of its validation call scores, ascending, which start a cascade's budget; () without any.
+    factual_probe: None where the data that it was trained on had no factual tokens, or none is known.
+    data: the fingerprint of that data. versions: of the packages that it was trained with. Both {} where not known.
+    family: of a Hugging Face folder, its model_type; "" of ours.
     """
 
     config: Config
     params: decoder.Params
     tokenizer: TextTokenizer
-    meta: dict[str, Any]
     path: str
+    step: int = 0
+    call_scores: tuple[float, ...] = ()
+    factual_probe: FactualProbe | None = None
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    family: str = ""
 
     @property
     def model(self) -> ModelConfig:
         return self.config.model
 
     @property
-    def step(self) -> int:
-        return int(self.meta["step"])
+    def learned_to_call(self) -> bool:
+        """Whether its training taught it `<CALL>`."""
+        objective = self.config.objective
+        return not self.family and objective.rule != "none" and objective.treatment != "ignore"
 
 
 def load_model(path: str, *, params_dtype: Literal["stored", "float32", "bfloat16"] = "stored") -> LoadedModel:
@@ -62,7 +75,18 @@ def load_model(path: str, *, params_dtype: Literal["stored", "float32", "bfloat1
     params = restore_params(folder, config.model, vocab=decoder.padded_vocab(tokenizer.vocab_size))
     if params_dtype != "stored":
         params = jax.tree.map(lambda leaf: leaf.astype(params_dtype), params)
-    return LoadedModel(config=config, params=params, tokenizer=tokenizer, meta=meta, path=str(folder))
+    probe = meta.get("factual_probe")
+    return LoadedModel(
+        config=config,
+        params=params,
+        tokenizer=tokenizer,
+        path=str(folder),
+        step=int(meta["step"]),
+        call_scores=tuple(meta.get("call_scores", ())),
+        factual_probe=FactualProbe(weights=tuple(probe["weights"]), bias=probe["bias"]) if probe else None,
+        data=meta["data"],
+        versions=meta["versions"],
+    )
 
 
 def _load_hugging_face(folder: Path, *, params_dtype: Literal["stored", "float32", "bfloat16"]) -> LoadedModel:
@@ -78,9 +102,10 @@ def _load_hugging_face(folder: Path, *, params_dtype: Literal["stored", "float32
     except DataError as error:
         raise CheckpointError(str(error)) from None
     params = hf.read_params(folder, settings, config=model, tokens=tokenizer.call_id, dtype=params_dtype)
-    meta = {"step": 0, "hugging_face": settings["model_type"]}
     config = Config(name=folder.name, model=model, objective=ObjectiveConfig(rule="none"))
-    return LoadedModel(config=config, params=params, tokenizer=tokenizer, meta=meta, path=str(folder))
+    return LoadedModel(
+        config=config, params=params, tokenizer=tokenizer, path=str(folder), family=settings["model_type"]
+    )
 
 
 def restore_params(folder: epath.Path, model: ModelConfig, *, vocab: int, shardings: Any = None) -> decoder.Params:

@@ -5,14 +5,13 @@ for the closed world, where every factual token is known.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lacy_jax.cascade.cascade import learned_to_call
 from lacy_jax.cascade.decoding.engine import encode_text
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.data.documents import Document, Spans, full_text
@@ -20,6 +19,7 @@ from lacy_jax.data.factual import factual_tokens
 from lacy_jax.measures import separation
 from lacy_jax.measures.intervals import Interval, bootstrap_area, bootstrap_interval
 from lacy_jax.model import decoder
+from lacy_jax.model.probe import probe_weights
 
 ROWS = 16
 OTHER = "other"
@@ -50,11 +50,11 @@ class TokenScores:
 Values = Callable[[decoder.Params, np.ndarray, np.ndarray], dict[str, jax.Array]]
 
 
-def value_function(slm: LoadedModel, *, probe_weights: Sequence[float], probe_bias: float) -> Values:
+def value_function(slm: LoadedModel) -> Values:
     """A compiled (params, inputs [B, T], targets [B, T]) -> arrays [B, T]: nll, wrong, gate and the plain scores."""
     call_id = slm.tokenizer.call_id
     # An argument, like the parameters: the program is then the same for all models of a shape, and compiled once.
-    probe_E = jnp.asarray([*probe_weights, probe_bias], jnp.float32)
+    probe_E = jnp.asarray(probe_weights(slm.factual_probe, width=slm.model.width))
 
     @jax.jit
     def values(
@@ -82,7 +82,7 @@ def cascade_scores(slm: LoadedModel, values: Mapping[str, np.ndarray]) -> dict[s
     scores = {"probe": gate}
     for name in ("uncertainty", "entropy"):
         scores |= {name: values[name], f"{name}, gated": values[name] * gate}
-    if learned_to_call(slm):
+    if slm.learned_to_call:
         for name in ("call_score", "call_logit"):
             scores |= {name: values[name], f"{name}, gated": values[name] + np.log(np.maximum(gate, LEAST_GATE))}
     return scores
@@ -90,8 +90,7 @@ def cascade_scores(slm: LoadedModel, values: Mapping[str, np.ndarray]) -> dict[s
 
 def score_documents(slm: LoadedModel, documents: Iterable[tuple[Document, Spans]]) -> TokenScores:
     """The targets of documents, each read alone from its beginning, to the model's context at most."""
-    probe = slm.meta.get("factual_probe") or {"weights": [0.0] * slm.model.width, "bias": 0.0}
-    function = value_function(slm, probe_weights=probe["weights"], probe_bias=probe["bias"])
+    function = value_function(slm)
     context = slm.model.context
     rows = [_row(slm, document, spans) for document, spans in documents]
     parts: dict[str, list[np.ndarray]] = {}

@@ -172,7 +172,7 @@ def _loop(
             step=step,
             data=run.prepared.fingerprint,
             call_scores=scores,
-            factual_probe=probe and probe.to_dict(),
+            factual_probe=probe,
         )
         run.checkpoints.save(state, step=step, meta=meta)
 

@@ -5,8 +5,6 @@ from others nearly as well as a trained call score does (docs/cascade.md). Casca
 """
 
 import functools
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +15,7 @@ from lacy_jax.config import Config, ModelConfig
 from lacy_jax.data.loader import window_batch
 from lacy_jax.data.pack import PackedSource
 from lacy_jax.model import decoder
+from lacy_jax.model.probe import FactualProbe
 from lacy_jax.runtime import sharding
 from lacy_jax.training.evaluate import place_batch
 from lacy_jax.training.step import Batch
@@ -25,17 +24,6 @@ TOKENS_PER_BATCH = 2048
 # Steps of the fit, and the weight of the pull towards 0, in tokens.
 ITERATIONS = 100
 RIDGE = 10.0
-
-
-@dataclass(frozen=True)
-class FactualProbe:
-    """P(the next token is factual) = sigmoid(hidden @ weights + bias); `weights`: D floats, on final hidden states."""
-
-    weights: list[float]
-    bias: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def fit_probe(
@@ -55,7 +43,7 @@ def fit_probe(
     mean_D, spread_D = hidden_ND.mean(axis=0), hidden_ND.std(axis=0) + 1e-6
     fitted = fit_logistic((hidden_ND - mean_D) / spread_D, factual_N)
     weights_D = fitted[:-1] / spread_D
-    return FactualProbe(weights=weights_D.tolist(), bias=float(fitted[-1] - weights_D @ mean_D))
+    return FactualProbe(weights=tuple(weights_D.tolist()), bias=float(fitted[-1] - weights_D @ mean_D))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

@@ -61,7 +61,7 @@ def random_model(
     tokenizer = tokenizer_of(size)
     config = Config(model=dataclasses.replace(STYLES[style], context=context))
     params = random_params(config.model, vocab=decoder.padded_vocab(tokenizer.vocab_size), seed=seed, scale=scale)
-    return LoadedModel(config=config, params=params, tokenizer=tokenizer, meta={"step": 0}, path="random")
+    return LoadedModel(config=config, params=params, tokenizer=tokenizer, path="random")
 
 
 @pytest.fixture(scope="session")

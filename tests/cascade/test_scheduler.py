@@ -15,6 +15,7 @@ from lacy_jax.cascade.partners import Span
 from lacy_jax.cascade.scheduler import Score
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.errors import ConfigError
+from lacy_jax.model.probe import FactualProbe
 from tests.cascade.test_cascade import PROMPTS, Fake, assert_same
 
 Model = Callable[..., LoadedModel]
@@ -199,8 +200,8 @@ def test_a_gate_weighs_the_score_by_the_probability_of_a_fact(
     model: Model, rng: np.random.Generator, score: Score
 ) -> None:
     plain = model()
-    probe = {"weights": (0.1 * rng.normal(size=plain.model.width)).tolist(), "bias": 0.0}
-    loaded = dataclasses.replace(plain, meta={**plain.meta, "factual_probe": probe})
+    probe = FactualProbe(weights=tuple(0.1 * rng.normal(size=plain.model.width)), bias=0.0)
+    loaded = dataclasses.replace(plain, factual_probe=probe)
     row = Cascade(loaded, None, score=score, gate="factual").generate(["The river"], max_new_tokens=1)[0]
     step = Cascade(loaded, None)._engine.session(1).steps({0: encode_text(loaded.tokenizer, "The river")})[0][0]
     probability = 1 / (1 + np.exp(-step.call_score))

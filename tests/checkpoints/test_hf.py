@@ -170,8 +170,8 @@ def test_what_is_told_of_the_model(folder: Path) -> None:
     assert loaded.model.context == hf.MAX_CONTEXT
     assert hf.model_config(settings, max_context=64).context == 64
     assert (loaded.model.kv_heads, loaded.model.rope_scaling, loaded.model.rope_original_context) == (2, "llama3", 40)
-    assert loaded.meta == {"step": 0, "hugging_face": "llama"}
-    assert loaded.step == 0
+    assert (loaded.family, loaded.step, loaded.learned_to_call) == ("llama", 0, False)
+    assert (loaded.call_scores, loaded.factual_probe) == ((), None)
     # Rows that no token has are zeros: that of `<CALL>`, padding, and what the model pads its own vocabulary with.
     rows = np.asarray(loaded.params["embedding"]["embedding"])
     assert rows.shape[0] == decoder.padded_vocab(loaded.tokenizer.vocab_size)

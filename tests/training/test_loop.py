@@ -132,8 +132,8 @@ def test_the_checkpoint_alone_is_enough_to_use_the_model(
         loaded = load_model(str(path))
         assert loaded.step == (3 if path.name == "3" else 6)
         assert loaded.tokenizer.fingerprint == small_data.tokenizer.fingerprint
-        assert len(loaded.meta["call_scores"]) == 201
-        assert loaded.meta["call_scores"] == sorted(loaded.meta["call_scores"])
+        assert len(loaded.call_scores) == 201
+        assert list(loaded.call_scores) == sorted(loaded.call_scores)
 
 
 @pytest.mark.parametrize("unit", ["tokens", "ground_truth_tokens"])

@@ -31,6 +31,7 @@ from lacy_jax.config import ModelConfig
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.model import decoder
 from lacy_jax.model.attention import grow_cache
+from lacy_jax.model.probe import probe_weights
 
 # A character of a word in the sense of partners' pieces, less U+FFFD, which stands for a part of a character.
 _LETTER = re.compile(f"(?!\ufffd){LETTER}")
@@ -143,10 +144,9 @@ class Engine:
         self.most_given = MOST_GIVEN + bytes_VW.shape[1]
         emitted_V = lengths_V > 0
         emitted_V[self.tokenizer.end_id] = True
-        probe = loaded.meta.get("factual_probe") or {"weights": [0.0] * self.config.width, "bias": 0.0}
         self.weights = Weights(
             params=decoder.unstack_layers(loaded.params),
-            probe=jnp.asarray([*probe["weights"], probe["bias"]], jnp.float32),
+            probe=jnp.asarray(probe_weights(loaded.factual_probe, width=self.config.width)),
             emitted_V=jnp.asarray(emitted_V),
             goes_on_V=jnp.asarray(_goes_on(self.token_bytes, vocab=vocab)),
             bytes_VW=jnp.asarray(bytes_VW),

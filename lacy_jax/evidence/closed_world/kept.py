@@ -49,7 +49,7 @@ def model_fingerprint(slm: LoadedModel) -> str:
     """Of all that a run's parameters follow from: its settings but where its data lies, the data, the step."""
     settings = config_to_dict(slm.config)
     del settings["data"]["directory"], settings["data"]["packed"]
-    known = json.dumps([settings, slm.meta["data"], slm.step], sort_keys=True)
+    known = json.dumps([settings, slm.data, slm.step], sort_keys=True)
     return hashlib.sha256(known.encode()).hexdigest()[:12]
 
 

@@ -50,9 +50,7 @@ def report_run(config: Config, *, prepared: Prepared, workdir: str, command: str
             device=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
             command=command,
             config=config_to_dict(config),
-            provenance={
-                "versions": ", ".join(f"{name} {version}" for name, version in loaded.meta["versions"].items())
-            },
+            provenance={"versions": ", ".join(f"{name} {version}" for name, version in loaded.versions.items())},
         ),
         metrics=metrics,
         articles=articles,
