@@ -179,6 +179,31 @@ def test_what_is_told_of_the_model(folder: Path) -> None:
     assert rows[: loaded.tokenizer.call_id].any(axis=1).all()
 
 
+def test_a_package_can_register_a_family(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The family mistral is one file here: llama's layout under another name, with fewer settings refused."""
+    (tmp_path / "mistral_for_tests.py").write_text(
+        "from lacy_jax.checkpoints.families.llama import SUPPORTED, model_settings, parts\n"
+        'SUPPORTED = {"sliding_window": SUPPORTED["sliding_window"]}\n'
+    )
+    package = tmp_path / "mistral_for_tests-1.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: mistral_for_tests\nVersion: 1\n")
+    (package / "entry_points.txt").write_text("[lacy_jax.families]\nmistral = mistral_for_tests\n")
+    settings = settings_of("llama3")
+    expected = load_model(str(write_folder(folder, "llama3", settings=settings)))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "mistral"}))
+    with pytest.raises(CheckpointError, match=r"'mistral'.*allowed are gpt2, llama"):
+        load_model(str(folder))
+    monkeypatch.syspath_prepend(tmp_path)
+    loaded = load_model(str(folder))
+    assert (loaded.family, loaded.model) == ("mistral", expected.model)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, expected.params)
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "mistral", "sliding_window": 512}))
+    with pytest.raises(CheckpointError, match="sliding_window 512"):
+        load_model(str(folder))
+
+
 def test_newer_rope_settings_mean_the_same() -> None:
     old = settings_of("llama3")
     new = {name: value for name, value in old.items() if not name.startswith("rope")}

@@ -1,0 +1,39 @@
+"""Model families: how a Hugging Face folder of one model_type becomes our decoder.
+
+A family is a module, or any object, with
+
+    SUPPORTED: dict[str, tuple]         settings of config.json and the values that can be built; none means the first
+    model_settings(settings) -> dict    fields of `ModelConfig` from a config.json; a KeyError names what it lacks
+    parts(config) -> Parts              the tensor of each of our parameters (model/decoder.py)
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from lacy_jax.errors import CheckpointError
+from lacy_jax.registry import Registry
+
+FAMILIES = Registry(
+    kind="model_type",
+    group="lacy_jax.families",
+    built_in={
+        "gpt2": "lacy_jax.checkpoints.families.gpt2",
+        "llama": "lacy_jax.checkpoints.families.llama",
+    },
+    error=CheckpointError,
+)
+
+Transform = Callable[[np.ndarray], np.ndarray]
+
+Parts = dict[str, tuple[str, Transform]]
+"""Our parameter's path -> their tensor's name, without the whole model's prefix, and what makes ours of it.
+
+In the name of a tensor of one layer, "{}" stands for the layer. Entries that a config has no parameter for, such as the
+output matrix of a tied embedding, are not read.
+"""
+
+
+def same(x: np.ndarray) -> np.ndarray:
+    """A tensor that is kept as we keep it."""
+    return x
