@@ -11,15 +11,15 @@ An export is one such folder without `train`.
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
 from etils import epath
 
-from lacy_jax.config import Config, config_to_dict
+from lacy_jax.config import Config, config_from_dict, config_to_dict
 from lacy_jax.data.tokenizer import Tokenizer
-from lacy_jax.errors import CheckpointError
+from lacy_jax.errors import CheckpointError, ConfigError
 from lacy_jax.model.probe import FactualProbe
 
 FORMAT = 1
@@ -86,7 +86,9 @@ def read_meta(folder: epath.Path) -> dict[str, Any]:
     try:
         meta: dict[str, Any] = json.loads((folder / META_FILE).read_text())
         written = int(meta["format"])
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        if written <= FORMAT and "config" not in meta:
+            raise KeyError("config")
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{folder / META_FILE} is not the description of a lacy_jax checkpoint: {error}"
         ) from error
@@ -95,6 +97,35 @@ def read_meta(folder: epath.Path) -> dict[str, Any]:
             f"{folder} has checkpoint format {written}, this lacy_jax reads up to {FORMAT}: upgrade it"
         )
     return meta
+
+
+def read_config(meta: dict[str, Any], *, folder: epath.Path) -> Config:
+    """The settings in a description, those that it does not name at their defaults; `folder` is for messages.
+
+    Raises:
+        CheckpointError: settings, or values of them, that are unknown here.
+    """
+    unknown = list(_unknown(meta["config"], config_to_dict(Config()), where="config"))
+    if unknown:
+        names = f"setting {unknown[0]} is" if len(unknown) == 1 else f"settings {', '.join(unknown)} are"
+        raise CheckpointError(f"{folder} was written by a newer lacy_jax: {names} unknown here; upgrade it")
+    try:
+        return config_from_dict(meta["config"])
+    except ConfigError as error:
+        problems = "; ".join(str(error).splitlines())
+        raise CheckpointError(
+            f"{folder} was written by another lacy_jax, with settings that this one refuses: {problems}"
+        ) from None
+
+
+def _unknown(found: Any, known: Any, *, where: str) -> Iterator[str]:
+    """What `found` names and `known` does not, as config.<section>.<setting>."""
+    if isinstance(found, dict) and isinstance(known, dict):
+        for name, value in found.items():
+            if name in known:
+                yield from _unknown(value, known[name], where=f"{where}.{name}")
+            else:
+                yield f"{where}.{name}"
 
 
 def _version(distribution: str) -> str:

@@ -13,8 +13,8 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from lacy_jax.checkpoints.format import find_checkpoint, read_meta
-from lacy_jax.config import Config, ModelConfig, ObjectiveConfig, config_from_dict
+from lacy_jax.checkpoints.format import META_FILE, find_checkpoint, read_config, read_meta
+from lacy_jax.config import Config, ModelConfig, ObjectiveConfig
 from lacy_jax.data.tokenizer import TextTokenizer, Tokenizer
 from lacy_jax.errors import CheckpointError, DataError
 from lacy_jax.model import decoder
@@ -70,8 +70,11 @@ def load_model(path: str, *, params_dtype: Literal["stored", "float32", "bfloat1
         return _load_hugging_face(Path(path), params_dtype=params_dtype)
     folder = find_checkpoint(path)
     meta = read_meta(folder)
-    config = config_from_dict(meta["config"])
-    tokenizer = Tokenizer.from_bytes(base64.b64decode(meta["tokenizer"]))
+    config = read_config(meta, folder=folder)
+    try:
+        tokenizer = Tokenizer.from_bytes(base64.b64decode(meta["tokenizer"]))
+    except (ValueError, TypeError) as error:  # DataError is a ValueError
+        raise CheckpointError(f"{folder / META_FILE}: its tokenizer cannot be read ({error})") from None
     params = restore_params(folder, config.model, vocab=decoder.padded_vocab(tokenizer.vocab_size))
     if params_dtype != "stored":
         params = jax.tree.map(lambda leaf: leaf.astype(params_dtype), params)
@@ -84,8 +87,8 @@ def load_model(path: str, *, params_dtype: Literal["stored", "float32", "bfloat1
         step=int(meta["step"]),
         call_scores=tuple(meta.get("call_scores", ())),
         factual_probe=FactualProbe(weights=tuple(probe["weights"]), bias=probe["bias"]) if probe else None,
-        data=meta["data"],
-        versions=meta["versions"],
+        data=meta.get("data", {}),
+        versions=meta.get("versions", {}),
     )
 
 

@@ -12,8 +12,8 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from lacy_jax.checkpoints.format import find_checkpoint, read_meta
-from lacy_jax.config import Config, ModelConfig, config_from_dict
+from lacy_jax.checkpoints.format import find_checkpoint, read_config, read_meta
+from lacy_jax.config import Config, ModelConfig
 from lacy_jax.errors import MeshError
 from lacy_jax.model import decoder
 from lacy_jax.runtime import sharding
@@ -117,7 +117,8 @@ def _reference(config: Config, *, vocab: int, mesh: Mesh) -> tuple[decoder.Param
     """Shapes of Rho-1's reference model, placed as a run places it; (None, None) for every other rule."""
     if not config.objective.reference:
         return None, None
-    model = config_from_dict(read_meta(find_checkpoint(config.objective.reference))["config"]).model
+    folder = find_checkpoint(config.objective.reference)
+    model = read_config(read_meta(folder), folder=folder).model
     shapes = jax.eval_shape(lambda: decoder.init_params(model, vocab=vocab, key=jax.random.key(0)))
     placed = param_shardings(mesh, shapes)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placed), model

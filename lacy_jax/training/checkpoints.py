@@ -6,8 +6,8 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from lacy_jax.checkpoints.format import read_meta
-from lacy_jax.config import Config
+from lacy_jax.checkpoints.format import read_config, read_meta
+from lacy_jax.config import Config, config_to_dict
 from lacy_jax.errors import CheckpointError
 from lacy_jax.training.state import TrainState, init_state
 
@@ -61,7 +61,7 @@ class Checkpoints:
         """The newest state, placed by `shardings` on whatever devices there are now, and its meta.
 
         Raises:
-            CheckpointError: it was made with other settings or other data than this run's.
+            CheckpointError: it was made with other settings or other data than this run's, or cannot be read.
         """
         step = self.latest
         folder = self._folder / str(step)
@@ -78,16 +78,12 @@ class Checkpoints:
 
 
 def _refuse_other_run(meta: dict[str, Any], config: Config, *, data: Any, folder: epath.Path) -> None:
-    from lacy_jax.config import config_to_dict
-
-    ours, theirs = _flatten(config_to_dict(config)), _flatten(meta["config"])
+    ours, theirs = (_flatten(config_to_dict(each)) for each in (config, read_config(meta, folder=folder)))
     # Where a batch is one whole to the objective, its parts are a matter of a machine's memory.
     free = (*_FREE, "training.microbatches") if config.objective.scope == "batch" else _FREE
     binding = [name for name in ours if name.startswith(_BINDING) and name not in free]
     differing = [
-        f"config.{name}: here {ours[name]!r}, there {theirs.get(name, 'absent')!r}"
-        for name in binding
-        if ours[name] != theirs.get(name)
+        f"config.{name}: here {ours[name]!r}, there {theirs[name]!r}" for name in binding if ours[name] != theirs[name]
     ]
     if meta["data"] != data:
         differing.append("the prepared data (corpus, annotator, rule, tokenizer or window length) is another")

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lacy_jax.checkpoints.format import find_checkpoint, model_meta, read_meta
+from lacy_jax.checkpoints.format import find_checkpoint, model_meta, read_config, read_meta
 from lacy_jax.checkpoints.loading import restore_params
-from lacy_jax.config import Config, ModelConfig, config_from_dict, config_to_dict
+from lacy_jax.config import Config, ModelConfig, config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.loader import prefetch
 from lacy_jax.data.prepare import Prepared
@@ -128,7 +128,7 @@ def _load_reference(
             f"config.objective.reference: {folder} has another tokenizer than this run's data; train the reference on "
             "data with the same tokenizer (config.tokenizer.path)"
         )
-    model = config_from_dict(meta["config"]).model
+    model = read_config(meta, folder=folder).model
     shapes = jax.eval_shape(lambda: decoder.init_params(model, vocab=vocab, key=jax.random.key(0)))
     return restore_params(folder, model, vocab=vocab, shardings=param_shardings(mesh, shapes)), model
 

@@ -1,0 +1,98 @@
+"""Checkpoints that this lacy_jax cannot read: every reader says so in one line, and names what it does not know."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from etils import epath
+
+from lacy_jax.checkpoints.format import META_FILE, read_config, read_meta
+from lacy_jax.checkpoints.loading import load_model
+from lacy_jax.config import Config, ObjectiveConfig
+from lacy_jax.console import Reporter
+from lacy_jax.data.prepare import Prepared
+from lacy_jax.errors import CheckpointError
+from lacy_jax.training.ahead import plan_step
+from lacy_jax.training.loop import train
+
+Edit = Callable[[dict[str, Any]], Any]
+
+
+@pytest.fixture
+def edited(small_run: Path, tmp_path: Path) -> Callable[[Edit], Path]:
+    """A function that copies the run, lets its newest description be edited, and gives the copy's workdir."""
+
+    def copy(edit: Edit) -> Path:
+        workdir = tmp_path / "run"
+        shutil.copytree(small_run, workdir)
+        path = workdir / "checkpoints" / "6" / META_FILE
+        meta = json.loads(path.read_text())
+        edit(meta)
+        path.write_text(json.dumps(meta))
+        return workdir
+
+    return copy
+
+
+def newer(meta: dict[str, Any]) -> None:
+    meta["config"]["objective"]["temperature"] = 2.0
+
+
+def test_every_reader_names_a_setting_that_is_unknown_here(
+    edited: Callable[[Edit], Path], small_config: Config, small_data: Prepared, tmp_path: Path
+) -> None:
+    workdir = edited(newer)
+    objective = ObjectiveConfig(rule="excess_loss", reference=str(workdir))
+    rho = dataclasses.replace(small_config, objective=objective)
+
+    def resume() -> None:
+        train(small_config, prepared=small_data, workdir=str(workdir), reporter=Reporter(quiet=True))
+
+    def learn_from_it() -> None:
+        train(rho, prepared=small_data, workdir=str(tmp_path / "rho"), reporter=Reporter(quiet=True))
+
+    readers = [lambda: load_model(str(workdir)), resume, learn_from_it, lambda: plan_step(rho, jax.devices())]
+    for read in readers:
+        with pytest.raises(CheckpointError) as error:
+            read()
+        assert str(error.value) == (
+            f"{workdir}/checkpoints/6 was written by a newer lacy_jax: "
+            "setting config.objective.temperature is unknown here; upgrade it"
+        )
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (
+            lambda meta: meta["config"].update(retrieval={"a": 1}, speed=1),
+            "newer lacy_jax: settings config.retrieval, config.speed are unknown here; upgrade it",
+        ),
+        (
+            lambda meta: meta["config"]["objective"].update(rule="magic", rate=2),
+            r"this one refuses: config.objective.rule: got 'magic'.*; config.objective.rate: got 2",
+        ),
+        (lambda meta: meta.update(format=99), "has checkpoint format 99, this lacy_jax reads up to 1: upgrade it"),
+        (lambda meta: meta.pop("config"), "is not the description of a lacy_jax checkpoint: 'config'"),
+        (lambda meta: meta.update(tokenizer="AAAA"), "its tokenizer cannot be read"),
+    ],
+    ids=["newer", "refused", "format", "missing", "tokenizer"],
+)
+def test_what_cannot_be_read_is_one_line(edited: Callable[[Edit], Path], edit: Edit, words: str) -> None:
+    with pytest.raises(CheckpointError, match=words) as error:
+        load_model(str(edited(edit)))
+    assert "\n" not in str(error.value)
+
+
+def test_a_setting_that_an_older_one_did_not_have_is_at_its_default(edited: Callable[[Edit], Path]) -> None:
+    def older(meta: dict[str, Any]) -> None:
+        del meta["config"]["mesh"], meta["config"]["objective"]["vocab_chunks"]
+
+    folder = epath.Path(edited(older)) / "checkpoints" / "6"
+    config = read_config(read_meta(folder), folder=folder)
+    assert (config.mesh, config.objective.vocab_chunks) == (Config().mesh, ObjectiveConfig().vocab_chunks)
