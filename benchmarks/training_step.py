@@ -29,13 +29,15 @@ import optax
 from benchmarks.objective import matmul_rate
 from lacy_jax.checks import parse
 from lacy_jax.config import Config, MeshConfig
+from lacy_jax.data.batch import Batch
 from lacy_jax.model import decoder
 from lacy_jax.presets import METHODS, apply_variant
 from lacy_jax.runtime import sharding
 from lacy_jax.training.flops import flops_per_token, parameter_count
 from lacy_jax.training.optimizer import learning_rate, make_optimizer
+from lacy_jax.training.reference import Reference
 from lacy_jax.training.state import TrainState, init_state
-from lacy_jax.training.step import Batch, jit_train_step
+from lacy_jax.training.step import jit_train_step
 
 Step = Callable[[TrainState, Batch, Any], tuple[TrainState, Any]]
 DEFAULT_METHODS = "lacy,lacy_full,loss,ignore,ignore_facts,random_factual,joint,rho"
@@ -97,9 +99,8 @@ def compile_steps(options: argparse.Namespace, *, vocab: int, call_id: int) -> d
             if name == "optax peer":
                 step, reference = peer_step(config), None
             else:
-                model = config.model if name == "rho" else None
-                step = jit_train_step(config, vocab=vocab, call_id=call_id, mesh=mesh, reference_model=model)
-                reference = state.params if name == "rho" else None
+                step = jit_train_step(config, vocab=vocab, call_id=call_id, mesh=mesh)
+                reference = Reference(state.params, config.model) if name == "rho" else None
             compiled[name] = step.lower(state, batch, reference).compile()  # type: ignore[attr-defined]
     return compiled
 
@@ -109,7 +110,8 @@ def measure(options: argparse.Namespace, compiled: dict[str, Any], config: Confi
     device = jax.devices()[0]
     batch = jax.device_put(random_batch(config, call_id=call_id), device)
     state = jax.device_put(jax.jit(lambda: init_state(config, vocab=vocab))(), device)
-    reference = jax.jit(lambda: init_state(config, vocab=vocab).params)() if "rho" in compiled else None
+    params = jax.jit(lambda: init_state(config, vocab=vocab).params)() if "rho" in compiled else None
+    reference = Reference(params, config.model) if params else None
 
     def timed(name: str) -> float:
         nonlocal state

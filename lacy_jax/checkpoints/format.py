@@ -112,7 +112,7 @@ def read_config(meta: dict[str, Any], *, folder: epath.Path) -> Config:
     try:
         return config_from_dict(meta["config"])
     except ConfigError as error:
-        problems = "; ".join(str(error).splitlines())
+        problems = "; ".join(error.problems)
         raise CheckpointError(
             f"{folder} was written by another lacy_jax, with settings that this one refuses: {problems}"
         ) from None

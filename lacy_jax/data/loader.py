@@ -4,12 +4,12 @@ import collections
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grain
 import numpy as np
 
+from lacy_jax.data.batch import Batch
 from lacy_jax.errors import DataError
 
 
@@ -24,21 +24,7 @@ class Windows(Protocol):
 Rows = Sequence[int] | np.ndarray  # numbers of rows of a batch
 
 
-@dataclass(frozen=True, eq=False)
-class HostBatch:
-    """One host's b windows of T targets.
-
-    tokens: int32[b, T + 1]: inputs are tokens[:, :-1], targets tokens[:, 1:].
-    factual: bool[b, T + 1], of the tokens themselves: factual[:, 1:] is that of the targets.
-    lengths: int32[b], real tokens in each row; the rest is padding.
-    """
-
-    tokens: np.ndarray
-    factual: np.ndarray
-    lengths: np.ndarray
-
-
-def batch_at(source: Windows, step: int, *, batch_size: int, seed: int, rows: Rows | None = None) -> HostBatch:
+def batch_at(source: Windows, step: int, *, batch_size: int, seed: int, rows: Rows | None = None) -> Batch[np.ndarray]:
     """Rows `rows` (default: all) of global batch `step` (from 0).
 
     The windows are shuffled anew in every epoch, and batches run on across epochs' ends. Only what is asked for is
@@ -52,7 +38,7 @@ def batch_at(source: Windows, step: int, *, batch_size: int, seed: int, rows: Ro
     return _collate([source[order[step * batch_size + row]] for row in chosen])
 
 
-def window_batch(source: Windows, index: int, *, batch_size: int, rows: Rows | None = None) -> HostBatch:
+def window_batch(source: Windows, index: int, *, batch_size: int, rows: Rows | None = None) -> Batch[np.ndarray]:
     """Rows `rows` (default: all) of the `index`-th batch of the windows in their order, once through: for evaluation.
 
     Rows behind the last window have length 0.
@@ -74,7 +60,7 @@ def prefetch(
     seed: int,
     rows: Rows | None = None,
     depth: int = 2,
-) -> Iterator[HostBatch]:
+) -> Iterator[Batch[np.ndarray]]:
     """Batches `start_step`, `start_step + 1`, ... without end, `depth` of them read ahead in a thread.
 
     An exception of the thread is raised here, at its batch. Closing the iterator, or dropping it, ends the thread.
@@ -83,9 +69,9 @@ def prefetch(
     return _read_ahead(source, start_step, depth=depth, batch_size=batch_size, seed=seed, rows=chosen)
 
 
-def _read_ahead(source: Windows, start_step: int, *, depth: int, **place: Any) -> Iterator[HostBatch]:
+def _read_ahead(source: Windows, start_step: int, *, depth: int, **place: Any) -> Iterator[Batch[np.ndarray]]:
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
-    pending: collections.deque[Future[HostBatch]] = collections.deque()
+    pending: collections.deque[Future[Batch[np.ndarray]]] = collections.deque()
     try:
         for step in itertools.count(start_step):
             pending.append(executor.submit(batch_at, source, step, **place))
@@ -95,8 +81,8 @@ def _read_ahead(source: Windows, start_step: int, *, depth: int, **place: Any) -
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _collate(records: Sequence[dict[str, Any]]) -> HostBatch:
-    return HostBatch(
+def _collate(records: Sequence[dict[str, Any]]) -> Batch[np.ndarray]:
+    return Batch(
         tokens=np.stack([record["tokens"] for record in records]),
         factual=np.stack([record["factual"] for record in records]),
         lengths=np.array([record["length"] for record in records], np.int32),

@@ -12,13 +12,13 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from lacy_jax.checkpoints.format import find_checkpoint, read_config, read_meta
-from lacy_jax.config import Config, ModelConfig
+from lacy_jax.config import Config
 from lacy_jax.errors import MeshError
 from lacy_jax.model import decoder
 from lacy_jax.runtime import sharding
 from lacy_jax.training.compiled import compile_train_step
-from lacy_jax.training.state import param_shardings, state_shardings
+from lacy_jax.training.reference import reference_shapes
+from lacy_jax.training.state import state_shardings
 
 # GiB of memory a chip (cloud.google.com/tpu/docs, "System architecture" of each version).
 MEMORY_GIB = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v5p": 95, "TPU v6 lite": 32}
@@ -95,15 +95,9 @@ def plan_step(config: Config, devices: Sequence[jax.Device]) -> Plan:
     # The abstract mesh: of a concrete one, whose devices are not there, JAX would make small arrays on them.
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         state_shardings(config, vocab=vocab, mesh=mesh)  # its checks, before minutes of compiling
-        reference, reference_model = _reference(config, vocab=vocab, mesh=mesh)
-        program = compile_train_step(
-            config,
-            vocab=vocab,
-            call_id=config.tokenizer.vocab_size,
-            mesh=mesh,
-            reference=reference,
-            reference_model=reference_model,
-        )
+        reference = reference_shapes(config, vocab=vocab, mesh=mesh)
+        call_id = config.tokenizer.vocab_size
+        program = compile_train_step(config, vocab=vocab, call_id=call_id, mesh=mesh, reference=reference)
     memory: Any = program.memory_analysis()
     return Plan(
         arguments=memory.argument_size_in_bytes,
@@ -111,17 +105,6 @@ def plan_step(config: Config, devices: Sequence[jax.Device]) -> Plan:
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         collectives=collectives(program.as_text() or ""),
     )
-
-
-def _reference(config: Config, *, vocab: int, mesh: Mesh) -> tuple[decoder.Params | None, ModelConfig | None]:
-    """Shapes of Rho-1's reference model, placed as a run places it; (None, None) for every other rule."""
-    if not config.objective.reference:
-        return None, None
-    folder = find_checkpoint(config.objective.reference)
-    model = read_config(read_meta(folder), folder=folder).model
-    shapes = jax.eval_shape(lambda: decoder.init_params(model, vocab=vocab, key=jax.random.key(0)))
-    placed = param_shardings(mesh, shapes)
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placed), model
 
 
 def make_mesh(config: Config, devices: Sequence[jax.Device]) -> Mesh:

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from lacy_jax.config import Config, ModelConfig
+from lacy_jax.config import Config
+from lacy_jax.data.batch import Batch
 from lacy_jax.errors import MeshError
-from lacy_jax.model import decoder
 from lacy_jax.runtime.platforms import compiler_options
+from lacy_jax.training.reference import Reference
 from lacy_jax.training.state import init_state
-from lacy_jax.training.step import Batch, jit_train_step
+from lacy_jax.training.step import jit_train_step
 
 
 class OutOfMemory(MeshError):
@@ -30,15 +31,14 @@ def compile_train_step(
     vocab: int,
     call_id: int,
     mesh: Mesh,
-    reference: decoder.Params | None = None,
-    reference_model: ModelConfig | None = None,
+    reference: Reference | None = None,
 ) -> jax.stages.Compiled:
     """The program of (state, batch, reference), under `jax.set_mesh(mesh)`; its memory is known before it runs.
 
     Raises:
         OutOfMemory: the compiler finds that a device's memory will not do.
     """
-    step = jit_train_step(config, vocab=vocab, call_id=call_id, mesh=mesh, reference_model=reference_model)
+    step = jit_train_step(config, vocab=vocab, call_id=call_id, mesh=mesh)
     state = jax.eval_shape(lambda: init_state(config, vocab=vocab))
     batch = jax.eval_shape(lambda: _empty_batch(config))
     platform = mesh.devices.flat[0].platform
@@ -54,7 +54,7 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
-def _empty_batch(config: Config) -> Batch:
+def _empty_batch(config: Config) -> Batch[jax.Array]:
     rows, length = config.data.batch_size, config.model.context + 1
     return Batch(
         tokens=jnp.zeros((rows, length), jnp.int32),

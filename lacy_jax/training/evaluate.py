@@ -1,37 +1,37 @@
 """A pass over held-out windows, to flat arrays with one entry a valid target."""
 
 import functools
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lacy_jax import objective
-from lacy_jax.config import Config, ModelConfig
-from lacy_jax.data.loader import HostBatch, window_batch
+from lacy_jax.config import Config
+from lacy_jax.data.batch import Batch
+from lacy_jax.data.loader import window_batch
 from lacy_jax.data.pack import PackedSource
 from lacy_jax.model import decoder
 from lacy_jax.runtime import sharding
-from lacy_jax.training.step import (
-    Batch,
-    Reference,
-    join_rows,
-    split_rows,
-    take_targets,
-    token_scalars,
-    with_attention,
-)
+from lacy_jax.training.loss import join_rows, split_rows, take_targets, token_scalars
+from lacy_jax.training.reference import Reference
+from lacy_jax.training.step import with_attention
 
 
-def place_batch(batch: HostBatch, mesh: Mesh, *, batch_size: int) -> Batch:
+def place_batch(batch: Batch[np.ndarray], mesh: Mesh, *, batch_size: int) -> Batch[jax.Array]:
     """This host's rows (`sharding.process_rows`) as global arrays of `batch_size` rows, split over the mesh."""
     put = functools.partial(sharding.place_rows, mesh, batch_size=batch_size)
     return Batch(tokens=put(batch.tokens), factual=put(batch.factual), lengths=put(batch.lengths))
 
 
 def target_values(
-    params: decoder.Params, batch: Batch, step: jax.Array, reference: Reference | None, *, config: Config, call_id: int
+    params: decoder.Params,
+    batch: Batch[jax.Array],
+    step: jax.Array,
+    reference: Reference | None,
+    *,
+    config: Config,
+    call_id: int,
 ) -> dict[str, jax.Array]:
     """What `validation_record` wants to know of every target, [B, T] each, and `valid`.
 
@@ -39,7 +39,7 @@ def target_values(
     """
     chunks, count = config.objective.vocab_chunks, config.training.microbatches
 
-    def values_of(rows: Batch) -> dict[str, jax.Array]:
+    def values_of(rows: Batch[jax.Array]) -> dict[str, jax.Array]:
         hidden_BTD = decoder.forward(params, rows.inputs, config=config.model)
         matrix = decoder.output_matrix(params)
         scalars = objective.head_scalars(hidden_BTD, matrix, rows.targets, call_id, vocab_chunks=chunks)
@@ -73,16 +73,11 @@ def target_values(
 class Evaluator:
     """Compiled once a run; call it with the parameters of any step."""
 
-    def __init__(self, config: Config, *, call_id: int, mesh: Mesh, reference_model: ModelConfig | None = None):
+    def __init__(self, config: Config, *, call_id: int, mesh: Mesh):
         config = with_attention(config, mesh)
         self._config, self._mesh = config, mesh
 
-        def values(params: decoder.Params, batch: Batch, step: jax.Array, reference: decoder.Params | None) -> Any:
-            frozen = None
-            if reference is not None and reference_model is not None:
-                frozen = Reference(params=reference, model=reference_model)
-            return target_values(params, batch, step, frozen, config=config, call_id=call_id)
-
+        values = functools.partial(target_values, config=config, call_id=call_id)
         self._values = jax.jit(values, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
     def __call__(
@@ -91,7 +86,7 @@ class Evaluator:
         source: PackedSource,
         *,
         step: jax.Array,
-        reference: decoder.Params | None = None,
+        reference: Reference | None = None,
     ) -> dict[str, np.ndarray]:
         """Flat arrays over the valid targets of the first `evaluate_batches` batches of `source`, in order."""
         size = self._config.data.batch_size

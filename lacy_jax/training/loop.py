@@ -15,13 +15,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lacy_jax.checkpoints.format import find_checkpoint, model_meta, read_config, read_meta
-from lacy_jax.checkpoints.loading import restore_params
-from lacy_jax.config import Config, ModelConfig, config_to_dict
+from lacy_jax.checkpoints.format import model_meta
+from lacy_jax.config import Config, config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.loader import prefetch
 from lacy_jax.data.prepare import Prepared
-from lacy_jax.errors import CheckpointError
 from lacy_jax.model import decoder
 from lacy_jax.runtime import distributed, sharding
 from lacy_jax.training.announce import describe_run
@@ -32,7 +30,8 @@ from lacy_jax.training.evaluate import Evaluator, place_batch
 from lacy_jax.training.flops import flops_per_token, mesh_peak
 from lacy_jax.training.metrics import MetricWriter, training_record, validation_record
 from lacy_jax.training.probe import fit_probe
-from lacy_jax.training.state import TrainState, init_state, param_shardings, state_shardings
+from lacy_jax.training.reference import Reference, load_reference
+from lacy_jax.training.state import TrainState, init_state, state_shardings
 from lacy_jax.training.stopping import stop_requests
 from lacy_jax.training.watchdog import Watchdog
 
@@ -58,8 +57,7 @@ class _Run:
     vocab: int
     checkpoints: Checkpoints
     reporter: Reporter
-    reference: decoder.Params | None
-    reference_model: ModelConfig | None
+    reference: Reference | None
 
     @property
     def call_id(self) -> int:
@@ -82,21 +80,15 @@ def train(config: Config, *, prepared: Prepared, workdir: str, reporter: Reporte
     distributed.check_one_folder(workdir)
     vocab = decoder.padded_vocab(prepared.tokenizer.vocab_size)
     with jax.set_mesh(mesh):
-        reference, reference_model = _load_reference(config, prepared, vocab=vocab, mesh=mesh)
+        tokenizer = prepared.tokenizer.fingerprint
+        reference = load_reference(config, tokenizer=tokenizer, vocab=vocab, mesh=mesh)
         checkpoints = Checkpoints(workdir, keep=config.training.keep_checkpoints)
-        run = _Run(config, prepared, mesh, vocab, checkpoints, reporter, reference, reference_model)
+        run = _Run(config, prepared, mesh, vocab, checkpoints, reporter, reference)
         try:
             with stop_requests() as stop_asked:
                 state, scores = _start(run)
                 stop_asked(int(state.step))  # compiling takes minutes: a signal may come before the first step
-                take_step = compile_train_step(
-                    config,
-                    vocab=vocab,
-                    call_id=run.call_id,
-                    mesh=mesh,
-                    reference=reference,
-                    reference_model=reference_model,
-                )
+                take_step = compile_train_step(config, vocab=vocab, call_id=run.call_id, mesh=mesh, reference=reference)
                 for line in describe_run(config, vocab=vocab, mesh=mesh, state=state, step=take_step):
                     reporter.say(line)
                 return _loop(run, state, scores, workdir=workdir, take_step=take_step, stop_asked=stop_asked)
@@ -115,24 +107,6 @@ def _start(run: _Run) -> tuple[TrainState, list[float]]:
     return state, meta["call_scores"]
 
 
-def _load_reference(
-    config: Config, prepared: Prepared, *, vocab: int, mesh: Mesh
-) -> tuple[decoder.Params | None, ModelConfig | None]:
-    """Rho-1's frozen reference model, sharded as a model is; (None, None) for every other rule."""
-    if not config.objective.reference:
-        return None, None
-    folder = find_checkpoint(config.objective.reference)
-    meta = read_meta(folder)
-    if meta["data"]["tokenizer"] != prepared.fingerprint["tokenizer"]:
-        raise CheckpointError(
-            f"config.objective.reference: {folder} has another tokenizer than this run's data; train the reference on "
-            "data with the same tokenizer (config.tokenizer.path)"
-        )
-    model = read_config(meta, folder=folder).model
-    shapes = jax.eval_shape(lambda: decoder.init_params(model, vocab=vocab, key=jax.random.key(0)))
-    return restore_params(folder, model, vocab=vocab, shardings=param_shardings(mesh, shapes)), model
-
-
 def _loop(
     run: _Run,
     state: TrainState,
@@ -143,7 +117,7 @@ def _loop(
     stop_asked: Callable[[int], bool],
 ) -> TrainResult:
     training = run.config.training
-    evaluate = Evaluator(run.config, call_id=run.call_id, mesh=run.mesh, reference_model=run.reference_model)
+    evaluate = Evaluator(run.config, call_id=run.call_id, mesh=run.mesh)
     started = time.monotonic()
     step = evaluated = saved = int(state.step)
     meter = BudgetMeter(run.config, state)

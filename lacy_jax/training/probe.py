@@ -12,13 +12,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lacy_jax.config import Config, ModelConfig
+from lacy_jax.data.batch import Batch
 from lacy_jax.data.loader import window_batch
 from lacy_jax.data.pack import PackedSource
 from lacy_jax.model import decoder
 from lacy_jax.model.probe import FactualProbe
 from lacy_jax.runtime import sharding
 from lacy_jax.training.evaluate import place_batch
-from lacy_jax.training.step import Batch
 
 TOKENS_PER_BATCH = 2048
 # Steps of the fit, and the weight of the pull towards 0, in tokens.
@@ -47,7 +47,9 @@ def fit_probe(
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _some_tokens(params: decoder.Params, batch: Batch, model: ModelConfig, mesh: Mesh) -> tuple[jax.Array, ...]:
+def _some_tokens(
+    params: decoder.Params, batch: Batch[jax.Array], model: ModelConfig, mesh: Mesh
+) -> tuple[jax.Array, ...]:
     """(hidden states float32 [N, D], factual [N], valid [N]) of evenly spaced targets of a batch, on every device."""
     hidden_BTD = decoder.forward(params, batch.inputs, config=model)
     stride = max(1, batch.valid.size // TOKENS_PER_BATCH)

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from lacy_jax.data.loader import HostBatch, batch_at, prefetch, window_batch
+from lacy_jax.data.batch import Batch
+from lacy_jax.data.loader import batch_at, prefetch, window_batch
 from lacy_jax.errors import DataError
 
 WINDOW = 5
@@ -33,7 +34,7 @@ class Source:
         return {"tokens": tokens, "factual": tokens % 2 == 0, "length": 1 + index % WINDOW}
 
 
-def numbers(batch: HostBatch) -> list[int]:
+def numbers(batch: Batch) -> list[int]:
     return batch.tokens[:, 0].tolist()
 
 
@@ -122,7 +123,7 @@ def test_prefetch_reads_ahead_by_its_depth() -> None:
 @pytest.mark.parametrize("how", ["close", "drop"])
 def test_prefetch_ends_its_thread(how: str) -> None:
     before = threads()
-    batches: Iterator[HostBatch] | None = prefetch(Source(100), 0, batch_size=4, seed=0)
+    batches: Iterator[Batch] | None = prefetch(Source(100), 0, batch_size=4, seed=0)
     next(batches)
     assert threads() == before + 1
     if how == "close":

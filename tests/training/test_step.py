@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from lacy_jax.config import Config, MeshConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainingConfig
+from lacy_jax.data.batch import Batch
 from lacy_jax.model import decoder
 from lacy_jax.runtime import sharding
+from lacy_jax.training.loss import take_targets
 from lacy_jax.training.state import add_count, count_value, init_state, state_shardings
-from lacy_jax.training.step import Batch, jit_train_step, take_targets
+from lacy_jax.training.step import jit_train_step
 
 VOCAB, CALL = 256, 200
 MODEL = ModelConfig(layers=2, width=32, heads=8, context=16, compute_dtype="float32")

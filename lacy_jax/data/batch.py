@@ -1,0 +1,44 @@
+"""What a step reads: windows of tokens with their factual bits, on a host and on devices alike."""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = TypeVar("Array", np.ndarray, jax.Array)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Batch(Generic[Array]):
+    """B windows of T targets: one host's rows as NumPy arrays, or all rows as arrays on devices.
+
+    tokens: int32[B, T + 1]. factual: bool[B, T + 1], of the tokens themselves.
+    lengths: int32[B], real tokens in each row; the rest is padding.
+    """
+
+    tokens: Array
+    factual: Array
+    lengths: Array
+
+    @property
+    def inputs(self) -> Array:
+        """int32[B, T]."""
+        return self.tokens[:, :-1]
+
+    @property
+    def targets(self) -> Array:
+        """int32[B, T]."""
+        return self.tokens[:, 1:]
+
+    @property
+    def target_factual(self) -> Array:
+        """bool[B, T]."""
+        return self.factual[:, 1:]
+
+    @property
+    def valid(self) -> jax.Array:
+        """bool[B, T]: targets that are real tokens."""
+        return jnp.arange(1, self.tokens.shape[1]) < self.lengths[:, None]

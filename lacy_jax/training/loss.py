@@ -1,0 +1,200 @@
+"""The loss of a batch, and its gradient.
+
+    tokens -> three scalars per token -> taken targets -> sums
+
+A batch is split into microbatches when memory asks for it. Selection is over the whole batch (`scope: batch`): with
+several microbatches that takes a forward pass for the losses first. Gradients of sums are added up and divided once
+by the weight of the global batch, so unequal masks in microbatches change nothing.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from lacy_jax import objective
+from lacy_jax.config import Config, ModelConfig
+from lacy_jax.data.batch import Batch
+from lacy_jax.model import decoder
+from lacy_jax.training.metrics import class_sums
+from lacy_jax.training.reference import Reference
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LossSums:
+    """Sums over a (micro)batch; they add up. classes: what `class_sums` gives, by class of target."""
+
+    objective: objective.ObjectiveSums
+    classes: dict[str, jax.Array]
+
+
+def batch_loss(
+    params: decoder.Params,
+    batch: Batch[jax.Array],
+    *,
+    config: Config,
+    call_id: int,
+    step: jax.Array,
+    reference: Reference | None = None,
+    taken: jax.Array | None = None,
+    microbatch: int | jax.Array = 0,
+) -> tuple[jax.Array, LossSums]:
+    """The loss SUM over one (micro)batch in nats, float32, and all its sums.
+
+    Args:
+        step: int32, completed updates: the rate may warm up with it, and the random rules draw by it.
+        reference: Rho-1's, for the rule excess_loss.
+        taken: bool [B, T], what the rule took where that was decided over a larger batch; None: it decides here.
+        microbatch: its number; the random rules draw anew in each.
+    """
+    settings = config.objective
+    scalars = token_scalars(params, batch, model=config.model, call_id=call_id, vocab_chunks=settings.vocab_chunks)
+    if taken is None:
+        taken = take_targets(
+            objective.nll_without_call(scalars),
+            batch,
+            config=config,
+            step=step,
+            reference_losses=_reference_losses(reference, batch, config=config, call_id=call_id),
+            microbatch=microbatch,
+        )
+    sums = objective.objective_sums(
+        scalars,
+        taken,
+        batch.valid,
+        treatment=settings.treatment,
+        normalizer=settings.normalizer,
+        joint_weight=settings.joint_weight,
+    )
+    classes = class_sums(scalars, factual=batch.target_factual, taken=taken, valid=batch.valid)
+    return sums.loss, LossSums(sums, classes)
+
+
+def token_scalars(
+    params: decoder.Params, batch: Batch[jax.Array], *, model: ModelConfig, call_id: int, vocab_chunks: int
+) -> objective.HeadScalars:
+    """Forward pass to the three scalars per token, float32 [B, T] each."""
+    hidden_BTD = decoder.forward(params, batch.inputs, config=model)
+    return objective.head_scalars(
+        hidden_BTD, decoder.output_matrix(params), batch.targets, call_id, vocab_chunks=vocab_chunks
+    )
+
+
+def take_targets(
+    losses: jax.Array,
+    batch: Batch[jax.Array],
+    *,
+    config: Config,
+    step: jax.Array,
+    reference_losses: jax.Array | None,
+    microbatch: int | jax.Array = 0,
+) -> jax.Array:
+    """The configured rule on a batch; bool, shaped as the losses. The random rules draw anew in each `microbatch`."""
+    settings = config.objective
+    key = jax.random.fold_in(jax.random.key(config.training.seed + 1), step)
+    return objective.select_targets(
+        jax.lax.stop_gradient(losses),
+        batch.target_factual,
+        batch.valid,
+        rule=settings.rule,
+        rate=objective.rate_at(step, rate=settings.rate, warmup_steps=settings.rate_warmup_steps),
+        rate_of=settings.rate_of,
+        reference_losses=reference_losses,
+        key=jax.random.fold_in(key, microbatch),
+    )
+
+
+def batch_gradient(
+    params: decoder.Params,
+    batch: Batch[jax.Array],
+    *,
+    config: Config,
+    call_id: int,
+    step: jax.Array,
+    reference: Reference | None = None,
+) -> tuple[decoder.Params, LossSums]:
+    """Gradient of the loss SUM over the batch, and its sums, a microbatch after the other."""
+    count = config.training.microbatches
+
+    def loss(
+        params: decoder.Params, micro: Batch[jax.Array], index: jax.Array, taken: jax.Array | None
+    ) -> tuple[jax.Array, LossSums]:
+        return batch_loss(
+            params,
+            micro,
+            config=config,
+            call_id=call_id,
+            step=step,
+            reference=reference,
+            taken=taken,
+            microbatch=index,
+        )
+
+    gradient = jax.grad(loss, has_aux=True)
+    if count == 1:
+        return gradient(params, batch, jnp.int32(0), None)
+    micros = jax.tree.map(lambda x: split_rows(x, count), batch)
+    taken = None
+    if config.objective.scope == "batch" and config.objective.rule != "none":
+        taken = split_rows(
+            _taken_of_batch(params, batch, micros, config=config, call_id=call_id, step=step, reference=reference),
+            count,
+        )
+    xs = (micros, jnp.arange(count), taken)
+
+    def add(
+        total: tuple[decoder.Params, LossSums], xs: tuple[Batch[jax.Array], jax.Array, jax.Array | None]
+    ) -> tuple[tuple[decoder.Params, LossSums], None]:
+        return jax.tree.map(jnp.add, total, gradient(params, *xs)), None
+
+    shapes = jax.eval_shape(gradient, params, *jax.tree.map(lambda x: x[0], xs))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(add, zeros, xs)[0]
+
+
+def _taken_of_batch(
+    params: decoder.Params,
+    batch: Batch[jax.Array],
+    micros: Batch[jax.Array],
+    *,
+    config: Config,
+    call_id: int,
+    step: jax.Array,
+    reference: Reference | None,
+) -> jax.Array:
+    """What the rule takes of the whole batch, bool [B, T], read as its microbatches [count, B / count, ...]."""
+
+    def losses_of(micro: Batch[jax.Array]) -> jax.Array:
+        chunks = config.objective.vocab_chunks
+        scalars = token_scalars(params, micro, model=config.model, call_id=call_id, vocab_chunks=chunks)
+        return objective.nll_without_call(scalars)
+
+    def theirs_of(micro: Batch[jax.Array]) -> jax.Array | None:
+        return _reference_losses(reference, micro, config=config, call_id=call_id)
+
+    losses = jax.lax.map(losses_of, micros)
+    theirs = None if reference is None else join_rows(jax.lax.map(theirs_of, micros))
+    return take_targets(join_rows(losses), batch, config=config, step=step, reference_losses=theirs)
+
+
+def _reference_losses(
+    reference: Reference | None, batch: Batch[jax.Array], *, config: Config, call_id: int
+) -> jax.Array | None:
+    """NLL without `<CALL>` of the reference model, float32 [B, T]."""
+    if reference is None:
+        return None
+    chunks = config.objective.vocab_chunks
+    return objective.nll_without_call(
+        token_scalars(reference.params, batch, model=reference.model, call_id=call_id, vocab_chunks=chunks)
+    )
+
+
+def split_rows(x: jax.Array, count: int) -> jax.Array:
+    """[B, ...] -> [count, B / count, ...], rows dealt out in turn so that every device keeps its share of each."""
+    return x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1)
+
+
+def join_rows(x: jax.Array) -> jax.Array:
+    """The inverse of `split_rows`."""
+    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])

@@ -1,0 +1,67 @@
+"""Rho-1's frozen reference model (rule excess_loss), as one pytree: read for a run, or as shapes for compiling."""
+
+import dataclasses
+
+import jax
+from jax.sharding import Mesh
+
+from lacy_jax.checkpoints.format import find_checkpoint, read_config, read_meta
+from lacy_jax.checkpoints.loading import restore_params
+from lacy_jax.config import Config, ModelConfig
+from lacy_jax.errors import CheckpointError
+from lacy_jax.model import decoder
+from lacy_jax.training.state import param_shardings
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """The parameters are the leaves; the model's settings are a constant of whatever is compiled for it."""
+
+    params: decoder.Params
+    model: ModelConfig = dataclasses.field(metadata={"static": True})
+
+
+def load_reference(config: Config, *, tokenizer: str, vocab: int, mesh: Mesh) -> Reference | None:
+    """The model of `config.objective.reference`, sharded as a model is; None for every rule that has none.
+
+    Args:
+        tokenizer: the fingerprint of the run's own. vocab: its padded vocabulary.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it has another tokenizer.
+    """
+    if not config.objective.reference:
+        return None
+    folder = find_checkpoint(config.objective.reference)
+    meta = read_meta(folder)
+    if meta["data"]["tokenizer"] != tokenizer:
+        raise CheckpointError(
+            f"config.objective.reference: {folder} has another tokenizer than this run's data; train the reference on "
+            "data with the same tokenizer (config.tokenizer.path)"
+        )
+    model = read_config(meta, folder=folder).model
+    shardings = param_shardings(mesh, _shapes(model, vocab=vocab))
+    return Reference(restore_params(folder, model, vocab=vocab, shardings=shardings), model)
+
+
+def reference_shapes(config: Config, *, vocab: int, mesh: Mesh) -> Reference | None:
+    """The shapes of what `load_reference` gives, placed as it places them; nothing but settings is read.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+    """
+    if not config.objective.reference:
+        return None
+    folder = find_checkpoint(config.objective.reference)
+    model = read_config(read_meta(folder), folder=folder).model
+    shapes = _shapes(model, vocab=vocab)
+    placed = param_shardings(mesh, shapes)
+    return Reference(
+        jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placed), model
+    )
+
+
+def _shapes(model: ModelConfig, *, vocab: int) -> decoder.Params:
+    shapes: decoder.Params = jax.eval_shape(lambda: decoder.init_params(model, vocab=vocab, key=jax.random.key(0)))
+    return shapes
