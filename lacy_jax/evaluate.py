@@ -21,6 +21,7 @@ from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.console import Reporter, reporting
 from lacy_jax.errors import CheckpointError, ConfigError, DataError, PartnerError
 from lacy_jax.evidence.closed_world.biographies import TEMPERATURE
+from lacy_jax.evidence.closed_world.decodes import EXAMPLE as DECODE_EXAMPLE
 from lacy_jax.evidence.study.page import write_study_page
 from lacy_jax.evidence.study.plan import load_study
 from lacy_jax.evidence.study.runs import run_study
@@ -34,8 +35,8 @@ _TEMPERATURE = flags.DEFINE_float("temperature", TEMPERATURE, "Of the draw; 0 is
 _DECODE = flags.DEFINE_multi_string(
     "decode",
     [],
-    "NAME:score=...,gate=...,span=...,budgets=0.1/0.22,partner=...; several times for several ways of calling; the"
-    " partner is the database of facts, or as in lacy_jax.generate",
+    f"closed_world: a way to call, in JSON, as {DECODE_EXAMPLE}; several times for several ways. Further fields are"
+    " gate, span and partner, which is the database of facts, or as in lacy_jax.generate",
 )
 _BUDGETS = flags.DEFINE_string("budgets", "0,0.22", "real_text: shares of the tokens to delegate")
 _PARTNER = flags.DEFINE_string("partner", "documents", "real_text: who answers calls, as in lacy_jax.generate")

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.errors import ConfigError
 from lacy_jax.registry import Registry
@@ -65,3 +67,8 @@ def load_suite(name: str) -> Suite:
             f"suite {name!r} ({suite!r}) needs a function run, and FLAGS out of {', '.join(sorted(known))}"
         )
     return suite
+
+
+def share_text(share: float) -> str:
+    """A share as the shortest decimal that reads back as it, for tables and names of files: "0.22", "1"."""
+    return str(np.format_float_positional(share, trim="-"))

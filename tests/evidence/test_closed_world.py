@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from lacy_jax.cascade.text.extent import complete_extent
 from lacy_jax.config import BiographiesConfig
 from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.closed_world.biographies import pick_people
-from lacy_jax.evidence.closed_world.decodes import Decode, decode_text, parse_decode
+from lacy_jax.evidence.closed_world.decodes import EXAMPLE, Decode, decode_text, parse_decode
 from lacy_jax.evidence.closed_world.judging import Claim, Judged, from_json, judge, to_json
+from lacy_jax.evidence.closed_world.kept import judged_path, read_evaluation
 from lacy_jax.evidence.closed_world.scores import SCORES, estimate, length_penalised, score
 from lacy_jax.evidence.closed_world.world import biographies, make_world, write_biography
 
@@ -138,17 +140,38 @@ def test_people_are_spread_over_the_world() -> None:
     [
         Decode("a"),
         Decode("b_2", score="call_logit", gate="factual", span="word", budgets=(0.0, 0.1, 1.0)),
-        Decode("c", partner="runs/large/seed0"),
+        Decode("c", partner="runs, all/the: large=1/seed0"),
+        Decode("d", budgets=(0.1234567, 1e-7, 1 / 3)),
     ],
 )
-def test_decodes_as_text(decode: Decode) -> None:
+def test_decodes_as_text(decode: Decode, tmp_path: Path) -> None:
     assert parse_decode(decode_text(decode)) == decode
+    assert json.loads(decode_text(decode))["budgets"] == list(decode.budgets)
+    (tmp_path / "tokens.json").write_text("{}")
+    for budget in decode.budgets:
+        judged_path(tmp_path, decode.name, budget).write_text("")
+    assert {*read_evaluation(tmp_path).judged} == {(decode.name, budget) for budget in decode.budgets}
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", ":score=call_score", "a:score=best", "a:budgets=2", "a:budgets=x", "a:what=1", "a:partner=", "a b"],
+    ("text", "said"),
+    [
+        ("", "Invalid JSON"),
+        ("a:score=call_score", "Invalid JSON"),
+        ("[1]", "name"),
+        ("{}", "name Field required"),
+        ('{"name": "a", "score": "best"}', "'auto'"),
+        ('{"name": "a", "budgets": [2]}', "budgets.0 Input should be less than or equal to 1"),
+        ('{"name": "a", "budgets": ["0.1"]}', "budgets.0 Input should be a valid number"),
+        ('{"name": "a", "budgets": [NaN]}', "budgets.0"),
+        ('{"name": "a", "what": 1}', "what Unexpected keyword argument"),
+        ('{"name": "a", "partner": ""}', "partner"),
+        ('{"name": "a b"}', "name"),
+    ],
 )
-def test_wrong_decodes(text: str) -> None:
-    with pytest.raises(ConfigError, match="decode"):
+def test_wrong_decodes(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match="decode") as caught:
         parse_decode(text)
+    assert said in str(caught.value)
+    assert EXAMPLE in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1

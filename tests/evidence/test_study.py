@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import lacy_jax
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.errors import ConfigError
-from lacy_jax.evidence.closed_world.decodes import ALONE, Decode
+from lacy_jax.evidence.closed_world.decodes import ALONE, Decode, parse_decode
 from lacy_jax.evidence.closed_world.judging import Claim, Judged
 from lacy_jax.evidence.closed_world.kept import Evaluation, model_fingerprint, read_judged
+from lacy_jax.evidence.closed_world.scores import estimate
+from lacy_jax.evidence.study.done import UNKNOWN_CODE, code_identity
+from lacy_jax.evidence.study.page import mixed_code, write_study_page
 from lacy_jax.evidence.study.plan import Arm, Contrast, Study, load_study
-from lacy_jax.evidence.study.results import Results
+from lacy_jax.evidence.study.results import Results, read_results
 from lacy_jax.evidence.study.runs import evaluate_command, evaluation_directory, finished, mark_finished, train_command
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +30,8 @@ CALL = Decode("log_odds", score="call_score", budgets=(0.22, 0.5))
 
 STUDY = """
 from lacy_jax.evidence.closed_world.decodes import Decode
+from lacy_jax.evidence.study.done import UNKNOWN_CODE, code_identity
+from lacy_jax.evidence.study.page import mixed_code, write_study_page
 from lacy_jax.evidence.study.plan import Arm, Contrast, Study
 
 CALL = Decode("log_odds", score="call_score", budgets=(0.22, 0.5))
@@ -48,36 +56,35 @@ def get_study(variant):
 """
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
+def run(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     command = [sys.executable, "-m", "lacy_jax.evaluate", *words]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
 def test_a_small_study(tmp_path: Path) -> None:
     (tmp_path / "study.py").write_text(STUDY)
-    words = (f"--study={tmp_path}/study.py", f"--workdir={tmp_path}/runs", "--workers=2")
+    runs = tmp_path / "our runs, all"
+    words = (f"--study={tmp_path}/study.py", f"--workdir={runs}", "--workers=2")
     done = run(*words)
-    assert done.returncode == 0, done.stderr + (tmp_path / "runs/ntp/seed0/log.txt").read_text()[-2000:]
-    page = (tmp_path / "runs/study.html").read_text()
+    assert done.returncode == 0, done.stderr + (runs / "ntp/seed0/log.txt").read_text()[-2000:]
+    page = (runs / "study.html").read_text()
     titles = ("Rho-1: log-odds", "Rho-1: log-odds, asks NTP", "NTP: 1 - max p, gated")
     for expected in (*titles, "written by the partner", "birth_place"):
         assert expected in page
     assert "of 2 runs are finished" not in page
     assert "Further ways to train" not in page  # of which this study has none
     # The other model was asked, and other things came of it than of the database.
-    asking, known = (
-        read_judged(tmp_path / f"runs/rho/seed0/closed_world/{name}-0.22.jsonl") for name in ("asking", "log_odds")
-    )
+    asking, known = (read_judged(runs / f"rho/seed0/closed_world/{name}-0.22.jsonl") for name in ("asking", "log_odds"))
     assert sum(each.calls - each.fallbacks for each in asking) > 0
     assert [each.pieces for each in asking] != [each.pieces for each in known]
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.jsonl")}
-    log = (tmp_path / "runs/rho/seed0/log.txt").read_text()
+    kept = {path: path.stat().st_mtime_ns for path in runs.rglob("*.jsonl")}
+    log = (runs / "rho/seed0/log.txt").read_text()
     assert run(*words).returncode == 0
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.jsonl")} == kept
-    assert (tmp_path / "runs/rho/seed0/log.txt").read_text() == log
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("*.jsonl")} == kept
+    assert (runs / "rho/seed0/log.txt").read_text() == log
     # One checkpoint by its suite; the second time from its files, and never over those of other settings.
-    suite = ("--suite=closed_world", f"--checkpoint={tmp_path}/runs/ntp/seed0", f"--out={tmp_path}/out", "--people=6")
+    suite = ("--suite=closed_world", f"--checkpoint={runs}/ntp/seed0", f"--out={tmp_path}/out", "--people=6")
     first, again = run(*suite), run(*suite)
     assert first.returncode == again.returncode == 0
     assert first.stdout == again.stdout
@@ -86,11 +93,11 @@ def test_a_small_study(tmp_path: Path) -> None:
     tokens = json.loads((tmp_path / "out/tokens.json").read_text())
     assert 0.1 < tokens["share_factual"] < 0.5
     assert {"birth_date", "other", "factual"} <= {*tokens["nll"]}
-    refused = run(*suite, "--known=0.5", "--decode=default:score=entropy")
+    refused = run(*suite, "--known=0.5", '--decode={"name": "default", "score": "entropy"}')
     assert refused.returncode == 2
     assert "known 0.9, now 0.5, decode default {'score': 'auto', 'gate': 'none'" in refused.stderr
     # A run that fails is named, the others stay.
-    (tmp_path / "runs/ntp/seed0/closed_world/done").unlink()
+    (runs / "ntp/seed0/closed_world/done").unlink()
     (tmp_path / "study.py").write_text(STUDY.replace('"data.batch_size": 8', '"data.batch_size": 4'))
     failed = run(*words)
     assert failed.returncode == 1
@@ -184,8 +191,9 @@ def test_partners_are_trained_once_and_before_those_that_ask_them() -> None:
     }
     for seed in made.seeds:
         own, others = evaluate_command(made, made.arm("ntp"), seed, workdir="w")[-2:]
-        assert own == "--decode=log_odds:score=call_score,gate=none,span=phrase,budgets=0.22/0.5"
-        assert others == "--decode=asking:score=call_score,gate=none,span=phrase,budgets=0.22,partner=w/large/seed4"
+        assert parse_decode(own.removeprefix("--decode=")) == CALL
+        answers = dataclasses.replace(asking, partner="w/large/seed4")
+        assert parse_decode(others.removeprefix("--decode=")) == answers
 
 
 def test_studies_of_one_name_take_over_what_is_the_same(tmp_path: Path) -> None:
@@ -200,10 +208,11 @@ def test_studies_of_one_name_take_over_what_is_the_same(tmp_path: Path) -> None:
     done.parent.mkdir(parents=True)
 
     def is_finished(other: Study, **changes: object) -> bool:
-        return finished(other, dataclasses.replace(other.arm(arm.name), **changes), 2, workdir=workdir)  # type: ignore[arg-type]
+        changed = dataclasses.replace(other.arm(arm.name), **changes)  # type: ignore[arg-type]
+        return finished(other, changed, 2, workdir=workdir) is not None
 
     assert not is_finished(reduced)
-    mark_finished(reduced, arm, 2, workdir=workdir)
+    mark_finished(reduced, arm, 2, workdir=workdir, code="ours")
     assert is_finished(reduced)
     assert not is_finished(choices)  # which asks for one decode more
     assert is_finished(choices, decodes=arm.decodes)
@@ -213,14 +222,90 @@ def test_studies_of_one_name_take_over_what_is_the_same(tmp_path: Path) -> None:
     assert not is_finished(dataclasses.replace(reduced, people=64))
     # Evaluated for one study, then for another: it is finished for both. Trained anew, it is not.
     for other in (choices, partner):
-        mark_finished(other, other.arm(arm.name), 2, workdir=workdir)
+        mark_finished(other, other.arm(arm.name), 2, workdir=workdir, code="ours")
     assert is_finished(choices)
     assert is_finished(partner)
     longer = dataclasses.replace(partner, settings={"training.ground_truth_tokens": 7})
-    mark_finished(longer, longer.arm(arm.name), 2, workdir=workdir)
+    mark_finished(longer, longer.arm(arm.name), 2, workdir=workdir, code="ours")
     assert is_finished(longer)
     assert not is_finished(choices)
     assert not is_finished(longer, decodes=choices.arm(arm.name).decodes)
+
+
+BEFORE = Path(__file__).parents[1] / "data/made_by_60e64f2"
+
+
+@pytest.fixture
+def old_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """The study that commit 60e64f2 finished, in a copy of its folder, where it was called "study"."""
+    shutil.copytree(BEFORE, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    moved = {"evals.closed_world": "evidence.closed_world.decodes", "evals.study.plan": "evidence.study.plan"}
+    text = Path("study.py").read_text()
+    for then, now in moved.items():
+        text = text.replace(f"lacy_jax.{then} import", f"lacy_jax.{now} import")
+    Path("study.py").write_text(text)
+    return load_study("study.py")
+
+
+def test_a_study_finished_by_older_code_stays_finished(old_study: Study, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in Path("study").rglob("*") if path.is_file()}
+    done = run(f"--study={tmp_path}/copy/study.py", "--workdir=study", cwd=tmp_path / "copy")
+    assert done.returncode == 0, done.stderr
+    page = Path("study/study.html").read_text()
+    assert {path: path.read_bytes() for path in Path("study").rglob("*") if path.is_file()} == before | {
+        Path("study/study.html"): page.encode()
+    }
+    known = json.loads(Path("study.json").read_text())
+    for name, *cells in (*known["main_rows"], *known["knowledge_rows"]):
+        assert f'<th scope="row">{name}</th>' + "".join(f"<td>{each}</td>" for each in cells) in page, name
+    for (arm, seed), evaluation in read_results(old_study, workdir="study").runs.items():
+        for (decode, budget), people in evaluation.judged.items():
+            for name, value in known["scores"][f"{arm}/seed{seed}/{decode}-{budget:g}"].items():
+                assert estimate(name, people) == pytest.approx(math.nan if value is None else value, nan_ok=True), name
+    assert "of 2 runs are finished" not in page
+    assert "Runs of different code" not in page  # all of one, though nobody knows which
+    # Another way to evaluate it, or to train it, is not there yet.
+    ntp = old_study.arm("ntp")
+    for changed in (
+        dataclasses.replace(ntp, decodes=(*ntp.decodes, Decode("more"))),
+        dataclasses.replace(ntp, decodes=(dataclasses.replace(ntp.decodes[0], budgets=(0.2200001,)),)),
+        dataclasses.replace(ntp, settings={"model.width": 64}),
+    ):
+        assert finished(old_study, changed, 0, workdir="study") is None
+
+
+def test_runs_of_different_code_side_by_side_are_said_to_be(old_study: Study) -> None:
+    assert mixed_code(read_results(old_study, workdir="study")) == ""
+    mark_finished(old_study, old_study.arm("ntp"), 0, workdir="study", code="lacy_jax 9, source abc")
+    results = read_results(old_study, workdir="study")
+    assert {*results.runs} == {("rho", 0), ("ntp", 0)}  # what was noted before is kept
+    assert mixed_code(results) == (
+        f"Runs of different code stand side by side below: 2 runs by {UNKNOWN_CODE}; 1 run by lacy_jax 9, source abc. "
+        "Part of a difference may be the code's."
+    )
+    page = Path(write_study_page(old_study, workdir="study", command="again")).read_text()
+    assert "1 run by lacy_jax 9, source abc" in page
+    # Trained anew by other settings, it is of the new code alone.
+    longer = dataclasses.replace(old_study, people=7)
+    mark_finished(longer, longer.arm("ntp"), 0, workdir="study", code="b")
+    found = finished(longer, longer.arm("ntp"), 0, workdir="study")
+    assert found is not None
+    assert found.code == {"b"}
+
+
+def test_code_is_known_by_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = code_identity()
+    shutil.copytree(Path(lacy_jax.__file__).parent, tmp_path / "lacy_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(lacy_jax, "__file__", str(tmp_path / "lacy_jax/__init__.py"))
+    assert code_identity() == here
+    (tmp_path / "lacy_jax/__pycache__").mkdir()
+    (tmp_path / "lacy_jax/__pycache__/x.pyc").write_bytes(b"x")
+    assert code_identity() == here
+    with (tmp_path / "lacy_jax/errors.py").open("a") as file:
+        file.write("\n")
+    assert code_identity() != here
+    assert code_identity().startswith("lacy_jax ")
 
 
 def test_the_shipped_study() -> None:

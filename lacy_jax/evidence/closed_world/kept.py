@@ -18,6 +18,7 @@ from lacy_jax.data.files import write_whole
 from lacy_jax.errors import DataError
 from lacy_jax.evidence.closed_world.decodes import Decode
 from lacy_jax.evidence.closed_world.judging import Judged, from_json
+from lacy_jax.evidence.suites import share_text
 
 MAIN_BUDGET = 0.22  # of the intervals in tokens.json
 
@@ -35,9 +36,14 @@ def read_evaluation(out: str | Path) -> Evaluation:
     folder = Path(out)
     judged = {}
     for path in sorted(folder.glob("*.jsonl")):
-        name, _, budget = path.stem.rpartition("-")
+        name, _, budget = path.stem.partition("-")
         judged[name, float(budget)] = read_judged(path)
     return Evaluation(judged, json.loads((folder / "tokens.json").read_text()))
+
+
+def judged_path(folder: Path, decode: str, budget: float) -> Path:
+    """The file of the biographies of one decode at one budget."""
+    return folder / f"{decode}-{share_text(budget)}.jsonl"
 
 
 def read_judged(path: Path) -> list[Judged]:

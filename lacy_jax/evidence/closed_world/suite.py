@@ -22,6 +22,7 @@ from lacy_jax.evidence.closed_world.kept import (
     MAIN_BUDGET,
     Evaluation,
     claim_folder,
+    judged_path,
     model_fingerprint,
     read_judged,
     write_text,
@@ -102,7 +103,7 @@ def evaluate(
     judged = {}
     for done, (decode, budget) in enumerate(points):
         progress("biographies", done, len(points))
-        path = folder / f"{decode.name}-{budget:g}.jsonl"
+        path = judged_path(folder, decode.name, budget)
         if not path.exists():
             found = write_and_judge(
                 slm,

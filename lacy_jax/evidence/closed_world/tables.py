@@ -2,6 +2,7 @@
 
 from lacy_jax.evidence.closed_world.kept import MAIN_BUDGET, Evaluation
 from lacy_jax.evidence.closed_world.scores import SCORES, score
+from lacy_jax.evidence.suites import share_text
 from lacy_jax.measures.intervals import Interval, shown
 
 _PRINTED = ("strict", "precision", "right", "factscore", "unparsed", "rate", "on_facts", "unanswered")
@@ -25,7 +26,7 @@ def suite_table(found: Evaluation) -> list[str]:
         for name in _PRINTED:
             percent = SCORES[name].percent
             cells.append(shown(score(name, people), digits=1, scale=100 if percent else 1, unit="%" if percent else ""))
-        lines.append(f"| {decode} | {budget:g} | " + " | ".join(cells) + " |")
+        lines.append(f"| {decode} | {share_text(budget)} | " + " | ".join(cells) + " |")
     return lines
 
 

@@ -24,7 +24,7 @@ from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.real_text.claims import Claim, find_claims, is_contained
 from lacy_jax.evidence.real_text.people import Person, Seen, find_people
 from lacy_jax.evidence.run_report.samples import PROMPT_WORDS, prompt_of
-from lacy_jax.evidence.suites import Progress, Settings
+from lacy_jax.evidence.suites import Progress, Settings, share_text
 from lacy_jax.measures.intervals import Interval, bootstrap_interval, shown
 
 FLAGS = ("people", "budgets", "partner")
@@ -120,17 +120,17 @@ def run(slm: LoadedModel, settings: Settings, *, out: Path, progress: Progress) 
             partner=settings.partner,
             budget=budget,
             people=people,
-            progress=functools.partial(progress, f"budget {budget:g}"),
+            progress=functools.partial(progress, f"budget {share_text(budget)}"),
         )
         records = "".join(f"{json.dumps(dataclasses.asdict(record), ensure_ascii=False)}\n" for record in found.records)
-        write_whole(out / f"{budget:g}.jsonl", records.encode())
+        write_whole(out / f"{share_text(budget)}.jsonl", records.encode())
         scores = vars(found.scores)
         if not lines:
             lines = [
                 "| budget | " + " | ".join(name.replace("_", " ") for name in scores) + " |",
                 "|---" * (len(scores) + 1) + "|",
             ]
-        lines.append(f"| {budget:g} | " + " | ".join(shown(value) for value in scores.values()) + " |")
+        lines.append(f"| {share_text(budget)} | " + " | ".join(shown(value) for value in scores.values()) + " |")
     held_out = sum(person.split == "validation" for person in people)
     proxy = check_proxy(people)
     return [

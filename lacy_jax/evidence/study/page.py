@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +82,7 @@ def write_study_page(study: Study, *, workdir: str, command: str) -> str:
         budget=charts.percent(study.main_budget),
         finished=len(results.runs),
         total=len(list(study.jobs())),
+        mixed=mixed_code(results),
         tests=[(test, _signed(test), _p(test.p)) for test in tests],
         confirmed=sum(test.verdict == "confirmed" for test in tests),
         columns=[SCORES[name].title for name in COLUMNS],
@@ -98,6 +100,15 @@ def write_study_page(study: Study, *, workdir: str, command: str) -> str:
     path = Path(workdir) / study.page
     write_page(str(path), page)
     return str(path)
+
+
+def mixed_code(results: Results) -> str:
+    """A warning where runs of different code stand side by side; "" where all are of one."""
+    counts = Counter(code for codes in results.codes.values() for code in codes)
+    if len(counts) < 2:
+        return ""
+    runs = "; ".join(f"{count} {'run' if count == 1 else 'runs'} by {code}" for code, count in counts.most_common())
+    return f"Runs of different code stand side by side below: {runs}. Part of a difference may be the code's."
 
 
 def cell(value: Mean | None, *, scale: float = 100.0, digits: int = 1) -> Markup:

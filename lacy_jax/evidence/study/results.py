@@ -1,5 +1,6 @@
 """The results of a study's finished runs: means over seeds with intervals, and the tests of its hypotheses."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -44,10 +45,18 @@ class Tested:
 
 
 class Results:
-    """Every finished run of a study, by arm and seed."""
+    """Every finished run of a study, by arm and seed.
 
-    def __init__(self, study: Study, runs: dict[tuple[str, int], Evaluation]):
-        self.study, self.runs = study, runs
+    codes: the code that each is of, as `done.code_identity` says it.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        runs: Mapping[tuple[str, int], Evaluation],
+        codes: Mapping[tuple[str, int], Collection[str]] | None = None,
+    ):
+        self.study, self.runs, self.codes = study, runs, codes or {}
 
     def seeds(self, arm: str) -> list[int]:
         return [seed for seed in self.study.seeds if (arm, seed) in self.runs]
@@ -102,6 +111,6 @@ def mean_of(values: list[float]) -> Mean | None:
 
 def read_results(study: Study, *, workdir: str) -> Results:
     """What is finished; runs that are not are left out."""
-    done = [job for job in study.jobs() if finished(study, *job, workdir=workdir)]
-    runs = {(arm.name, seed): read_evaluation(evaluation_directory(workdir, arm.name, seed)) for arm, seed in done}
-    return Results(study, runs)
+    done = {(arm.name, seed): finished(study, arm, seed, workdir=workdir) for arm, seed in study.jobs()}
+    codes = {run: noted.code for run, noted in done.items() if noted is not None}
+    return Results(study, {run: read_evaluation(evaluation_directory(workdir, *run)) for run in codes}, codes)

@@ -9,14 +9,15 @@ import concurrent.futures
 import dataclasses
 import os
 import queue
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lacy_jax.data.files import write_whole
-from lacy_jax.evidence.closed_world.decodes import decode_text
+from lacy_jax.evidence.closed_world.decodes import Decode, decode_text
+from lacy_jax.evidence.study.done import Done, code_identity, read_done, write_done
 from lacy_jax.evidence.study.plan import Arm, Study
 
 Report = Callable[[str, int, int], None]
@@ -59,13 +60,22 @@ def train_command(study: Study, arm: Arm, seed: int, *, workdir: str | Path) -> 
 
 
 def evaluate_command(study: Study, arm: Arm, seed: int, *, workdir: str | Path) -> list[str]:
-    """The command that evaluates it."""
-    decodes = [
+    """The command that evaluates it in all of its ways."""
+    decodes = decodes_of(study, arm, workdir=workdir)
+    return [*_suite_command(study, arm, seed, workdir=workdir), *(f"--decode={decode_text(each)}" for each in decodes)]
+
+
+def decodes_of(study: Study, arm: Arm, *, workdir: str | Path) -> list[Decode]:
+    """An arm's decodes; a partner that is another arm is the run of that arm with the first seed."""
+    return [
         dataclasses.replace(decode, partner=str(run_directory(workdir, decode.partner, study.seeds[0])))
         if decode.partner in arm.partners
         else decode
         for decode in arm.decodes
     ]
+
+
+def _suite_command(study: Study, arm: Arm, seed: int, *, workdir: str | Path) -> list[str]:
     return [
         *(sys.executable, "-m", "lacy_jax.evaluate", "--suite=closed_world"),
         f"--checkpoint={run_directory(workdir, arm.name, seed)}",
@@ -73,7 +83,6 @@ def evaluate_command(study: Study, arm: Arm, seed: int, *, workdir: str | Path) 
         f"--people={study.people}",
         f"--known={study.known}",
         f"--temperature={study.temperature}",
-        *(f"--decode={decode_text(decode)}" for decode in decodes),
     ]
 
 
@@ -130,29 +139,26 @@ def _prepare(study: Study, jobs: Sequence[tuple[Arm, int]], *, workdir: str, rep
         report("data", len(kinds), len(kinds))
 
 
-def finished(study: Study, arm: Arm, seed: int, *, workdir: str) -> bool:
-    """Whether it was trained by this very command, and evaluated in all of these ways, perhaps for another study."""
+def finished(study: Study, arm: Arm, seed: int, *, workdir: str) -> Done | None:
+    """What is noted of it, if it was trained by this very command and evaluated in all of these ways; else None."""
+    done = read_done(evaluation_directory(workdir, arm.name, seed) / DONE)
+    return done if done is not None and done.covers(_as_done(study, arm, seed, workdir=workdir)) else None
+
+
+def mark_finished(study: Study, arm: Arm, seed: int, *, workdir: str, code: str) -> None:
+    """Notes how it was trained, and all ways in which it was evaluated, for other studies before as well.
+
+    code: that did it, as `done.code_identity` says it.
+    """
     path = evaluation_directory(workdir, arm.name, seed) / DONE
-    if not path.exists():
-        return False
-    trained, evaluated = path.read_text().splitlines()
-    now_trained, now_evaluated = commands(study, arm, seed, workdir=workdir).splitlines()
-    return trained == now_trained and {*now_evaluated.split()} <= {*evaluated.split()}
+    write_done(path, _as_done(study, arm, seed, workdir=workdir, code=code))
 
 
-def mark_finished(study: Study, arm: Arm, seed: int, *, workdir: str) -> None:
-    """Notes how it was trained, and all ways in which it was evaluated, for other studies before as well."""
-    path = evaluation_directory(workdir, arm.name, seed) / DONE
-    trained, evaluated = commands(study, arm, seed, workdir=workdir).splitlines()
-    before = path.read_text().splitlines() if path.exists() else ["", ""]
-    words = dict.fromkeys([*evaluated.split(), *(before[1].split() if before[0] == trained else ())])
-    write_whole(path, f"{trained}\n{' '.join(words)}\n".encode())
-
-
-def commands(study: Study, arm: Arm, seed: int, *, workdir: str) -> str:
-    """The two commands of a run, a line each, as they are recorded when it is finished."""
-    both = train_command(study, arm, seed, workdir=workdir), evaluate_command(study, arm, seed, workdir=workdir)
-    return "".join(" ".join(command[1:]) + "\n" for command in both)
+def _as_done(study: Study, arm: Arm, seed: int, *, workdir: str, code: str = "") -> Done:
+    """What is noted of a run when it is finished."""
+    both = train_command(study, arm, seed, workdir=workdir), _suite_command(study, arm, seed, workdir=workdir)
+    trained, evaluated = (" ".join(command[1:]) for command in both)
+    return Done(trained, evaluated, frozenset(decodes_of(study, arm, workdir=workdir)), frozenset({code}))
 
 
 def _run(study: Study, arm: Arm, seed: int, *, workdir: str) -> bool:
@@ -163,10 +169,10 @@ def _run(study: Study, arm: Arm, seed: int, *, workdir: str) -> bool:
         **os.environ,
     }
     both = train_command(study, arm, seed, workdir=workdir), evaluate_command(study, arm, seed, workdir=workdir)
-    log = run_directory(workdir, arm.name, seed) / "log.txt"
+    log, code = run_directory(workdir, arm.name, seed) / "log.txt", code_identity()
     if not all(_logged(command, log=log, environment=environment) for command in both):
         return False
-    mark_finished(study, arm, seed, workdir=workdir)
+    mark_finished(study, arm, seed, workdir=workdir, code=code)
     return True
 
 
@@ -174,7 +180,7 @@ def _logged(command: Sequence[str], *, log: Path, environment: Mapping[str, str]
     """Runs a command, whose words end up in a file; whether it went well."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
-        print("$", " ".join(command), file=file, flush=True)
+        print("$", shlex.join(command), file=file, flush=True)
         return subprocess.run(command, stdout=file, stderr=file, env=environment).returncode == 0
 
 
