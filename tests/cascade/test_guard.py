@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from lacy_jax.cascade.partners.guard import MAX_PIECE_CHARACTERS, Guard, PartnerStatistics, usable
+from lacy_jax.cascade.partners.guard import (
+    MAX_PIECE_CHARACTERS,
+    WARNING_SECONDS,
+    Clock,
+    Guard,
+    PartnerStatistics,
+    usable,
+)
 
 
 class Scripted:
@@ -26,14 +33,15 @@ class Scripted:
 
 
 class Gate:
-    """Blocks partners until it is opened; opened at the test's end in any case."""
+    """Blocks partners until it is opened; opened at the test's end in any case. `reached`: one is blocked."""
 
     def __init__(self) -> None:
-        self.event = threading.Event()
+        self.event, self.reached = threading.Event(), threading.Event()
 
     def __call__(self, text: str) -> str:
         if text == "hang":
-            self.event.wait(20)
+            self.reached.set()
+            self.event.wait(60)
         return f" {text}"
 
 
@@ -44,20 +52,59 @@ def gate() -> Iterator[Gate]:
     gate.event.set()
 
 
+class Manual(Clock):
+    """Stands still, however busy the machine is, until the test moves it."""
+
+    def __init__(self) -> None:
+        self.moment, self.moved = 0.0, threading.Condition()
+
+    def now(self) -> float:
+        return self.moment
+
+    def wait_until(self, moment: float) -> None:
+        with self.moved:
+            self.moved.wait_for(lambda: self.moment >= moment)
+
+    def advance(self, seconds: float) -> None:
+        with self.moved:
+            self.moment += seconds
+            self.moved.notify_all()
+
+
+@pytest.fixture
+def clock() -> Iterator[Manual]:
+    clock = Manual()
+    yield clock
+    clock.advance(1e6)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for what comes in the end; a minute without it is a failure."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def threads_of(name: str) -> list[str]:
+    return sorted(thread.name for thread in threading.enumerate() if thread.name.endswith(name))
+
+
 def raising(error: BaseException) -> Any:
     raise error
 
 
-def test_answers_and_statistics() -> None:
-    partner = Scripted(lambda text: {"a": " x", "b": ""}.get(text, " y"))
-    guard = Guard(partner)
+def test_answers_and_statistics(clock: Manual) -> None:
+    def answer(text: str) -> str:
+        clock.advance(0.25)
+        return {"a": " x", "b": ""}.get(text, " y")
+
+    guard = Guard(Scripted(answer), clock=clock)
     assert guard.name == "scripted"
     assert guard.complete(["a", "b", "c"]) == [" x", "", " y"]
     assert guard.complete([]) == []
     assert guard.submit(["a"]).result() == [" x"]
-    found = guard.statistics
-    assert 0 < found.seconds < 1
-    assert found == PartnerStatistics(questions=4, answered=3, empty=1, batches=2, seconds=found.seconds)
+    assert guard.statistics == PartnerStatistics(questions=4, answered=3, empty=1, batches=2, seconds=1.0)
 
 
 class Untellable(Exception):
@@ -105,58 +152,61 @@ def test_batches() -> None:
     assert partner.batches == [["a", "b"], ["c", "d"], ["e"]]
 
 
-def test_a_hanging_partner_is_left_alone_until_it_is_back(gate: Gate) -> None:
+def test_a_hanging_partner_is_left_alone_until_it_is_back(gate: Gate, clock: Manual) -> None:
     partner = Scripted(gate)
-    guard = Guard(partner, timeout=0.2, batch_size=1)
-    begun = time.monotonic()
-    assert guard.complete(["a", "hang", "b"]) == [" a", "", ""]  # what was there in time counts
-    assert 0.15 < time.monotonic() - begun < 2
+    guard = Guard(partner, timeout=30.0, batch_size=1, clock=clock)
+    first = guard.submit(["a", "hang", "b"])
+    assert gate.reached.wait(60)
+    clock.advance(29.0)
+    assert not first.done()
+    clock.advance(1.0)
+    assert first.result(60) == [" a", "", ""]  # what was there in time counts
     threads = threading.active_count()
-    begun = time.monotonic()
-    assert [guard.complete(["c", "d"]) for _ in range(50)] == [["", ""]] * 50
-    assert time.monotonic() - begun < 0.15
+    for _ in range(50):
+        question = guard.submit(["c", "d"])
+        assert question.done()  # nobody waits
+        assert question.result() == ["", ""]
     assert threading.active_count() <= threads
     assert len(partner.batches) == 2
     gate.event.set()
-    for _ in range(100):
-        time.sleep(0.01)
-        pieces = guard.complete(["e"])
-        if pieces != [""]:
-            break
-    assert pieces == [" e"]
+    until(lambda: guard.complete(["e"]) == [" e"])
     assert ["b"] not in partner.batches  # nobody waited for it any more
     found = guard.statistics
     assert (found.answered, found.empty, found.failed) == (2, 0, 0)
     assert found.questions == found.answered + found.late
 
 
-def test_questions_behind_a_hanging_one_are_answered_with_it(gate: Gate) -> None:
-    guard = Guard(Scripted(gate), timeout=0.5)
-    begun = time.monotonic()
+def test_questions_behind_a_hanging_one_are_answered_with_it(gate: Gate, clock: Manual) -> None:
+    guard = Guard(Scripted(gate), timeout=0.5, clock=clock)
     first = guard.submit(["hang"])
-    time.sleep(0.3)
+    assert gate.reached.wait(60)
+    clock.advance(0.3)
     behind = [guard.submit(["a"]), guard.submit(["b", "c"])]
     assert not first.done()
     assert not behind[0].cancel()
-    assert [future.result() for future in (first, *behind)] == [[""], [""], ["", ""]]
-    assert 0.45 < time.monotonic() - begun < 0.75  # not 0.8: nobody waits for a partner that hangs
+    clock.advance(0.2)  # not 0.5: nobody waits for a partner that hangs
+    assert [future.result(60) for future in (first, *behind)] == [[""], [""], ["", ""]]
     assert guard.statistics.late == 4
 
 
-def test_a_late_batch_is_not_asked_again_text_by_text(gate: Gate) -> None:
+def test_a_late_batch_is_not_asked_again_text_by_text(gate: Gate, clock: Manual) -> None:
     def late(text: str) -> str:
         gate("hang")
         raise ValueError(text)
 
     partner = Scripted(late)
-    guard = Guard(partner, timeout=0.1)
-    assert guard.complete(["a", "b"]) == ["", ""]
+    partner.name = "tardy"
+    guard = Guard(partner, timeout=0.1, clock=clock)
+    question = guard.submit(["a", "b"])
+    assert gate.reached.wait(60)
+    clock.advance(0.1)
+    assert question.result(60) == ["", ""]
     gate.event.set()
-    time.sleep(0.1)
+    until(lambda: not threads_of("tardy"))  # whoever would ask again has ended
     assert partner.batches == [["a", "b"]]
 
 
-def test_many_threads_ask_at_once() -> None:
+def test_many_threads_ask_at_once(clock: Manual) -> None:
     busy = threading.Lock()
 
     def answer(text: str) -> str:
@@ -167,7 +217,7 @@ def test_many_threads_ask_at_once() -> None:
             raise ValueError(text)
         return f" {text}"
 
-    guard = Guard(Scripted(answer))
+    guard = Guard(Scripted(answer), clock=clock)
     wrong: list[str] = []
 
     def ask(thread: int) -> None:
@@ -186,31 +236,34 @@ def test_many_threads_ask_at_once() -> None:
     assert (found.questions, found.answered, found.failed, found.late) == (320, 240, 80, 0)
 
 
-def test_threads_end_when_nothing_is_asked() -> None:
+def test_threads_end_when_nothing_is_asked(clock: Manual) -> None:
     partner = Scripted()
     partner.name = "brief"
-    guard = Guard(partner, timeout=0.3)
+    guard = Guard(partner, timeout=0.3, clock=clock)
     for _ in range(50):
         assert guard.complete(["a"]) == [" a"]
-        names = [thread.name for thread in threading.enumerate() if thread.name.endswith("brief")]
-        assert sorted(names) in (["clock of brief", "partner brief"], ["partner brief"])
-    deadline = time.monotonic() + 5
-    while any(thread.name.endswith("brief") for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+        assert threads_of("brief") in (["clock of brief", "partner brief"], ["clock of brief"], ["partner brief"])
+    clock.advance(0.3)
+    until(lambda: not threads_of("brief"))
     assert guard.complete(["a"]) == [" a"]
 
 
-def test_no_time_out_strikes_a_partner_that_was_in_time() -> None:
-    guard = Guard(Scripted(), timeout=0.02)
-    answered = [guard.complete(["a"]) == [" a"] for _ in range(100)]
-    time.sleep(0.05)
-    assert sum(answered) > 90  # a loaded machine may be late now and then
+def test_no_time_out_strikes_a_partner_that_was_in_time(clock: Manual) -> None:
+    guard = Guard(Scripted(), timeout=0.02, clock=clock)
+    for _ in range(100):
+        assert guard.complete(["a"]) == [" a"]
+        clock.advance(0.02)
+    clock.advance(1.0)
     assert guard.complete(["b"]) == [" b"]
+    assert guard.statistics.late == 0
 
 
-def test_failures_are_told_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
-    guard = Guard(Scripted(lambda _: raising(ValueError("what " + "it said " * 100))))
+def test_the_clock_is_the_worlds_unless_a_test_brings_one(gate: Gate) -> None:
+    assert Guard(Scripted(gate), timeout=0.05).complete(["hang"]) == [""]
+
+
+def test_failures_are_told_once_in_a_while(caplog: pytest.LogCaptureFixture, clock: Manual) -> None:
+    guard = Guard(Scripted(lambda _: raising(ValueError("what " + "it said " * 100))), clock=clock)
     with caplog.at_level(logging.WARNING):
         for _ in range(20):
             guard.complete(["a", "b"])
@@ -218,6 +271,10 @@ def test_failures_are_told_once_in_a_while(caplog: pytest.LogCaptureFixture) -> 
     message = record.getMessage()
     assert message.startswith("partner scripted failed on 2 text(s): ValueError: what it said")
     assert len(message) < 300
+    clock.advance(WARNING_SECONDS)
+    with caplog.at_level(logging.WARNING):
+        guard.complete(["a", "b"])
+    assert len(caplog.records) == 2
 
 
 def test_usable_pieces() -> None:

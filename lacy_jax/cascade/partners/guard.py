@@ -21,6 +21,16 @@ IDLE_SECONDS = 0.5  # how long the thread that asks waits for another question
 _log = logging.getLogger(__name__)
 
 
+class Clock:
+    """Time in seconds. A test passes one that it moves itself."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def wait_until(self, moment: float) -> None:
+        time.sleep(max(0.0, moment - time.monotonic()))
+
+
 @dataclass(frozen=True)
 class PartnerStatistics:
     """What became of the texts that a partner was asked: questions = answered + empty + failed + late.
@@ -63,10 +73,13 @@ class Guard:
     ever does not keep the program from ending.
     """
 
-    def __init__(self, partner: Partner, *, timeout: float = 30.0, batch_size: int | None = None):
+    def __init__(
+        self, partner: Partner, *, timeout: float = 30.0, batch_size: int | None = None, clock: Clock | None = None
+    ):
         """`batch_size`: the most texts given to the partner at once; None: all of a question's."""
         self.name = str(partner.name)
         self.timeout = timeout
+        self._clock = clock or Clock()
         self._partner, self._batch_size = partner, batch_size
         self._lock = threading.Lock()  # of all below
         self._asked = threading.Condition(self._lock)
@@ -104,7 +117,7 @@ class Guard:
 
     def submit(self, texts: Sequence[str]) -> Future[list[str]]:
         """Like `complete`, but does not wait. The future is always fulfilled, within about `timeout` seconds."""
-        question = _Question(list(texts), Future(), [_LATE] * len(texts), time.monotonic() + self.timeout)
+        question = _Question(list(texts), Future(), [_LATE] * len(texts), self._clock.now() + self.timeout)
         question.future.set_running_or_notify_cancel()  # so that nobody can cancel it
         with self._lock:
             ask = bool(question.texts) and not self._hanging
@@ -133,7 +146,7 @@ class Guard:
                     self._working = False
                     return
                 question = self._queue.popleft()
-                question.begun = time.monotonic()
+                question.begun = self._clock.now()
             self._ask(question)
             self._settle(question)
 
@@ -145,7 +158,7 @@ class Guard:
                     self._watching = False
                     return
                 question = self._open[0]
-            time.sleep(max(0.0, question.deadline - time.monotonic()))
+            self._clock.wait_until(question.deadline)
             self._expire(question)
 
     def _ask(self, question: _Question) -> None:
@@ -200,7 +213,7 @@ class Guard:
             empty = sum(isinstance(answer, str) and answer == "" for answer in answers)
             pieces = [answer if isinstance(answer, str) and usable(answer) else "" for answer in answers]
             answered = sum(map(bool, pieces))
-            seconds = time.monotonic() - question.begun if question.begun is not None else 0.0
+            seconds = self._clock.now() - question.begun if question.begun is not None else 0.0
             before = self._statistics
             self._statistics = PartnerStatistics(
                 questions=before.questions + len(answers),
@@ -215,9 +228,9 @@ class Guard:
 
     def _warn(self, what: str) -> None:
         with self._lock:
-            due = time.monotonic() - self._warned >= WARNING_SECONDS
+            due = self._clock.now() - self._warned >= WARNING_SECONDS
             if due:
-                self._warned = time.monotonic()
+                self._warned = self._clock.now()
         if due:
             _log.warning("partner %s %s", self.name, what)
 
