@@ -5,7 +5,6 @@ import contextlib
 import http.server
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,6 +25,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.requests: list[tuple[str, dict[str, Any], dict[str, str]]] = []
         self.counts: collections.Counter[str] = collections.Counter()
         self.lock, self.now, self.most = threading.Lock(), 0, 0
+        self.ended = threading.Event()  # lets go those that hang
 
     @property
     def url(self) -> str:
@@ -92,7 +92,7 @@ def first(times: int, fault: Answer, then: Answer) -> Answer:
 
 
 def hangs(handler: Handler, _body: dict[str, Any], _count: int) -> None:
-    time.sleep(8)  # longer than any timeout of the tests
+    handler.server.ended.wait()
     handler.close_connection = True
 
 
@@ -113,11 +113,20 @@ def drips(handler: Handler, _body: dict[str, Any], _count: int) -> None:
     handler.send_response(200)
     handler.send_header("Content-Length", "1000")
     handler.end_headers()
-    for _ in range(160):
+    while not handler.server.ended.wait(0.05):
         handler.wfile.write(b" ")
         handler.wfile.flush()
-        time.sleep(0.05)
     handler.close_connection = True
+
+
+def together(barrier: threading.Barrier, then: Answer) -> Answer:
+    """Goes on when as many requests as the barrier is for are there at once; a minute without them breaks it."""
+
+    def answer(handler: Handler, body: dict[str, Any], count: int) -> None:
+        barrier.wait(60)
+        then(handler, body, count)
+
+    return answer
 
 
 def no_http(handler: Handler, _body: dict[str, Any], _count: int) -> None:
@@ -132,6 +141,7 @@ def serving(server: Server) -> Iterator[Server]:
     try:
         yield server
     finally:
+        server.ended.set()
         server.shutdown()
         server.server_close()
         thread.join()
