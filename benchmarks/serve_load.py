@@ -184,7 +184,9 @@ def start_server(flags: list[str]) -> tuple[subprocess.Popen[str], str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", help="what a server is started with")
-    parser.add_argument("--flag", action="append", default=[], help="more flags of the server, e.g. --flag=--slots=16")
+    parser.add_argument(
+        "--flag", action="append", default=[], help="more flags of the server, e.g. --flag=--batch_size=16"
+    )
     parser.add_argument("--url", help="a server that runs already; then give --pid too")
     parser.add_argument("--pid", type=int, help="its process, for its memory")
     parser.add_argument("--clients", type=int, default=64)

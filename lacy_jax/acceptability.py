@@ -1,4 +1,4 @@
-"""Which wrong tokens matter: section 3 of the paper, with any OpenAI-compatible judge (docs/factscore.md).
+r"""Which wrong tokens matter: section 3 of the paper, with any OpenAI-compatible judge (docs/factscore.md).
 
     python -m lacy_jax.acceptability --checkpoint=runs/slm_334m --judge=http://localhost:8000/v1 --judge_model=NAME \
         --out=acceptability --dry_run
@@ -9,56 +9,60 @@ Writes <out>/acceptability.html and <out>/mismatches.jsonl.
 import dataclasses
 import functools
 import itertools
-import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from absl import app, flags, logging
+from lacy_jax import flags
+from lacy_jax.config import Positive
+from lacy_jax.doors import Door, run
+from lacy_jax.flags import Flag, Given
 
-from lacy_jax.checkpoint_flag import given_checkpoint
-from lacy_jax.checkpoints.loading import load_model
-from lacy_jax.console import Reporter, reporting
-from lacy_jax.data.prepare import prepare
-from lacy_jax.errors import CheckpointError, ConfigError, DataError, JudgeError
-from lacy_jax.evidence.acceptability import mismatches as acceptability
-from lacy_jax.evidence.acceptability.page import write_acceptability_page
-from lacy_jax.evidence.factscore.scoring import write_lines
-from lacy_jax.judge_flags import DRY_RUN, OUT, judge_from_flags, tell
-from lacy_jax.measures.intervals import shown
+if TYPE_CHECKING:
+    from lacy_jax.console import Reporter
+    from lacy_jax.evidence.judge import Judge
 
-_DOCUMENTS = flags.DEFINE_integer("documents", 112, "Held-out documents that are read (the paper: 112)", lower_bound=1)
-_MISMATCHES = flags.DEFINE_integer("mismatches", 2_000, "How many of the mismatches the judge sees", lower_bound=1)
-
-
-def main(argv: list[str]) -> int:
-    """Returns 1 where the judge left something unanswered, 2 where the flags cannot be used."""
-    logging.set_verbosity(logging.WARNING)
-    try:
-        if len(argv) > 1:
-            raise ConfigError(f"{argv[1]!r} is not a flag")
-        with reporting() as reporter:
-            return _judge(given_checkpoint(), reporter)
-    except (ConfigError, DataError, CheckpointError, JudgeError) as error:
-        print(f"acceptability: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+_FLAGS = (
+    flags.CHECKPOINT,
+    *flags.JUDGE,
+    Flag("documents", Positive, "Held-out documents that are read (the paper: 112)", 112),
+    Flag("mismatches", Positive, "How many of the mismatches the judge sees", 2_000),
+)
 
 
-def _judge(checkpoint: str, reporter: Reporter) -> int:
-    judge = judge_from_flags()
-    slm = load_model(checkpoint)
+def main(given: Given) -> int:
+    """Judges mismatches, and writes the page; returns 1 where the judge left something unanswered."""
+    flags.given_checkpoint(given)
+    judge = flags.given_judge(given)
+    from lacy_jax.console import reporting
+
+    with reporting() as reporter:
+        return _judge(given, judge=judge, reporter=reporter)
+
+
+def _judge(given: Given, *, judge: "Judge", reporter: "Reporter") -> int:
+    from lacy_jax.checkpoints.loading import load_model
+    from lacy_jax.data.prepare import prepare
+    from lacy_jax.evidence.acceptability import mismatches as acceptability
+    from lacy_jax.evidence.acceptability.page import write_acceptability_page
+    from lacy_jax.evidence.factscore.scoring import write_lines
+    from lacy_jax.measures.intervals import shown
+
+    slm = load_model(flags.given_checkpoint(given))
     prepared = prepare(slm.config, progress=reporter.update)
-    documents = list(itertools.islice(prepared.validation_documents(), _DOCUMENTS.value))
+    documents = list(itertools.islice(prepared.validation_documents(), given.documents))
     targets = acceptability.read_targets(slm, documents)
-    mismatches = acceptability.draw_mismatches(targets, count=_MISMATCHES.value)
+    mismatches = acceptability.draw_mismatches(targets, count=given.mismatches)
     questions = [acceptability.question(each) for each in mismatches]
-    tell("judge mismatches", judge.cost(questions, max_tokens=acceptability.VERDICT_TOKENS))
-    if DRY_RUN.value:
+    cost = judge.cost(questions, max_tokens=acceptability.VERDICT_TOKENS)
+    flags.say_cost("judge mismatches", cost, given)
+    if given.dry_run:
         return 0
     verdicts = acceptability.judge_mismatches(
         judge, mismatches, progress=functools.partial(reporter.update, "judge mismatches")
     )
     reporter.finish()
-    out = Path(OUT.value or "")
+    out = Path(given.out)
     rows = [dataclasses.asdict(each) | {"verdict": v} for each, v in zip(mismatches, verdicts, strict=True)]
     write_lines(str(out / "mismatches.jsonl"), rows)
     predicted = acceptability.predict(targets, mismatches, verdicts)
@@ -70,7 +74,7 @@ def _judge(checkpoint: str, reporter: Reporter) -> int:
         verdicts=verdicts,
         predicted=predicted,
         judge=judge.model,
-        command=f"python -m lacy_jax.acceptability {shlex.join(sys.argv[1:])}",
+        command=given.command,
     )
     print("| predictor | a mismatch, among all tokens | not acceptable, among judged mismatches |\n|---|---|---|")
     for name in acceptability.PREDICTORS:
@@ -83,5 +87,7 @@ def _judge(checkpoint: str, reporter: Reporter) -> int:
     return 1 if judge.failures else 0
 
 
+DOOR = Door("acceptability", __doc__, _FLAGS, main)
+
 if __name__ == "__main__":
-    app.run(main)
+    run(DOOR)

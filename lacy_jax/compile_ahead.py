@@ -5,171 +5,37 @@
 Runs on any machine with the package libtpu. Exit status: 0 it fits, 1 it does not, 2 it could not be asked.
 """
 
-import dataclasses
-import math
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-import jax
-from absl import app, flags
-from ml_collections import config_flags
+from lacy_jax import flags
+from lacy_jax.config import Positive
+from lacy_jax.doors import Door, run
+from lacy_jax.flags import Flag, Given
 
-from lacy_jax.checks import parse
-from lacy_jax.config import Config, Remat
-from lacy_jax.errors import CheckpointError, ConfigError, MeshError
-from lacy_jax.model import decoder
-from lacy_jax.runtime.platforms import describe_options
-from lacy_jax.runtime.sharding import BATCH_AXES
-from lacy_jax.training.ahead import MEMORY_GIB, Plan, make_mesh, plan_step, topology_devices
-from lacy_jax.training.announce import describe_mesh
-from lacy_jax.training.compiled import OutOfMemory
-from lacy_jax.training.flops import expected_step
-from lacy_jax.training.step import with_attention
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/slm_334m.py:method=lacy")
-_TOPOLOGY = flags.DEFINE_string("topology", None, "TPU version and shape of a slice, e.g. v5e:16x16 or v5p:4x4x4")
-_SLICES = flags.DEFINE_integer("slices", 1, "Slices of that shape, as in config.mesh.slice", lower_bound=1)
-_SUGGEST = flags.DEFINE_bool("suggest", True, "Also compile other batches and remats, up to four, for a suggestion")
-
-MOST_TRIES = 4
+_FLAGS = (
+    replace(flags.CONFIG, help="The config file of the run: configs/slm_334m.py:method=lacy"),
+    Flag("topology", flags.Text, "TPU version and shape of a slice, as v5e:16x16 or v5p:4x4x4", needed=True),
+    Flag("slices", Positive, "Slices of that shape, as in config.mesh.slice", 1),
+    Flag("suggest", bool, "Also compile other batches and remats, up to four, for a suggestion", True),
+)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Prints the plan; returns the exit status."""
-    try:
-        if len(argv) > 1:
-            raise ConfigError(f"unexpected argument {argv[1]!r}; settings are given as --config.<field>=<value>")
-        config = parse(_CONFIG.value)
-        jax.config.update("jax_platforms", "cpu")  # no device is used
-        assert _TOPOLOGY.value is not None
-        devices = topology_devices(_TOPOLOGY.value, slices=_SLICES.value)
-        fits = report(config, devices)
-        if _SUGGEST.value:
-            suggest(config, devices, fits=fits)
-    except (ConfigError, CheckpointError, MeshError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def main(given: Given) -> int:
+    """Prints the plan; returns 0 where it fits, 1 where it does not."""
+    import jax
+
+    from lacy_jax.training.ahead import topology_devices
+    from lacy_jax.training.ahead_report import report, suggest
+
+    jax.config.update("jax_platforms", "cpu")  # no device is used
+    devices = topology_devices(given.topology, slices=given.slices)
+    fits = report(given.config, devices)
+    if given.suggest:
+        suggest(given.config, devices, fits=fits)
     return 0 if fits else 1
 
 
-def report(config: Config, devices: Sequence[jax.Device]) -> bool:
-    """Compiles and prints; whether it fits."""
-    mesh, vocab = make_mesh(config, devices), decoder.padded_vocab(config.tokenizer.vocab_size + 1)
-    print(f"{config.name}, method {config.method}, {describe(config, devices)}; {describe_mesh(mesh)}", flush=True)
-    print(f"attention: {with_attention(config, mesh).model.attention}; {describe_options('tpu')}", flush=True)
-    memory = MEMORY_GIB.get(devices[0].device_kind)
-    of = f" of {memory} GiB" if memory else ""
-    began = time.monotonic()
-    try:
-        plan = plan_step(config, devices)
-    except OutOfMemory as error:
-        print(f"does not fit into a chip's memory{of}: {error.compiler}")
-        return False
-    for line in describe_plan(plan):
-        print(line)
-    expected = expected_step(config, vocab=vocab, mesh=mesh)
-    if expected:
-        print(f"expected step: {expected.seconds:.3g} s ({expected.basis})")
-    print(f"fits: {gib(plan.total)}{of} a chip (compiled in {time.monotonic() - began:.0f} s)", flush=True)
-    return True
-
-
-def describe_plan(plan: Plan) -> Iterator[str]:
-    """Memory a chip, then collectives."""
-    yield f"memory a chip: state and batch {gib(plan.arguments)}, activations and gradients {gib(plan.temporaries)}"
-    if not plan.collectives:
-        yield "collectives: none"
-    for kind, one in plan.collectives.items():
-        yield f"collectives: {one.count:5} {kind} a step, {one.bytes / 2**20:,.0f} MiB"
-
-
-def suggest(config: Config, devices: Sequence[jax.Device], *, fits: bool) -> None:
-    """Compiles further settings until one fits (or, where the asked one did, until one no longer does)."""
-    best: Config | None = None
-    for other in list(alternatives(config, devices, fits=fits))[:MOST_TRIES]:
-        try:
-            plan = plan_step(other, devices)
-        except OutOfMemory:
-            print(f"  tried: {describe(other, devices)}: does not fit", flush=True)
-        except MeshError:
-            continue  # a model or a batch that cannot be split so
-        else:
-            print(f"  tried: {describe(other, devices)}: fits, {gib(plan.total)}", flush=True)
-            best = other
-            if not fits:
-                break
-    if best is not None:
-        print(f"suggestion: {' '.join(changes(config, best))}")
-    elif not fits:
-        print("suggestion: more chips, or a smaller config.data.batch_size: none of these fits")
-
-
-def alternatives(config: Config, devices: Sequence[jax.Device], *, fits: bool) -> Iterator[Config]:
-    """Settings to try, each with the same result of training but for the batch, the best last where `fits`.
-
-    Where the asked setting does not fit: parameters split over all chips, everything recomputed, the batch in parts.
-    Where it fits: twice the batch, and less recomputed.
-    """
-    if fits:
-        doubled = dataclasses.replace(
-            config, data=dataclasses.replace(config.data, batch_size=2 * config.data.batch_size)
-        )
-        less: dict[Remat, tuple[Remat, ...]] = {"full": ("dots", "none"), "dots": ("none",), "none": ()}
-        yield doubled
-        yield from (_with(config, remat=remat) for remat in less[config.model.remat])
-        return
-    if config.model.remat != "full":
-        config = _with(config, remat="full")
-        yield config
-    rows = _rows(config, devices)
-    split = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, data=1, fsdp=-1))
-    if config.mesh.fsdp == 1:
-        yield split
-    parts = 2 * config.training.microbatches
-    while parts <= rows:
-        if rows % parts == 0:
-            yield dataclasses.replace(split, training=dataclasses.replace(config.training, microbatches=parts))
-        parts *= 2
-
-
-def _rows(config: Config, devices: Sequence[jax.Device]) -> int:
-    """Rows of the batch on a chip; the chips of a `tensor` group share theirs."""
-    shape = make_mesh(config, devices).shape
-    return config.data.batch_size // math.prod(shape[axis] for axis in BATCH_AXES)
-
-
-def _with(config: Config, *, remat: Remat) -> Config:
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, remat=remat))
-
-
-def changes(config: Config, other: Config) -> list[str]:
-    """The flags that turn one config into the other."""
-    flags_of = []
-    for section in ("data", "model", "mesh", "training"):
-        before, after = getattr(config, section), getattr(other, section)
-        for field in dataclasses.fields(before):
-            value = getattr(after, field.name)
-            if getattr(before, field.name) != value:
-                flags_of.append(f"--config.{section}.{field.name}={value}")
-    return flags_of
-
-
-def describe(config: Config, devices: Sequence[jax.Device]) -> str:
-    """`batch 1024 x 1024 (4 rows a chip), remat full`."""
-    parts = f" in {config.training.microbatches} parts" if config.training.microbatches > 1 else ""
-    ways = {axis: getattr(config.mesh, axis) for axis in ("fsdp", "tensor")}
-    mesh = ", ".join(f"{axis} {size}" for axis, size in ways.items() if size != 1)
-    return (
-        f"batch {config.data.batch_size} x {config.model.context} ({_rows(config, devices)} rows a chip{parts}), "
-        f"remat {config.model.remat}" + (f", {mesh}" if mesh else "")
-    )
-
-
-def gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
-
+DOOR = Door("compile_ahead", __doc__, _FLAGS, main, prefix="error", hint=flags.SETTINGS_HINT)
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "topology"])
-    app.run(main)
+    run(DOOR)

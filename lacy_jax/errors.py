@@ -40,7 +40,10 @@ class JudgeError(LacyError):
     """A judge that cannot be asked, or that would be asked more than is allowed."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown `word`: "; did you mean X?", or nothing where no known word is near."""
+def did_you_mean(word: str, known: Iterable[str], *, before: str = "") -> str:
+    """The end of a message about an unknown `word`: "; did you mean X?", or nothing where no known word is near.
+
+    before: what the known words are written with.
+    """
     near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {before}{near[0]}?" if near else ""

@@ -8,60 +8,49 @@ Listens on this machine only, unless --host says otherwise. A key that clients m
 
 import logging
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from absl import app, flags
+from lacy_jax import flags
+from lacy_jax.doors import Door, run
+from lacy_jax.flags import Flag, Given
 
-from lacy_jax.cascade_flags import open_from_flags
-from lacy_jax.errors import CheckpointError, ConfigError, DataError, PartnerError
+_SETTINGS = (  # `serving.settings.Settings` says what is allowed
+    Flag("host", str, "Where to listen; 0.0.0.0 is everywhere", "127.0.0.1"),
+    Flag("port", int, "0 takes any free one", 8000),
+    replace(flags.BATCH_SIZE, type=int, help="Rows decoded at once", old=("slots",)),
+    Flag("max_queue", int, "Rows that may wait; beyond that requests get 429", 256),
+    Flag("max_choices", int, "Prompts x n of a request", 64),
+    Flag("max_tokens", int, "SLM tokens of a choice", 1024),
+    Flag("max_prompt_characters", int, "Characters of a prompt", 32_768),
+    Flag("max_body_bytes", int, "Bytes of a request's body", 1 << 20),
+    Flag("request_seconds", float, "After that a request ends with the text it has", 120.0),
+    Flag("grace_seconds", float, "What open requests get at SIGTERM", 30.0),
+)
+_FLAGS = (
+    flags.CHECKPOINT,
+    *flags.CASCADE,
+    Flag("model_name", str, "The model's name for clients (default: the name of its folder)"),
+    Flag("api_key_file", str, "A file with the key that clients must send"),
+    *_SETTINGS,
+)
 
-_MODEL = flags.DEFINE_string("model_name", None, "The model's name for clients (default: the name of its folder)")
-_KEY_FILE = flags.DEFINE_string("api_key_file", None, "A file with the key that clients must send")
-_SETTINGS = [
-    flags.DEFINE_string("host", "127.0.0.1", "Where to listen; 0.0.0.0 is everywhere"),
-    flags.DEFINE_integer("port", 8000, "0 takes any free one"),
-    flags.DEFINE_integer("slots", 8, "Rows decoded at once"),
-    flags.DEFINE_integer("max_queue", 256, "Rows that may wait; beyond that requests get 429"),
-    flags.DEFINE_integer("max_choices", 64, "Prompts x n of a request"),
-    flags.DEFINE_integer("max_tokens", 1024, "SLM tokens of a choice"),
-    flags.DEFINE_integer("max_prompt_characters", 32_768, "Characters of a prompt"),
-    flags.DEFINE_integer("max_body_bytes", 1 << 20, "Bytes of a request's body"),
-    flags.DEFINE_float("request_seconds", 120.0, "After that a request ends with the text it has"),
-    flags.DEFINE_float("grace_seconds", 30.0, "What open requests get at SIGTERM"),
-]
 
-
-def main(argv: Sequence[str]) -> int:
-    """Serves until a signal ends it; returns 1 where it cannot start, 2 where the flags cannot be used."""
+def main(given: Given) -> int:
+    """Serves until a signal ends it; returns 1 where it cannot start."""
     logging.basicConfig(level=logging.WARNING, format="serve: %(message)s", stream=sys.stderr, force=True)
-    try:
-        if len(argv) > 1:
-            raise ConfigError(f"{argv[1]!r} is not a flag")
-        return _serve()
-    except (ConfigError, DataError, CheckpointError, PartnerError) as error:
-        print(f"serve: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn", "prometheus_client"):
-            raise
-        print(f'serve: {error.name} is not installed; pip install "lacy_jax[serve]"', file=sys.stderr)
-        return 2
-
-
-def _serve() -> int:
     from lacy_jax.serving import server
     from lacy_jax.serving.settings import Settings, read_key
 
-    given: dict[str, Any] = {flag.name: flag.value for flag in _SETTINGS}
-    checked = Settings(api_key=read_key(_KEY_FILE.value), **given)
+    own = {flag.name: getattr(given, flag.name) for flag in _SETTINGS}
+    checked = Settings(api_key=read_key(given.api_key_file), **own)
     bound = server.bind(checked)
-    opened = open_from_flags(batch_size=checked.slots)
-    name = _MODEL.value or server.model_name(flags.FLAGS.checkpoint)
+    opened = flags.open_given_cascade(given, batch_size=checked.batch_size)
+    name = given.model_name or server.model_name(given.checkpoint)
     partner, budget = server.partner_kind(opened.settings.partner), opened.settings.budget
     return server.serve(opened.cascade, replace(checked, model=name, partner=partner, budget=budget), bound=bound)
 
 
+DOOR = Door("serve", __doc__, _FLAGS, main)
+
 if __name__ == "__main__":
-    app.run(main)
+    run(DOOR)

@@ -136,63 +136,6 @@ def test_export_is_read_by_plain_orbax_and_by_generate(finished: Path, tmp_path:
     assert "exists already" in said
 
 
-# Runs `main` with each list of arguments in a fork, which has what `python -m lacy_jax.main` would first import.
-FORKS = """
-import json, os, sys, traceback
-from absl import app
-from lacy_jax import main
-for index, words in enumerate(json.loads(sys.argv[1])):
-    child = os.fork()  # flags are parsed once in a process
-    if child == 0:
-        said = os.open(f"{sys.argv[2]}/{index}", os.O_WRONLY | os.O_CREAT)
-        os.dup2(said, 1)
-        os.dup2(said, 2)
-        sys.argv = ["lacy_jax.main", *words]
-        status = 70
-        try:
-            app.run(main.main)
-        except SystemExit as end:
-            status = end.code
-        except BaseException:
-            traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(status if isinstance(status, int) else 71)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-# What is wrong in them -> words of the message. Status 2, one line.
-WRONG_SETTINGS = {
-    "--config.training.tokens=5": "exactly one of steps, tokens, ground_truth_tokens",
-    "--config.mesh.fsdp=3": "does not fit 1 devices",
-    "--distributed=on": "JAX_COORDINATOR_ADDRESS=host:port",
-    "--config.corpus.name=jsonl": "config.corpus.files: corpus jsonl needs",
-    "--config.objective.rule=best": "config.objective.rule: got 'best'",
-    "more": "unexpected argument 'more'",
-}
-WRONG_FLAGS = {
-    ("--config=configs/slm_tiny.py", "--config.model.widht=3"): "widht",
-    ("--config=configs/slm_tiny.py:method=best",): "allowed are ntp, lacy",
-    ("--config=configs/absent.py",): "absent.py",
-    (): "--config",
-}
-
-
-def test_what_is_wrong_is_named(small_config: Config, tmp_path: Path) -> None:
-    settings = [flags_of(small_config, tmp_path / "run", flag) for flag in WRONG_SETTINGS]
-    cases = [*settings, *(list(flags) for flags in WRONG_FLAGS)]
-    out = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORKS, json.dumps(cases), str(tmp_path)],
-        cwd=ROOT, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    statuses = [int(line) for line in out.splitlines()]
-    said = [(tmp_path / str(index)).read_text() for index in range(len(cases))]
-    for text, words in zip(said, [*WRONG_SETTINGS.values(), *WRONG_FLAGS.values()], strict=True):
-        assert words in text
-    count = len(settings)
-    assert statuses[:count] == [2] * count, said
-    assert not [text for text in said[:count] if "Traceback" in text]
-    assert 0 not in statuses[count:]
-
-
 def start_two(*arguments: str) -> list[subprocess.Popen[str]]:
     """Two of slurm's tasks with four devices each, which find each other as slurm's tasks do."""
     with socket.socket() as free:

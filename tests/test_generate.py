@@ -5,18 +5,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import orbax.checkpoint as ocp
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
 from lacy_jax import generate
+from lacy_jax.cascade import render
 from lacy_jax.checkpoints.format import META_FILE, model_meta
 from lacy_jax.config import CascadeConfig, Config, CorpusConfig, DataConfig, ModelConfig
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
+from lacy_jax.doors import enter
 from lacy_jax.model import decoder
 from tests.cascade.conftest import random_params
 
@@ -50,17 +49,8 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def parsed_flags() -> Iterator[None]:
-    """Flags as a fresh process has them."""
-    flags.FLAGS(["generate"])
-    with flagsaver.flagsaver():
-        yield
-
-
 def run(*arguments: str) -> int:
-    flags.FLAGS(["generate", *arguments])
-    return generate.main(["generate"])
+    return enter(generate.DOOR, arguments)
 
 
 def test_prints_marked_text_and_the_share(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +81,7 @@ def test_colour_on_a_terminal(
 ) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(generate, "wants_colour", lambda stream: isinstance(stream, io.TextIOBase))
+    monkeypatch.setattr(render, "wants_colour", lambda stream: isinstance(stream, io.TextIOBase))
     run(f"--checkpoint={workdir}", "--prompt=Marie Curie was born in", "--budget=1", "--max_new_tokens=3")
     assert "\x1b[1;36m Warsaw" in capsys.readouterr().out
 
@@ -146,4 +136,4 @@ def test_as_a_command(workdir: Path) -> None:
     assert "tokens delegated" in done.stderr.strip().splitlines()[-1]
     wrong = subprocess.run([*command, "a prompt"], capture_output=True, text=True, env=environment)
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr.strip() == "generate: 'a prompt' is not a flag; prompts are given by --prompt=..."
+    assert wrong.stderr.strip() == "generate: unexpected argument 'a prompt'; prompts are given by --prompt=..."

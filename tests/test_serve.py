@@ -72,7 +72,7 @@ def test_answers_are_those_of_the_cascade_and_sigterm_lets_them_end(export: Path
         f"--checkpoint={export}",
         f"--partner=checkpoint:{export}",
         "--budget=0.5",
-        "--slots=4",
+        "--batch_size=4",
         "--span=token",
         "--grace_seconds=300",
     ]
@@ -138,7 +138,7 @@ def test_what_cannot_be_served_ends_in_one_line(tmp_path: Path) -> None:
     expected = {
         "no checkpoint; give --checkpoint": start(),
         "Address already in use": start("--checkpoint=absent", f"--port={taken.getsockname()[1]}"),
-        "--slots=0: allowed is 1 or more": start("--checkpoint=absent", "--slots=0"),
+        "--batch_size=0: allowed is 1 or more": start("--checkpoint=absent", "--batch_size=0"),
         'uvicorn is not installed; pip install "lacy_jax[serve]"': start("--checkpoint=a", PYTHONPATH=str(tmp_path)),
     }
     for words, process in expected.items():

@@ -122,7 +122,7 @@ def serve(cascade: Cascade, settings: Settings, *, bound: socket.socket) -> int:
         _log.warning("listening on %s without a key: whoever reaches this machine can use it; set LACY_API_KEY", host)
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     guard = cascade.partner
-    scheduler = cascade.scheduler(slots=settings.slots)
+    scheduler = cascade.scheduler(slots=settings.batch_size)
     failed = False
 
     def warm_up() -> None:

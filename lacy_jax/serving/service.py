@@ -122,7 +122,7 @@ class Service:
             raise ApiError(503, "the server is starting; try again later", retry_after=5)
         if self._worker.state != "ready":
             raise ApiError(503, "the server is not able to work; see its log")
-        limit = self.settings.slots + self.settings.max_queue
+        limit = self.settings.batch_size + self.settings.max_queue
         if self.open_rows + len(requests) > limit:
             message = f"the queue is full: {self.open_rows} of {limit} rows are taken; try again later"
             raise ApiError(429, message, code="queue_full", retry_after=1)

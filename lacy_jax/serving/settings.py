@@ -12,11 +12,11 @@ KEY_VARIABLE = "LACY_API_KEY"
 
 @dataclass(frozen=True)
 class Settings:
-    """Limits are for one request, except `slots` and `max_queue`, which count rows of all requests together.
+    """Limits are for one request, except `batch_size` and `max_queue`, which count rows of all requests together.
 
     model, partner, budget: what the page and /v1/models say of the cascade; partner is its kind.
     api_key: "" asks for none.
-    slots: rows decoded at once; max_queue: rows that may wait for a slot before requests get 429.
+    batch_size: rows decoded at once; max_queue: rows that may wait for their turn before requests get 429.
     max_choices: prompts x n; max_prompt_characters: of each prompt; max_tokens: SLM tokens of each choice.
     request_seconds: after that a request ends with what it has; grace_seconds: what running rows get at SIGTERM.
 
@@ -30,7 +30,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     api_key: str = field(default="", repr=False)
-    slots: int = 8
+    batch_size: int = 8
     max_queue: int = 256
     max_choices: int = 64
     max_tokens: int = 1024
@@ -40,7 +40,7 @@ class Settings:
     grace_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        lowest = {"slots": 1, "max_choices": 1, "max_tokens": 1, "max_prompt_characters": 1, "max_body_bytes": 256}
+        lowest = {"batch_size": 1, "max_choices": 1, "max_tokens": 1, "max_prompt_characters": 1, "max_body_bytes": 256}
         for each in fields(self):
             value = getattr(self, each.name)
             if isinstance(value, int | float) and not value >= lowest.get(each.name, 0):  # "not >=": NaN too
@@ -49,10 +49,11 @@ class Settings:
             raise ConfigError(f"--port={self.port}: allowed is 0 (any free one) to 65535")
         if self.request_seconds == 0:
             raise ConfigError("--request_seconds=0: allowed is more than 0")
-        if self.max_choices > self.slots + self.max_queue:
+        if self.max_choices > self.batch_size + self.max_queue:
             raise ConfigError(
-                f"--max_choices={self.max_choices}: a request of so many rows never fits --slots={self.slots} and "
-                f"--max_queue={self.max_queue}; raise --max_queue or lower --max_choices"
+                f"--max_choices={self.max_choices}: a request of so many rows never fits "
+                f"--batch_size={self.batch_size} and --max_queue={self.max_queue}; raise --max_queue or lower "
+                "--max_choices"
             )
 
     @property

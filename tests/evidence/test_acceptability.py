@@ -12,8 +12,6 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from starlette.responses import Response
 
 from lacy_jax import acceptability as door
@@ -21,6 +19,7 @@ from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.data.documents import full_text
 from lacy_jax.data.factual import factual_tokens
 from lacy_jax.data.prepare import Prepared
+from lacy_jax.doors import enter
 from lacy_jax.evidence import judge as judges
 from lacy_jax.evidence.acceptability import mismatches as acceptability
 from lacy_jax.evidence.acceptability import page
@@ -43,13 +42,10 @@ def server() -> Iterator[JudgeServer]:
 
 
 @pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in judges.KEYS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(judges, "BACKOFF_SECONDS", 0.001)
-    flags.FLAGS(["acceptability"])
-    with flagsaver.flagsaver():
-        yield
 
 
 def target(loss: float, factual: bool, *, document: int = 0, mismatch: bool = True) -> Target:
@@ -57,8 +53,7 @@ def target(loss: float, factual: bool, *, document: int = 0, mismatch: bool = Tr
 
 
 def run(server: JudgeServer, workdir: Path, out: Path, *more: str) -> int:
-    flags.FLAGS(["acceptability", f"--checkpoint={workdir}", f"--judge={server.url}#m", f"--out={out}", *more])
-    return door.main(["acceptability"])
+    return enter(door.DOOR, [f"--checkpoint={workdir}", f"--judge={server.url}#m", f"--out={out}", *more])
 
 
 def test_areas_are_shares_of_pairs_in_order() -> None:
@@ -216,7 +211,5 @@ def test_what_goes_wrong_is_told(
     assert len(server.bodies) - before == 4
     verdicts = [json.loads(line)["verdict"] for line in (tmp_path / "out/mismatches.jsonl").read_text().splitlines()]
     assert sorted(verdicts) == ["acceptable"] * 8 + ["unacceptable"] * 4
-    flags.FLAGS(["acceptability", f"--judge={server.url}#m", f"--out={tmp_path}"])
-    flags.FLAGS["checkpoint"].value = None
-    assert door.main(["acceptability"]) == 2
+    assert enter(door.DOOR, [f"--judge={server.url}#m", f"--out={tmp_path}"]) == 2
     assert "no checkpoint" in capsys.readouterr().err

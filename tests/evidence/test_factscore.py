@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from starlette.responses import Response
 
 from lacy_jax import factscore as door
 from lacy_jax.cascade import Completion, Counts, Request
+from lacy_jax.doors import enter
 from lacy_jax.errors import DataError
 from lacy_jax.evidence import judge as judges
 from lacy_jax.evidence.factscore import atomic_facts, knowledge
@@ -54,13 +53,10 @@ def server() -> Iterator[JudgeServer]:
 
 
 @pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in judges.KEYS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(judges, "BACKOFF_SECONDS", 0.001)
-    flags.FLAGS(["factscore"])
-    with flagsaver.flagsaver():
-        yield
 
 
 @pytest.fixture
@@ -80,9 +76,7 @@ def files(tmp_path: Path) -> Path:
 
 def run(server: JudgeServer, files: Path, *more: str, knowledge_file: str = "wiki.db") -> int:
     arguments = [f"--judge={server.url}#m", f"--generations={files / 'bios.jsonl'}", f"--out={files / 'out'}"]
-    with flagsaver.flagsaver():
-        flags.FLAGS(["factscore", *arguments, f"--knowledge={files / knowledge_file}", *more])
-        return door.main(["factscore"])
+    return enter(door.DOOR, [*arguments, f"--knowledge={files / knowledge_file}", *more])
 
 
 def result(files: Path) -> dict:
@@ -347,8 +341,8 @@ def test_biographies_by_the_protocol(
     (tmp_path / "entities.txt").write_text("Marie Curie\n\nAlan Turing\nNobody\n")
     out = tmp_path / "bios.jsonl"
     arguments = [f"--checkpoint={workdir}", f"--generations={out}", "--partner=none", "--limit=2"]
-    flags.FLAGS(["factscore", *arguments, f"--entities={tmp_path / 'entities.txt'}"])
-    assert door.main(["factscore"]) == 0
+    arguments.append(f"--entities={tmp_path / 'entities.txt'}")
+    assert enter(door.DOOR, arguments) == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["topic"] for row in rows] == ["Marie Curie", "Alan Turing"]
     assert rows[0]["input"] == "Tell me a bio of Marie Curie. Marie Curie is"
@@ -357,18 +351,16 @@ def test_biographies_by_the_protocol(
     # The same command again goes on with what is there, were it cut in the middle of a line; another one does not take
     # it for its own.
     written = out.read_bytes()
-    assert door.main(["factscore"]) == 0
+    assert enter(door.DOOR, arguments) == 0
     assert out.read_bytes() == written
     marked = written.replace(b'"output": "Marie Curie is', b'"output": "Marie Curie is (kept)')
     end = marked.index(b"\n") + 1
     out.rename(tmp_path / "bios.jsonl.partial").write_bytes(marked[: end + 60])
-    assert door.main(["factscore"]) == 0
+    assert enter(door.DOOR, arguments) == 0
     assert out.read_bytes() == marked
     assert not (tmp_path / "bios.jsonl.partial").exists()
-    flags.FLAGS["budget"].value = 0.5
-    assert door.main(["factscore"]) == 2
+    assert enter(door.DOOR, [*arguments, "--budget=0.5"]) == 2
     assert "exists" in capsys.readouterr().err
-    flags.FLAGS["budget"].value = None
     (tmp_path / "entities.txt").write_text("Alan Turing\n")
-    assert door.main(["factscore"]) == 2
+    assert enter(door.DOOR, arguments) == 2
     assert "exists" in capsys.readouterr().err

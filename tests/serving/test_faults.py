@@ -99,7 +99,7 @@ def test_a_request_that_cannot_be_taken_on_fails_alone() -> None:
 
 def test_a_full_queue() -> None:
     scheduler = held(slots=2)
-    with serving(scheduler, slots=2, max_queue=2, max_choices=3) as server:
+    with serving(scheduler, batch_size=2, max_queue=2, max_choices=3) as server:
         first = ask_later(server, prompt=["a", "b", "c"])
         server.until(lambda: server.worker.round_began is not None)
         refused = server.post({"prompt": ["d", "e"]})
@@ -118,7 +118,7 @@ def test_a_full_queue() -> None:
 def test_a_client_that_does_not_read_holds_no_place() -> None:
     scheduler = FakeScheduler(slots=1)
     scheduler.always = "x" * 100_000
-    with serving(scheduler, slots=1, max_queue=0, max_choices=1) as server:
+    with serving(scheduler, batch_size=1, max_queue=0, max_choices=1) as server:
         body = {"prompt": "a", "max_tokens": 100, "stream": True}
         with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=60, trust_env=False):
             server.until(lambda: not scheduler.rows)

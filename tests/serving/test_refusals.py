@@ -152,7 +152,7 @@ def test_a_key() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"slots": 0}, "--slots=0"),
+        ({"batch_size": 0}, "--batch_size=0"),
         ({"port": 70_000}, "--port=70000"),
         ({"port": -1}, "--port=-1"),
         ({"request_seconds": 0.0}, "--request_seconds=0"),

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -28,10 +27,11 @@ from lacy_jax.config import (
     TrainingConfig,
     config_to_dict,
 )
+from lacy_jax.doors import enter
 from lacy_jax.errors import MeshError
 from lacy_jax.runtime import platforms
-from lacy_jax.training import ahead
-from lacy_jax.training.ahead import Collectives, Plan
+from lacy_jax.training import ahead, ahead_report
+from lacy_jax.training.ahead import Collectives, Plan, topology_devices
 from lacy_jax.training.compiled import OutOfMemory
 from lacy_jax.training.flops import parameter_count
 from lacy_jax.training.state import state_shardings
@@ -142,13 +142,9 @@ def door(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
                 raise OutOfMemory("RESOURCE_EXHAUSTED: used 34G of 16G")
             return Plan(2**30, 2**31, 0, {"all-reduce": Collectives(3, 2**20)})
 
-        monkeypatch.setattr(compile_ahead, "plan_step", plan)
-        monkeypatch.setattr(compile_ahead, "topology_devices", lambda *_, **__: jax.devices())
-        line = ["compile_ahead", "--config=configs/slm_150m.py", "--topology=v5e:2x4", *words]
-        monkeypatch.setattr(sys, "argv", line)
-        flags.FLAGS.unparse_flags()
-        flags.FLAGS(line)
-        status = compile_ahead.main(["compile_ahead"])
+        monkeypatch.setattr(ahead_report, "plan_step", plan)
+        monkeypatch.setattr(ahead, "topology_devices", lambda *_, **__: jax.devices())
+        status = enter(compile_ahead.DOOR, ["--config=configs/slm_150m.py", "--topology=v5e:2x4", *words])
         said = capsys.readouterr()
         return status, said.out.splitlines(), said.err
 
@@ -205,7 +201,7 @@ def test_wrong_settings(door, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ahead.topologies, "get_topology_desc", unknown)
     with pytest.raises(MeshError, match=r"--topology=v9:1x1.*v5e:16x16"):
-        ahead.topology_devices("v9:1x1")
+        topology_devices("v9:1x1")
 
 
 @pytest.mark.tpu_compile

@@ -1,12 +1,11 @@
 """What a study compares. A study file (configs/study_biographies.py) has `get_study(variant) -> Study`."""
 
 import graphlib
-import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from lacy_jax.config_file import call_in_file
 from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.closed_world.biographies import TEMPERATURE
 from lacy_jax.evidence.closed_world.decodes import ALONE, DATABASE, Decode
@@ -147,17 +146,7 @@ def load_study(spec: str) -> Study:
     Raises:
         ConfigError: there is no such file, it has no get_study, or what that gives is no study.
     """
-    name, _, variant = spec.partition(":")
-    path = Path(name)
-    if not path.is_file():
-        raise ConfigError(f"--study={spec}: no such file: {name}")
-    module_spec = importlib.util.spec_from_file_location(path.stem, path)
-    if module_spec is None or module_spec.loader is None:
-        raise ConfigError(f"--study={spec}: {name} is no Python file, as a study is: configs/study_biographies.py")
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    get_study = getattr(module, "get_study", None)
-    study = get_study(variant) if callable(get_study) else None
+    study = call_in_file(spec if ":" in spec else f"{spec}:", function="get_study", flag="study")
     if not isinstance(study, Study):
-        raise ConfigError(f"--study={spec}: {name} needs a function get_study(variant) that returns a Study")
+        raise ConfigError(f"--study={spec}: get_study(variant) gives {type(study).__name__}, not a Study")
     return study

@@ -1,0 +1,35 @@
+"""A checkpoint's parameters in a folder of their own, without optimizer state."""
+
+import json
+
+import orbax.checkpoint as ocp
+from etils import epath
+
+from lacy_jax.checkpoints.format import META_FILE, read_meta
+from lacy_jax.checkpoints.loading import load_model
+from lacy_jax.data.tokenizer import Tokenizer
+from lacy_jax.errors import CheckpointError
+
+
+def export(checkpoint: str, *, out: str) -> str:
+    """Writes the export and returns a line about it. An interrupted export leaves no folder of that name.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or `out` exists.
+    """
+    target = epath.Path(out).absolute()
+    if target.exists():
+        raise CheckpointError(f"--out={out} exists already; give a new folder, or delete it first")
+    loaded = load_model(checkpoint)
+    if not isinstance(loaded.tokenizer, Tokenizer):
+        raise CheckpointError(f"--checkpoint={checkpoint} is a Hugging Face folder; that is an export already")
+    partial = target.parent / f"{target.name}.partial"
+    if partial.exists():
+        partial.rmtree()
+    (partial / META_FILE).parent.mkdir(parents=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(partial / "params", loaded.params)
+    (partial / "tokenizer.model").write_bytes(loaded.tokenizer.model_proto)
+    (partial / META_FILE).write_text(json.dumps(read_meta(epath.Path(loaded.path))))
+    partial.rename(target)
+    return f"{loaded.path} (step {loaded.step:,}) -> {target}"

@@ -1,0 +1,86 @@
+"""Config files: Python files with a function that gives settings, changed by what the command line says.
+
+`configs/slm_tiny.py` names a file, `configs/slm_tiny.py:method=lacy` also what its function is called with.
+"""
+
+import importlib.util
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from lacy_jax.checks import parse
+from lacy_jax.config import Config
+from lacy_jax.errors import ConfigError, LacyError, did_you_mean
+
+
+def call_in_file(spec: str, *, function: str, flag: str) -> Any:
+    """What `function` of the Python file FILE.py, or FILE.py:ARGUMENT, returns.
+
+    Args:
+        flag: named in messages, e.g. "config".
+
+    Raises:
+        ConfigError: there is no such file or no such function in it, or its code fails (the message names the line).
+    """
+    name, colon, argument = spec.partition(":")
+    path, where = Path(name), f"--{flag}={spec}"
+    if not path.is_file():
+        raise ConfigError(f"{where}: there is no file {name}{did_you_mean(name, _neighbours(path))}")
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    if module_spec is None or module_spec.loader is None:
+        raise ConfigError(f"{where}: {name} is not a Python file, whose name ends in .py")
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+        if callable(called := getattr(module, function, None)):
+            return called(argument) if colon else called()
+    except LacyError:
+        raise
+    except Exception as error:  # whatever the file's own code raises
+        raise ConfigError(f"{where}: {_line_of(error, path)}{type(error).__name__}: {error}") from error
+    raise ConfigError(f"{where}: {name} has no function {function}()")
+
+
+def read_config(
+    spec: str, changes: Mapping[str, str], *, check: Callable[[Config], Iterable[str]] = lambda _config: ()
+) -> Config:
+    """The checked settings of a config file, some of them changed.
+
+    Args:
+        spec: FILE.py or FILE.py:ARGUMENT.
+        changes: known setting -> its value as text, e.g. {"training.steps": "20"}.
+        check: finds further problems, see `config.config_from_dict`.
+
+    Raises:
+        ConfigError: the file cannot be used, or all problems of the settings.
+    """
+    found = call_in_file(spec, function="get_config", flag="config")
+    if not isinstance(found, ml_collections.ConfigDict):
+        raise ConfigError(f"--config={spec}: get_config() gives {type(found).__name__}, not settings (`return config`)")
+    settings = found.to_dict()
+    for name, text in changes.items():
+        *sections, last = name.split(".")
+        section = settings
+        for part in sections:
+            section = section.setdefault(part, {})
+        # Texts of other types pydantic reads itself, but not whole numbers of which only some are allowed.
+        section[last] = int(text) if type(section.get(last)) is int and text.isdecimal() else text
+    return parse(settings, check=check)
+
+
+def _neighbours(path: Path) -> list[str]:
+    """The Python files in the folder of a missing one, and in configs/."""
+    return [str(each) for folder in (path.parent, Path("configs")) for each in sorted(folder.glob("*.py"))]
+
+
+def _line_of(error: Exception, path: Path) -> str:
+    """ "line 3: ", where in the file the error arose; "" where that is not known."""
+    if isinstance(error, SyntaxError):
+        return f"line {error.lineno}: "
+    found = [
+        f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).absolute() == path.absolute()
+    ]
+    return f"line {found[-1]}: " if found else ""

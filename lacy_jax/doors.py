@@ -1,0 +1,109 @@
+"""Doors: the programs that people start, `python -m lacy_jax.NAME`, and the one way in which all of them begin and end.
+
+A door ends with its own status; with 2 and a line a problem on stderr where its input cannot be used; with 130 and
+nothing said after Ctrl-C. What is a fault of the program keeps its traceback.
+"""
+
+import errno
+import faulthandler
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import absl.flags
+from absl import logging
+
+from lacy_jax import flags
+from lacy_jax.config import Config
+from lacy_jax.errors import LacyError
+from lacy_jax.flags import Flag, Given
+
+WRONG_INPUT, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # the last two as shells show SIGINT and SIGPIPE
+# Packages that not every installation has -> the extra that brings them.
+EXTRAS = {
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
+    "httpx": "partners",
+    "safetensors": "partners",
+    "tokenizers": "partners",
+    "spacy": "prepare",
+    "libtpu": "tpu",
+}
+_NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+
+
+@dataclass(frozen=True)
+class Door:
+    """A program.
+
+    name: of its module. about: what it does, with an example, for --help. main: does it, and returns the exit status.
+    prefix: of its messages. hint: said of words that are no flags. check: see `flags.parse`.
+    """
+
+    name: str
+    about: str
+    flags: tuple[Flag, ...]
+    main: Callable[[Given], int]
+    prefix: str = ""
+    hint: str = "flags are written --name=value"
+    check: Callable[[Config, Given], Iterable[str]] = lambda _config, _given: ()
+
+
+def run(door: Door) -> None:
+    """The whole process: what stands below `if __name__ == "__main__"`."""
+    faulthandler.enable()
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)
+    absl.flags.FLAGS.mark_as_parsed()  # those of libraries: at their defaults
+    sys.exit(enter(door, sys.argv[1:]))
+
+
+def enter(door: Door, words: Sequence[str]) -> int:
+    """Does what the words of a command line ask of a door; returns the exit status."""
+    try:
+        return _do(door, words)
+    except LacyError as error:
+        return _refused(door, error.problems)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python's own flush at the end complains
+        return PIPE_CLOSED
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        return _refused(door, [f'{package} is not installed; pip install "lacy_jax[{EXTRAS[package]}]"'])
+    except OSError as error:
+        if error.errno not in _NO_PLACE or error.filename is None:
+            raise
+        return _refused(door, [f"cannot write or read {error.filename}: {error.strerror}"])
+
+
+def _do(door: Door, words: Sequence[str]) -> int:
+    if flags.asks_for_help(words):
+        print(flags.describe(door.about, door.flags), flush=True)
+        return 0
+    given = flags.parse(door.flags, words, check=door.check, hint=door.hint)
+    given.command = shlex.join([Path(sys.executable).name, "-m", f"lacy_jax.{door.name}", *words])
+    status = door.main(given)
+    sys.stdout.flush()
+    return status
+
+
+def _refused(door: Door, problems: Iterable[str]) -> int:
+    for problem in problems:
+        print(f"{_process()}{door.prefix or door.name}: {' '.join(problem.split())}", file=sys.stderr)
+    return WRONG_INPUT
+
+
+def _process() -> str:
+    """ "process 3: " in one of several processes of a run: what is wrong on one machine only it can say."""
+    jax = sys.modules.get("jax")
+    if jax is None or not jax.distributed.is_initialized() or jax.process_index() == 0:
+        return ""
+    return f"process {jax.process_index()}: "

@@ -1,0 +1,319 @@
+"""Flags of the doors: what each is called, takes and means, and how a command line becomes checked values.
+
+A door lists its flags; those of several doors are defined here, once. A flag's type is checked by pydantic, as settings
+are. A door that takes `--config` takes every setting of it as a flag, too: `--config.training.steps=20`.
+"""
+
+import dataclasses
+import json
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import absl.flags
+import pydantic
+from pydantic import Field
+
+from lacy_jax.config import CascadeConfig, Config, Count, NonNegative, Positive, explain, unknown_setting
+from lacy_jax.config_file import read_config
+from lacy_jax.errors import CheckpointError, ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from lacy_jax.cascade import Cascade
+    from lacy_jax.checkpoints.loading import LoadedModel
+    from lacy_jax.evidence.judge import Cost, Judge
+
+Text = Annotated[str, Field(min_length=1)]
+SETTINGS_HINT = "settings are given as --config.<section>.<setting>=<value>"
+_HELP = ("help", "helpshort", "helpfull", "h", "?")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag.
+
+    type: of its value, for pydantic; a list may be given several times. default: its value where it is not given.
+    needed: it must be given. old: names that it had, which still work.
+    """
+
+    name: str
+    type: Any
+    help: str
+    default: Any = None
+    needed: bool = False
+    old: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.old)
+
+
+class Given(types.SimpleNamespace):
+    """What a command line gives: an attribute for each flag of the door, None or its default where it is not given.
+
+    names: the flags that were given. config: where the door takes one, the checked `Config`. command: the whole line.
+    """
+
+
+CONFIG = Flag(
+    "config", Text, "A config file, with an argument or without: configs/slm_tiny.py:method=lacy", needed=True
+)
+CHECKPOINT = Flag("checkpoint", Text, "A run's workdir, its checkpoints/, one step of it, or an export")
+OUT = Flag("out", Text, "The folder for results")
+BATCH_SIZE = Flag("batch_size", Positive, "How many texts are worked on at once", 8)
+TEMPERATURE = Flag("temperature", NonNegative, "0 is greedy; above it tokens are drawn", 0.0)
+
+
+def _of_cascade(name: str, meaning: str, **more: Any) -> Flag:
+    """The flag that changes a setting of the checkpoint's cascade, under the setting's name."""
+    kind = typing.get_type_hints(CascadeConfig, include_extras=True)[name]
+    return Flag(name, kind, f"{meaning} (default: the checkpoint's own setting)", **more)
+
+
+PARTNER = _of_cascade("partner", "Who answers calls; docs/partners.md lists them")
+_SETTINGS = (
+    PARTNER,
+    _of_cascade("budget", "Share of the SLM's tokens to delegate: 0.22 for 22%"),
+    _of_cascade("score", "What decides who calls"),
+    _of_cascade("gate", "Weigh the score by P(factual)"),
+    _of_cascade("span", "How far the partner writes at a call"),
+    _of_cascade("timeout", "Seconds that the partner has to answer", old=("partner_timeout",)),
+)
+_DIRECTORY = Flag("directory", Text, "Where indexes of documents are kept (default: beside the data)")
+CASCADE = (*_SETTINGS, _DIRECTORY)  # of doors that open a cascade: what changes a checkpoint's own settings
+
+JUDGE_ADDRESS = Flag("judge", Text, "The judge: an OpenAI-compatible server, http://HOST:PORT/v1[#MODEL]")
+DRY_RUN = Flag("dry_run", bool, "Say what it would cost, ask nothing", False)
+JUDGE = (  # of doors that ask a judge
+    JUDGE_ADDRESS,
+    Flag("judge_model", str, "The judge's model, where the address does not name it", ""),
+    Flag("judge_body", str, "JSON: further entries of each request; null leaves one out", "{}"),
+    Flag("concurrent", Positive, "Requests at once", 16),
+    dataclasses.replace(OUT, help="The folder for results; answers are kept there, in judge.sqlite"),
+    DRY_RUN,
+    Flag("max_requests", Count, "Never send more requests than this; 0: any number", 0),
+    Flag("prompt_price", NonNegative, "Price of a million prompt tokens, for the cost", 0.0),
+    Flag("answer_price", NonNegative, "Price of a million answer tokens, for the cost", 0.0),
+)
+
+
+@dataclass(frozen=True)
+class OpenCascade:
+    """A cascade, its model, and the settings that it was opened with."""
+
+    cascade: "Cascade"
+    slm: "LoadedModel"
+    settings: CascadeConfig
+
+
+def given_checkpoint(given: Given) -> str:
+    """What --checkpoint names.
+
+    Raises:
+        CheckpointError: it is not given.
+    """
+    if not given.checkpoint:
+        raise CheckpointError("no checkpoint; give --checkpoint=..., for example the workdir of a run")
+    return str(given.checkpoint)
+
+
+def open_given_cascade(given: Given, *, batch_size: int) -> OpenCascade:
+    """The cascade that the flags CHECKPOINT and CASCADE ask for.
+
+    Raises:
+        ConfigError, CheckpointError, PartnerError, DataError: a flag, or what it names, cannot be used.
+    """
+    from lacy_jax.cascade import open_cascade  # JAX: only what is asked for waits for it
+    from lacy_jax.checkpoints.loading import load_model
+    from lacy_jax.config import change_cascade
+
+    slm = load_model(given_checkpoint(given))
+    changes = {flag.name: getattr(given, flag.name) for flag in _SETTINGS if flag.name in given.names}
+    settings = change_cascade(slm.config.cascade, changes)
+    cascade = open_cascade(slm, settings, directory=given.directory or "", batch_size=batch_size)
+    return OpenCascade(cascade, slm, settings)
+
+
+def given_judge(given: Given) -> "Judge":
+    """The judge that the flags JUDGE name; nothing is sent.
+
+    Raises:
+        ConfigError, JudgeError: a flag cannot be used.
+    """
+    from lacy_jax.evidence.judge import Judge, Settings
+
+    if not given.judge or not given.out:
+        raise ConfigError("--judge=http://HOST:PORT/v1 and --out=FOLDER are both needed")
+    try:
+        body = json.loads(given.judge_body)
+    except ValueError as error:
+        raise ConfigError(f"--judge_body={given.judge_body}: not JSON ({error})") from None
+    if not isinstance(body, dict):
+        raise ConfigError(f"--judge_body={given.judge_body}: not a JSON object")
+    return Judge(
+        Settings(
+            address=given.judge,
+            cache=f"{given.out}/judge.sqlite",
+            model=given.judge_model,
+            body=body,
+            max_requests=given.max_requests,
+            concurrent=given.concurrent,
+        )
+    )
+
+
+def say_cost(stage: str, cost: "Cost", given: Given) -> None:
+    """One line about what a stage costs at the flags' prices, on stderr."""
+    said = cost.told(prompt_price=given.prompt_price, answer_price=given.answer_price)
+    print(f"{stage}: {said}", file=sys.stderr)
+
+
+def parse(
+    flags: Sequence[Flag],
+    words: Sequence[str],
+    *,
+    check: Callable[[Config, Given], Iterable[str]] = lambda _config, _given: (),
+    hint: str = "flags are written --name=value",
+) -> Given:
+    """The values of a command line.
+
+    Args:
+        flags: of the door.
+        words: of the command line, the program's name left out.
+        check: see `config_from_dict`; it is also given the other flags.
+        hint: said of a word that is no flag.
+
+    Raises:
+        ConfigError: all problems: unknown flags and settings, values out of range, needed flags that are missing.
+    """
+    settings = {"method": str, **setting_types()} if takes_config(flags) else {}
+    switches = {name: flag.type is bool for flag in flags for name in flag.names}
+    switches |= {f"config.{name}": kind is bool for name, kind in settings.items()}
+    texts, rest = _read_words(switches, words)
+    problems = list(_unknown_words(rest, known=list(switches), hint=hint))
+    given = Given(names=frozenset(flag.name for flag in flags if any(texts[name] for name in flag.names)))
+    for flag in flags:
+        found = [text for name in flag.names for text in texts[name]]
+        try:
+            setattr(given, flag.name, _value(flag, found))
+        except ConfigError as error:
+            setattr(given, flag.name, flag.default)
+            problems += error.problems
+    if settings and given.config:
+        changes = {name: found[-1] for name in settings if (found := texts[f"config.{name}"])}
+        try:
+            given.config = read_config(given.config, changes, check=lambda config: check(config, given))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(*problems)
+    return given
+
+
+def takes_config(flags: Sequence[Flag]) -> bool:
+    return any(flag.name == CONFIG.name for flag in flags)
+
+
+def asks_for_help(words: Sequence[str]) -> bool:
+    return any(word.startswith("-") and word.lstrip("-") in _HELP for word in words)
+
+
+def describe(about: str, flags: Sequence[Flag]) -> str:
+    """What --help prints: what a door does, and all of its flags."""
+    lines = [about.strip(), "", "Flags:"]
+    for flag in flags:
+        end = " (needed)" if flag.needed else ""
+        if flag.default not in (None, "", False, []) and "default" not in flag.help:
+            end = f" (default: {flag.default})"
+        left = f"  --{flag.name}{_shape(flag.type)}"
+        first = f"{left:<29} " if len(left) < 30 else f"{left}\n{'':<30}"
+        text = textwrap.wrap(f"{flag.help}{end}", 86)
+        lines.append(f"{first}{f'{chr(10)}{chr(32) * 30}'.join(text)}")
+    if takes_config(flags):
+        lines += ["", "Every setting of the config file is a flag, too: --config.training.steps=20."]
+        lines += ["docs/settings.md lists the settings with their meaning."]
+    return "\n".join(lines)
+
+
+def setting_types() -> dict[str, Any]:
+    """Every setting of `Config`, by its dotted name, with its type."""
+    return dict(_walk(Config, ""))
+
+
+def _walk(section: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(section):
+        if dataclasses.is_dataclass(field.type):
+            yield from _walk(field.type, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", field.type
+
+
+def _read_words(switches: dict[str, bool], words: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The texts that each flag was given, in absl's syntax, and the words that belong to no flag.
+
+    switches: name -> whether it may be given without a value.
+    """
+    values = absl.flags.FlagValues()
+    values.set_gnu_getopt(True)  # flags may stand behind other words
+    for name, switch in switches.items():
+        parser: absl.flags.ArgumentParser[str] = absl.flags.ArgumentParser()
+        flag: absl.flags.MultiFlag[str] = absl.flags.MultiFlag(
+            parser, absl.flags.ArgumentSerializer[str](), name, None, ""
+        )
+        flag.boolean = switch
+        values[name] = flag
+    try:
+        rest = values(["", *words], known_only=True)[1:]
+    except (absl.flags.Error, ValueError) as error:
+        raise ConfigError(str(error)) from None
+    return {name: values[name].value or [] for name in switches}, rest
+
+
+def _unknown_words(rest: Sequence[str], *, known: Sequence[str], hint: str) -> Iterator[str]:
+    unknown = [word for word in rest if word.startswith("-") and word != "--"]
+    for word in unknown:
+        yield _unknown(word.lstrip("-").partition("=")[0], known)
+    if not unknown:  # else they may be the values of those
+        yield from (f"unexpected argument {word!r}; {hint}" for word in rest if word != "--")
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    """The line about a flag that does not exist."""
+    sections = {each.rpartition(".")[0] for each in known} - {""}
+    if name in sections:
+        inside = [each.rpartition(".")[2] for each in known if each.rpartition(".")[0] == name]
+        return f"--{name} is a section; its settings are {', '.join(inside)}, as --{name}.{inside[0]}=..."
+    if name.startswith("config.") and sections:
+        parts = name.split(".")
+        there = next(end for end in range(len(parts) - 1, 0, -1) if ".".join(parts[:end]) in sections)
+        return unknown_setting(parts[1 : there + 1])
+    flags = [each for each in known if "." not in each]
+    return f"--{name}: unknown flag{did_you_mean(name, flags, before='--')}"
+
+
+def _value(flag: Flag, texts: list[str]) -> Any:
+    """The flag's value of what it was given. Raises `ConfigError` where it cannot have it."""
+    if not texts:
+        if flag.needed:
+            raise ConfigError(f"--{flag.name} is needed ({flag.help})")
+        return flag.default
+    if flag.name == CONFIG.name and len(texts) > 1:
+        raise ConfigError(f"--config is given {len(texts)} times ({', '.join(texts)}); give one file")
+    text: Any = texts if typing.get_origin(flag.type) is list else texts[-1]
+    try:
+        return pydantic.TypeAdapter(flag.type).validate_python(text)
+    except pydantic.ValidationError as error:
+        raise ConfigError(*(f"--{flag.name}={each['input']}: {explain(each)}" for each in error.errors())) from None
+
+
+def _shape(kind: Any) -> str:
+    """What stands for a flag's value in --help."""
+    if typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) is typing.Literal:
+        return f"={'|'.join(map(str, typing.get_args(kind)))}"
+    return {bool: "", int: "=NUMBER", float: "=NUMBER"}.get(kind, "=TEXT")

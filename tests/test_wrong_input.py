@@ -1,0 +1,153 @@
+"""Wrong input of the kind that people make, at every door: status 2 and one line that says what to do, no traceback.
+
+All in one process: a door's flags belong to the call.
+"""
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from lacy_jax.doors import enter
+from tests.cascade.conftest import random_model, write_checkpoint
+
+ROOT = Path(__file__).parent.parent
+DOORS = ("main", "prepare", "generate", "serve", "export", "evaluate", "factscore", "acceptability", "compile_ahead")
+TINY = "--config=configs/slm_tiny.py"
+# Door and what is given to it -> what its one line says. {run} is an export, {here} a folder with the files below.
+WRONG: dict[tuple[str, ...], str] = {
+    ("main",): "--config is needed",
+    ("main", "more", TINY): "unexpected argument 'more'; settings are given as --config.<section>.<setting>=<value>",
+    ("main", TINY, TINY): "--config is given 2 times (configs/slm_tiny.py, configs/slm_tiny.py); give one file",
+    ("main", "--config=configs/slm_tinny.py"): "no file configs/slm_tinny.py; did you mean configs/slm_tiny.py?",
+    ("main", "--config=README.md"): "README.md is not a Python file",
+    ("main", "--config={here}/raises.py"): "line 2: ZeroDivisionError: division by zero",
+    ("main", "--config={here}/syntax.py"): "line 1: SyntaxError",
+    ("main", "--config={here}/nothing.py"): "nothing.py has no function get_config()",
+    ("main", "--config={here}/returns.py"): "get_config() gives NoneType, not settings",
+    ("main", "--config=configs/slm_tiny.py:method=best"): "method='best': allowed are ntp, lacy",
+    ("main", "--config=configs/slm_tiny.py:metod=lacy"): "'metod=lacy': allowed are preset=..., corpus=..., method=...",
+    ("main", TINY, "--config.training.stepz=3"): "config.training.stepz: unknown setting; allowed are steps",
+    ("main", TINY, "--config.trainning.steps=3"): "did you mean training?",
+    ("main", TINY, "--config.training=3"): "--config.training is a section; its settings are steps, tokens",
+    ("main", TINY, "--config.training.steps=abc"): "config.training.steps: got 'abc'; input should be a valid integer",
+    ("main", TINY, "--config.training.steps"): "Missing value for flag --config.training.steps",
+    ("main", TINY, "--config.training.tokens=5"): "--config.training.steps=0 to go by tokens",
+    ("main", TINY, "--config.cascade.budget=22"): "write 0.22 for 22%",
+    ("main", TINY, "--config.objective.rule=best"): "config.objective.rule: got 'best'",
+    ("main", TINY, "--config.method=ntp"): "write --config=FILE.py:method=ntp",
+    ("main", TINY, "--config.corpus.name=jsonl"): "add --config.corpus.files=",
+    ("main", TINY, "--steps=3"): "--steps: unknown flag",
+    ("main", TINY, "--workdirr=x"): "--workdirr: unknown flag; did you mean --workdir?",
+    ("main", TINY, "--distributed=maybe"): "--distributed=maybe: input should be 'auto', 'on' or 'off'",
+    ("prepare", TINY, "--config.model.widht=3"): "did you mean width?",
+    ("prepare", TINY, "--config.corpus.files={here}/none.jsonl", "--config.corpus.name=jsonl"): "no such file",
+    ("generate", "--checkpoint={run}"): "no prompt; give --prompt=...",
+    ("generate", "--checkpoint={run}", "Marie Curie"): "prompts are given by --prompt=...",
+    ("generate", "--prompt=a"): "no checkpoint; give --checkpoint=...",
+    ("generate", "--checkpoint={here}/none", "--prompt=a"): "there is no such folder",
+    ("generate", "--chekpoint={run}", "--prompt=a"): "--chekpoint: unknown flag; did you mean --checkpoint?",
+    ("generate", "--checkpoint={run}", "--prompt=a", "--budget=22"): "--budget=22: input should be less than or equal "
+    "to 1; write 0.22 for 22%",
+    ("generate", "--checkpoint={run}", "--prompt=a", "--budget=x"): "--budget=x: input should be a valid number",
+    ("generate", "--checkpoint={run}", "--prompt=a", "--span=sentence"): "--span=sentence: input should be 'token', ",
+    ("generate", "--checkpoint={run}", "--prompt=a", "--partner=oracle"): "unknown partner 'oracle'",
+    ("serve",): "no checkpoint; give --checkpoint=...",
+    ("serve", "--checkpoint={run}", "--port=http"): "--port=http: input should be a valid integer",
+    ("serve", "--checkpoint={run}", "--batch_size=0"): "--batch_size=0: allowed is 1 or more",
+    ("serve", "--checkpoint={here}/none", "--port=0"): "there is no such folder",
+    ("export", "--checkpoint={run}"): "--out is needed",
+    ("export", "--checkpoint={run}", "--out={here}"): "exists already; give a new folder",
+    ("export", "--out={here}/new"): "no checkpoint; give --checkpoint=...",
+    ("evaluate",): "give either --suite=closed_world or real_text with --checkpoint=..., or --study=FILE.py",
+    ("evaluate", "--suite=close_world", "--checkpoint={run}"): "unknown suite 'close_world'",
+    ("evaluate", "--study=configs/study_biography.py"): "did you mean configs/study_biographies.py?",
+    ("evaluate", "--study=configs/slm_tiny.py"): "has no function get_study()",
+    ("evaluate", "--suite=real_text", "--study=s.py"): "give either --suite",
+    ("evaluate", "--suite=real_text", "--known=0.5"): "--known does not go with --suite=real_text",
+    ("factscore",): "--generations is needed",
+    ("factscore", "--generations={here}/a.jsonl"): "give --checkpoint to write --generations, --judge to score them",
+    ("factscore", "--generations={here}/a.jsonl", "--judge=http://x/v1"): "--knowledge=FILE is needed",
+    ("acceptability", "--checkpoint={run}"): "--judge=http://HOST:PORT/v1 and --out=FOLDER are both needed",
+    ("acceptability", "--checkpoint={run}", "--judge=http://x/v1#m", "--out={here}", "--judge_body=x"): "not JSON",
+    ("compile_ahead", TINY): "--topology is needed",
+    ("compile_ahead", TINY, "--topology=v5e:2x2", "--slices=0"): "--slices=0: input should be greater than or equal",
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    here = tmp_path_factory.mktemp("wrong")
+    (here / "raises.py").write_text("def get_config():\n    return 1 / 0\n")
+    (here / "syntax.py").write_text("def get_config(:\n")
+    (here / "nothing.py").write_text("get_config = 3\n")
+    (here / "returns.py").write_text("def get_config():\n    pass\n")
+    (here / "facts.csv").write_text("subject,relation,value\nMarie Curie,birth place,Warsaw\n")
+    (here / "model.gguf").write_bytes(b"GGUF")
+    (here / "texts.jsonl").write_text(json.dumps({"text": "a"}) + "\n")
+    return {"here": str(here), "run": str(write_checkpoint(random_model(), here / "export"))}
+
+
+def ended(words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Status, stdout and stderr of a door."""
+    status = enter(importlib.import_module(f"lacy_jax.{words[0]}").DOOR, words[1:])
+    return status, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("words", WRONG, ids=" ".join)
+def test_wrong_input_is_one_line(
+    words: tuple[str, ...],
+    places: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    status, out, err = ended([word.format(**places) for word in words], capsys)
+    assert (status, out) == (2, ""), err
+    assert WRONG[words] in err
+    assert err.count("\n") == 1, err
+    assert err.startswith("error: " if words[0] in ("main", "prepare", "compile_ahead") else f"{words[0]}: ")
+
+
+def test_all_doors_in_one_process() -> None:
+    code = f"import {', '.join(f'lacy_jax.{door}' for door in DOORS)}, sys; print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")  # so that --help and wrong flags answer at once
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_help_shows_all_flags_and_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = ended([name, "--help"], capsys)
+    assert (status, err) == (0, "")
+    door = importlib.import_module(f"lacy_jax.{name}").DOOR
+    assert f"python -m lacy_jax.{name} --" in out
+    lines = out.splitlines()
+    for flag in door.flags:
+        assert len([line for line in lines if line.startswith((f"  --{flag.name}=", f"  --{flag.name} "))]) == 1, flag
+    assert ("docs/settings.md" in out) == (name in ("main", "prepare", "compile_ahead"))
+    assert max(map(len, lines)) <= 120
+    assert out.count("--verbosity") == 0  # nor any other of absl's own
+
+
+def test_several_problems_are_said_at_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    wrong = ["--workdri=x", "--distributed=x", "--config.training.steps=-1", "--config.model.heads=5"]
+    status, _, err = ended(["main", TINY, *wrong], capsys)
+    assert status == 2
+    lines = err.splitlines()
+    assert len(lines) == 4
+    for line, words in zip(lines, ("--workdri", "--distributed=x", "training.steps", "model.heads"), strict=True):
+        assert line.startswith("error: ")
+        assert words in line
+
+
+def test_names_that_flags_had_still_work(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["serve", "--slots=0"], ["factscore", "--rows=0"], ["generate", "--partner_timeout=0", "--prompt=a"]):
+        status, _, err = ended([*words, "--generations=x"] if words[0] == "factscore" else words, capsys)
+        assert status == 2
+        assert "unknown flag" not in err
+        assert "batch_size=0" in err or "timeout=0" in err
