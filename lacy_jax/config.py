@@ -24,6 +24,8 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Above0 = Annotated[float, Field(gt=0.0)]
 
+SMALLEST_VOCABULARY = 300  # pieces: the 256 bytes, three control tokens, and some of more than one character
+
 # The names that settings may take, each list here alone. The rooms that act on them import it, and not the other way
 # round, so that reading settings imports no JAX (130 MiB in every process that annotates).
 SubTokens = Literal["all", "first"]
@@ -122,7 +124,7 @@ class TokenizerConfig:
     """SentencePiece: trained on the corpus' training split, or loaded from `path`."""
 
     path: str = setting("", "A SentencePiece model to load. Empty: one is trained.")
-    vocab_size: Annotated[int, Field(ge=300)] = setting(32_000, "Pieces; <CALL> comes on top.")
+    vocab_size: Annotated[int, Field(ge=SMALLEST_VOCABULARY)] = setting(32_000, "Pieces; <CALL> comes on top.")
     train_characters: Positive = setting(200_000_000, "Characters that it is trained on at most.")
 
 

@@ -4,6 +4,8 @@ A corpus is a module, or any object, with two functions of `CorpusConfig`:
 
     documents(settings) -> Iterator[tuple[str, Document]]    where each stands, for messages, and the document
     fingerprint(settings) -> dict                            what the documents depend on, as plain JSON values
+
+and, if it likes, `problems(settings) -> Iterator[str]`: lines about what is not there, said before anything starts.
 """
 
 import itertools
@@ -42,7 +44,7 @@ def read_documents(corpus: CorpusConfig) -> Iterator[Document]:
         if key in seen:
             raise DataError(
                 f"{where}: the document id {document.id!r} occurs twice, and ids must be unique; "
-                "corpus.id_field names the field that holds them"
+                "config.corpus.id_field names the field that holds them"
             )
         seen.add(key)
         yield document

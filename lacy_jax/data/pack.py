@@ -157,7 +157,7 @@ def _write_streams(
             if not counts[split]["documents"]:
                 raise DataError(
                     f"packing: none of the {sum(count['documents'] for count in counts.values())} documents belongs to "
-                    f"the {split} split; use more documents, or change corpus.validation_share"
+                    f"the {split} split; use more documents, or change config.corpus.validation_share"
                 )
         return {
             split: Stream(tokens=_mapped(tokens, dtype), factual=_mapped(factual, np.dtype(np.bool_)))
@@ -227,7 +227,7 @@ def open_packed(directory: str | Path, *, expected: Fingerprint | None = None) -
         lines = "\n  ".join(differing)
         raise DataError(
             f"{directory} is another dataset than the config describes:\n  {lines}\n"
-            "Change the config, or name another data.packed (empty: what is missing is prepared)."
+            "Change the config, or name another config.data.packed (empty: what is missing is prepared)."
         )
     return Packed(
         directory=Path(directory),

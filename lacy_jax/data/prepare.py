@@ -24,6 +24,7 @@ import numpy as np
 from lacy_jax.config import Config, RuleConfig
 from lacy_jax.data import datasets
 from lacy_jax.data.annotate import annotate_documents, annotator_fingerprint
+from lacy_jax.data.check import SMALL, small_corpus_problems
 from lacy_jax.data.corpus import corpus_fingerprint, read_documents
 from lacy_jax.data.datasets import AnnotatedSource, Fingerprint
 from lacy_jax.data.documents import Document, Spans, full_text, split_of
@@ -39,6 +40,7 @@ from lacy_jax.data.pack import (
     write_packed,
 )
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
+from lacy_jax.errors import DataError
 
 FORMAT = 1  # of all folders; raise it when what the same settings give changes
 
@@ -146,10 +148,15 @@ def _annotated(config: Config, root: Path, progress: Progress) -> AnnotatedSourc
 
     def build() -> None:
         count = characters = 0
+        first: list[Document] = []  # all, where there are few
         for document in read_documents(config.corpus):
             count += 1
             characters += len(full_text(document))
+            if characters <= SMALL:
+                first.append(document)
             progress("read corpus", count, config.corpus.max_documents or None)
+        if characters <= SMALL and (problems := list(small_corpus_problems(first, config))):
+            raise DataError(*problems)
         marked = annotate_documents(read_documents(config.corpus), config.annotate)
         datasets.write_annotated(
             _counted(marked, "annotate", count, progress),

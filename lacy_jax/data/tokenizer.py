@@ -7,6 +7,7 @@ the vocabulary are spelt in bytes, and decoding is the concatenation of each tok
 import hashlib
 import io
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import sentencepiece
 
+from lacy_jax.config import SMALLEST_VOCABULARY
 from lacy_jax.errors import DataError
 
 CALL = "<CALL>"
@@ -218,8 +220,20 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, characters: int = 
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise DataError(f"tokenizer.vocab_size={vocab_size}: {str(error).split('] ')[-1]}") from None
+        raise DataError(f"config.tokenizer.vocab_size={vocab_size}: {_explain(str(error))}") from None
     return model.getvalue()
+
+
+def _explain(error: str) -> str:
+    """What SentencePiece's trainer says, with the flag to add where it says how many pieces there can be."""
+    said = error.rpartition("] ")[2]
+    most = re.search(r"value <= (\d+)", said)
+    if most is None:
+        return said
+    pieces = int(most[1]) // 100 * 100
+    if pieces < SMALLEST_VOCABULARY:
+        return f"the text is too short for a tokenizer ({most[1]} pieces at most); give more of it"
+    return f"the text has enough for {most[1]} pieces at most; add --config.tokenizer.vocab_size={pieces}"
 
 
 def _lines(texts: Iterable[str], *, characters: int) -> Iterator[str]:

@@ -123,7 +123,10 @@ def test_globs_are_sorted_and_lists_keep_their_order(tmp_path):
         (b'{"text": "ok"}\n{"text": \n', "part.jsonl, line 2: not JSON"),
         (b'{"text": "ok"}\n[1]\n', "part.jsonl, line 2: a JSON list, not an object"),
         (b'{"text": "\xff"}\n', "part.jsonl, line 1: not UTF-8 (byte 11 of the line)"),
-        (b'{"id": "a", "body": "x"}\n', "must be a string; the line has 'id', 'body' (corpus.text_field names it)"),
+        (
+            b'{"id": "a", "body": "x"}\n',
+            "must be a string; the line has 'id', 'body' (config.corpus.text_field names it)",
+        ),
         (b'{"text": 5}\n', "line 1: the text, field 'text', must be a string"),
         (b'{"text": "", "title": ["x"]}\n', "line 1: the title, field 'title', must be a string"),
         (b'{"text": "", "id": 1.5}\n', "line 1: the id, field 'id', must be a string or a whole number"),

@@ -370,7 +370,7 @@ def test_door(config: Config, tmp_path: Path) -> None:
     wrong = [*flags, f"--config.corpus.files={tmp_path}/none.jsonl"]
     done = subprocess.run([*command, *wrong], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: corpus.files: no such file")
+    assert done.stderr.startswith("error: config.corpus.files: no such file")
     assert done.stderr.count("\n") == 1
 
 

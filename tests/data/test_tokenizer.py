@@ -173,7 +173,10 @@ def test_errors(tmp_path, tokenizer: Tokenizer) -> None:
         Tokenizer(b"no model")
     with pytest.raises(DataError, match="</s>"):
         loaded(eos_id=-1)
-    with pytest.raises(DataError, match=r"tokenizer\.vocab_size=5000: Vocabulary size too high"):
+    with pytest.raises(
+        DataError,
+        match=r"config\.tokenizer\.vocab_size=5000: the text is too short for a tokenizer \(281 pieces at most\)",
+    ):
         train_tokenizer(["too little"], vocab_size=5000)
     with pytest.raises(DataError, match="no text"):
         train_tokenizer(["", "\n"], vocab_size=300)

@@ -85,7 +85,7 @@ class SpacyMarker:
         missing = {"parser", "ner"}.difference(self._nlp.pipe_names)
         if missing:
             raise DataError(
-                f"annotate.spacy_model={model}: a model without {' and '.join(sorted(missing))} will not do"
+                f"config.annotate.spacy_model={model}: a model without {' and '.join(sorted(missing))} will not do"
             )
         ids, strings = spacy.attrs.IDS, self._nlp.vocab.strings
         self._columns = [ids[name] for name in ("IDX", "LENGTH", "LOWER", "IS_SPACE", "POS", "ENT_TYPE", "DEP", "HEAD")]

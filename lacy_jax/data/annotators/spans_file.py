@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,12 @@ from lacy_jax.config import AnnotateConfig
 from lacy_jax.data.documents import NO_SPANS, Document, Spans, text_offset
 from lacy_jax.data.files import file_sha256, read_json_lines
 from lacy_jax.errors import DataError
+
+
+def problems(config: AnnotateConfig) -> Iterator[str]:
+    """That the file is not there. That none is named checks.py says."""
+    if config.spans_file and not Path(config.spans_file).is_file():
+        yield f"config.annotate.spans_file: there is no file {config.spans_file}"
 
 
 def mark(documents: Iterable[Document], config: AnnotateConfig) -> Iterator[tuple[Document, Spans]]:

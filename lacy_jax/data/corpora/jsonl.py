@@ -17,14 +17,23 @@ def _files(patterns: str) -> list[Path]:
     for pattern in filter(None, (part.strip() for part in patterns.split(","))):
         matches = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
         if not all(Path(match).is_file() for match in matches) or not matches:
-            raise DataError(f"corpus.files: no such file: {pattern}")
+            raise DataError(f"config.corpus.files: no such file: {pattern}")
         for match in matches:
             if not match.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
-                raise DataError(f"corpus.files: {match}: the name must end in .jsonl, .jsonl.gz or .jsonl.zst")
+                raise DataError(f"config.corpus.files: {match}: the name must end in .jsonl, .jsonl.gz or .jsonl.zst")
             paths[match] = None
     if not paths:
-        raise DataError('corpus.files is empty: corpus "jsonl" needs a path or a glob')
+        raise DataError('config.corpus.files is empty: corpus "jsonl" needs a path or a glob')
     return [Path(path) for path in paths]
+
+
+def problems(corpus: CorpusConfig) -> Iterator[str]:
+    """The files that are not there, without reading any. That none are named checks.py says."""
+    try:
+        if corpus.files:
+            _files(corpus.files)
+    except DataError as error:
+        yield str(error)
 
 
 def documents(corpus: CorpusConfig) -> Iterator[tuple[str, Document]]:
@@ -48,7 +57,7 @@ def documents(corpus: CorpusConfig) -> Iterator[tuple[str, Document]]:
             if not isinstance(text, str):
                 raise DataError(
                     f"{where}: the text, field {corpus.text_field!r}, must be a string; the line has "
-                    f"{', '.join(map(repr, record)) or 'no fields'} (corpus.text_field names it)"
+                    f"{', '.join(map(repr, record)) or 'no fields'} (config.corpus.text_field names it)"
                 )
             yield where, Document(id=str(identity), title=title or "", text=text)
 

@@ -23,7 +23,7 @@ def documents(corpus: CorpusConfig) -> Iterator[tuple[str, Document]]:
         if field not in features:
             raise DataError(
                 f"{builder.info.full_name}: has no feature {field!r} but {', '.join(map(repr, sorted(features)))}; "
-                "set corpus.title_field and corpus.text_field"
+                "set config.corpus.title_field and config.corpus.text_field"
             )
     for index, record in enumerate(builder.as_data_source(split=_SPLIT)):
         identity = record[corpus.id_field] if has_id else f"{_SPLIT}:{index}"
@@ -56,8 +56,8 @@ def _builder(corpus: CorpusConfig) -> Any:
         builder = tfds.builder(name, data_dir=directory, file_format="array_record")
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         raise DataError(
-            f"corpus.tfds_name={name!r}: {str(error).splitlines()[0]} (in corpus.tfds_dir={corpus.tfds_dir!r}, which "
-            "must hold it in array_record files)"
+            f"config.corpus.tfds_name={name!r}: {str(error).splitlines()[0]} (in config.corpus.tfds_dir="
+            f"{corpus.tfds_dir!r}, which must hold it in array_record files)"
         ) from None
     prepared = builder.is_prepared()
     if not prepared and corpus.tfds_download:
@@ -67,8 +67,8 @@ def _builder(corpus: CorpusConfig) -> Any:
             raise DataError(f"{name}: TFDS could not prepare it: {type(error).__name__}: {error}") from error
     elif not prepared:
         raise DataError(
-            f"{name}: not prepared in {builder.data_path}; set corpus.tfds_dir to where it is, or "
-            f"corpus.tfds_download=true to fetch it, or run: tfds build {name} --file_format=array_record"
+            f"{name}: not prepared in {builder.data_path}; set config.corpus.tfds_dir to where it is, or "
+            f"config.corpus.tfds_download=true to fetch it, or run: tfds build {name} --file_format=array_record"
         )
     if _SPLIT not in builder.info.splits:
         raise DataError(f"{name}: has no split {_SPLIT!r} but {', '.join(map(repr, builder.info.splits))}")
