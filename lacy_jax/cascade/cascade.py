@@ -9,12 +9,12 @@ from typing import Literal
 
 from lacy_jax.cascade.budget import Budget
 from lacy_jax.cascade.decoding.engine import Engine
-from lacy_jax.cascade.partners import Partner, Span, make_partner
+from lacy_jax.cascade.partners import Partner, make_partner
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.cascade.rows import Completion, Request
-from lacy_jax.cascade.scheduler import Account, Calling, Gate, Oracle, Scheduler, Score
+from lacy_jax.cascade.scheduler import Calling, Oracle, Scheduler
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.config import CascadeConfig, CorpusConfig
+from lacy_jax.config import Account, CascadeConfig, CorpusConfig, Gate, ScoreSetting, Span
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import ConfigError
 
@@ -29,7 +29,7 @@ class Cascade:
         *,
         budget: float = 0.22,
         window: int = 512,
-        score: Score | Literal["auto"] = "auto",
+        score: ScoreSetting | Literal["oracle"] = "auto",
         gate: Gate = "none",
         account: Account = "row",
         span: Span = "word",

@@ -18,13 +18,10 @@ from lacy_jax.cascade import budget as budgets
 from lacy_jax.cascade.budget import Budget, BudgetState
 from lacy_jax.cascade.decoding.engine import Engine, Step, encode_text
 from lacy_jax.cascade.decoding.programs import MOST_STEPS
-from lacy_jax.cascade.partners import Span
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.cascade.rows import Completion, Piece, Request, Row, release, resume, take_own
+from lacy_jax.config import Account, Gate, Score, Span
 
-Score = Literal["call_score", "call_logit", "call_probability", "uncertainty", "entropy", "oracle"]
-Gate = Literal["none", "factual"]
-Account = Literal["row", "shared"]
 # (text so far, the SLM's own next token as text) -> whether to call: for evaluation, where the truth is known.
 Oracle = Callable[[str, str], bool]
 
@@ -49,7 +46,7 @@ class Calling:
 
     budget: Budget
     span: Span = "word"
-    score: Score = "call_score"
+    score: Score | Literal["oracle"] = "call_score"
     gate: Gate = "none"
     account: Account = "row"
     warm_scores: tuple[float, ...] = ()

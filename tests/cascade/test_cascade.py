@@ -14,9 +14,9 @@ from lacy_jax.cascade import Cascade, Completion, Counts, Request
 from lacy_jax.cascade.decoding.engine import Step, encode_text
 from lacy_jax.cascade.partners.guard import MAX_PIECE_CHARACTERS, Guard
 from lacy_jax.cascade.rows import splice
-from lacy_jax.cascade.scheduler import Score
 from lacy_jax.checkpoints.hf_tokenizer import HfTokenizer
 from lacy_jax.checkpoints.loading import LoadedModel
+from lacy_jax.config import Score
 from lacy_jax.errors import ConfigError, DataError
 
 Model = Callable[..., LoadedModel]
@@ -259,7 +259,7 @@ def test_a_piece_that_the_tokenizer_drops_counts_all_the_same(model: Model) -> N
 
 def test_scores_of_other_kinds(model: Model) -> None:
     rows = {}
-    for kind in get_args(Score):
+    for kind in (*get_args(Score), "oracle"):
         oracle = (lambda text, _: len(text) % 3 == 0) if kind == "oracle" else None
         cascade = Cascade(model(), Fake(lambda _: " Ulm"), budget=0.3, score=kind, oracle=oracle)
         rows[kind] = cascade.generate(["The"], max_new_tokens=60)[0]

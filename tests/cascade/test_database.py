@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lacy_jax.cascade.partners import Span
 from lacy_jax.cascade.partners.database import Database, begun_size, mentions
 from lacy_jax.cascade.partners.facts import Facts, open_facts, relation_terms, wording_terms
 from lacy_jax.cascade.text.words import words_of
+from lacy_jax.config import Span
 from lacy_jax.errors import PartnerError
 
 Rows = Iterable[tuple[str, ...]]

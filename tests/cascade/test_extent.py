@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lacy_jax.cascade.text.extent import Span, complete_extent
+from lacy_jax.cascade.text.extent import complete_extent
+from lacy_jax.config import Span
 
 SPANS: tuple[Span, ...] = ("token", "word", "phrase")
 

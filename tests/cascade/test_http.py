@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lacy_jax.cascade.partners import Span, make_partner
+from lacy_jax.cascade.partners import make_partner
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.cascade.partners.http import (
     CONCURRENT,
@@ -23,7 +23,7 @@ from lacy_jax.cascade.partners.http import (
     parse_address,
     retry_after,
 )
-from lacy_jax.config import CorpusConfig
+from lacy_jax.config import CorpusConfig, Span
 from lacy_jax.errors import PartnerError
 from tests.cascade.http_server import (
     Answer,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lacy_jax.cascade import Cascade
-from lacy_jax.cascade.partners import FORMS, Span, make_partner
+from lacy_jax.cascade.partners import FORMS, make_partner
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.config import CorpusConfig
+from lacy_jax.config import CorpusConfig, Span
 from lacy_jax.errors import PartnerError
 
 MODULE = """

@@ -10,9 +10,8 @@ import pytest
 
 from lacy_jax.cascade import Cascade, Completion, Counts, Event, Request, Scheduler
 from lacy_jax.cascade.decoding.engine import encode_text
-from lacy_jax.cascade.partners import Span
-from lacy_jax.cascade.scheduler import Score
 from lacy_jax.checkpoints.loading import LoadedModel
+from lacy_jax.config import Score, Span
 from lacy_jax.errors import ConfigError
 from lacy_jax.model.probe import FactualProbe
 from tests.cascade.test_cascade import PROMPTS, Fake, assert_same

@@ -5,11 +5,10 @@ import os
 from collections.abc import Sequence
 from typing import Protocol
 
-from lacy_jax.cascade.text.extent import Span
-from lacy_jax.config import CorpusConfig
+from lacy_jax.config import CorpusConfig, Span
 from lacy_jax.errors import PartnerError
 
-__all__ = ["ENTRY_POINTS", "FORMS", "Partner", "PartnerError", "Span", "make_partner"]
+__all__ = ["ENTRY_POINTS", "FORMS", "Partner", "PartnerError", "make_partner"]
 
 FORMS = (
     "documents, documents:FILE.jsonl, checkpoint:PATH, the path of a checkpoint, database:FILE.sqlite,"

@@ -14,8 +14,9 @@ from typing import Literal
 import numpy as np
 
 from lacy_jax.cascade.decoding.engine import Engine, encode_text, shared_prefix, window_start
-from lacy_jax.cascade.text.extent import IDEOGRAPHS, LETTER, Span, complete_extent
+from lacy_jax.cascade.text.extent import IDEOGRAPHS, LETTER, complete_extent
 from lacy_jax.checkpoints.loading import LoadedModel
+from lacy_jax.config import Span
 from lacy_jax.data.tokenizer import TextTokenizer
 
 # Tokens written for one piece, at most; where it is not whole by then there is no answer. A character spelt in bytes

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lacy_jax.cascade.partners.facts import SLOT, Facts, Subject, Wording, open_facts
-from lacy_jax.cascade.text.extent import Span, complete_extent
+from lacy_jax.cascade.text.extent import complete_extent
 from lacy_jax.cascade.text.words import Word, fold, joint, words_of
+from lacy_jax.config import Span
 
 __all__ = ["Database", "Facts", "open_facts"]
 

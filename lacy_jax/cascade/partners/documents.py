@@ -15,9 +15,8 @@ from typing import Any
 
 from lacy_jax.cascade.partners import store
 from lacy_jax.cascade.text.alignment import Units, best_place, units_of
-from lacy_jax.cascade.text.extent import Span
 from lacy_jax.cascade.text.words import match_query, terms_of
-from lacy_jax.config import CorpusConfig
+from lacy_jax.config import CorpusConfig, Span
 from lacy_jax.data.corpus import corpus_fingerprint, read_documents
 from lacy_jax.data.documents import Document, full_text
 

@@ -21,7 +21,8 @@ from typing import Any
 
 import httpx
 
-from lacy_jax.cascade.text.extent import Span, complete_extent
+from lacy_jax.cascade.text.extent import complete_extent
+from lacy_jax.config import Span
 from lacy_jax.errors import PartnerError
 
 # How many tokens are asked for: first, and once more where the answer's end was not among them.

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lacy_jax.cascade.text.extent import Span, phrase_end, word_end
+from lacy_jax.cascade.text.extent import phrase_end, word_end
 from lacy_jax.cascade.text.words import UNIT, fold, is_word, joint
+from lacy_jax.config import Span
 
 LONGEST_RUN = 16  # units
 CONTEXT = 12  # units on either side's end

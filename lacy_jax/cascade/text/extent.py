@@ -2,9 +2,8 @@
 
 import re
 import unicodedata
-from typing import Literal
 
-Span = Literal["token", "word", "phrase"]
+from lacy_jax.config import Span
 
 # Ideographs and kana: written without spaces, so each counts as a word.
 IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"

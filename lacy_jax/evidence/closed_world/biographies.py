@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from lacy_jax.cascade import Cascade, Request, Sampling
-from lacy_jax.cascade.partners import Partner, Span, make_partner
+from lacy_jax.cascade.partners import Partner, make_partner
 from lacy_jax.checkpoints.loading import LoadedModel
+from lacy_jax.config import Span
 from lacy_jax.data.documents import Document, full_text
 from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.closed_world.decodes import DATABASE, Decode

@@ -3,14 +3,12 @@
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import pydantic
 from pydantic import Field
 
-from lacy_jax.cascade.partners import Span
-from lacy_jax.cascade.scheduler import Gate, Score
-from lacy_jax.config import Share
+from lacy_jax.config import Gate, ScoreSetting, Share, Span
 from lacy_jax.errors import ConfigError
 
 DATABASE = "database"  # the partner of a decode that names none: it knows a share of the world's facts
@@ -29,7 +27,7 @@ class Decode:
     __pydantic_config__: ClassVar = pydantic.ConfigDict(extra="forbid", strict=True)
 
     name: Annotated[str, Field(pattern=r"^\w+$")]
-    score: Score | Literal["auto"] = "auto"
+    score: ScoreSetting = "auto"
     gate: Gate = "none"
     span: Span = "phrase"
     budgets: tuple[Share, ...] = (0.22,)
