@@ -20,6 +20,7 @@ from lacy_jax.cascade.decoding.engine import Engine, Step, encode_text
 from lacy_jax.cascade.decoding.programs import MOST_STEPS
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.cascade.rows import Completion, Piece, Request, Row, release, resume, take_own
+from lacy_jax.cascade.scores import score_of
 from lacy_jax.config import Account, Gate, Score, Span
 
 # (text so far, the SLM's own next token as text) -> whether to call: for evaluation, where the truth is known.
@@ -167,21 +168,13 @@ class Scheduler:
         return row.left if self._calling.account == "row" else math.inf
 
     def _score(self, row: Row, step: Step) -> float:
-        """The score of calling here. The gate weighs it by P(factual): log-odds and logits by its logarithm."""
-        gate = step.factual if self._calling.gate == "factual" else 1.0
-        match self._calling.score:
-            case "call_score" | "call_logit" as name:
-                logit: float = getattr(step, name)
-                return logit + math.log(max(gate, 1e-30))
-            case "call_probability":
-                return gate * 0.5 * (1.0 + math.tanh(0.5 * step.call_score))
-            case "uncertainty" | "entropy" as name:
-                value: float = getattr(step, name)
-                return gate * value
-            case "oracle":
-                assert self._calling.oracle is not None
-                own = self._engine.token_bytes[step.token].decode(errors="replace")
-                return gate * self._calling.oracle(row.text, own)
+        """The score of calling here."""
+        calling = self._calling
+        if calling.score != "oracle":
+            return float(score_of(calling.score, step._asdict(), gate=calling.gate))
+        assert calling.oracle is not None
+        own = self._engine.token_bytes[step.token].decode(errors="replace")
+        return calling.oracle(row.text, own) * (step.factual if calling.gate == "factual" else 1.0)
 
     @contextlib.contextmanager
     def _account(self, row: Row) -> Iterator[None]:

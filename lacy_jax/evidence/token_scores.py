@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lacy_jax.cascade.decoding.engine import encode_text
+from lacy_jax.cascade.scores import CALL_SCORES, score_of
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.data.documents import Document, Spans, full_text
 from lacy_jax.data.factual import factual_tokens
@@ -23,7 +24,6 @@ from lacy_jax.model.probe import probe_weights
 
 ROWS = 16
 OTHER = "other"
-LEAST_GATE = 1e-30  # as in the cascade: a gate that is shut leaves a finite score
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +78,12 @@ def value_function(slm: LoadedModel) -> Values:
 
 def cascade_scores(slm: LoadedModel, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Every score that a cascade of this model can rank by, alone and gated, of what `value_function` gave."""
-    gate = values["gate"]
-    scores = {"probe": gate}
-    for name in ("uncertainty", "entropy"):
-        scores |= {name: values[name], f"{name}, gated": values[name] * gate}
-    if slm.learned_to_call:
-        for name in ("call_score", "call_logit"):
-            scores |= {name: values[name], f"{name}, gated": values[name] + np.log(np.maximum(gate, LEAST_GATE))}
+    said = {**values, "factual": values["gate"]}
+    scores = {"probe": values["gate"]}
+    for name, score in CALL_SCORES.items():
+        if score.ranks_as is None and (slm.learned_to_call or not score.needs_call):
+            scores[name] = np.asarray(score_of(name, said, gate="none"))
+            scores[f"{name}, gated"] = np.asarray(score_of(name, said, gate="factual"))
     return scores
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from markupsafe import Markup, escape
 
 import lacy_jax
+from lacy_jax.cascade.scores import CALL_SCORES
+from lacy_jax.config import Score
 from lacy_jax.evidence.closed_world.decodes import ALONE, DATABASE, Decode
 from lacy_jax.evidence.closed_world.judging import Judged
 from lacy_jax.evidence.closed_world.scores import SCORES
@@ -36,21 +38,6 @@ COLUMNS = (
     "calls_per_right",
 )
 ROLES: tuple[Role, ...] = ("call", "factual", "untaken", "train", "validation", "further")
-SCORE_TITLES = {
-    "auto": "the model's own score",
-    "call_score": "log-odds",
-    "call_logit": "call logit",
-    "call_probability": "call probability",
-    "uncertainty": "1 - max p",
-    "entropy": "entropy",
-}
-# The score of evidence/token_scores.py that each score of a cascade is.
-TOKEN_SCORE = {
-    "call_score": "call_score",
-    "call_logit": "call_logit",
-    "uncertainty": "uncertainty",
-    "entropy": "entropy",
-}
 EXAMPLE = 20  # which of the people is shown: neither of the head nor the last of the tail
 
 
@@ -130,7 +117,7 @@ def decode_title(study: Study, decode: Decode) -> str:
     """`log-odds, gated, a word a call`: what of it is not as usual."""
     if decode == ALONE:
         return "no calls"
-    parts = [SCORE_TITLES[decode.score]]
+    parts = ["the model's own score" if decode.score == "auto" else CALL_SCORES[decode.score].title]
     if decode.gate == "factual":
         parts.append("gated")
     if decode.span != "phrase":
@@ -187,7 +174,8 @@ def delegated_rows(results: Results) -> list[Row]:
     rows, budget = [], f"{results.study.main_budget:g}"
     for arm, decode_name in dict.fromkeys((*results.study.curves, *results.study.variants)):
         decode = results.study.decode(arm, decode_name)
-        name = TOKEN_SCORE.get(decode.score, "uncertainty") + (", gated" if decode.gate == "factual" else "")
+        score: Score = "uncertainty" if decode.score == "auto" else decode.score
+        name = (CALL_SCORES[score].ranks_as or score) + (", gated" if decode.gate == "factual" else "")
         cells = []
         for kind in (*RELATIONS, OTHER):
             value = results.token(arm, "scores", name, budget, "called", kind)

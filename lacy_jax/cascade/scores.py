@@ -1,0 +1,70 @@
+"""Scores of calling: one table, read by the cascade token by token and by the evidence for whole arrays.
+
+A new score is a row of `CALL_SCORES` here, and its name in `config.Score`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from lacy_jax.config import Gate, Score
+
+# A gate that is shut leaves a finite score.
+LEAST_GATE = 1e-30
+
+Number = float | np.ndarray
+Said = Mapping[str, Number]
+"""What the model says before a token: the fields of `decoding.engine.Step` by name, each a float or an array."""
+
+
+@dataclass(frozen=True)
+class CallScore:
+    """A score of calling; the higher it is, the sooner the cascade calls.
+
+    formula: the score, of what the model says.
+    gated_by: how the gate "factual" weighs it: "product" with P(the next token is factual), or "log", the sum with
+        the logarithm of that.
+    needs_call: it means something only where the model's training taught it `<CALL>`.
+    title: what it is called for people.
+    ranks_as: the score that ranks tokens the same way without a gate, where there is one; the evidence measures that.
+    """
+
+    formula: Callable[[Said], Number]
+    gated_by: Literal["product", "log"]
+    needs_call: bool
+    title: str
+    ranks_as: Score | None = None
+
+
+CALL_SCORES: dict[Score, CallScore] = {
+    "uncertainty": CallScore(lambda said: said["uncertainty"], "product", False, "1 - max p"),
+    "entropy": CallScore(lambda said: said["entropy"], "product", False, "entropy"),
+    "call_score": CallScore(lambda said: said["call_score"], "log", True, "log-odds"),
+    "call_logit": CallScore(lambda said: said["call_logit"], "log", True, "call logit"),
+    "call_probability": CallScore(
+        lambda said: 0.5 * (1.0 + _tanh(0.5 * said["call_score"])), "product", True, "call probability", "call_score"
+    ),
+}
+
+
+def score_of(name: Score, said: Said, *, gate: Gate) -> Number:
+    """The score of that name, of a token or of many; weighed by P(factual), `said["factual"]`, if the gate says so."""
+    score = CALL_SCORES[name]
+    value = score.formula(said)
+    if gate == "none":
+        return value
+    if score.gated_by == "product":
+        return value * said["factual"]
+    return value + _log(said["factual"])
+
+
+# Of one number by the C library: NumPy's vector code may differ from it in the last bit, and texts depend on that.
+def _log(gate: Number) -> Number:
+    return np.log(np.maximum(gate, LEAST_GATE)) if isinstance(gate, np.ndarray) else math.log(max(gate, LEAST_GATE))
+
+
+def _tanh(value: Number) -> Number:
+    return np.tanh(value) if isinstance(value, np.ndarray) else math.tanh(value)
