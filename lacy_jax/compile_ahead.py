@@ -14,6 +14,7 @@ from lacy_jax.flags import Flag, Given
 
 _FLAGS = (
     replace(flags.CONFIG, help="The config file of the run: configs/slm_334m.py:method=lacy"),
+    flags.PRINT_CONFIG,
     Flag("topology", flags.Text, "TPU version and shape of a slice, as v5e:16x16 or v5p:4x4x4", needed=True),
     Flag("slices", Positive, "Slices of that shape, as in config.mesh.slice", 1),
     Flag("suggest", bool, "Also compile other batches and remats, up to four, for a suggestion", True),

@@ -20,6 +20,7 @@ from lacy_jax import flags
 from lacy_jax.config import Config
 from lacy_jax.errors import LacyError
 from lacy_jax.flags import Flag, Given
+from lacy_jax.settings_page import as_flags
 
 WRONG_INPUT, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # the last two as shells show SIGINT and SIGPIPE
 # Packages that not every installation has -> the extra that brings them.
@@ -89,6 +90,9 @@ def _do(door: Door, words: Sequence[str]) -> int:
         print(flags.describe(door.about, door.flags), flush=True)
         return 0
     given = flags.parse(door.flags, words, check=door.check, hint=door.hint)
+    if flags.PRINT_CONFIG in door.flags and given.print_config:
+        print(as_flags(given.config), flush=True)
+        return 0
     given.command = shlex.join([Path(sys.executable).name, "-m", f"lacy_jax.{door.name}", *words])
     status = door.main(given)
     sys.stdout.flush()

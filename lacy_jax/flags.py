@@ -62,6 +62,7 @@ class Given(types.SimpleNamespace):
 CONFIG = Flag(
     "config", Text, "A config file, with an argument or without: configs/slm_tiny.py:method=lacy", needed=True
 )
+PRINT_CONFIG = Flag("print_config", bool, "Print every setting with its value and its meaning, and do nothing", False)
 CHECKPOINT = Flag("checkpoint", Text, "A run's workdir, its checkpoints/, one step of it, or an export")
 OUT = Flag("out", Text, "The folder for results")
 BATCH_SIZE = Flag("batch_size", Positive, "How many texts are worked on at once", 8)
@@ -235,7 +236,7 @@ def describe(about: str, flags: Sequence[Flag]) -> str:
         lines.append(f"{first}{f'{chr(10)}{chr(32) * 30}'.join(text)}")
     if takes_config(flags):
         lines += ["", "Every setting of the config file is a flag, too: --config.training.steps=20."]
-        lines += ["docs/settings.md lists the settings with their meaning."]
+        lines += ["--print_config and docs/settings.md list the settings with their meaning."]
     return "\n".join(lines)
 
 

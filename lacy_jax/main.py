@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _FLAGS = (
     flags.CONFIG,
+    flags.PRINT_CONFIG,
     Flag("workdir", flags.Text, "Where the run lies (default: runs/<config name>-<method>)"),
     Flag(
         "distributed",

@@ -29,7 +29,7 @@ def main(given: Given) -> int:
     return 0
 
 
-DOOR = Door("prepare", __doc__, (flags.CONFIG,), main, prefix="error", hint=flags.SETTINGS_HINT)
+DOOR = Door("prepare", __doc__, (flags.CONFIG, flags.PRINT_CONFIG), main, prefix="error", hint=flags.SETTINGS_HINT)
 
 if __name__ == "__main__":
     run(DOOR)
