@@ -3,12 +3,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Marks of the tests that only .ci/run runs.
+EXTRA := slow or browser or parity or tpu_compile
 
 .PHONY: help venv demo test lint bench
 
 help:
 	@echo "make demo   train a tiny model on the embedded corpus, run its cascade, write runs/slm_tiny/report.html"
-	@echo "make test   the whole test suite (CPU, eight virtual devices)"
+	@echo "make test   the test suite (CPU, eight virtual devices); .ci/run adds the slow tests"
 	@echo "make lint   ruff, mypy and who may import whom"
 	@echo "make bench  the benchmarks; SAMPLE=FILE adds the agreement with a large model's marks (docs/annotation.md)"
 	@echo "make venv   the environment only, in $(VENV) (PYTHON=python3.12 chooses another Python)"
@@ -26,7 +28,7 @@ demo: venv
 	PATH="$(abspath $(BIN)):$$PATH" bash launch/demo.sh
 
 test: venv
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ($(EXTRA))"
 
 lint: venv
 	$(BIN)/ruff check .

@@ -12,10 +12,13 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --x
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # a worker, or a command that a test starts, has it from its parent
     COMPILED = tempfile.TemporaryDirectory(prefix="lacy_jax-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
+import filelock
 import pytest
 
 from lacy_jax.config import (
@@ -29,15 +32,46 @@ from lacy_jax.config import (
 )
 from lacy_jax.data.prepare import Prepared, prepare
 
+NO_SKIPS = bool(os.environ.get("LACY_NO_SKIPS"))  # CI sets it: there everything is installed
+
+
+def refuse_skip(report: Any) -> None:
+    """Turns a skip into a failure that gives the skip's reason."""
+    if NO_SKIPS and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome, report.longrepr = "failed", f"skipped where LACY_NO_SKIPS is set: {report.longrepr}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    refuse_skip(report)
+    return report
+
 
 @pytest.fixture(scope="session")
-def small_config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of a session have in common."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_config(shared: Path) -> Config:
     """A run of six steps on 80 real articles; its data is prepared once a session."""
     return Config(
         name="small",
         corpus=CorpusConfig(max_documents=80, validation_share=0.1),
         tokenizer=TokenizerConfig(vocab_size=400),
-        data=DataConfig(directory=str(tmp_path_factory.mktemp("data")), batch_size=8),
+        data=DataConfig(directory=str(shared / "data"), batch_size=8),
         model=ModelConfig(layers=2, width=32, heads=4, context=32, compute_dtype="float32"),
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
         training=TrainingConfig(
@@ -52,11 +86,14 @@ def small_data(small_config: Config) -> Prepared:
 
 
 @pytest.fixture(scope="session")
-def small_run(small_config: Config, small_data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workdir of `small_config`, trained to its end."""
+def small_run(small_config: Config, small_data: Prepared, shared: Path) -> Path:
+    """The workdir of `small_config`, trained to its end once a session. No test changes it."""
     from lacy_jax.console import Reporter
     from lacy_jax.training.loop import train
 
-    workdir = tmp_path_factory.mktemp("run")
-    train(small_config, prepared=small_data, workdir=str(workdir), reporter=Reporter())
+    workdir = shared / "small_run"
+    with filelock.FileLock(shared / "small_run.lock"):
+        train(
+            small_config, prepared=small_data, workdir=str(workdir), reporter=Reporter()
+        )  # a finished run is left alone
     return workdir

@@ -9,7 +9,7 @@ from tests.serving.conftest import FakeScheduler, Running, serving
 
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script> "
 
-pytestmark = pytest.mark.skipif(BINARY is None, reason="no Chromium")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(BINARY is None, reason="no Chromium")]
 
 
 @pytest.fixture(scope="module")
