@@ -52,9 +52,12 @@ def _run(config: Config, *, workdir: str, command: str, reporter: "Reporter") ->
     from lacy_jax.console import duration
     from lacy_jax.data.prepare import prepare
     from lacy_jax.evidence.run_report.report import report_run
+    from lacy_jax.training.announce import describe_long_run
     from lacy_jax.training.loop import train
 
     started = time.monotonic()
+    if long := describe_long_run(config):
+        reporter.say(long)
     prepared = prepare(config, progress=reporter.update)
     reporter.finish()
     result = train(config, prepared=prepared, workdir=workdir, reporter=reporter)

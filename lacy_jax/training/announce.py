@@ -7,11 +7,15 @@ from jax.sharding import Mesh
 
 from lacy_jax.config import Config
 from lacy_jax.console import duration
+from lacy_jax.model import decoder
+from lacy_jax.runtime import sharding
 from lacy_jax.runtime.platforms import describe_options
-from lacy_jax.training.budget import BudgetMeter
+from lacy_jax.training.budget import Budget, BudgetMeter
 from lacy_jax.training.flops import expected_step, flops_per_token, parameter_count
 from lacy_jax.training.state import TrainState
 from lacy_jax.training.step import with_attention
+
+HOUR = 3600.0  # seconds
 
 
 def describe_run(config: Config, *, vocab: int, mesh: Mesh, state: TrainState, step: jax.stages.Compiled) -> list[str]:
@@ -27,6 +31,28 @@ def describe_run(config: Config, *, vocab: int, mesh: Mesh, state: TrainState, s
         describe_memory(state, step, device=mesh.local_devices[0]),
         describe_time(config, vocab=vocab, mesh=mesh, state=state),
     ]
+
+
+def describe_long_run(config: Config) -> str:
+    """The line about a run that takes more than an hour on this CPU, by arithmetic; "" for every other run.
+
+    For before anything is prepared: what the tokenizer will have is taken from the settings.
+
+    Raises:
+        MeshError: the devices, the batch or the model do not fit config.mesh.
+    """
+    mesh = sharding.make_mesh(config.mesh, batch_size=config.data.batch_size, microbatches=config.training.microbatches)
+    if mesh.devices.flat[0].platform != "cpu":
+        return ""
+    expected = expected_step(config, vocab=decoder.padded_vocab(config.tokenizer.vocab_size + 1), mesh=mesh)
+    steps = Budget.of(config).least_steps
+    if expected is None or steps * expected.seconds < HOUR:
+        return ""
+    return (
+        f"this run takes about {steps * expected.seconds / HOUR:,.0f} hours on this CPU: {steps:,} steps of "
+        f"{expected.seconds:.3g} s ({expected.basis}); configs/slm_tiny.py is for CPUs, fewer steps are "
+        "--config.training.steps=..."
+    )
 
 
 def describe_mesh(mesh: Mesh) -> str:

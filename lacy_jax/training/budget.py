@@ -22,6 +22,11 @@ class Budget:
         batch_tokens = config.data.batch_size * config.model.context
         return cls(limit=getattr(training, unit), unit=unit, most_a_step=1 if unit == "steps" else batch_tokens)
 
+    @property
+    def least_steps(self) -> int:
+        """Steps of a whole run, as if all tokens counted."""
+        return -(-self.limit // self.most_a_step)
+
 
 class BudgetMeter:
     """Tells after each step whether the budget is spent, exactly, and nearly always without asking the device.
