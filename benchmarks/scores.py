@@ -19,7 +19,8 @@ from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.config import MeshConfig
 from lacy_jax.data.loader import window_batch
 from lacy_jax.data.prepare import Prepared, prepare
-from lacy_jax.evidence.token_scores import cascade_scores, value_function
+from lacy_jax.evidence.reading import read_tokens
+from lacy_jax.evidence.token_scores import cascade_scores
 from lacy_jax.measures import separation
 from lacy_jax.runtime import sharding
 from lacy_jax.training.probe import fit_probe
@@ -28,20 +29,22 @@ BUDGET = 0.22
 
 
 def validation_scores(slm: LoadedModel, prepared: Prepared, *, batches: int) -> dict[str, np.ndarray]:
-    """Scores of every held-out target in NumPy, and `factual`, `wrong`."""
+    """What is said before every held-out target, by name, and `factual_target`, `wrong`."""
     size = slm.config.data.batch_size
     mesh = sharding.make_mesh(MeshConfig(), batch_size=size, devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
         probe = fit_probe(slm.params, prepared.train, config=slm.config, mesh=mesh, batches=batches)
     assert probe is not None
-    values = value_function(dataclasses.replace(slm, factual_probe=probe))
+    slm = dataclasses.replace(slm, factual_probe=probe)
 
     parts = []
     for index in range(min(batches, -(-len(prepared.validation) // size))):
         batch = window_batch(prepared.validation, index, batch_size=size)
-        found = jax.device_get(values(slm.params, batch.tokens[:, :-1], batch.tokens[:, 1:]))
-        valid = np.arange(1, batch.tokens.shape[1]) < batch.lengths[:, None]
-        parts.append({name: value[valid] for name, value in {**found, "factual": batch.factual[:, 1:]}.items()})
+        tokens = np.asarray(batch.tokens)
+        said = read_tokens(slm, tokens)
+        values = {**said.call, "factual_target": batch.factual[:, 1:], "wrong": said.best != tokens[:, 1:]}
+        valid = np.arange(1, tokens.shape[1]) < batch.lengths[:, None]
+        parts.append({name: value[valid] for name, value in values.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -58,9 +61,9 @@ def main() -> None:
         slm = load_model(path)
         values = validation_scores(slm, prepare(slm.config, progress=lambda *_: None), batches=options.batches)
         scores = cascade_scores(slm, values)
-        both = values["factual"] & values["wrong"]
+        both = values["factual_target"] & values["wrong"]
         for name, score in scores.items():
-            areas = [separation.roc_curve(score, positive) for positive in (values["factual"], both)]
+            areas = [separation.roc_curve(score, positive) for positive in (values["factual_target"], both)]
             point = separation.at_budget(score, both, budget=BUDGET)
             assert point is not None
             cells = [f"{curve.area:.3f}" for curve in areas if curve is not None]

@@ -4,26 +4,18 @@ Teacher-forced: cheap, and the same text for every model. `benchmarks/scores.py`
 for the closed world, where every factual token is known.
 """
 
-import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from lacy_jax.cascade.decoding.engine import encode_text
 from lacy_jax.cascade.scores import CALL_SCORES, score_of
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.data.documents import Document, Spans, full_text
-from lacy_jax.data.factual import factual_tokens
+from lacy_jax.data.documents import Document, Spans
+from lacy_jax.errors import DataError
+from lacy_jax.evidence.reading import OTHER, read_documents
 from lacy_jax.measures import separation
 from lacy_jax.measures.intervals import Interval, bootstrap_area, bootstrap_interval
-from lacy_jax.model import decoder
-from lacy_jax.model.probe import probe_weights
-
-ROWS = 16
-OTHER = "other"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,39 +39,9 @@ class TokenScores:
         return np.asarray(self.kinds != OTHER)
 
 
-Values = Callable[[decoder.Params, np.ndarray, np.ndarray], dict[str, jax.Array]]
-
-
-def value_function(slm: LoadedModel) -> Values:
-    """A compiled (params, inputs [B, T], targets [B, T]) -> arrays [B, T]: nll, wrong, gate and the plain scores."""
-    call_id = slm.tokenizer.call_id
-    # An argument, like the parameters: the program is then the same for all models of a shape, and compiled once.
-    probe_E = jnp.asarray(probe_weights(slm.factual_probe, width=slm.model.width))
-
-    @jax.jit
-    def values(
-        probe_E: jax.Array, params: decoder.Params, inputs: jax.Array, targets: jax.Array
-    ) -> dict[str, jax.Array]:
-        hidden = decoder.forward(params, inputs, config=slm.model).astype(jnp.float32)
-        logits = hidden @ decoder.output_matrix(params).astype(jnp.float32).T
-        log_p = jax.nn.log_softmax(logits[..., :call_id])
-        return {
-            "nll": -jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0],
-            "wrong": log_p.argmax(axis=-1) != targets,
-            "gate": jax.nn.sigmoid(hidden @ probe_E[:-1] + probe_E[-1]),
-            "uncertainty": -jnp.expm1(log_p.max(axis=-1)),
-            "entropy": -jnp.sum(jnp.exp(log_p) * log_p, axis=-1),
-            "call_score": logits[..., call_id] - jax.nn.logsumexp(logits[..., :call_id], axis=-1),
-            "call_logit": logits[..., call_id],
-        }
-
-    return functools.partial(values, probe_E)
-
-
-def cascade_scores(slm: LoadedModel, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every score that a cascade of this model can rank by, alone and gated, of what `value_function` gave."""
-    said = {**values, "factual": values["gate"]}
-    scores = {"probe": values["gate"]}
+def cascade_scores(slm: LoadedModel, said: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every score that a cascade of this model can rank by, alone and gated, of what it said (`reading.Said.call`)."""
+    scores = {"probe": said["factual"]}
     for name, score in CALL_SCORES.items():
         if score.ranks_as is None and (slm.learned_to_call or not score.needs_call):
             scores[name] = np.asarray(score_of(name, said, gate="none"))
@@ -88,46 +50,22 @@ def cascade_scores(slm: LoadedModel, values: Mapping[str, np.ndarray]) -> dict[s
 
 
 def score_documents(slm: LoadedModel, documents: Iterable[tuple[Document, Spans]]) -> TokenScores:
-    """The targets of documents, each read alone from its beginning, to the model's context at most."""
-    function = value_function(slm)
-    context = slm.model.context
-    rows = [_row(slm, document, spans) for document, spans in documents]
-    parts: dict[str, list[np.ndarray]] = {}
-    kinds = []
-    for first in range(0, len(rows), ROWS):
-        group = rows[first : first + ROWS]
-        ids = np.full((ROWS, context + 1), slm.tokenizer.end_id, np.int32)
-        for index, (row_ids, row_kinds) in enumerate(group):
-            length = min(len(row_ids), context + 1)
-            ids[index, :length] = row_ids[:length]
-            kinds.append(row_kinds[1:length])
-        found = jax.device_get(function(slm.params, ids[:, :-1], ids[:, 1:]))
-        for name, value_BT in found.items():
-            valid = [value_BT[index, : len(kinds[first + index])] for index in range(len(group))]
-            parts.setdefault(name, []).extend(valid)
-    values = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    documents = np.repeat(np.arange(len(kinds)), [len(each) for each in kinds])
-    return TokenScores(np.concatenate(kinds), documents, values["nll"], values["wrong"], cascade_scores(slm, values))
+    """The targets of documents, each read alone from its beginning, to the model's context at most.
 
-
-def _row(slm: LoadedModel, document: Document, spans: Spans) -> tuple[list[int], np.ndarray]:
-    """The ids of a document after the start token, and the kind of each."""
-    text = full_text(document)
-    ids = encode_text(slm.tokenizer, text)
-    encoding = slm.tokenizer.encode(text)
-    kinds = np.full(len(ids), OTHER, dtype="U32")
-    for kind in sorted({*spans.kinds}):
-        chosen = np.array([each == kind for each in spans.kinds])
-        some = Spans(
-            spans.starts[chosen],
-            spans.ends[chosen],
-            (kind,) * int(chosen.sum()),
-            spans.subject[chosen],
-            spans.repeated[chosen],
-        )
-        marked = factual_tokens(encoding.starts, encoding.ends, text=text, spans=some)
-        kinds[1:][marked] = kind
-    return ids, kinds
+    Raises:
+        DataError: there is no document.
+    """
+    readings = read_documents(slm, list(documents))
+    if not readings:
+        raise DataError("no held-out document to read; raise corpus.validation_share, or take more documents")
+    said = {name: np.concatenate([each.said.call[name] for each in readings]) for name in readings[0].said.call}
+    return TokenScores(
+        kinds=np.concatenate([each.kinds for each in readings]),
+        documents=np.repeat(np.arange(len(readings)), [len(each.ids) for each in readings]),
+        nll=np.concatenate([each.said.nll for each in readings]),
+        wrong=np.concatenate([each.wrong for each in readings]),
+        scores=cascade_scores(slm, said),
+    )
 
 
 @dataclass(frozen=True)

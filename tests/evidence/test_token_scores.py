@@ -12,6 +12,7 @@ from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.data.documents import Spans, full_text
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.evidence import token_scores
+from lacy_jax.evidence.reading import OTHER
 from lacy_jax.evidence.token_scores import TokenScores
 from lacy_jax.measures import intervals, separation
 from lacy_jax.model import decoder
@@ -52,7 +53,7 @@ def test_every_token_is_scored_as_by_a_plain_loop(small_run: Path, small_data: P
                 for start, end, kind in zip(spans.starts, spans.ends, spans.kinds, strict=True)
                 if text[max(start, encoding.starts[at]) : min(end, encoding.ends[at])].strip()
             ]
-            kinds.append(covered[0] if covered else token_scores.OTHER)
+            kinds.append(covered[0] if covered else OTHER)
     assert found.kinds.tolist() == kinds
     assert len({*kinds}) > 2
     for name in rows[0]:
@@ -64,7 +65,7 @@ def test_every_token_is_scored_as_by_a_plain_loop(small_run: Path, small_data: P
 def test_a_gate_that_is_shut_ranks_as_in_the_cascade(small_run: Path) -> None:
     slm = load_model(str(small_run))
     names = ("uncertainty", "entropy", "call_score", "call_logit")
-    values = {"gate": np.zeros(2, np.float32)} | {name: np.ones(2, np.float32) for name in names}
+    values = {"factual": np.zeros(2, np.float32)} | {name: np.ones(2, np.float32) for name in names}
     gated = token_scores.cascade_scores(slm, values)["call_score, gated"]
     np.testing.assert_allclose(gated, 1 + np.log(1e-30), rtol=1e-5)
 

@@ -6,24 +6,20 @@ not acceptable is the reason for LaCy's rule: loss finds mismatches, facts find 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.data.documents import Document, Spans, full_text
-from lacy_jax.data.factual import factual_tokens
+from lacy_jax.data.documents import Document, Spans
 from lacy_jax.errors import DataError
 from lacy_jax.evidence.judge import Judge, Progress
+from lacy_jax.evidence.reading import Reading, read_documents
 from lacy_jax.measures.intervals import Interval, bootstrap_area
-from lacy_jax.model import decoder
 
 Verdict = Literal["acceptable", "unacceptable", "unclear", "unanswered"]
-ROWS = 8
 BEFORE, AFTER = 600, 60  # characters of the text that the judge sees around a mismatch
 VERDICT_TOKENS = 8
 _FIRST_WORD = re.compile(r"\W*(\w+)")
@@ -67,51 +63,33 @@ def read_targets(slm: LoadedModel, documents: Sequence[tuple[Document, Spans]]) 
     Raises:
         DataError: no document has a target.
     """
-    tokenizer, context = slm.tokenizer, slm.model.context
-
-    @jax.jit
-    def read(params: decoder.Params, tokens_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-        hidden_BTD = decoder.forward(params, tokens_BT[:, :-1], config=slm.model).astype(jnp.float32)
-        logits_BTV = hidden_BTD @ decoder.output_matrix(params).astype(jnp.float32).T
-        log_p = jax.nn.log_softmax(logits_BTV[..., : tokenizer.call_id])
-        nll = -jnp.take_along_axis(log_p, tokens_BT[:, 1:, None], axis=-1)[..., 0]
-        return nll, log_p.argmax(axis=-1)
-
-    targets: list[Target] = []
-    for first in range(0, len(documents), ROWS):
-        group = documents[first : first + ROWS]
-        encodings = [tokenizer.encode(full_text(document)) for document, _ in group]
-        tokens_BT = np.full((ROWS, context + 1), tokenizer.end_id, np.int32)
-        tokens_BT[:, 0] = tokenizer.start_id
-        for row, encoding in enumerate(encodings):
-            ids = encoding.ids[:context]
-            tokens_BT[row, 1 : 1 + len(ids)] = ids
-        nll_BT, best_BT = (np.asarray(each) for each in read(slm.params, tokens_BT))
-        for row, ((document, spans), encoding) in enumerate(zip(group, encodings, strict=True)):
-            text, length = full_text(document), min(len(encoding.ids), context)
-            starts, ends = encoding.starts[:length], encoding.ends[:length]
-            flags = factual_tokens(starts, ends, text=text, spans=spans, sub_tokens="all")
-            for at in range(length):
-                said = said_by(slm, int(best_BT[row, at]))
-                start, end = int(starts[at]), int(ends[at])
-                inside = start == end or (at > 0 and start < ends[at - 1]) or (at + 1 < length and end > starts[at + 1])
-                if inside or "\ufffd" in said:
-                    continue
-                targets.append(
-                    Target(
-                        document=first + row,
-                        before=text[max(0, start - BEFORE) : start],
-                        after=text[start : start + AFTER],
-                        token=text[start:end],
-                        said=said,
-                        loss=float(nll_BT[row, at]),
-                        factual=bool(flags[at]),
-                        mismatch=int(best_BT[row, at]) != int(encoding.ids[at]),
-                    )
-                )
+    targets = [
+        target
+        for index, reading in enumerate(read_documents(slm, documents))
+        for target in _targets_of(reading, slm=slm, document=index)
+    ]
     if not targets:
         raise DataError("no held-out document has a token to judge")
     return targets
+
+
+def _targets_of(reading: Reading, *, slm: LoadedModel, document: int) -> Iterator[Target]:
+    text, starts, ends, factual, wrong = reading.text, reading.starts, reading.ends, reading.factual, reading.wrong
+    for at, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+        said = said_by(slm, int(reading.said.best[at]))
+        inside = start == end or (at > 0 and start < ends[at - 1]) or (at + 1 < len(ends) and end > starts[at + 1])
+        if inside or "\ufffd" in said:
+            continue
+        yield Target(
+            document=document,
+            before=text[max(0, start - BEFORE) : start],
+            after=text[start : start + AFTER],
+            token=text[start:end],
+            said=said,
+            loss=float(reading.said.nll[at]),
+            factual=bool(factual[at]),
+            mismatch=bool(wrong[at]),
+        )
 
 
 def said_by(slm: LoadedModel, token: int) -> str:

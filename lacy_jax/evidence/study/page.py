@@ -20,9 +20,9 @@ from lacy_jax.evidence.pages import charts
 from lacy_jax.evidence.pages.charts import Role, Series
 from lacy_jax.evidence.pages.curves import Chart
 from lacy_jax.evidence.pages.render import render, write_page
+from lacy_jax.evidence.reading import OTHER
 from lacy_jax.evidence.study.plan import Study
 from lacy_jax.evidence.study.results import Mean, Results, Tested, read_results
-from lacy_jax.evidence.token_scores import OTHER
 
 COLUMNS = (
     "strict",

@@ -1,0 +1,140 @@
+"""The teacher-forced reader: what a model says before every token of a text, all true tokens before it given.
+
+The run's report, the scores by token, the acceptability of mismatches and benchmarks/scores.py all read by it.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lacy_jax.checkpoints.loading import LoadedModel
+from lacy_jax.config import ModelConfig
+from lacy_jax.data.documents import Document, Spans, full_text
+from lacy_jax.data.factual import factual_tokens
+from lacy_jax.data.tokenizer import Encoding
+from lacy_jax.model import decoder
+from lacy_jax.model.probe import probe_weights
+
+ROWS = 8  # documents read at once
+OTHER = "other"
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """What a model says before each of N targets, or of [B, T] of them. Probabilities are those without `<CALL>`.
+
+    nll: float32, of the target, in nats. best: int32, the most likely token.
+    call: float32 each, what scores of calling are made of: the fields of `cascade.decoding.engine.Step` by name.
+    """
+
+    nll: np.ndarray
+    best: np.ndarray
+    call: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A document as a model reads it, from its beginning to the model's context at most: N targets.
+
+    text: the full text. ids: int32[N], the targets; starts, ends: int32[N], their characters (see `Encoding`).
+    kinds: str[N], what each target is part of: a span's kind, or OTHER.
+    """
+
+    document: Document
+    text: str
+    ids: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    kinds: np.ndarray
+    said: Said
+
+    @property
+    def factual(self) -> np.ndarray:
+        """bool[N]: part of any span."""
+        return np.asarray(self.kinds != OTHER)
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """bool[N]: the model's own best token is another."""
+        return np.asarray(self.said.best != self.ids)
+
+
+def read_documents(slm: LoadedModel, documents: Sequence[tuple[Document, Spans]]) -> list[Reading]:
+    """Each document read alone. Its first token follows the tokenizer's `start_id`, as texts did in training."""
+    tokenizer, context = slm.tokenizer, slm.model.context
+    readings = []
+    for first in range(0, len(documents), ROWS):
+        group = documents[first : first + ROWS]
+        encodings = [_cut(tokenizer.encode(full_text(document)), context) for document, _ in group]
+        tokens_BT = np.full((ROWS, context + 1), tokenizer.end_id, np.int32)
+        tokens_BT[:, 0] = tokenizer.start_id
+        for row, encoding in enumerate(encodings):
+            tokens_BT[row, 1 : 1 + len(encoding)] = encoding.ids
+        said = read_tokens(slm, tokens_BT)
+        for row, ((document, spans), encoding) in enumerate(zip(group, encodings, strict=True)):
+            own = row, slice(len(encoding))
+            readings.append(
+                Reading(
+                    document=document,
+                    text=full_text(document),
+                    ids=encoding.ids,
+                    starts=encoding.starts,
+                    ends=encoding.ends,
+                    kinds=_kinds(encoding, text=full_text(document), spans=spans),
+                    said=Said(said.nll[own], said.best[own], {name: value[own] for name, value in said.call.items()}),
+                )
+            )
+    return readings
+
+
+def read_tokens(slm: LoadedModel, tokens: np.ndarray) -> Said:
+    """What a model says before tokens[:, 1:], [B, T], of int32 [B, T + 1]."""
+    probe = probe_weights(slm.factual_probe, width=slm.model.width)
+    nll, best, call = jax.device_get(
+        _values(slm.params, probe, tokens, config=slm.model, call_id=slm.tokenizer.call_id)
+    )
+    return Said(nll, best, call)
+
+
+# The probe is an argument, like the parameters: the program is the same for all models of a shape, and compiled once.
+@functools.partial(jax.jit, static_argnames=("config", "call_id"))
+def _values(
+    params: decoder.Params, probe_E: jax.Array, tokens: jax.Array, *, config: ModelConfig, call_id: int
+) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+    hidden_BTD = decoder.forward(params, tokens[:, :-1], config=config).astype(jnp.float32)
+    logits_BTV = hidden_BTD @ decoder.output_matrix(params).astype(jnp.float32).T
+    log_p = jax.nn.log_softmax(logits_BTV[..., :call_id])
+    nll = -jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1)[..., 0]
+    call_BT = logits_BTV[..., call_id]
+    call = {
+        "call_score": call_BT - jax.nn.logsumexp(logits_BTV[..., :call_id], axis=-1),
+        "call_logit": call_BT,
+        "uncertainty": -jnp.expm1(log_p.max(axis=-1)),
+        "entropy": -jnp.sum(jnp.exp(log_p) * log_p, axis=-1),
+        "factual": jax.nn.sigmoid(hidden_BTD @ probe_E[:-1] + probe_E[-1]),
+    }
+    return nll, log_p.argmax(axis=-1).astype(jnp.int32), call
+
+
+def _cut(encoding: Encoding, length: int) -> Encoding:
+    return Encoding(encoding.ids[:length], encoding.starts[:length], encoding.ends[:length])
+
+
+def _kinds(encoding: Encoding, *, text: str, spans: Spans) -> np.ndarray:
+    """The kind of each token; of kinds that share one the last by the alphabet."""
+    kinds = np.full(len(encoding), OTHER, dtype="U32")
+    for kind in sorted({*spans.kinds}):
+        chosen = np.array([each == kind for each in spans.kinds])
+        some = Spans(
+            spans.starts[chosen],
+            spans.ends[chosen],
+            (kind,) * int(chosen.sum()),
+            spans.subject[chosen],
+            spans.repeated[chosen],
+        )
+        kinds[factual_tokens(encoding.starts, encoding.ends, text=text, spans=some)] = kind
+    return kinds
