@@ -292,6 +292,11 @@ class Config:
                 return name
         return "custom"
 
+    @property
+    def workdir(self) -> str:
+        """Where the run lies, unless somebody names another folder."""
+        return f"runs/{self.name}-{self.method}"
+
 
 def config_to_dict(config: Config) -> dict[str, Any]:
     """The settings as nested plain dicts, for JSON; with the method, which older readers of checkpoints expect."""

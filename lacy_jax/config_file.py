@@ -7,6 +7,7 @@ import importlib.util
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ml_collections
@@ -45,13 +46,16 @@ def call_in_file(spec: str, *, function: str, flag: str) -> Any:
 
 
 def read_config(
-    spec: str, changes: Mapping[str, str], *, check: Callable[[Config], Iterable[str]] = lambda _config: ()
+    spec: str,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    check: Callable[[Config], Iterable[str]] = lambda _config: (),
 ) -> Config:
     """The checked settings of a config file, some of them changed.
 
     Args:
         spec: FILE.py or FILE.py:ARGUMENT.
-        changes: known setting -> its value as text, e.g. {"training.steps": "20"}.
+        changes: known setting -> its value, which may be text, e.g. {"training.steps": "20"}.
         check: finds further problems, see `config.config_from_dict`.
 
     Raises:
@@ -61,13 +65,15 @@ def read_config(
     if not isinstance(found, ml_collections.ConfigDict):
         raise ConfigError(f"--config={spec}: get_config() gives {type(found).__name__}, not settings (`return config`)")
     settings = found.to_dict()
-    for name, text in changes.items():
+    for name, value in changes.items():
         *sections, last = name.split(".")
         section = settings
         for part in sections:
             section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                raise ConfigError(f"config.{name}: {part} is a setting, not a section")
         # Texts of other types pydantic reads itself, but not whole numbers of which only some are allowed.
-        section[last] = int(text) if type(section.get(last)) is int and text.isdecimal() else text
+        section[last] = int(value) if type(section.get(last)) is int and str(value).isdecimal() else value
     return parse(settings, check=check)
 
 

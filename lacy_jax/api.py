@@ -1,0 +1,55 @@
+"""`lacy_jax.prepare` and `lacy_jax.train`, for notebooks and programs: no flags, no signals outside the main thread."""
+
+from typing import TYPE_CHECKING, Literal
+
+from lacy_jax.checks import parse
+from lacy_jax.config import Config, config_to_dict
+from lacy_jax.console import reporting
+from lacy_jax.data.check import data_problems
+from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepare import prepare as prepare_data
+
+if TYPE_CHECKING:
+    from lacy_jax.checkpoints.loading import LoadedModel
+
+Say = Literal["progress", "nothing"]
+
+
+def prepare(config: Config, *, say: Say = "progress") -> Prepared:
+    """Marks the facts of the corpus, trains its tokenizer and packs its windows, where that is not done yet.
+
+    Raises:
+        ConfigError, DataError: the settings or the data cannot be used.
+    """
+    config = parse(config_to_dict(config), check=data_problems)
+    with reporting(quiet=say == "nothing") as reporter:
+        return prepare_data(config, progress=reporter.update)
+
+
+def train(config: Config, *, workdir: str = "", say: Say = "progress") -> "LoadedModel":
+    """Prepares what is missing, trains to the end of the budget, and gives the model.
+
+    The same call again continues a run that was stopped, or gives the model of one that is finished. A run that Ctrl-C
+    stops is saved, and its model given; `step` says how far it came.
+
+    Args:
+        workdir: where the run lies; "": runs/<config name>-<method>.
+
+    Raises:
+        ConfigError, DataError: the settings or the data cannot be used.
+        CheckpointError: the workdir holds a run with other settings or data.
+        MeshError: the devices, the batch or the model do not fit config.mesh.
+    """
+    from lacy_jax.checkpoints.loading import load_model  # JAX: preparing needs none
+    from lacy_jax.training.announce import describe_long_run
+    from lacy_jax.training.loop import train as run_training
+
+    config = parse(config_to_dict(config), check=data_problems)
+    workdir = workdir or config.workdir
+    with reporting(quiet=say == "nothing") as reporter:
+        if long := describe_long_run(config):
+            reporter.say(long)
+        prepared = prepare_data(config, progress=reporter.update)
+        reporter.finish()
+        run_training(config, prepared=prepared, workdir=workdir, reporter=reporter)
+    return load_model(workdir)
