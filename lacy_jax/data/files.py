@@ -41,6 +41,20 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DataError(f"{path}, after line {number}: cannot be read ({error})") from None
 
 
+def read_json_log(path: Path | epath.Path) -> list[dict[str, Any]]:
+    """The objects of a file that a run appends to, one a line; [] where there is none.
+
+    A last line that a crash cut off is left out. So is all that follows a line that is not JSON.
+    """
+    rows = []
+    for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
 @contextlib.contextmanager
 def _open_lines(path: Path) -> Iterator[IO[bytes]]:
     with contextlib.ExitStack() as stack:

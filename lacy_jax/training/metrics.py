@@ -15,7 +15,7 @@ from etils import epath
 from tensorboardX import SummaryWriter
 
 from lacy_jax import objective
-from lacy_jax.data.files import write_whole
+from lacy_jax.data.files import read_json_log, write_whole
 from lacy_jax.measures import separation
 from lacy_jax.training.state import count_value
 
@@ -130,11 +130,4 @@ class MetricWriter:
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
     """All records of a run; a last line cut off by a crash is dropped."""
-    path = epath.Path(workdir) / "metrics.jsonl"
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+    return read_json_log(epath.Path(workdir) / "metrics.jsonl")

@@ -1,5 +1,6 @@
 """Judging biographies, keeping what was judged, and adding it up."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -15,8 +16,8 @@ from lacy_jax.config import BiographiesConfig
 from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.closed_world.biographies import pick_people
 from lacy_jax.evidence.closed_world.decodes import EXAMPLE, Decode, decode_text, parse_decode
-from lacy_jax.evidence.closed_world.judging import Claim, Judged, from_json, judge, to_json
-from lacy_jax.evidence.closed_world.kept import judged_path, read_evaluation
+from lacy_jax.evidence.closed_world.judging import Claim, Judged, judge, to_json
+from lacy_jax.evidence.closed_world.kept import judged_path, read_evaluation, read_judged
 from lacy_jax.evidence.closed_world.scores import SCORES, estimate, length_penalised, score
 from lacy_jax.evidence.closed_world.world import biographies, make_world, write_biography
 
@@ -122,9 +123,13 @@ def test_scores_by_hand() -> None:
         assert found.low < found.high or name in ("rate", "delegated", "on_facts", "answered_on_facts", "unanswered")
 
 
-def test_records_survive_a_file() -> None:
-    assert from_json(to_json(made(2, 1, 1))) == made(2, 1, 1)
-    assert json.loads(to_json(made(2, 1, 1)))["group"] == "tail"
+def test_records_survive_a_file(tmp_path: Path) -> None:
+    first = made(2, 1, 1)
+    # Characters that Python, unlike JSON, takes for ends of lines.
+    second = dataclasses.replace(first, name="A\u2028B\x85", pieces=((" C\x0bD", "slm", 0.5), ("\nE", "partner", 1.0)))
+    (tmp_path / "a-0.2.jsonl").write_text("".join(f"{to_json(each)}\n" for each in (first, second)))
+    assert read_judged(tmp_path / "a-0.2.jsonl") == [first, second]
+    assert json.loads(to_json(first))["group"] == "tail"
 
 
 def test_people_are_spread_over_the_world() -> None:

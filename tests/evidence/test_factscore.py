@@ -261,8 +261,11 @@ def test_retrieval_ranks_within_the_article() -> None:
         (("bios.jsonl", ""), "no generation in it"),
         (("bios.jsonl", '{"topic": "Who?", "output": "x"}\n'), "no article for 1 of 1 topics ('Who?')"),
         (("wiki.db", "SQLite format 3\0rubbish"), "not FActScore's table documents"),
-        (("wiki.db", "words\n"), "line 1: not an object of"),
-        (("wiki.db", b"\x1f\x8b\xff"), "neither FActScore's .db nor JSON lines"),
+        (("wiki.db", "words\n"), "line 1: not JSON"),
+        (
+            ("wiki.db", b"\x1f\x8b\xff"),
+            "save the file as UTF-8; give FActScore's .db",
+        ),
         (("wiki.db", '{"title": ["A"], "text": "x"}\n'), "line 1: not an object of"),
         (("wiki.db", '{"title": "A", "text": null}\n'), "line 1: not an object of"),
     ],

@@ -110,13 +110,11 @@ def _is(person: Person, subject: str) -> bool:
 
 
 def to_json(judged: Judged) -> str:
-    """One line; `from_json` reads it."""
+    """One line; `judged_of` makes it of its fields again."""
     return json.dumps(dataclasses.asdict(judged), ensure_ascii=False)
 
 
-def from_json(line: str) -> Judged:
-    """A `Judged` from what `to_json` wrote."""
-    fields: dict[str, Any] = json.loads(line)
-    fields["claims"] = tuple(Claim(**claim) for claim in fields["claims"])
-    fields["pieces"] = tuple((text, source, score) for text, source, score in fields["pieces"])
-    return Judged(**fields)
+def judged_of(fields: dict[str, Any]) -> Judged:
+    """A `Judged` from the object that `to_json` wrote."""
+    claims = tuple(Claim(**claim) for claim in fields["claims"])
+    return Judged(**fields | {"claims": claims, "pieces": tuple(map(tuple, fields["pieces"]))})

@@ -14,10 +14,10 @@ from typing import Any
 
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import config_to_dict
-from lacy_jax.data.files import write_whole
+from lacy_jax.data.files import read_json_lines, write_whole
 from lacy_jax.errors import DataError
 from lacy_jax.evidence.closed_world.decodes import Decode
-from lacy_jax.evidence.closed_world.judging import Judged, from_json
+from lacy_jax.evidence.closed_world.judging import Judged, judged_of
 from lacy_jax.evidence.suites import share_text
 
 MAIN_BUDGET = 0.22  # of the intervals in tokens.json
@@ -48,7 +48,7 @@ def judged_path(folder: Path, decode: str, budget: float) -> Path:
 
 def read_judged(path: Path) -> list[Judged]:
     """The biographies of a file."""
-    return [from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [judged_of(fields) for _, fields in read_json_lines(path)]
 
 
 def model_fingerprint(slm: LoadedModel) -> str:

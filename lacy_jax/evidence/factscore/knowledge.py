@@ -4,7 +4,6 @@ Two forms are read, both FActScore's (https://github.com/shmsw25/FActScore): its
 `documents(title, text)` with the passages of an article in one text, and JSON lines of {"title", "text"}.
 """
 
-import json
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lacy_jax.cascade.text.words import match_query, terms_of
+from lacy_jax.data.files import read_json_lines
 from lacy_jax.errors import DataError
 
 SEPARATOR = "####SPECIAL####SEPARATOR####"  # between the passages of an article in FActScore's file
@@ -37,10 +37,7 @@ def read_articles(path: str, *, titles: Iterable[str]) -> dict[str, list[Passage
     wanted = dict.fromkeys(titles)
     with open(_existing(path), "rb") as file:
         is_sqlite = file.read(16) == b"SQLite format 3\0"
-    try:
-        texts = _from_sqlite(path, wanted) if is_sqlite else _from_lines(path, wanted)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: neither FActScore's .db nor JSON lines in UTF-8 ({error})") from None
+    texts = _from_sqlite(path, wanted) if is_sqlite else _from_lines(path, wanted)
     articles = {title: [Passage(title, text) for text in parts if text.strip()] for title, parts in texts.items()}
     missing = [title for title in wanted if not articles.get(title)]
     if missing:
@@ -73,18 +70,15 @@ def _from_sqlite(path: str, titles: Mapping[str, None]) -> dict[str, list[str]]:
 
 def _from_lines(path: str, titles: Mapping[str, None]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                title, text = row["title"], row["text"]
-                sections = [text] if isinstance(text, str) else [str(section) for section in text]
-                if title in titles and title not in found:
-                    found[title] = passages_of(" ".join(sections))
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f'{path}, line {number}: not an object of "title" and "text" ({error})') from None
+    try:
+        for where, row in read_json_lines(path):
+            title, text = row.get("title"), row.get("text")
+            if not isinstance(title, str) or not isinstance(text, str | list):
+                raise DataError(f'{where}: not an object of "title" and "text"')
+            if title in titles and title not in found:
+                found[title] = passages_of(" ".join([text] if isinstance(text, str) else map(str, text)))
+    except DataError as error:
+        raise DataError(f"{error}; give FActScore's .db, or JSON lines of title and text") from None
     return found
 
 

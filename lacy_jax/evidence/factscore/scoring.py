@@ -5,6 +5,7 @@ Generations are read and written in FActScore's own form, JSON lines of {"input"
 """
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lacy_jax.cascade import Cascade, Request, Sampling
-from lacy_jax.data.files import write_whole
+from lacy_jax.data.files import read_json_lines, read_json_log, write_whole
 from lacy_jax.errors import DataError
 from lacy_jax.evidence.factscore.atomic_facts import (
     DEMONSTRATIONS,
@@ -67,15 +68,9 @@ def read_generations(path: str, *, use_atomic_facts: bool = False, limit: int = 
     Raises:
         DataError: a file or line that cannot be used.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
-    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     generations = []
-    for number, line in numbered[: limit or None]:
+    for where, row in itertools.islice(read_json_lines(path), limit or None):
         try:
-            row = json.loads(line)
             topic, output = row["topic"], row["output"]
             if not isinstance(topic, str) or not isinstance(output, str):
                 raise TypeError("both must be texts")
@@ -86,9 +81,9 @@ def read_generations(path: str, *, use_atomic_facts: bool = False, limit: int = 
                 facts = tuple(tuple(f["text"] for f in part["model-atomic-facts"]) for part in row["annotations"])
                 if not all(isinstance(fact, str) for own in facts for fact in own):
                     raise TypeError("a fact must be a text")
-        except (ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             needed = '"topic" and "output"' + (' and "annotations"' if use_atomic_facts else "")
-            raise DataError(f"{path}, line {number}: not an object of {needed} ({error})") from None
+            raise DataError(f"{where}: not an object of {needed} ({error})") from None
         generations.append(Generation(topic=topic, output=output, row=row, facts=facts))
     if not generations:
         raise DataError(f"{path}: no generation in it")
@@ -143,12 +138,8 @@ def write_generations(
 
 
 def _finished_rows(partial: Path, *, written_by: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """By entity, what an interrupted run of the same wrote; its last line may be cut."""
-    if not partial.exists():
-        return {}
-    lines = partial.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    rows = [json.loads(line) for line in lines]
-    return {row["topic"]: row for row in rows if row["written_by"] == written_by}
+    """By entity, what an interrupted run of the same wrote."""
+    return {row["topic"]: row for row in read_json_log(partial) if row["written_by"] == written_by}
 
 
 def are_written(entities: Sequence[str], *, path: str, written_by: Mapping[str, Any]) -> bool:

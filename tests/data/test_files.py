@@ -1,0 +1,19 @@
+"""Files: a log that a crash cut off. Corpora's tests read JSON lines of every other kind."""
+
+import json
+from pathlib import Path
+
+from lacy_jax.data.files import read_json_log
+
+
+def test_a_log_is_read_up_to_where_it_was_cut(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    assert read_json_log(path) == []
+    rows = [{"step": 1, "text": "é\u2028"}, {"step": 2}, {"step": 3, "text": "é"}]
+    whole = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    ends = [index + 1 for index, byte in enumerate(whole) if byte == ord("\n")]
+    for size in range(len(whole) + 1):  # also within a character
+        path.write_bytes(whole[:size])
+        assert read_json_log(path) == rows[: sum(end <= size for end in ends)]
+    path.write_bytes(whole[: ends[0]] + b"\xc3\n" + whole[ends[0] :])
+    assert read_json_log(path) == rows[:1]
