@@ -1,28 +1,89 @@
-"""Files: their hash, JSON lines in, plain or compressed, and what is written whole or not at all."""
+"""Files: hashes, remembered between runs; JSON lines, plain or compressed; what is written whole or not at all."""
 
 import contextlib
 import gzip
 import hashlib
 import io
 import json
+import os
 import zlib
 from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import filelock
 import zstandard
 from etils import epath
 
 from lacy_jax.errors import DataError
 
+HASHES_FILE = "files.json"
+
+Stamp = tuple[int, int]  # a file's size in bytes, and when it was changed, in ns
+
+
+@dataclass
+class _Memory:
+    """Hashes by absolute path. known: those of earlier runs; new: those that this one has read files for."""
+
+    known: dict[str, tuple[Stamp, str]]
+    new: dict[str, tuple[Stamp, str]] = field(default_factory=dict)
+
+
+_memory: ContextVar[_Memory | None] = ContextVar("_memory", default=None)
+
 
 def file_sha256(path: str | Path) -> str:
-    """The sha256 of a file's contents, in hex; raises `DataError` where it cannot be read."""
+    """The sha256 of a file's contents, in hex; raises `DataError` where it cannot be read.
+
+    Inside `remembered_hashes` a file is read only where its size or its time of change is another than before.
+    """
+    memory, key = _memory.get(), os.path.abspath(path)
     try:
         with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            status = os.fstat(file.fileno())
+            stamp = (status.st_size, status.st_mtime_ns)
+            if memory is not None and (found := memory.new.get(key) or memory.known.get(key)) and found[0] == stamp:
+                return found[1]
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror})") from None
+    if memory is not None:
+        memory.new[key] = (stamp, digest)
+    return digest
+
+
+@contextlib.contextmanager
+def remembered_hashes(folder: str | Path) -> Iterator[None]:
+    """Lets `file_sha256` remember, in `folder`/files.json: a file's path -> [size, time of change in ns, sha256].
+
+    Where that cannot be read or written, files are read again; nothing else follows from it.
+    """
+    path = Path(folder) / HASHES_FILE
+    memory = _Memory(_read_hashes(path))
+    token = _memory.set(memory)
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+    if not memory.new:
+        return
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path.parent / ".lock"):  # of several processes none loses what another one found
+            every = _read_hashes(path) | memory.new
+            rows = {key: [*stamp, digest] for key, (stamp, digest) in sorted(every.items())}
+            write_whole(path, json.dumps(rows, indent=2).encode())
+
+
+def _read_hashes(path: Path) -> dict[str, tuple[Stamp, str]]:
+    try:
+        rows = json.loads(path.read_text())
+        return {key: ((size, changed), digest) for key, (size, changed, digest) in rows.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def read_json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -5,6 +5,7 @@ Each stage has a folder named after the fingerprint of all it depends on, under 
     annotated/<corpus>-<hash>/1.0.0/            documents and marks (TFDS)
     tokenizer/<corpus>-<hash>/tokenizer.model
     packed/<corpus>-<hash>/1.0.0/               windows, and the tokenizer again (TFDS)
+    files.json                                  sha256 of the files read, by path, size and time of change
 
 A stage whose folder is there is not run again. Folders appear by a rename when they are complete, so an interrupted
 stage is simply started anew; processes that want the same folder wait for the one that makes it.
@@ -14,9 +15,10 @@ import dataclasses
 import importlib.metadata
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 import filelock
 import numpy as np
@@ -29,7 +31,7 @@ from lacy_jax.data.corpus import corpus_fingerprint, read_documents
 from lacy_jax.data.datasets import AnnotatedSource, Fingerprint
 from lacy_jax.data.documents import Document, Spans, full_text, split_of
 from lacy_jax.data.factual import select_spans
-from lacy_jax.data.files import write_whole
+from lacy_jax.data.files import remembered_hashes, write_whole
 from lacy_jax.data.pack import (
     TOKENIZER_FILE,
     Packed,
@@ -85,6 +87,9 @@ class Prepared:
 def prepare(config: Config, *, progress: Progress = lambda _stage, _done, _total: None) -> Prepared:
     """Makes what is missing of what `config` needs, and opens it; with `config.data.packed`, only opens that.
 
+    The corpus is read once, and only where its documents are not annotated yet. Its files are hashed only where their
+    size or time of change is another than in `files.json`, which lies beside the prepared data.
+
     Args:
         progress: called as progress(stage, done, total), from one thread, a stage after the other.
 
@@ -92,48 +97,44 @@ def prepare(config: Config, *, progress: Progress = lambda _stage, _done, _total
         DataError: the corpus, a spans file or a tokenizer cannot be read, or the dataset named is another one.
     """
     if config.data.packed:
-        directory = Path(config.data.packed)
-        packed = open_packed(directory, expected=_expected(config))
-        root = directory.absolute().parent.parent.parent
-    else:
-        root = Path(config.data.directory)
-        tokenizer = _tokenizer(config, root, progress)
-        fingerprint = _packed_fingerprint(config, tokenizer)
-        name = datasets.fingerprint_name(config.corpus.name, fingerprint)
-        directory = datasets.dataset_directory(root, "packed", name=name)
-
-        def build() -> None:
-            _pack(config, root, tokenizer=tokenizer, fingerprint=fingerprint, name=name, progress=progress)
-
-        _once(directory, build, progress)
-        packed = open_packed(directory, expected=fingerprint)
-    return Prepared(packed=packed, annotated_directory=_annotated_directory(root, packed.fingerprint))
-
-
-def _annotated_fingerprint(config: Config) -> Fingerprint:
-    return {"format": FORMAT, "corpus": _documents(config), "annotator": annotator_fingerprint(config.annotate)}
+        return _open_elsewhere(config)
+    root = Path(config.data.directory)
+    with remembered_hashes(root):
+        source = _source_fingerprint(config)
+    annotated = _annotated_directory(root, source)
+    tokenizer_file = _tokenizer_file(config, source=source)
+    tokenizer = Tokenizer.from_file(tokenizer_file) if config.tokenizer.path or tokenizer_file.exists() else None
+    if tokenizer is None or not _packed_directory(config, source=source, tokenizer=tokenizer).exists():
+        _annotate(config, directory=annotated, fingerprint=source, progress=progress)
+        documents = AnnotatedSource(annotated)
+        if tokenizer is None:
+            tokenizer = _tokenize(config, documents, file=tokenizer_file, source=source, progress=progress)
+        _pack(config, documents, source=source, tokenizer=tokenizer, progress=progress)
+    packed = open_packed(
+        _packed_directory(config, source=source, tokenizer=tokenizer),
+        expected=_packed_fingerprint(config, source=source, tokenizer=tokenizer),
+    )
+    return Prepared(packed=packed, annotated_directory=annotated)
 
 
-def _documents(config: Config) -> Fingerprint:
-    """The corpus alone: how it is split matters to later stages, and is an entry of its own there."""
-    return {key: value for key, value in corpus_fingerprint(config.corpus).items() if key != "validation_share"}
-
-
-def _packed_fingerprint(config: Config, tokenizer: Tokenizer) -> Fingerprint:
-    return _annotated_fingerprint(config) | {
-        "tokenizer": tokenizer.fingerprint,
-        "rule": dataclasses.asdict(config.rule),
-        "window": config.model.context,
-        "validation_share": config.corpus.validation_share,
-    }
-
-
-def _expected(config: Config) -> Fingerprint:
-    """What can be said of a packed dataset without the corpus it was made from."""
+def _open_elsewhere(config: Config) -> Prepared:
+    """The dataset of `config.data.packed`; what can be said of it without its corpus must fit the config."""
     expected: Fingerprint = {"rule": dataclasses.asdict(config.rule), "window": config.model.context}
     if config.tokenizer.path:
         expected["tokenizer"] = Tokenizer.from_file(config.tokenizer.path).fingerprint
-    return expected
+    directory = Path(config.data.packed)
+    packed = open_packed(directory, expected=expected)
+    root = directory.absolute().parent.parent.parent
+    return Prepared(packed=packed, annotated_directory=_annotated_directory(root, packed.fingerprint))
+
+
+# What each stage depends on, and where it lies.
+
+
+def _source_fingerprint(config: Config) -> Fingerprint:
+    """Of the annotated documents. How they are split matters to later stages, and is an entry of its own there."""
+    corpus = {key: value for key, value in corpus_fingerprint(config.corpus).items() if key != "validation_share"}
+    return {"format": FORMAT, "corpus": corpus, "annotator": annotator_fingerprint(config.annotate)}
 
 
 def _annotated_directory(root: Path, fingerprint: Fingerprint) -> Path:
@@ -142,66 +143,101 @@ def _annotated_directory(root: Path, fingerprint: Fingerprint) -> Path:
     return datasets.dataset_directory(root, "annotated", name=name)
 
 
-def _annotated(config: Config, root: Path, progress: Progress) -> AnnotatedSource:
-    fingerprint = _annotated_fingerprint(config)
-    directory = _annotated_directory(root, fingerprint)
-
-    def build() -> None:
-        count = characters = 0
-        first: list[Document] = []  # all, where there are few
-        for document in read_documents(config.corpus):
-            count += 1
-            characters += len(full_text(document))
-            if characters <= SMALL:
-                first.append(document)
-            progress("read corpus", count, config.corpus.max_documents or None)
-        if characters <= SMALL and (problems := list(small_corpus_problems(first, config))):
-            raise DataError(*problems)
-        marked = annotate_documents(read_documents(config.corpus), config.annotate)
-        datasets.write_annotated(
-            _counted(marked, "annotate", count, progress),
-            directory=root,
-            name=directory.parent.name,
-            fingerprint=fingerprint,
-            count=count,
-            characters=characters,
-        )
-
-    _once(directory, build, progress)
-    return AnnotatedSource(directory)
-
-
-def _tokenizer(config: Config, root: Path, progress: Progress) -> Tokenizer:
-    if config.tokenizer.path:
-        return Tokenizer.from_file(config.tokenizer.path)
-    fingerprint = {
+def _tokenizer_fingerprint(config: Config, *, source: Fingerprint) -> Fingerprint:
+    return {
         "format": FORMAT,
-        "corpus": _documents(config),
+        "corpus": source["corpus"],
         "validation_share": config.corpus.validation_share,
         "pieces": config.tokenizer.vocab_size,
         "characters": config.tokenizer.train_characters,
         "sentencepiece": importlib.metadata.version("sentencepiece"),
     }
-    folder = root / "tokenizer" / datasets.fingerprint_name(config.corpus.name, fingerprint)
+
+
+def _tokenizer_file(config: Config, *, source: Fingerprint) -> Path:
+    """The one that the config names, there or not, else ours of these documents."""
+    if config.tokenizer.path:
+        return Path(config.tokenizer.path)
+    name = datasets.fingerprint_name(config.corpus.name, _tokenizer_fingerprint(config, source=source))
+    return Path(config.data.directory) / "tokenizer" / name / TOKENIZER_FILE
+
+
+def _packed_fingerprint(config: Config, *, source: Fingerprint, tokenizer: Tokenizer) -> Fingerprint:
+    return source | {
+        "tokenizer": tokenizer.fingerprint,
+        "rule": dataclasses.asdict(config.rule),
+        "window": config.model.context,
+        "validation_share": config.corpus.validation_share,
+    }
+
+
+def _packed_directory(config: Config, *, source: Fingerprint, tokenizer: Tokenizer) -> Path:
+    fingerprint = _packed_fingerprint(config, source=source, tokenizer=tokenizer)
+    name = datasets.fingerprint_name(config.corpus.name, fingerprint)
+    return datasets.dataset_directory(Path(config.data.directory), "packed", name=name)
+
+
+# The stages.
+
+
+def _annotate(config: Config, *, directory: Path, fingerprint: Fingerprint, progress: Progress) -> None:
+    """Reads the corpus once, into a nameless file: shards are cut by its size, which must be known before marking."""
 
     def build() -> None:
-        source = _annotated(config, root, progress)
-        texts = _training_texts(source, config=config, progress=progress)
-        model = train_tokenizer(
-            texts, vocab_size=config.tokenizer.vocab_size, characters=config.tokenizer.train_characters
-        )
-        (folder / "fingerprint.json").write_text(json.dumps(fingerprint, indent=2))
-        write_whole(folder / TOKENIZER_FILE, model)
+        with tempfile.TemporaryFile("w+", dir=directory.parent, encoding="ascii") as spool:
+            count, characters = _read_corpus(config, into=spool, progress=progress)
+            spool.seek(0)
+            marked = annotate_documents((Document(*json.loads(line)) for line in spool), config.annotate)
+            datasets.write_annotated(
+                _counted(marked, stage="annotate", total=count, progress=progress),
+                directory=Path(config.data.directory),
+                name=directory.parent.name,
+                fingerprint=fingerprint,
+                count=count,
+                characters=characters,
+            )
 
-    _once(folder / TOKENIZER_FILE, build, progress)
-    return Tokenizer.from_file(folder / TOKENIZER_FILE)
+    _once(directory, build, progress=progress)
 
 
-def _training_texts(source: AnnotatedSource, *, config: Config, progress: Progress) -> Iterator[str]:
+def _read_corpus(config: Config, *, into: TextIO, progress: Progress) -> tuple[int, int]:
+    """Writes each document as a line of JSON; gives the numbers of documents and of their characters."""
+    count = characters = 0
+    first: list[Document] = []  # all, where there are few
+    for document in read_documents(config.corpus):
+        into.write(json.dumps([document.id, document.title, document.text]) + "\n")
+        count += 1
+        characters += len(full_text(document))
+        if characters <= SMALL:
+            first.append(document)
+        progress("read corpus", count, config.corpus.max_documents or None)
+    if characters <= SMALL and (problems := list(small_corpus_problems(first, config))):
+        raise DataError(*problems)
+    return count, characters
+
+
+def _tokenize(
+    config: Config, documents: AnnotatedSource, *, file: Path, source: Fingerprint, progress: Progress
+) -> Tokenizer:
+    """Trains a tokenizer on the training documents."""
+    settings = config.tokenizer
+
+    def build() -> None:
+        texts = _training_texts(documents, config=config, progress=progress)
+        model = train_tokenizer(texts, vocab_size=settings.vocab_size, characters=settings.train_characters)
+        fingerprint = _tokenizer_fingerprint(config, source=source)
+        write_whole(file.parent / "fingerprint.json", json.dumps(fingerprint, indent=2).encode())
+        write_whole(file, model)
+
+    _once(file, build, progress=progress)
+    return Tokenizer.from_file(file)
+
+
+def _training_texts(documents: AnnotatedSource, *, config: Config, progress: Progress) -> Iterator[str]:
     """Training documents in a fixed random order: a part of them is a fair sample of all."""
-    total, done = min(config.tokenizer.train_characters, source.statistics["characters"]), 0
-    for index in np.random.default_rng(0).permutation(len(source)).tolist():
-        document, _ = source[index]
+    total, done = min(config.tokenizer.train_characters, documents.statistics["characters"]), 0
+    for index in np.random.default_rng(0).permutation(len(documents)).tolist():
+        document, _ = documents[index]
         if split_of(document.id, validation_share=config.corpus.validation_share) == "train":
             text = full_text(document)
             done += len(text)
@@ -210,24 +246,29 @@ def _training_texts(source: AnnotatedSource, *, config: Config, progress: Progre
 
 
 def _pack(
-    config: Config, root: Path, *, tokenizer: Tokenizer, fingerprint: Fingerprint, name: str, progress: Progress
+    config: Config, documents: AnnotatedSource, *, source: Fingerprint, tokenizer: Tokenizer, progress: Progress
 ) -> None:
-    source = _annotated(config, root, progress)
-    documents = encode_documents(
-        source, tokenizer=tokenizer, rule=config.rule, validation_share=config.corpus.validation_share
-    )
-    write_packed(
-        _counted(documents, "pack", len(source), progress),
-        directory=root,
-        name=name,
-        fingerprint=fingerprint,
-        tokenizer=tokenizer,
-        window=config.model.context,
-        progress=progress,
-    )
+    """Writes the windows of both splits."""
+    directory = _packed_directory(config, source=source, tokenizer=tokenizer)
+
+    def build() -> None:
+        encoded = encode_documents(
+            documents, tokenizer=tokenizer, rule=config.rule, validation_share=config.corpus.validation_share
+        )
+        write_packed(
+            _counted(encoded, stage="pack", total=len(documents), progress=progress),
+            directory=Path(config.data.directory),
+            name=directory.parent.name,
+            fingerprint=_packed_fingerprint(config, source=source, tokenizer=tokenizer),
+            tokenizer=tokenizer,
+            window=config.model.context,
+            progress=progress,
+        )
+
+    _once(directory, build, progress=progress)
 
 
-def _once(target: Path, build: Callable[[], None], progress: Progress) -> None:
+def _once(target: Path, build: Callable[[], None], *, progress: Progress) -> None:
     """Builds `target`, which is there when it is complete, unless it is there; one process at a time."""
     if target.exists():
         return
@@ -247,7 +288,7 @@ def _once(target: Path, build: Callable[[], None], progress: Progress) -> None:
         lock.release()
 
 
-def _counted(items: Iterable[T], stage: str, total: int, progress: Progress) -> Iterator[T]:
+def _counted(items: Iterable[T], *, stage: str, total: int, progress: Progress) -> Iterator[T]:
     for done, item in enumerate(items, start=1):
         progress(stage, done, total)
         yield item

@@ -1,6 +1,7 @@
 """Text to batch against spaCy run by hand; stages reused, interrupted, wanted by two processes at once."""
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -10,7 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -28,6 +31,7 @@ from lacy_jax.config import (
 from lacy_jax.data import prepare as prepare_module
 from lacy_jax.data.corpus import read_documents
 from lacy_jax.data.documents import Document, full_text, split_of
+from lacy_jax.data.files import file_sha256, remembered_hashes
 from lacy_jax.data.loader import window_batch
 from lacy_jax.data.prepare import Prepared, prepare
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
@@ -211,6 +215,64 @@ def test_progress_runs_to_its_total(config: Config) -> None:
     assert last["read corpus"] == (60, None)
     assert all(done == total for stage, (done, total) in last.items() if stage in ("annotate", "pack", "write windows"))
     assert last["write windows"][0] == len(prepared.train) + len(prepared.validation)
+
+
+def test_files_are_hashed_once_and_the_corpus_is_read_once(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+    readings = 0
+
+    def digest(file: BinaryIO, name: str) -> Any:
+        hashed.append(Path(file.name).name)
+        return hashlib.new(name, file.read())
+
+    def read(corpus: CorpusConfig) -> Iterator[Document]:
+        nonlocal readings
+        readings += 1
+        return read_documents(corpus)
+
+    def counts(config: Config) -> tuple[list[str], int]:
+        nonlocal readings
+        hashed.clear()
+        readings = 0
+        prepare(config)
+        return sorted(hashed), readings
+
+    monkeypatch.setattr(hashlib, "file_digest", digest)
+    monkeypatch.setattr(prepare_module, "read_documents", read)
+    assert counts(config) == (["corpus.jsonl", "spans.jsonl"], 1)
+    assert counts(config) == ([], 0)
+    assert counts(change(config, "model", context=32)) == ([], 0)
+    # Written anew with the same words: hashed, and nothing else follows.
+    first = os.stat(tmp_path / "corpus.jsonl")
+    os.utime(tmp_path / "corpus.jsonl", ns=(first.st_atime_ns, first.st_mtime_ns + 1))
+    assert counts(config) == (["corpus.jsonl"], 0)
+    assert counts(config) == ([], 0)
+    # Other words of the same length: another corpus.
+    text = (tmp_path / "corpus.jsonl").read_text()
+    (tmp_path / "corpus.jsonl").write_text(text.replace("river", "brook"))
+    os.utime(tmp_path / "corpus.jsonl", ns=(first.st_atime_ns, first.st_mtime_ns + 2))
+    assert counts(config) == (["corpus.jsonl"], 1)
+    # A memory that is broken, or cannot be written, costs a reading.
+    (tmp_path / "data" / "files.json").write_text("[")
+    assert counts(config) == (["corpus.jsonl", "spans.jsonl"], 0)
+    assert counts(config) == ([], 0)
+
+
+def test_processes_that_hash_at_once_keep_what_each_found(tmp_path: Path) -> None:
+    paths = [tmp_path / "one", tmp_path / "two"]
+    for path in paths:
+        path.write_text(path.name)
+    with remembered_hashes(tmp_path / "data"):
+        found = [file_sha256(paths[0])]
+        with remembered_hashes(tmp_path / "data"):
+            found.append(file_sha256(paths[1]))
+    kept = json.loads((tmp_path / "data" / "files.json").read_text())
+    assert [kept[str(path)] for path in paths] == [
+        [3, path.stat().st_mtime_ns, digest] for path, digest in zip(paths, found, strict=True)
+    ]
+    assert found == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
 
 def test_marks_that_fit_no_document_are_refused(config: Config, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from lacy_jax.cascade.text.words import match_query, terms_of
 from lacy_jax.config import CorpusConfig, Span
 from lacy_jax.data.corpus import corpus_fingerprint, read_documents
 from lacy_jax.data.documents import Document, full_text
+from lacy_jax.data.files import remembered_hashes
 
 INDEX_VERSION = 2
 PASSAGE_CHARACTERS = 2_000
@@ -88,10 +89,12 @@ def open_store(corpus: CorpusConfig, *, directory: str) -> "DocumentStore":
         DataError: the corpus cannot be read.
         PartnerError: the store cannot be written.
     """
+    with remembered_hashes(directory):
+        fingerprint = {"corpus": corpus_fingerprint(corpus), "index": INDEX_VERSION}
     path = store.find_or_build(
         f"documents-{corpus.name}",
         directory=directory,
-        fingerprint={"corpus": corpus_fingerprint(corpus), "index": INDEX_VERSION},
+        fingerprint=fingerprint,
         fill=lambda connection: _fill(connection, read_documents(corpus)),
     )
     return DocumentStore(path)
