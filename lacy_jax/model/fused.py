@@ -10,8 +10,6 @@ import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import PartitionSpec
 
 from lacy_jax.config import AttentionName, ModelConfig
@@ -93,6 +91,10 @@ def attend_splash(q_BTHN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array, *, in
 
 
 def _splash(q_BTHN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array, *, interpret: bool) -> jax.Array:
+    # Slow to import, and only TPUs run it.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
     _, time, heads, width = q_BTHN.shape
     size = next(block for block in _BLOCKS if time % block == 0)
     sizes = splash.BlockSizes(

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from etils import epath
-from jax._src.clusters import ClusterEnv  # jax's own detection, which jax.distributed.initialize uses
 from jax.experimental import multihost_utils
 
 from lacy_jax.errors import MeshError
@@ -47,6 +46,8 @@ def _several() -> bool:
     """Whether the environment tells of more than this process."""
     if int(os.environ.get("JAX_NUM_PROCESSES") or 1) > 1:
         return True
+    from jax._src.clusters import ClusterEnv  # not public: JAX's own detection, which jax.distributed.initialize uses
+
     found = (env for env in ClusterEnv._cluster_types if not env.opt_in_only_method and env.is_env_present())
     try:
         environment = next(found, None)
