@@ -1,14 +1,12 @@
 """Suites from outside: one file and an entry point, run by the door."""
 
 import importlib.metadata
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
 from lacy_jax import evaluate as door
+from lacy_jax.doors import enter
 from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.suites import SUITES, load_suite
 
@@ -28,7 +26,7 @@ def run(slm, settings, *, out, progress):
 
 
 @pytest.fixture(autouse=True)
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if packages with these entry points were installed."""
     (tmp_path / "echo_suite.py").write_text(ECHO)
     (tmp_path / "half_suite.py").write_text("FLAGS = ('people', 'colour')\nrun = print\n")
@@ -38,14 +36,10 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         for name, value in {"echo": "echo_suite", "half": "half_suite", "gone": "no_such_suite"}.items()
     ]
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: entries if group == SUITES.group else [])
-    flags.FLAGS(["evaluate"])
-    with flagsaver.flagsaver():
-        yield
 
 
 def run(*words: str) -> int:
-    flags.FLAGS(["evaluate", *words])
-    return door.main(["evaluate"])
+    return enter(door.DOOR, words)
 
 
 def test_a_suite_from_outside_is_run_by_the_door(
