@@ -65,12 +65,14 @@ def find_checkpoint(path: str) -> epath.Path:
     if (root / META_FILE).exists():
         return root
     for folder in (root / "checkpoints", root):
-        if folder.exists():
+        if folder.is_dir():
             steps = sorted(int(child.name) for child in folder.iterdir() if child.name.isdecimal())
             finished = [step for step in steps if (folder / str(step) / META_FILE).exists()]
             if finished:
                 return folder / str(finished[-1])
-    found = "there is no such folder" if not root.exists() else "it holds no finished checkpoint"
+    found = "it holds no finished checkpoint" if root.exists() else "there is no such folder"
+    if root.exists() and not root.is_dir():
+        found = "it is a file, and a checkpoint is a folder"
     raise CheckpointError(
         f"no checkpoint at {path!r}: {found}; give a run's workdir, its checkpoints/, one step of it, an export, "
         "or a Hugging Face folder with config.json, model.safetensors and tokenizer.json"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lacy_jax.config import CorpusConfig, Span
-from lacy_jax.errors import PartnerError
+from lacy_jax.errors import DataError, PartnerError, did_you_mean
 
 __all__ = ["ENTRY_POINTS", "FORMS", "Partner", "PartnerError", "make_partner"]
 
@@ -14,6 +14,7 @@ FORMS = (
     "documents, documents:FILE.jsonl, checkpoint:PATH, the path of a checkpoint, database:FILE.sqlite,"
     " http://HOST:PORT/v1, none"
 )
+_KINDS = ("documents", "checkpoint", "database", "http", "none")
 # Where packages register partners of their own; see `make_partner`.
 ENTRY_POINTS = "lacy_jax.partners"
 
@@ -61,31 +62,88 @@ def make_partner(
         PartnerError: a spec of none of the forms, or a partner that cannot be made of it.
         DataError, CheckpointError: what it names cannot be used.
     """
-    kind, colon, rest = spec.partition(":")
-    if spec == "none":
+    kind, argument = read_spec(spec)
+    if kind == "none":
         return None
-    if kind == "documents" and (rest or not colon):
+    if kind == "documents":
         from lacy_jax.cascade.partners.documents import Documents, open_store
 
-        source = CorpusConfig(name="jsonl", files=rest) if rest else corpus
+        source = CorpusConfig(name="jsonl", files=argument) if argument else corpus
         return Documents(open_store(source, directory=directory), span=span, name=spec)
-    if kind == "database" and rest:
+    if kind == "database":
         from lacy_jax.cascade.partners.database import Database, open_facts
 
-        return Database(open_facts(rest, directory=directory), span=span, name=spec)
-    if kind in ("http", "https") and rest.startswith("//"):
-        return _http(spec, span=span, timeout=timeout)
-    entries = {entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}
-    if kind in entries:
-        return _registered(entries[kind], rest, span=span, timeout=timeout)
-    if (kind == "checkpoint" and rest) or os.path.exists(spec):
+        return Database(open_facts(argument, directory=directory), span=span, name=spec)
+    if kind == "http":
+        return _http(argument, span=span, timeout=timeout)
+    if kind == "checkpoint":
         from lacy_jax.cascade.partners.checkpoint import CheckpointPartner  # needs JAX, which others do without
         from lacy_jax.checkpoints.loading import load_model
 
-        path = rest if kind == "checkpoint" and rest else spec
-        return CheckpointPartner(load_model(path), slots=batch_size, span=span, name=f"checkpoint:{path}")
-    known = ", ".join(sorted(entries)) or "none"
-    raise PartnerError(f"unknown partner {spec!r}; allowed: {FORMS}; registered by packages: {known}")
+        return CheckpointPartner(load_model(argument), slots=batch_size, span=span, name=f"checkpoint:{argument}")
+    return _registered(_entries()[kind], argument, span=span, timeout=timeout)
+
+
+def read_spec(spec: str) -> tuple[str, str]:
+    """The kind of a partner and its argument: which of FORMS `spec` is, or the name of an entry point. Opens nothing.
+
+    Raises:
+        PartnerError: it is none of them; says which form is meant, where that can be guessed.
+    """
+    kind, colon, rest = spec.partition(":")
+    if spec in ("none", "documents") or (kind in ("documents", "database", "checkpoint") and rest):
+        return kind, rest
+    if kind in ("http", "https") and rest.startswith("//"):
+        return "http", spec
+    entries = _entries()
+    if kind in entries:
+        return kind, rest
+    if not colon and os.path.isdir(spec):
+        return "checkpoint", spec
+    registered = ", ".join(sorted(entries)) or "none"
+    raise PartnerError(
+        f"unknown partner {spec!r}; allowed: {FORMS}; registered by packages: {registered}"
+        f"{_meant(spec, [*_KINDS, *entries])}"
+    )
+
+
+def check_partner(spec: str) -> None:
+    """Returns where `spec` is a partner's and the file or folder that it names is there; opens nothing.
+
+    Raises:
+        PartnerError, DataError, CheckpointError: it is not.
+    """
+    kind, argument = read_spec(spec)
+    if kind == "documents" and argument:
+        from lacy_jax.data.corpora import jsonl
+
+        for problem in jsonl.problems(CorpusConfig(name="jsonl", files=argument)):
+            raise DataError(problem)
+    elif kind == "database" and not os.path.isfile(os.path.expanduser(argument)):
+        raise PartnerError(f"database: no such file: {argument}")
+    elif kind == "checkpoint" and not os.path.isfile(os.path.join(argument, "config.json")):  # of a Hugging Face folder
+        from lacy_jax.checkpoints.format import find_checkpoint
+
+        find_checkpoint(argument)
+
+
+def _meant(spec: str, kinds: Sequence[str]) -> str:
+    """The form that somebody meant who wrote a file's name alone, or a kind that is not quite one."""
+    if spec.endswith((".csv", ".tsv", ".sqlite", ".db")):
+        return f"; did you mean database:{spec}?"
+    if spec.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
+        return f"; did you mean documents:{spec}?"
+    if spec.endswith(".gguf"):
+        return "; a GGUF file is not read here; serve it (llama-server) and give its address, http://HOST:PORT/v1"
+    if os.path.isfile(spec):
+        return "; it is a file, and a checkpoint is a folder"
+    if "/" in spec:
+        return "; there is no such folder"
+    return did_you_mean(spec.partition(":")[0], kinds)
+
+
+def _entries() -> dict[str, importlib.metadata.EntryPoint]:
+    return {entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}
 
 
 def _http(spec: str, *, span: Span, timeout: float) -> Partner:
