@@ -89,8 +89,12 @@ def _do(door: Door, words: Sequence[str]) -> int:
     if flags.asks_for_help(words):
         print(flags.describe(door.about, door.flags), flush=True)
         return 0
-    given = flags.parse(door.flags, words, check=door.check, hint=door.hint)
-    if flags.PRINT_CONFIG in door.flags and given.print_config:
+
+    def check(config: Config, given: Given) -> Iterable[str]:
+        return () if getattr(given, "print_config", False) else door.check(config, given)
+
+    given = flags.parse(door.flags, words, check=check, hint=door.hint)
+    if getattr(given, "print_config", False):
         print(as_flags(given.config), flush=True)
         return 0
     given.command = shlex.join([Path(sys.executable).name, "-m", f"lacy_jax.{door.name}", *words])

@@ -12,6 +12,7 @@ from lacy_jax import flags
 from lacy_jax.config import Config
 from lacy_jax.doors import Door, run
 from lacy_jax.flags import Flag, Given
+from lacy_jax.start import training_problems
 
 if TYPE_CHECKING:
     from lacy_jax.console import Reporter
@@ -41,9 +42,12 @@ def main(given: Given) -> int:
     from lacy_jax.console import reporting
 
     config = given.config
-    workdir = given.workdir or f"runs/{config.name}-{config.method}"
     with reporting(quiet=jax.process_index() > 0) as reporter:
-        return _run(config, workdir=workdir, command=given.command, reporter=reporter)
+        return _run(config, workdir=_workdir(config, given), command=given.command, reporter=reporter)
+
+
+def _workdir(config: Config, given: Given) -> str:
+    return given.workdir or f"runs/{config.name}-{config.method}"
 
 
 def _run(config: Config, *, workdir: str, command: str, reporter: "Reporter") -> int:
@@ -51,7 +55,7 @@ def _run(config: Config, *, workdir: str, command: str, reporter: "Reporter") ->
 
     from lacy_jax.console import duration
     from lacy_jax.data.prepare import prepare
-    from lacy_jax.evidence.run_report.report import report_run
+    from lacy_jax.evidence.run_report.report import make_sample_partner, report_run
     from lacy_jax.training.announce import describe_long_run
     from lacy_jax.training.loop import train
 
@@ -60,6 +64,8 @@ def _run(config: Config, *, workdir: str, command: str, reporter: "Reporter") ->
         reporter.say(long)
     prepared = prepare(config, progress=reporter.update)
     reporter.finish()
+    if jax.process_count() == 1:
+        make_sample_partner(config, prepared=prepared)  # one that cannot be made ends a run before its first step
     result = train(config, prepared=prepared, workdir=workdir, reporter=reporter)
     reporter.finish()
     if not result.finished:
@@ -80,7 +86,15 @@ def _run(config: Config, *, workdir: str, command: str, reporter: "Reporter") ->
     return 0
 
 
-DOOR = Door("main", __doc__, _FLAGS, main, prefix="error", hint=flags.SETTINGS_HINT)
+DOOR = Door(
+    "main",
+    __doc__,
+    _FLAGS,
+    main,
+    prefix="error",
+    hint=flags.SETTINGS_HINT,
+    check=lambda config, given: training_problems(config, workdir=_workdir(config, given)),
+)
 
 if __name__ == "__main__":
     run(DOOR)

@@ -8,6 +8,7 @@ The folder that it names at the end can be copied to another machine and given t
 from lacy_jax import flags
 from lacy_jax.doors import Door, run
 from lacy_jax.flags import Given
+from lacy_jax.start import preparing_problems
 
 
 def main(given: Given) -> int:
@@ -29,7 +30,15 @@ def main(given: Given) -> int:
     return 0
 
 
-DOOR = Door("prepare", __doc__, (flags.CONFIG, flags.PRINT_CONFIG), main, prefix="error", hint=flags.SETTINGS_HINT)
+DOOR = Door(
+    "prepare",
+    __doc__,
+    (flags.CONFIG, flags.PRINT_CONFIG),
+    main,
+    prefix="error",
+    hint=flags.SETTINGS_HINT,
+    check=lambda config, _given: preparing_problems(config),
+)
 
 if __name__ == "__main__":
     run(DOOR)

@@ -5,15 +5,24 @@ All in one process: a door's flags belong to the call.
 
 import importlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lacy_jax.doors import enter
+from lacy_jax.config import Config
+from lacy_jax.console import Reporter
+from lacy_jax.data.prepare import Prepared
+from lacy_jax.doors import Door, enter
+from lacy_jax.evidence.run_report.report import report_run
+from lacy_jax.flags import Given
 from tests.cascade.conftest import random_model, write_checkpoint
+from tests.test_doors import flags_of, start
 
 ROOT = Path(__file__).parent.parent
 DOORS = ("main", "prepare", "generate", "serve", "export", "evaluate", "factscore", "acceptability", "compile_ahead")
@@ -41,6 +50,19 @@ WRONG: dict[tuple[str, ...], str] = {
     ("main", TINY, "--config.objective.rule=best"): "config.objective.rule: got 'best'",
     ("main", TINY, "--config.method=ntp"): "write --config=FILE.py:method=ntp",
     ("main", TINY, "--config.corpus.name=jsonl"): "add --config.corpus.files=",
+    ("main", TINY, "--config.cascade.partner=documets"): "unknown partner 'documets'",
+    ("main", TINY, "--config.cascade.partner={here}/facts.csv"): "did you mean database:{here}/facts.csv?",
+    (
+        "main",
+        TINY,
+        "--config.cascade.partner=database:{here}/none.csv",
+    ): "config.cascade.partner: database: no such file",
+    ("main", TINY, "--config.cascade.partner=documents:{here}/none.jsonl"): "no such file: {here}/none.jsonl",
+    ("main", "--config=configs/slm_tiny.py:method=rho", "--config.objective.reference={here}"): "it holds no finished "
+    "checkpoint",
+    ("main", TINY, "--workdir={here}/facts.csv/run"): "facts.csv is a file, not a folder",
+    ("main", TINY, "--config.data.packed={here}/none"): "config.data.packed: there is no folder {here}/none",
+    ("main", TINY, "--config.tokenizer.path={here}/none.model"): "config.tokenizer.path: there is no file",
     ("main", TINY, "--steps=3"): "--steps: unknown flag",
     ("main", TINY, "--workdirr=x"): "--workdirr: unknown flag; did you mean --workdir?",
     ("main", TINY, "--distributed=maybe"): "--distributed=maybe: input should be 'auto', 'on' or 'off'",
@@ -55,13 +77,37 @@ WRONG: dict[tuple[str, ...], str] = {
     "to 1; write 0.22 for 22%",
     ("generate", "--checkpoint={run}", "--prompt=a", "--budget=x"): "--budget=x: input should be a valid number",
     ("generate", "--checkpoint={run}", "--prompt=a", "--span=sentence"): "--span=sentence: input should be 'token', ",
+    ("generate", "--checkpoint={here}/model.gguf", "--prompt=a"): "it is a file, and a checkpoint is a folder",
     ("generate", "--checkpoint={run}", "--prompt=a", "--partner=oracle"): "unknown partner 'oracle'",
+    (
+        "generate",
+        "--checkpoint={run}",
+        "--prompt=a",
+        "--partner={here}/facts.csv",
+    ): "did you mean database:{here}/facts",
+    (
+        "generate",
+        "--checkpoint={run}",
+        "--prompt=a",
+        "--partner={here}/texts.jsonl",
+    ): "did you mean documents:{here}/te",
+    ("generate", "--checkpoint={run}", "--prompt=a", "--partner={here}/model.gguf"): "serve it (llama-server) and give",
+    ("generate", "--checkpoint={run}", "--prompt=a", "--partner=runs/none"): "there is no such folder",
+    (
+        "generate",
+        "--checkpoint={run}",
+        "--prompt=a",
+        "--partner=README.md",
+    ): "it is a file, and a checkpoint is a folder",
+    ("generate", "--checkpoint={run}", "--prompt=a", "--partner=checkpoint:README.md"): "it is a file, and",
+    ("generate", "--checkpoint={run}", "--prompt=a", "--partner=database:{here}/none.csv"): "database: no such file",
     ("serve",): "no checkpoint; give --checkpoint=...",
     ("serve", "--checkpoint={run}", "--port=http"): "--port=http: input should be a valid integer",
     ("serve", "--checkpoint={run}", "--batch_size=0"): "--batch_size=0: allowed is 1 or more",
     ("serve", "--checkpoint={here}/none", "--port=0"): "there is no such folder",
     ("export", "--checkpoint={run}"): "--out is needed",
     ("export", "--checkpoint={run}", "--out={here}"): "exists already; give a new folder",
+    ("export", "--checkpoint={here}/facts.csv", "--out={here}/new"): "it is a file, and a checkpoint is a folder",
     ("export", "--out={here}/new"): "no checkpoint; give --checkpoint=...",
     ("evaluate",): "give either --suite=closed_world or real_text with --checkpoint=..., or --study=FILE.py",
     ("evaluate", "--suite=close_world", "--checkpoint={run}"): "unknown suite 'close_world'",
@@ -108,9 +154,67 @@ def test_wrong_input_is_one_line(
     monkeypatch.chdir(ROOT)
     status, out, err = ended([word.format(**places) for word in words], capsys)
     assert (status, out) == (2, ""), err
-    assert WRONG[words] in err
+    assert WRONG[words].format(**places) in err
     assert err.count("\n") == 1, err
     assert err.startswith("error: " if words[0] in ("main", "prepare", "compile_ahead") else f"{words[0]}: ")
+
+
+def test_a_partner_that_cannot_be_made_ends_a_run_before_its_first_step(
+    small_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "facts.csv").write_text("who,what\nMarie Curie,physics\n")
+    partner = f"--config.cascade.partner=database:{tmp_path}/facts.csv"
+    status, out, err = ended(["main", *flags_of(small_config, tmp_path / "run", partner)], capsys)
+    assert (status, out) == (2, "")
+    assert "facts.csv" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_cascade_that_fails_at_the_end_leaves_a_report(
+    small_config: Config, small_data: Prepared, small_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cascade = replace(small_config.cascade, partner="database:gone.csv")
+    config = replace(small_config, cascade=cascade)
+    page = report_run(config, prepared=small_data, workdir=str(small_run), command="", reporter=Reporter())
+    assert "the cascade failed, PartnerError: database: no such file: gone.csv" in Path(page).read_text()
+    assert "report without samples" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("generate", "--prompts_file="), ("serve", "--api_key_file=")], ids=" ".join)
+def test_ctrl_c_is_quiet(words: tuple[str, str], tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    process = start(f"lacy_jax.{words[0]}", f"{words[1]}{fifo}")
+    with fifo.open("w"):  # returns when the door, at work, has opened it to read
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 130
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    process = start("lacy_jax.generate", "--help")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait(60) == 141
+
+
+def test_a_package_that_is_missing_is_named_with_its_extra(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(_given: Given) -> int:
+        raise ModuleNotFoundError("No module named 'uvicorn.config'", name="uvicorn.config")
+
+    assert enter(Door("serve", "", (), main), []) == 2
+    assert capsys.readouterr().err == 'serve: uvicorn is not installed; pip install "lacy_jax[serve]"\n'
+
+
+def test_faults_of_the_program_keep_their_traceback() -> None:
+    def main(_given: Given) -> int:
+        raise KeyError("a fault")
+
+    with pytest.raises(KeyError, match="a fault"):
+        enter(Door("serve", "", (), main), [])
 
 
 def test_all_doors_in_one_process() -> None:

@@ -87,6 +87,7 @@ def render_report(
     metrics: Sequence[Row],
     articles: Sequence[ArticleScores] = (),
     samples: Sequence[Completion] = (),
+    samples_missing: str = "",
     partner: str = "partner",
     budget: float = 0.22,
 ) -> str:
@@ -97,6 +98,7 @@ def render_report(
       metrics: its log by ascending step, as in metrics.jsonl; whatever it lacks reads "not recorded".
       articles: held-out articles. The first ARTICLES_SHOWN are printed; the separation is measured on all of them.
       samples: what the cascade wrote after held-out prompts, with the partner of this name.
+      samples_missing: why there are none, where the cascade failed.
       budget: share of tokens delegated at which the separation is stated and the colours are cut.
     """
     pooled = pool(articles)
@@ -116,6 +118,7 @@ def render_report(
         article_count=len(articles),
         legend=tokens.legend(budget),
         samples=[sample_view(sample, partner=partner) for sample in samples],
+        samples_missing=samples_missing,
         partner=partner,
         realised=realised_share(samples),
         budget=charts.percent(budget),

@@ -5,14 +5,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from absl import logging
 from etils import epath
 
 from lacy_jax.cascade import Completion, open_cascade
+from lacy_jax.cascade.partners import Partner, make_partner
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.config import Config, config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.documents import Document, Spans
 from lacy_jax.data.prepare import Prepared
+from lacy_jax.errors import LacyError
 from lacy_jax.evidence.pages.render import write_page
 from lacy_jax.evidence.run_report.page import RunSummary, render_report
 from lacy_jax.evidence.run_report.samples import article_scores, prompt_of
@@ -25,7 +28,8 @@ ARTICLES = 40
 def report_run(config: Config, *, prepared: Prepared, workdir: str, command: str, reporter: Reporter) -> str:
     """Writes `<workdir>/report.html` from the newest checkpoint; returns its path.
 
-    A run on packed data without its documents gets a report without articles and samples.
+    A run on packed data without its documents gets a report without articles and samples. Where the cascade fails, the
+    report says so in place of its samples.
     """
     loaded = load_model(workdir)
     documents: list[tuple[Document, Spans]] = []
@@ -34,7 +38,7 @@ def report_run(config: Config, *, prepared: Prepared, workdir: str, command: str
     reporter.update("report", 0, 3)
     articles = article_scores(loaded, documents)
     reporter.update("report", 1, 3)
-    samples = _samples(config, loaded, [document for document, _ in documents])
+    samples, why = _samples_or_why(config, loaded, documents=[document for document, _ in documents], reporter=reporter)
     reporter.update("report", 2, 3)
     metrics = read_metrics(workdir)
     last: dict[str, Any] = next((row for row in reversed(metrics) if row["split"] == "train"), {})
@@ -55,12 +59,45 @@ def report_run(config: Config, *, prepared: Prepared, workdir: str, command: str
         metrics=metrics,
         articles=articles,
         samples=samples,
+        samples_missing=why,
         partner=config.cascade.partner,
         budget=config.cascade.budget,
     )
     write_page(str(path), page)
     reporter.update("report", 3, 3)
     return str(path)
+
+
+def make_sample_partner(config: Config, *, prepared: Prepared) -> Partner | None:
+    """Who answers in the report's samples; None where there will be none.
+
+    Raises:
+        PartnerError, DataError, CheckpointError: it cannot be made.
+    """
+    settings = config.cascade
+    if not settings.samples or not prepared.annotated_directory.exists():
+        return None
+    return make_partner(
+        settings.partner,
+        corpus=config.corpus,
+        directory=config.data.directory,
+        span=settings.span,
+        timeout=settings.timeout,
+    )
+
+
+def _samples_or_why(
+    config: Config, loaded: LoadedModel, *, documents: Sequence[Document], reporter: Reporter
+) -> tuple[list[Completion], str]:
+    """The samples, or why there are none: a training that is finished gets its report."""
+    try:
+        return _samples(config, loaded, documents), ""
+    except Exception as error:  # whatever a partner raises
+        if not isinstance(error, LacyError):
+            logging.exception("the samples of the report")
+        why = f"{type(error).__name__}: {error}"
+        reporter.say(f"report without samples of the cascade: {why}")
+        return [], why
 
 
 def _samples(config: Config, loaded: LoadedModel, documents: Sequence[Document]) -> list[Completion]:
