@@ -7,8 +7,10 @@ one: compiling is most of the suite's time on two cores.
 import os
 import tempfile
 
+from tests.xla import xla_flags
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0")
+os.environ.setdefault("XLA_FLAGS", xla_flags(devices=8))
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # a worker, or a command that a test starts, has it from its parent
     COMPILED = tempfile.TemporaryDirectory(prefix="lacy_jax-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name

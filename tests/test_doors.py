@@ -21,6 +21,7 @@ from lacy_jax.config import Config
 from lacy_jax.console import Reporter
 from lacy_jax.data.prepare import prepare
 from lacy_jax.training.loop import train
+from tests.xla import xla_flags
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,11 +54,10 @@ def flags_of(settings: Config | dict[str, Any], workdir: Path, *more: str) -> li
 
 
 def start(*arguments: str, devices: int = 1, **environment: str) -> subprocess.Popen[str]:
-    flag = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "-m", *arguments],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flag, "COLUMNS": "200", **environment},
+        env={**os.environ, "XLA_FLAGS": xla_flags(devices=devices), "COLUMNS": "200", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -18,6 +18,7 @@ import pytest
 
 from lacy_jax.cascade import Cascade
 from tests.cascade.conftest import random_model, write_checkpoint
+from tests.xla import xla_flags
 
 ROOT = Path(__file__).parent.parent
 PROMPTS = [
@@ -35,7 +36,7 @@ def start(*flags: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "lacy_jax.serve", "--port=0", *flags],
         cwd=ROOT,
-        env={**inherited, "XLA_FLAGS": "", **environment},
+        env={**inherited, "XLA_FLAGS": xla_flags(devices=1), **environment},
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

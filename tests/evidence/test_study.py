@@ -24,6 +24,7 @@ from lacy_jax.evidence.study.page import mixed_code, write_study_page
 from lacy_jax.evidence.study.plan import Arm, Contrast, Study, load_study
 from lacy_jax.evidence.study.results import Results, read_results
 from lacy_jax.evidence.study.runs import evaluate_command, evaluation_directory, finished, mark_finished, train_command
+from tests.xla import xla_flags
 
 ROOT = Path(__file__).parents[2]
 CALL = Decode("log_odds", score="call_score", budgets=(0.22, 0.5))
@@ -57,7 +58,7 @@ def get_study(variant):
 
 
 def run(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags(devices=1)}
     command = [sys.executable, "-m", "lacy_jax.evaluate", *words]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lacy_jax.runtime import distributed
+from tests.xla import xla_flags
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 
@@ -106,7 +107,7 @@ def test_two_processes_read_the_rows_that_their_devices_hold(tmp_path: Path) -> 
         port = free.getsockname()[1]
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": xla_flags(devices=2),
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
         "JAX_NUM_PROCESSES": "2",
     }
