@@ -28,7 +28,7 @@ demo: venv
 	PATH="$(abspath $(BIN)):$$PATH" bash launch/demo.sh
 
 test: venv
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ($(EXTRA))"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not ($(EXTRA))"
 
 lint: venv
 	$(BIN)/ruff check .
