@@ -1,5 +1,6 @@
-"""The contracts of pyproject.toml turn red on what they forbid."""
+"""The contracts of pyproject.toml turn red on what they forbid; CONTRIBUTING.md is right about lengths."""
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -55,3 +56,27 @@ def test_a_new_module_needs_a_place(copy: Path) -> None:
     checked = lint_imports(copy)
     assert checked.returncode == 1
     assert "helpers" in checked.stdout
+
+
+def lines_of(node: ast.stmt) -> int:
+    assert node.end_lineno is not None
+    return node.end_lineno - node.lineno + 1
+
+
+def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Its lines without its docstring's."""
+    return lines_of(function) - (lines_of(function.body[0]) if ast.get_docstring(function) is not None else 0)
+
+
+def test_files_and_functions_are_short() -> None:
+    """The limits of CONTRIBUTING.md; tests may be longer files."""
+    long = []
+    for root in ("lacy_jax", "configs", "benchmarks", "tests"):
+        for file in sorted((ROOT / root).rglob("*.py")):
+            text = file.read_text()
+            if root != "tests" and len(text.splitlines()) > 400:
+                long.append(f"{file}: {len(text.splitlines())} lines")
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and length(node) > 60:
+                    long.append(f"{file}: {node.name} has {length(node)} lines")
+    assert long == []

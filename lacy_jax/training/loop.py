@@ -133,13 +133,8 @@ def _loop(
     def save() -> None:
         watchdog.watch("saving step", step)
         log.flush()
-        probe = fit_probe(
-            state.params,
-            run.prepared.train,
-            config=run.config,
-            mesh=run.mesh,
-            batches=run.config.training.evaluate_batches,
-        )
+        count = training.evaluate_batches
+        probe = fit_probe(state.params, run.prepared.train, config=run.config, mesh=run.mesh, batches=count)
         meta = model_meta(
             run.config,
             tokenizer=run.prepared.tokenizer,
