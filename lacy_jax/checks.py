@@ -28,8 +28,8 @@ def parse(
         asked = given.get("method") or config.method
         if asked != config.method:
             yield (
-                f"config.method: got {asked!r}, but the method follows from config.objective.rule and the like, "
-                f"here {config.method!r}; write --config=FILE.py:method={asked}"
+                f"config.method: got {asked!r}, but the method follows from config.objective.rule and what goes with "
+                f"it, here {config.method!r}; leave config.method out, or write --config=FILE.py:method={asked}"
             )
         yield from check(config)
 
