@@ -43,11 +43,7 @@ def main(given: Given) -> int:
 
     config = given.config
     with reporting(quiet=jax.process_index() > 0) as reporter:
-        return _run(config, workdir=_workdir(config, given), command=given.command, reporter=reporter)
-
-
-def _workdir(config: Config, given: Given) -> str:
-    return given.workdir or f"runs/{config.name}-{config.method}"
+        return _run(config, workdir=given.workdir or config.workdir, command=given.command, reporter=reporter)
 
 
 def _run(config: Config, *, workdir: str, command: str, reporter: "Reporter") -> int:
@@ -93,7 +89,7 @@ DOOR = Door(
     main,
     prefix="error",
     hint=flags.SETTINGS_HINT,
-    check=lambda config, given: training_problems(config, workdir=_workdir(config, given)),
+    check=lambda config, given: training_problems(config, workdir=given.workdir or config.workdir),
 )
 
 if __name__ == "__main__":
