@@ -1,0 +1,166 @@
+"""The first command of each page runs after `make demo`: here after a tiny run, with tiny sizes added."""
+
+import importlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from configs import slm_tiny
+from lacy_jax import doors
+from lacy_jax.checks import parse
+from lacy_jax.config import Config, config_to_dict
+from lacy_jax.data.corpora import vital_articles
+from tests.docs_commands import PAGES, ROOT, Command, shell_commands
+
+pytestmark = pytest.mark.slow
+
+FEW = ("--max_new_tokens=8",)
+# The page -> flags that make its first command (`make demo` aside) one of seconds. SMALL: the settings of the tiny run.
+SMALL = "SMALL"
+SAMPLES = ("--config.cascade.samples=1", "--config.cascade.max_new_tokens=8")
+WORLD = (
+    "--config.corpus.biographies.people=4", "--config.corpus.biographies.documents=40",
+    "--config.corpus.validation_share=0.2", "--config.tokenizer.vocab_size=400", "--config.annotate.workers=1",
+    "--config.model.layers=1", "--config.model.width=32", "--config.model.heads=2", "--config.model.context=32",
+    "--config.training.ground_truth_tokens=2000", "--config.training.evaluate_batches=1",
+)  # fmt: skip
+RUN = {
+    "README.md": FEW,
+    "annotation.md": (SMALL,),
+    "biographies.md": WORLD,
+    "cascade.md": FEW,
+    "data_format.md": (SMALL,),
+    "distributed.md": (SMALL, *SAMPLES),
+    "factscore.md": ("--limit=1",),
+    "methods.md": ("--batches=1",),
+    "objective.md": (SMALL, *SAMPLES),
+    "partners.md": FEW,
+    "real_text.md": ("--people=2", "--budgets=0.22"),
+    "settings.md": (),
+}
+ELSEWHERE = {
+    "launch.md": "tests/launch",
+    "performance.md": "tests/benchmarks",
+    "serving.md": "test_the_server_starts",
+    "tpu.md": "tests/training/test_ahead.py, where libtpu is",
+}
+
+
+def first_of(page: Path) -> Command | None:
+    return next((command for command in shell_commands(page) if command.words[0] != "make"), None)
+
+
+FIRST = {page.name: command for page in PAGES if (command := first_of(page))}
+
+
+def test_every_first_command_is_run() -> None:
+    assert FIRST.keys() == RUN.keys() | ELSEWHERE.keys()
+
+
+def flattened(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def small_flags(config: Config) -> list[str]:
+    """What makes the demo's config file that of the tiny run."""
+    demo = dict(flattened(config_to_dict(parse(slm_tiny.get_config()))))
+    wanted = dict(flattened(config_to_dict(config)))
+    return [f"--config.{name}={value}" for name, value in wanted.items() if value != demo[name]]
+
+
+@pytest.fixture(scope="module")
+def after_demo(small_config: Config, small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the demo leaves its checkout."""
+    folder = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(small_run, folder / "runs" / "slm_tiny")
+    (folder / "runs" / "data").symlink_to(small_config.data.directory)
+    for name in ("configs", "launch", "docs"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def run_door(command: Command, extra: list[str]) -> int:
+    return doors.enter(importlib.import_module(command.module).DOOR, [*command.arguments, *extra])
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_the_first_command_runs(
+    page: str, after_demo: Path, small_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(after_demo)
+    everybody = dict.fromkeys(vital_articles.topics(), "People")  # the tiny corpus has an article about nobody
+    monkeypatch.setattr(vital_articles, "topics", lambda: everybody)
+    command = FIRST[page]
+    extra = [word for each in RUN[page] for word in (small_flags(small_config) if each == SMALL else [each])]
+    if command.module.startswith("benchmarks."):
+        monkeypatch.setattr(sys, "argv", [command.module, *command.arguments, *extra])
+        importlib.import_module(command.module).main()
+    else:
+        assert run_door(command, extra) == 0
+
+
+def test_your_own_text_trains(
+    after_demo: Path, small_config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """README's first command for it, with a text for every line and nothing else."""
+    (command,) = [c for c in shell_commands(ROOT / "README.md") if any("corpus.files" in word for word in c.words)]
+    monkeypatch.chdir(after_demo)
+    Path("data").mkdir()
+    lines = [
+        json.dumps({"text": f"In {1800 + year} the river rose, and Ada Grey of Ulm wrote of it."}) for year in range(60)
+    ]
+    Path("data/mine.jsonl").write_text("\n".join(lines))
+    kept = ("model.", "training.", "tokenizer.")
+    small = [flag for flag in small_flags(small_config) if flag.removeprefix("--config.").startswith(kept)]
+    few = ["--config.tokenizer.vocab_size=300", "--config.corpus.validation_share=0.2", *SAMPLES]
+    assert run_door(command, [*small, *few]) == 0
+    assert "finished at step 6" in capsys.readouterr().err
+
+
+def test_the_export_is_written(after_demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (command,) = [c for c in shell_commands(ROOT / "README.md") if c.module == "lacy_jax.export"]
+    monkeypatch.chdir(after_demo)
+    assert run_door(command, []) == 0
+    assert Path("runs/slm_tiny_export/tokenizer.model").is_file()
+
+
+def test_judges_say_what_they_would_cost(
+    after_demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (command,) = [c for c in shell_commands(ROOT / "docs/factscore.md") if c.module == "lacy_jax.acceptability"]
+    monkeypatch.chdir(after_demo)
+    assert run_door(command, ["--documents=2", "--mismatches=3"]) == 0
+    assert "judge mismatches" in capsys.readouterr().err
+
+
+def test_the_server_starts(after_demo: Path) -> None:
+    command = FIRST["serving.md"]
+    inherited = {name: value for name, value in os.environ.items() if name != "LACY_API_KEY"}
+    process = subprocess.Popen(
+        [sys.executable, *command.words[1:], "--port=0", "--batch_size=1"],
+        cwd=after_demo, env={**inherited, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        said = iter(process.stderr.readline, "")
+        url = next(found[1] for line in said if (found := re.search(r"serving .* at (http://\S+)", line)))
+        assert httpx.get(f"{url}/health", timeout=60).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.communicate()
