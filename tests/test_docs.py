@@ -103,7 +103,7 @@ def test_doors_take_their_commands(command: Command, monkeypatch: pytest.MonkeyP
         assert word == "..." or word.removeprefix("--").partition("=")[0] in known
     if blank or not command.arguments:
         return  # `python -m lacy_jax.main ...`: not whole
-    given = flags.parse(door.flags, command.arguments, check=door.check)
+    given = flags.parse(door.flags, command.arguments)  # what the machine lacks is not asked
     if getattr(given, "study", None):
         assert load_study(given.study).arms
 
