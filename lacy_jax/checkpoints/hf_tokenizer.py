@@ -25,7 +25,7 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class HfTokenizer:
-    """A tokenizer.json with the attributes of `TextTokenizer`. It has no `<CALL>`; `call_id` is just behind its tokens.
+    """A tokenizer.json with the attributes of `TextTokenizer`. It has no `<CALL>`; `call_id` follows its last token.
 
     Special tokens stand for no bytes, and no text encodes to them: "<|endoftext|>" in a text is spelt out.
     """
@@ -188,7 +188,7 @@ def _writes_bytes(decoder: dict[str, Any] | None) -> bool:
 
 
 def _character_spans(raw: bytes, pieces: Sequence[bytes], *, added: int) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and ends, int32 [N] in characters, of tokens whose bytes are those of the text behind `added` spaces."""
+    """Starts and ends, int32 [N] in characters, of tokens whose bytes are those of the text after `added` spaces."""
     # The character of each byte of the text, and one more at its end.
     begins = (np.frombuffer(raw, np.uint8) & 0xC0) != 0x80
     character = np.append(np.cumsum(begins) - 1, np.count_nonzero(begins)).astype(np.int32)

@@ -72,7 +72,7 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
             builder=self,
             features=tfds.features.FeaturesDict(settings.features),
             disable_shuffling=True,
-            # Kept by reference: TFDS writes it behind the records, when the statistics are complete.
+            # Kept by reference: TFDS writes it after the records, when the statistics are complete.
             metadata=tfds.core.MetadataDict(fingerprint=settings.fingerprint, statistics=settings.statistics),
         )
 

@@ -61,7 +61,7 @@ def factual_tokens(
 def _first_tokens(ends: np.ndarray, *, solid: np.ndarray, spans: Spans) -> np.ndarray:
     solid_at = np.append(np.flatnonzero(solid), len(solid))
     first = solid_at[np.searchsorted(solid_at, spans.starts)]
-    # The token of a character is the first that ends behind it.
+    # The token of a character is the first that ends after it.
     token = np.searchsorted(ends, first[first < spans.ends], side="right")
     factual = np.zeros(len(ends), dtype=bool)
     factual[token[token < len(ends)]] = True

@@ -41,7 +41,7 @@ def batch_at(source: Windows, step: int, *, batch_size: int, seed: int, rows: Ro
 def window_batch(source: Windows, index: int, *, batch_size: int, rows: Rows | None = None) -> Batch[np.ndarray]:
     """Rows `rows` (default: all) of the `index`-th batch of the windows in their order, once through: for evaluation.
 
-    Rows behind the last window have length 0.
+    Rows after the last window have length 0.
 
     Raises:
         DataError: as `batch_at`.

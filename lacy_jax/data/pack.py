@@ -69,7 +69,7 @@ class Stream:
         return math.ceil((len(self.tokens) - 1) / window)
 
     def window(self, index: int, *, window: int, end_id: int) -> Record:
-        """One window: `window` tokens and the one behind them, padded with `</s>`."""
+        """One window: `window` tokens and the one after them, padded with `</s>`."""
         chunk = slice(index * window, (index + 1) * window + 1)
         tokens = np.full(window + 1, end_id, self.tokens.dtype)
         factual = np.zeros(window + 1, np.bool_)

@@ -25,9 +25,9 @@ LayerCache = tuple[jax.Array, jax.Array]  # keys and values of one layer, [B, K,
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
-    """Keys and values of every layer, an array each; slot s of a row holds its position s.
+    """Keys and values of every layer, one array each; slot s of a row holds its position s.
 
-    One array a layer, so that a step writes into it in place; heads before positions, so that a query's
+    One array per layer, so that a step writes into it in place; heads before positions, so that a query's
     products with keys and values run over contiguous memory (on a CPU six times faster than after).
     """
 

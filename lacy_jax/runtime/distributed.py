@@ -20,12 +20,12 @@ def initialize(mode: Literal["auto", "on", "off"]) -> None:
     """Joins the other processes of this run, if there are any; before anything else of JAX.
 
     What jax.distributed.initialize recognises is recognised here: TPU pods, GKE (also several slices), slurm's srun,
-    Open MPI and Kubernetes jobs; elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID tell.
+    Open MPI and Kubernetes jobs; elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it.
     `auto` leaves a process alone that has no others: a TPU VM of one host, or slurm's only task, which
     jax.distributed.initialize would let see but one of its GPUs. `on` insists.
 
     Raises:
-        MeshError: `on`, and nothing tells who the others are; or they cannot be reached.
+        MeshError: `on`, and nothing says who the others are; or they cannot be reached.
     """
     if mode == "off" or (mode == "auto" and not _several()):
         return
@@ -43,7 +43,7 @@ def initialize(mode: Literal["auto", "on", "off"]) -> None:
 
 
 def _several() -> bool:
-    """Whether the environment tells of more than this process."""
+    """Whether the environment names more than this process."""
     if int(os.environ.get("JAX_NUM_PROCESSES") or 1) > 1:
         return True
     from jax._src.clusters import ClusterEnv  # not public: JAX's own detection, which jax.distributed.initialize uses

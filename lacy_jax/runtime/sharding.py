@@ -35,7 +35,7 @@ def make_mesh(
 ) -> Mesh:
     """The mesh (slice, data, fsdp, tensor) over `devices` (default: all); -1 takes what the other axes leave.
 
-    Neighbours along `tensor`, then `fsdp`, are physical neighbours where the devices tell their places
+    Neighbours along `tensor`, then `fsdp`, are physical neighbours where the devices say where they are
     (`jax.experimental.mesh_utils`).
 
     Raises:
@@ -97,7 +97,7 @@ def _placed(shape: dict[str, int], devices: list[jax.Device]) -> np.ndarray:
     """The devices, each at its place in the mesh."""
     slices = {getattr(device, "slice_index", 0) for device in devices}
     asked, sizes = shape["slice"], tuple(shape.values())
-    # A slice of a TPU cannot be cut or joined. Nodes of GPUs, and machines whose devices tell nothing, can.
+    # A slice of a TPU cannot be cut or joined. Nodes of GPUs, and machines whose devices say nothing, can.
     on_tpu = devices[0].platform == "tpu"
     if (on_tpu and asked != len(slices)) or (len(slices) > 1 and len(slices) % asked):
         raise MeshError(
@@ -177,7 +177,7 @@ def tree_shardings(mesh: Mesh, axes: Any, shapes: Any) -> Any:
     """A NamedSharding for every leaf of `shapes`, from the matching tree of logical axis names.
 
     A dimension that a mesh axis does not divide (two key-value heads on four devices) stays whole rather than
-    failing; `check_replication` tells where that costs memory.
+    failing; `check_replication` says where that costs memory.
     """
 
     def one(shape: jax.ShapeDtypeStruct, names: tuple[str | None, ...]) -> NamedSharding:

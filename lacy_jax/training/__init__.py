@@ -1,1 +1,1 @@
-"""Pretraining: state, step, loop, checkpoints. One jitted function a step, over plain pytrees."""
+"""Pretraining: state, step, loop, checkpoints. One jitted function per step, over plain pytrees."""

@@ -1,4 +1,4 @@
-"""What the compiler says of a training step before it runs: memory a device, and what goes over the network."""
+"""What the compiler says of a training step before it runs: memory per device, and what goes over the network."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ from lacy_jax.training.compiled import compile_train_step
 from lacy_jax.training.reference import reference_shapes
 from lacy_jax.training.state import state_shardings
 
-# GiB of memory a chip (cloud.google.com/tpu/docs, "System architecture" of each version).
+# GiB of memory per chip (cloud.google.com/tpu/docs, "System architecture" of each version).
 MEMORY_GIB = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v5p": 95, "TPU v6 lite": 32}
 
 _COLLECTIVE = re.compile(
@@ -40,7 +40,7 @@ _GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\})")
 
 @dataclasses.dataclass(frozen=True)
 class Collectives:
-    """Of one kind: how many a step, and bytes of a device's larger side of them (what is gathered, or reduced)."""
+    """Of one kind: how many per step, and bytes of a device's larger side of them (what is gathered, or reduced)."""
 
     count: int
     bytes: int
@@ -48,7 +48,7 @@ class Collectives:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The compiler's plan of a step, bytes a device. state and batch lie there between steps too."""
+    """The compiler's plan of a step, bytes per device. state and batch lie there between steps too."""
 
     arguments: int
     temporaries: int

@@ -29,7 +29,7 @@ class Budget:
 
 
 class BudgetMeter:
-    """Tells after each step whether the budget is spent, exactly, and nearly always without asking the device.
+    """Says after each step whether the budget is spent, exactly, and nearly always without asking the device.
 
     Token counts live on the device. Since a step adds at most `most_a_step`, the count is read only
     when it could have reached the limit: a few times in the last steps of a run.

@@ -13,7 +13,7 @@ from lacy_jax.data.loader import window_batch
 from lacy_jax.data.pack import PackedSource
 from lacy_jax.model import decoder
 from lacy_jax.runtime import sharding
-from lacy_jax.training.loss import join_rows, split_rows, take_targets, token_scalars
+from lacy_jax.training.loss import join_rows, reference_losses, split_rows, take_targets
 from lacy_jax.training.reference import Reference
 from lacy_jax.training.step import with_attention
 
@@ -51,8 +51,7 @@ def target_values(
             "greedy_right": greedy == rows.targets,
         }
         if reference is not None:
-            theirs = token_scalars(reference.params, rows, model=reference.model, call_id=call_id, vocab_chunks=chunks)
-            values["reference_nll"] = objective.nll_without_call(theirs)
+            values["reference_nll"] = reference_losses(reference, rows, config=config, call_id=call_id)
         return values
 
     if count == 1:

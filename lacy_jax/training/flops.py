@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from lacy_jax.config import Config, ModelConfig
 from lacy_jax.model import decoder
 
-# Dense bf16 peak in FLOP/s a chip, from the vendors' data sheets.
+# Dense bf16 peak in FLOP/s per chip, from the vendors' data sheets.
 PEAK_FLOPS = {
     "NVIDIA H100": 989e12,
     "NVIDIA H200": 989e12,
@@ -35,7 +35,7 @@ def parameter_count(config: ModelConfig, *, vocab: int) -> int:
 
 
 def flops_per_token(config: ModelConfig, *, vocab: int) -> int:
-    """Training FLOPs a token: 6N + 6 L D T, causal attention counted half."""
+    """Training FLOPs per token: 6N + 6 L D T, causal attention counted half."""
     return 6 * parameter_count(config, vocab=vocab) + 6 * config.layers * config.width * config.context
 
 

@@ -7,6 +7,7 @@ several microbatches that takes a forward pass for the losses first. Gradients o
 by the weight of the global batch, so unequal masks in microbatches change nothing.
 """
 
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -51,14 +52,9 @@ def batch_loss(
     settings = config.objective
     scalars = token_scalars(params, batch, model=config.model, call_id=call_id, vocab_chunks=settings.vocab_chunks)
     if taken is None:
-        taken = take_targets(
-            objective.nll_without_call(scalars),
-            batch,
-            config=config,
-            step=step,
-            reference_losses=_reference_losses(reference, batch, config=config, call_id=call_id),
-            microbatch=microbatch,
-        )
+        losses = objective.nll_without_call(scalars)
+        theirs = None if reference is None else reference_losses(reference, batch, config=config, call_id=call_id)
+        taken = take_targets(losses, batch, config=config, step=step, reference_losses=theirs, microbatch=microbatch)
     sums = objective.objective_sums(
         scalars,
         taken,
@@ -78,6 +74,14 @@ def token_scalars(
     hidden_BTD = decoder.forward(params, batch.inputs, config=model)
     return objective.head_scalars(
         hidden_BTD, decoder.output_matrix(params), batch.targets, call_id, vocab_chunks=vocab_chunks
+    )
+
+
+def reference_losses(reference: Reference, batch: Batch[jax.Array], *, config: Config, call_id: int) -> jax.Array:
+    """NLL without `<CALL>` of the reference model, float32 [B, T]."""
+    chunks = config.objective.vocab_chunks
+    return objective.nll_without_call(
+        token_scalars(reference.params, batch, model=reference.model, call_id=call_id, vocab_chunks=chunks)
     )
 
 
@@ -115,79 +119,38 @@ def batch_gradient(
     reference: Reference | None = None,
 ) -> tuple[decoder.Params, LossSums]:
     """Gradient of the loss SUM over the batch, and its sums, a microbatch after the other."""
-    count = config.training.microbatches
-
-    def loss(
-        params: decoder.Params, micro: Batch[jax.Array], index: jax.Array, taken: jax.Array | None
-    ) -> tuple[jax.Array, LossSums]:
-        return batch_loss(
-            params,
-            micro,
-            config=config,
-            call_id=call_id,
-            step=step,
-            reference=reference,
-            taken=taken,
-            microbatch=index,
-        )
-
+    settings, count = config.objective, config.training.microbatches
+    loss = functools.partial(batch_loss, config=config, call_id=call_id, step=step, reference=reference)
     gradient = jax.grad(loss, has_aux=True)
     if count == 1:
-        return gradient(params, batch, jnp.int32(0), None)
-    micros = jax.tree.map(lambda x: split_rows(x, count), batch)
-    taken = None
-    if config.objective.scope == "batch" and config.objective.rule != "none":
-        taken = split_rows(
-            _taken_of_batch(params, batch, micros, config=config, call_id=call_id, step=step, reference=reference),
-            count,
-        )
-    xs = (micros, jnp.arange(count), taken)
-
-    def add(
-        total: tuple[decoder.Params, LossSums], xs: tuple[Batch[jax.Array], jax.Array, jax.Array | None]
-    ) -> tuple[tuple[decoder.Params, LossSums], None]:
-        return jax.tree.map(jnp.add, total, gradient(params, *xs)), None
-
-    shapes = jax.eval_shape(gradient, params, *jax.tree.map(lambda x: x[0], xs))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.scan(add, zeros, xs)[0]
-
-
-def _taken_of_batch(
-    params: decoder.Params,
-    batch: Batch[jax.Array],
-    micros: Batch[jax.Array],
-    *,
-    config: Config,
-    call_id: int,
-    step: jax.Array,
-    reference: Reference | None,
-) -> jax.Array:
-    """What the rule takes of the whole batch, bool [B, T], read as its microbatches [count, B / count, ...]."""
+        found: tuple[decoder.Params, LossSums] = gradient(params, batch, microbatch=jnp.int32(0))
+        return found
 
     def losses_of(micro: Batch[jax.Array]) -> jax.Array:
-        chunks = config.objective.vocab_chunks
+        chunks = settings.vocab_chunks
         scalars = token_scalars(params, micro, model=config.model, call_id=call_id, vocab_chunks=chunks)
         return objective.nll_without_call(scalars)
 
-    def theirs_of(micro: Batch[jax.Array]) -> jax.Array | None:
-        return _reference_losses(reference, micro, config=config, call_id=call_id)
+    def theirs_of(micro: Batch[jax.Array]) -> jax.Array:
+        assert reference is not None
+        return reference_losses(reference, micro, config=config, call_id=call_id)
 
-    losses = jax.lax.map(losses_of, micros)
-    theirs = None if reference is None else join_rows(jax.lax.map(theirs_of, micros))
-    return take_targets(join_rows(losses), batch, config=config, step=step, reference_losses=theirs)
+    micros = jax.tree.map(lambda x: split_rows(x, count), batch)
+    taken = None
+    if settings.scope == "batch" and settings.rule != "none":
+        losses = jax.lax.map(losses_of, micros)
+        theirs = None if reference is None else join_rows(jax.lax.map(theirs_of, micros))
+        whole = take_targets(join_rows(losses), batch, config=config, step=step, reference_losses=theirs)
+        taken = split_rows(whole, count)
 
+    def gradient_of(xs: tuple[Batch[jax.Array], jax.Array, jax.Array | None]) -> tuple[decoder.Params, LossSums]:
+        micro, index, taken = xs
+        return gradient(params, micro, microbatch=index, taken=taken)
 
-def _reference_losses(
-    reference: Reference | None, batch: Batch[jax.Array], *, config: Config, call_id: int
-) -> jax.Array | None:
-    """NLL without `<CALL>` of the reference model, float32 [B, T]."""
-    if reference is None:
-        return None
-    chunks = config.objective.vocab_chunks
-    return objective.nll_without_call(
-        token_scalars(reference.params, batch, model=reference.model, call_id=call_id, vocab_chunks=chunks)
-    )
+    xs = (micros, jnp.arange(count), taken)
+    shapes = jax.eval_shape(gradient_of, jax.tree.map(lambda x: x[0], xs))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(lambda total, xs: (jax.tree.map(jnp.add, total, gradient_of(xs)), None), zeros, xs)[0]
 
 
 def split_rows(x: jax.Array, count: int) -> jax.Array:

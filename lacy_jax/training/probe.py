@@ -1,7 +1,7 @@
 """Would the next token be a factual one? A logistic probe on the hidden state, fitted to a run's own masks.
 
-A model that was never taught `<CALL>` knows it all the same: on the demo's corpus the probe tells factual targets
-from others nearly as well as a trained call score does (docs/cascade.md). Cascades gate their calls with it.
+A model that was never taught `<CALL>` knows it all the same: on the demo's corpus the probe separates factual
+targets from others nearly as well as a trained call score does (docs/cascade.md). Cascades gate their calls with it.
 """
 
 import functools

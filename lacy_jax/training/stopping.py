@@ -16,7 +16,7 @@ def stop_requests() -> Iterator[Callable[[int], bool]]:
 
     Alone, a process stops after the step under way, and a second signal kills it. Of several, it is enough that one is
     signalled: JAX's preemption service, which holds SIGTERM since `jax.distributed.initialize`, lets all of them stop
-    after the same step, the one behind the furthest. A question costs no communication.
+    after the same step, the one that follows the furthest. A question costs no communication.
     """
     if jax.process_count() > 1:
         with _handlers({signal.SIGINT: lambda *_: signal.raise_signal(signal.SIGTERM)}):

@@ -1,4 +1,4 @@
-"""Tells where a run hangs: the stack of every thread, printed when a step does not end."""
+"""Shows where a run hangs: the stack of every thread, printed when a step does not end."""
 
 import faulthandler
 import os

@@ -221,7 +221,7 @@ def _work(batch: list[Document]) -> list[Spans]:
 
 @contextlib.contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Processes started inside use one BLAS thread, unless the environment says otherwise."""
+    """Processes started inside use one BLAS thread, unless the environment sets another number."""
     added = {name: "1" for name in _THREAD_SETTINGS if name not in os.environ}
     os.environ.update(added)
     try:
