@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import methods, objective, step, training_step, world_marks
+from benchmarks import methods, objective, scores, step, training_step, world_marks
 from lacy_jax.presets import METHODS
 
 TINY = ("layers=1", "width=32", "heads=2", "context=16")
@@ -79,3 +79,16 @@ def test_spacys_marks_have_a_line_for_every_rule(capsys: pytest.CaptureFixture[s
     recalls = [float(line[53:61]) for line in lines[2:]]
     assert shares == sorted(shares, reverse=True)
     assert recalls == sorted(recalls, reverse=True)
+
+
+def test_every_score_of_a_checkpoint_has_a_line(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["scores", str(small_run), "--batches", "1"])
+    scores.main()
+    lines = capsys.readouterr().out.splitlines()
+    plain = ["uncertainty", "entropy", "call_score", "call_logit"]
+    names = ["probe", *(each for name in plain for each in (name, f"{name}, gated"))]
+    assert [line.split(" | ")[1] for line in lines[2:]] == names
+    for line in lines[2:]:
+        assert all(0.0 <= float(cell) <= 1.0 for cell in line.strip(" |").split(" | ")[2:]), line

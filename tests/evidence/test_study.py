@@ -27,6 +27,7 @@ from lacy_jax.evidence.study.runs import evaluate_command, evaluation_directory,
 from tests.xla import xla_flags
 
 ROOT = Path(__file__).parents[2]
+BEFORE = ROOT / "tests/data/made_by_60e64f2"
 CALL = Decode("log_odds", score="call_score", budgets=(0.22, 0.5))
 
 STUDY = """
@@ -97,6 +98,10 @@ def test_a_small_study(tmp_path: Path) -> None:
     refused = run(*suite, "--known=0.5", '--decode={"name": "default", "score": "entropy"}')
     assert refused.returncode == 2
     assert "known 0.9, now 0.5, decode default {'score': 'auto', 'gate': 'none'" in refused.stderr
+    # What cannot be used claims no folder.
+    refused = run(*suite[:2], f"--out={tmp_path}/none", "--people=99")
+    assert (refused.returncode, (tmp_path / "none").exists()) == (2, False), refused.stderr
+    assert "people=99: allowed is 1 to 30" in refused.stderr
     # A run that fails is named, the others stay.
     (runs / "ntp/seed0/closed_world/done").unlink()
     (tmp_path / "study.py").write_text(STUDY.replace('"data.batch_size": 8', '"data.batch_size": 4'))
@@ -106,6 +111,8 @@ def test_a_small_study(tmp_path: Path) -> None:
 
 
 def test_the_folder_of_an_evaluation_knows_its_model(small_run: Path) -> None:
+    # As commit 60e64f2 had it: decodes can be added to what it evaluated.
+    assert model_fingerprint(load_model(str(BEFORE / "export"))) == "720d44caa7ba"
     slm = load_model(str(small_run))
     config = slm.config
     assert model_fingerprint(slm) == model_fingerprint(load_model(str(small_run / "checkpoints/6")))
@@ -231,9 +238,6 @@ def test_studies_of_one_name_take_over_what_is_the_same(tmp_path: Path) -> None:
     assert is_finished(longer)
     assert not is_finished(choices)
     assert not is_finished(longer, decodes=choices.arm(arm.name).decodes)
-
-
-BEFORE = Path(__file__).parents[1] / "data/made_by_60e64f2"
 
 
 @pytest.fixture

@@ -35,14 +35,14 @@ def closed_world_of(slm: LoadedModel) -> World:
     return make_world(corpus.biographies)
 
 
-def partner_of(slm: LoadedModel, spec: str, *, span: Span, known: float, directory: str = "") -> Partner | None:
+def partner_of(slm: LoadedModel, spec: str, *, span: Span, known: float) -> Partner | None:
     """The partner that `Decode.partner` names; the database's file, with a share of the facts, is made if missing.
 
     Raises:
         PartnerError: it names none.
         CheckpointError: it names a checkpoint that cannot be used.
     """
-    where = directory or slm.config.data.directory
+    where = slm.config.data.directory
     if spec == DATABASE:
         spec = f"{DATABASE}:{facts_file(closed_world_of(slm).settings, known=known, directory=where)}"
     return make_partner(spec, corpus=slm.config.corpus, directory=where, batch_size=ROWS, span=span)

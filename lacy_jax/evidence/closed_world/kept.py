@@ -7,7 +7,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from lacy_jax.evidence.closed_world.decodes import Decode
 from lacy_jax.evidence.closed_world.judging import Judged, judged_of
 from lacy_jax.evidence.suites import share_text
 
-MAIN_BUDGET = 0.22  # of the intervals in tokens.json
+TOKENS_FILE = "tokens.json"
+MAIN_BUDGET = 0.22  # of the intervals in it
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def read_evaluation(out: str | Path) -> Evaluation:
     for path in sorted(folder.glob("*.jsonl")):
         name, _, budget = path.stem.partition("-")
         judged[name, float(budget)] = read_judged(path)
-    return Evaluation(judged, json.loads((folder / "tokens.json").read_text()))
+    return Evaluation(judged, json.loads((folder / TOKENS_FILE).read_text()))
 
 
 def judged_path(folder: Path, decode: str, budget: float) -> Path:
@@ -59,24 +60,35 @@ def model_fingerprint(slm: LoadedModel) -> str:
     return hashlib.sha256(known.encode()).hexdigest()[:12]
 
 
-def claim_folder(folder: Path, settings: dict[str, Any], *, decodes: Sequence[Decode]) -> None:
-    """Notes what the folder is of, or refuses. Decodes may be added to it; a name may not change what it stands for."""
+def claim_folder(folder: Path, slm: LoadedModel, *, decodes: Sequence[Decode], settings: Mapping[str, Any]) -> None:
+    """Notes what the folder is of, or refuses. Decodes may be added to it; a name may not change what it stands for.
+
+    Raises:
+        DataError: it holds an evaluation of another model, or with other settings.
+    """
+    own = {
+        "checkpoint": slm.step,
+        "method": slm.config.method,
+        "seed": slm.config.training.seed,
+        "model": model_fingerprint(slm),
+        **settings,
+    }
     path = folder / "settings.json"
-    found = json.loads(path.read_text()) if path.exists() else dict(settings)
+    found = json.loads(path.read_text()) if path.exists() else dict(own)
     noted = found.pop("decodes", {})
     # Not budgets: those are in the names of the files.
     asked = {
         decode.name: {key: value for key, value in vars(decode).items() if key not in ("name", "budgets")}
         for decode in decodes
     }
-    pairs = [(key, found.get(key), value) for key, value in settings.items()]
+    pairs = [(key, found.get(key), value) for key, value in own.items()]
     pairs += [(f"decode {name}", noted[name], call) for name, call in asked.items() if name in noted]
     differ = ", ".join(f"{key} {then!r}, now {now!r}" for key, then, now in pairs if then != now)
     if differ:
         raise DataError(
             f"{folder}: holds an evaluation with other settings ({differ}); give another folder, or delete it"
         )
-    write_text(path, json.dumps({**settings, "decodes": noted | asked}))
+    write_text(path, json.dumps({**own, "decodes": noted | asked}))
 
 
 def write_text(path: Path, text: str) -> None:

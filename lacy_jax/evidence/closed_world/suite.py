@@ -20,10 +20,10 @@ from lacy_jax.evidence.closed_world.decodes import ALONE, Decode, parse_decode
 from lacy_jax.evidence.closed_world.judging import to_json
 from lacy_jax.evidence.closed_world.kept import (
     MAIN_BUDGET,
+    TOKENS_FILE,
     Evaluation,
     claim_folder,
     judged_path,
-    model_fingerprint,
     read_judged,
     write_text,
 )
@@ -64,9 +64,8 @@ def evaluate(
     people: int,
     known: float,
     temperature: float,
-    out: str | Path,
-    directory: str = "",
-    progress: Progress = lambda _stage, _done, _total: None,
+    out: Path,
+    progress: Progress,
 ) -> Evaluation:
     """Does what is missing in `out`, and reads it all. The decode `ALONE` (no calls at all) is always among them.
 
@@ -75,7 +74,6 @@ def evaluate(
         people: how many people are written about, evenly spaced over the world's.
         known: the share of the facts that the database knows.
         temperature: of the draw; 0 is greedy.
-        directory: where the partner's file is made; "": beside the data of the model.
 
     Raises:
         ConfigError: the model was not trained on the closed world, or a value is out of range.
@@ -83,40 +81,21 @@ def evaluate(
         DataError: `out` holds the evaluation of another checkpoint or with other settings.
     """
     world = closed_world_of(slm)
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    claim_folder(
-        folder,
-        {
-            "checkpoint": slm.step,
-            "method": slm.config.method,
-            "seed": slm.config.training.seed,
-            "model": model_fingerprint(slm),
-            "people": people,
-            "known": known,
-            "temperature": temperature,
-        },
-        decodes=decodes,
-    )
+    chosen = pick_people(world, people)
+    claim_folder(out, slm, decodes=decodes, settings={"people": people, "known": known, "temperature": temperature})
     points = list(dict.fromkeys((decode, budget) for decode in (ALONE, *decodes) for budget in decode.budgets))
-    partner = functools.cache(lambda spec, span: partner_of(slm, spec, span=span, known=known, directory=directory))
+    partner = functools.cache(lambda spec, span: partner_of(slm, spec, span=span, known=known))
     judged = {}
     for done, (decode, budget) in enumerate(points):
         progress("biographies", done, len(points))
-        path = judged_path(folder, decode.name, budget)
+        path = judged_path(out, decode.name, budget)
         if not path.exists():
-            found = write_and_judge(
-                slm,
-                pick_people(world, people),
-                partner=partner(decode.partner, decode.span) if budget else None,
-                decode=decode,
-                budget=budget,
-                temperature=temperature,
-            )
+            asked = partner(decode.partner, decode.span) if budget else None
+            found = write_and_judge(slm, chosen, partner=asked, decode=decode, budget=budget, temperature=temperature)
             write_text(path, "".join(f"{to_json(each)}\n" for each in found))
         judged[decode.name, budget] = read_judged(path)
     progress("biographies", len(points), len(points))
-    path = folder / "tokens.json"
+    path = out / TOKENS_FILE
     if not path.exists():
         write_text(path, json.dumps(_token_results(slm, world), indent=1))
     return Evaluation(judged, json.loads(path.read_text()))
