@@ -27,7 +27,7 @@ def call_in_file(spec: str, *, function: str, flag: str) -> Any:
         ConfigError: there is no such file or no such function in it, or its code fails (the message names the line).
     """
     name, colon, argument = spec.partition(":")
-    path, where = Path(name), f"--{flag}={spec}"
+    path, where = Path(name), f"--{flag}={spec.removesuffix(':')}"
     if not path.is_file():
         raise ConfigError(f"{where}: there is no file {name}{did_you_mean(name, _neighbours(path))}")
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
