@@ -9,6 +9,7 @@ import pytest
 
 from lacy_jax import checks, presets
 from lacy_jax import config as settings
+from lacy_jax.config_file import read_config
 from lacy_jax.errors import ConfigError
 from lacy_jax.model.decoder import padded_vocab
 from lacy_jax.training.flops import parameter_count
@@ -82,6 +83,26 @@ def test_a_method_that_the_objective_is_not_is_refused_at_the_door_and_read_in_a
     ):
         checks.parse(given)
     assert settings.config_from_dict(given).method == "lacy_full"
+
+
+@pytest.mark.parametrize(
+    ("name", "workdir"),
+    [
+        ("slm_tiny", "runs/slm_tiny-lacy_full"),
+        ("slm_150m", "runs/slm_150m-lacy_full"),
+        ("slm_334m", "runs/slm_334m-lacy_full"),
+        ("slm_1b", "runs/slm_1b-lacy_full"),
+        ("biographies", "runs/biographies-lacy_full"),
+    ],
+)
+def test_runs_lie_where_they_lay(name: str, workdir: str) -> None:
+    """The folders of commit 60e64f2, so that the same command goes on with a run of then."""
+    assert load(name).workdir == workdir
+
+
+def test_a_changed_rule_changes_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIGS.parent)
+    assert read_config("configs/slm_tiny.py", {"objective.rule": "loss"}).workdir == "runs/slm_tiny-loss"
 
 
 # What is wrong -> words of the one line about it.
