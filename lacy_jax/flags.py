@@ -11,7 +11,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import absl.flags
@@ -75,7 +75,7 @@ def _of_cascade(name: str, meaning: str, **more: Any) -> Flag:
     return Flag(name, kind, f"{meaning} (default: the checkpoint's own setting)", **more)
 
 
-PARTNER = _of_cascade("partner", "Who answers calls; docs/partners.md lists them")
+PARTNER = _of_cascade("partner", "Who answers calls: documents, none, checkpoint:PATH and others (docs/partners.md)")
 _SETTINGS = (
     PARTNER,
     _of_cascade("budget", "Share of the SLM's tokens to delegate: 0.22 for 22%"),
@@ -94,7 +94,7 @@ JUDGE = (  # of doors that ask a judge
     Flag("judge_model", str, "The judge's model, where the address does not name it", ""),
     Flag("judge_body", str, "JSON: further entries of each request; null leaves one out", "{}"),
     Flag("concurrent", Positive, "Requests at once", 16),
-    dataclasses.replace(OUT, help="The folder for results; answers are kept there, in judge.sqlite"),
+    replace(OUT, help="The folder for results; answers are kept there, in judge.sqlite"),
     DRY_RUN,
     Flag("max_requests", Count, "Never send more requests than this; 0: any number", 0),
     Flag("prompt_price", NonNegative, "Price of a million prompt tokens, for the cost", 0.0),
@@ -199,8 +199,10 @@ def parse(
     given = Given(names=frozenset(flag.name for flag in flags if any(texts[name] for name in flag.names)))
     for flag in flags:
         found = [text for name in flag.names for text in texts[name]]
+        # What a program needs to work it needs not to print its settings.
+        optional = PRINT_CONFIG.name in given.names and flag.name != CONFIG.name
         try:
-            setattr(given, flag.name, _value(flag, found))
+            setattr(given, flag.name, _value(replace(flag, needed=flag.needed and not optional), found))
         except ConfigError as error:
             setattr(given, flag.name, flag.default)
             problems += error.problems

@@ -118,7 +118,7 @@ def check_partner(spec: str) -> None:
         from lacy_jax.data.corpora import jsonl
 
         for problem in jsonl.problems(CorpusConfig(name="jsonl", files=argument)):
-            raise DataError(problem)
+            raise DataError(problem.replace("config.corpus.files", "documents", 1))
     elif kind == "database" and not os.path.isfile(os.path.expanduser(argument)):
         raise PartnerError(f"database: no such file: {argument}")
     elif kind == "checkpoint" and not os.path.isfile(os.path.join(argument, "config.json")):  # of a Hugging Face folder
