@@ -349,6 +349,8 @@ def change_cascade(settings: CascadeConfig, changes: dict[str, Any]) -> CascadeC
 
 def explain(problem: Any) -> str:
     """What one of pydantic's errors says, and how a share is written that was given in percent."""
+    if problem["type"] == "string_too_short":
+        return "it is empty"
     said = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
     if problem["type"] in ("less_than_equal", "less_than") and 1.0 in problem["ctx"].values():
         value = float(problem["input"])

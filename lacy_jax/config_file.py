@@ -17,17 +17,19 @@ from lacy_jax.config import Config
 from lacy_jax.errors import ConfigError, LacyError, did_you_mean
 
 
-def call_in_file(spec: str, *, function: str, flag: str) -> Any:
+def call_in_file(spec: str, *, function: str, flag: str, argument: str | None = None) -> Any:
     """What `function` of the Python file FILE.py, or FILE.py:ARGUMENT, returns.
 
     Args:
         flag: named in messages, e.g. "config".
+        argument: what the function is called with where `spec` has none; None: with nothing.
 
     Raises:
         ConfigError: there is no such file or no such function in it, or its code fails (the message names the line).
     """
-    name, colon, argument = spec.partition(":")
-    path, where = Path(name), f"--{flag}={spec.removesuffix(':')}"
+    name, colon, own = spec.partition(":")
+    argument = own if colon else argument
+    path, where = Path(name), f"--{flag}={spec}"
     if not path.is_file():
         raise ConfigError(f"{where}: there is no file {name}{did_you_mean(name, _neighbours(path))}")
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -37,7 +39,7 @@ def call_in_file(spec: str, *, function: str, flag: str) -> Any:
     try:
         module_spec.loader.exec_module(module)
         if callable(called := getattr(module, function, None)):
-            return called(argument) if colon else called()
+            return called() if argument is None else called(argument)
     except LacyError:
         raise
     except Exception as error:  # whatever the file's own code raises

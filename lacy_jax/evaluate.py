@@ -19,6 +19,7 @@ from lacy_jax.config import Positive, Share
 from lacy_jax.doors import Door, run
 from lacy_jax.errors import ConfigError
 from lacy_jax.flags import Flag, Given
+from lacy_jax.start import check_writable
 
 if TYPE_CHECKING:
     from lacy_jax.console import Reporter
@@ -77,6 +78,8 @@ def _run_suite(given: Given, reporter: "Reporter") -> int:
     suite = load_suite(given.suite)
     _check_flags(given, task=f"--suite={given.suite}", takes=("checkpoint", "out", *suite.FLAGS))
     checkpoint = flags.given_checkpoint(given)
+    if given.out:
+        check_writable("--out", given.out)
     out = Path(given.out or f"{checkpoint.rstrip('/')}/{given.suite}")
     own = {flag.name: getattr(given, flag.name) for flag in _SUITE}
     own["temperature"] = TEMPERATURE if given.temperature is None else given.temperature
@@ -97,6 +100,7 @@ def _run_study(given: Given, reporter: "Reporter") -> int:
 
     study = load_study(given.study)
     workdir = given.workdir or f"runs/{study.name}"
+    check_writable("--workdir", workdir)
     failures = run_study(study, workdir=workdir, workers=given.workers, report=reporter.update)
     reporter.finish()
     for failure in failures:

@@ -194,8 +194,9 @@ def parse(
     settings = {"method": str, **setting_types()} if takes_config(flags) else {}
     switches = {name: flag.type is bool for flag in flags for name in flag.names}
     switches |= {f"config.{name}": kind is bool for name, kind in settings.items()}
-    texts, rest = _read_words(switches, words)
-    problems = list(_unknown_words(rest, known=list(switches), hint=hint))
+    end = words.index("--") if "--" in words else len(words)
+    texts, rest = _read_words(switches, words[:end])
+    problems = list(_unknown_words(rest, words[end + 1 :], known=list(switches), hint=hint))
     given = Given(names=frozenset(flag.name for flag in flags if any(texts[name] for name in flag.names)))
     for flag in flags:
         found = [text for name in flag.names for text in texts[name]]
@@ -276,12 +277,13 @@ def _read_words(switches: dict[str, bool], words: Sequence[str]) -> tuple[dict[s
     return {name: values[name].value or [] for name in switches}, rest
 
 
-def _unknown_words(rest: Sequence[str], *, known: Sequence[str], hint: str) -> Iterator[str]:
-    unknown = [word for word in rest if word.startswith("-") and word != "--"]
+def _unknown_words(rest: Sequence[str], after: Sequence[str], *, known: Sequence[str], hint: str) -> Iterator[str]:
+    """A line about each word that is no flag of the door's nor a flag's value. after: those behind `--`."""
+    unknown = [word for word in rest if word.startswith("-")]
     for word in unknown:
         yield _unknown(word.lstrip("-").partition("=")[0], known)
-    if not unknown:  # else they may be the values of those
-        yield from (f"unexpected argument {word!r}; {hint}" for word in rest if word != "--")
+    others = after if unknown else [*rest, *after]  # after an unknown flag a word may be its value
+    yield from (f"unexpected argument {word!r}; {hint}" for word in others)
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
@@ -291,6 +293,8 @@ def _unknown(name: str, known: Sequence[str]) -> str:
         inside = [each.rpartition(".")[2] for each in known if each.rpartition(".")[0] == name]
         return f"--{name} is a section; its settings are {', '.join(inside)}, as --{name}.{inside[0]}=..."
     if name.startswith("config.") and sections:
+        if (setting := name.rpartition(".")[0]) in known:
+            return f"--{name}: unknown setting; --{setting} has no parts"
         parts = name.split(".")
         there = next(end for end in range(len(parts) - 1, 0, -1) if ".".join(parts[:end]) in sections)
         return unknown_setting(parts[1 : there + 1])

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lacy_jax.config import Config
-from lacy_jax.errors import LacyError
+from lacy_jax.errors import ConfigError, LacyError
 
 
 def preparing_problems(config: Config) -> Iterator[str]:
@@ -24,6 +24,12 @@ def training_problems(config: Config, *, workdir: str) -> Iterator[str]:
         yield from _raised("config.objective.reference", lambda: _find_checkpoint(config.objective.reference))
     yield from _raised("config.cascade.partner", lambda: _check_partner(config.cascade.partner))
     yield from _unwritable("--workdir", workdir)
+
+
+def check_writable(name: str, folder: str) -> None:
+    """Raises `ConfigError` where the folder that the flag `name` gives cannot be written or made."""
+    for problem in _unwritable(name, folder):
+        raise ConfigError(problem)
 
 
 def _raised(name: str, check: Callable[[], object]) -> Iterator[str]:

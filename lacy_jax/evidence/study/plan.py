@@ -146,7 +146,7 @@ def load_study(spec: str) -> Study:
     Raises:
         ConfigError: there is no such file, it has no get_study, or what that gives is no study.
     """
-    study = call_in_file(spec if ":" in spec else f"{spec}:", function="get_study", flag="study")
+    study = call_in_file(spec, function="get_study", flag="study", argument="")
     if not isinstance(study, Study):
         raise ConfigError(f"--study={spec}: get_study(variant) gives {type(study).__name__}, not a Study")
     return study
