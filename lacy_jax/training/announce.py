@@ -15,8 +15,6 @@ from lacy_jax.training.flops import expected_step, flops_per_token, parameter_co
 from lacy_jax.training.state import TrainState
 from lacy_jax.training.step import with_attention
 
-HOUR = 3600.0  # seconds
-
 
 def describe_run(config: Config, *, vocab: int, mesh: Mesh, state: TrainState, step: jax.stages.Compiled) -> list[str]:
     """The lines, in order; `step` is the compiled training step that the run will use."""
@@ -45,13 +43,15 @@ def describe_long_run(config: Config) -> str:
     if mesh.devices.flat[0].platform != "cpu":
         return ""
     expected = expected_step(config, vocab=decoder.padded_vocab(config.tokenizer.vocab_size + 1), mesh=mesh)
-    steps = Budget.of(config).least_steps
-    if expected is None or steps * expected.seconds < HOUR:
+    budget = Budget.of(config)
+    hours = budget.least_steps * expected.seconds / 3600 if expected else 0.0
+    if expected is None or hours < 1:
         return ""
+    long = f"{hours / 24:,.0f} days" if hours > 72 else f"{hours:.1f} hours"
     return (
-        f"this run takes about {steps * expected.seconds / HOUR:,.0f} hours on this CPU: {steps:,} steps of "
-        f"{expected.seconds:.3g} s ({expected.basis}); configs/slm_tiny.py is for CPUs, fewer steps are "
-        "--config.training.steps=..."
+        f"this run takes about {long} on this CPU: {budget.least_steps:,} steps of {expected.seconds:.3g} s "
+        f"({expected.basis}); a CPU is for models as small as that of configs/slm_tiny.py, and a shorter run is "
+        f"--config.training.{budget.unit}=..."
     )
 
 
