@@ -60,12 +60,12 @@ def _write(given: Given, *, reporter: "Reporter") -> None:
     path = given.generations
     limit = factscore.ENTITIES if given.limit is None else given.limit
     entities = factscore.read_entities(given.entities or factscore.ENTITIES_FILE, limit=limit)
-    opened = flags.open_given_cascade(given, batch_size=given.batch_size)
-    written_by = {"checkpoint": opened.slm.path} | dataclasses.asdict(opened.settings)
+    cascade = flags.open_given_cascade(given, batch_size=given.batch_size)
+    written_by = {"checkpoint": cascade.checkpoint} | dataclasses.asdict(cascade.settings)
     if not Path(path).exists():
         progress = functools.partial(reporter.update, "biographies")
         factscore.write_generations(
-            opened.cascade, entities, path=path, written_by=written_by, batch_size=given.batch_size, progress=progress
+            cascade, entities, path=path, written_by=written_by, batch_size=given.batch_size, progress=progress
         )
     elif not factscore.are_written(entities, path=path, written_by=written_by):
         raise ConfigError(

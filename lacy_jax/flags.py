@@ -24,7 +24,6 @@ from lacy_jax.errors import CheckpointError, ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from lacy_jax.cascade import Cascade
-    from lacy_jax.checkpoints.loading import LoadedModel
     from lacy_jax.evidence.judge import Cost, Judge
 
 Text = Annotated[str, Field(min_length=1)]
@@ -102,15 +101,6 @@ JUDGE = (  # of doors that ask a judge
 )
 
 
-@dataclass(frozen=True)
-class OpenCascade:
-    """A cascade, its model, and the settings that it was opened with."""
-
-    cascade: "Cascade"
-    slm: "LoadedModel"
-    settings: CascadeConfig
-
-
 def given_checkpoint(given: Given) -> str:
     """What --checkpoint names.
 
@@ -122,21 +112,20 @@ def given_checkpoint(given: Given) -> str:
     return str(given.checkpoint)
 
 
-def open_given_cascade(given: Given, *, batch_size: int) -> OpenCascade:
+def open_given_cascade(given: Given, *, batch_size: int) -> "Cascade":
     """The cascade that the flags CHECKPOINT and CASCADE ask for.
 
     Raises:
         ConfigError, CheckpointError, PartnerError, DataError: a flag, or what it names, cannot be used.
     """
-    from lacy_jax.cascade import open_cascade  # JAX: only what is asked for waits for it
+    from lacy_jax.cascade import Cascade  # JAX: only what is asked for waits for it
     from lacy_jax.checkpoints.loading import load_model
     from lacy_jax.config import change_cascade
 
     slm = load_model(given_checkpoint(given))
     changes = {flag.name: getattr(given, flag.name) for flag in _SETTINGS if flag.name in given.names}
     settings = change_cascade(slm.config.cascade, changes)
-    cascade = open_cascade(slm, settings, directory=given.directory or "", batch_size=batch_size)
-    return OpenCascade(cascade, slm, settings)
+    return Cascade(slm, settings.partner, settings=settings, directory=given.directory or "", batch_size=batch_size)
 
 
 def given_judge(given: Given) -> "Judge":

@@ -87,11 +87,11 @@ def _complete(prompts: Sequence[str], given: Given) -> "list[Completion]":
 
     sampling = Sampling(given.temperature, given.top_p, given.seed, given.repetition_penalty)
     with reporting() as reporter:
-        opened = flags.open_given_cascade(given, batch_size=given.batch_size)
-        length = given.max_new_tokens or opened.settings.max_new_tokens
+        cascade = flags.open_given_cascade(given, batch_size=given.batch_size)
+        length = given.max_new_tokens or cascade.settings.max_new_tokens
         requests = [Request(prompt, max_new_tokens=length, sampling=sampling) for prompt in prompts]
         done: dict[int, Completion] = {}
-        for index, row in opened.cascade.iterate(requests, batch_size=given.batch_size):
+        for index, row in cascade.iterate(requests, batch_size=given.batch_size):
             done[index] = row
             reporter.update("prompts", len(done), len(prompts))
     return [done[index] for index in range(len(prompts))]

@@ -44,10 +44,10 @@ def main(given: Given) -> int:
     own = {flag.name: getattr(given, flag.name) for flag in _SETTINGS}
     checked = Settings(api_key=read_key(given.api_key_file), **own)
     bound = server.bind(checked)
-    opened = flags.open_given_cascade(given, batch_size=checked.batch_size)
+    cascade = flags.open_given_cascade(given, batch_size=checked.batch_size)
     name = given.model_name or server.model_name(given.checkpoint)
-    partner, budget = server.partner_kind(opened.settings.partner), opened.settings.budget
-    return server.serve(opened.cascade, replace(checked, model=name, partner=partner, budget=budget), bound=bound)
+    partner, budget = server.partner_kind(cascade.settings.partner), cascade.settings.budget
+    return server.serve(cascade, replace(checked, model=name, partner=partner, budget=budget), bound=bound)
 
 
 DOOR = Door("serve", __doc__, _FLAGS, main)

@@ -1,5 +1,6 @@
 """The door of the cascade: what it prints, and what it refuses in one line."""
 
+import dataclasses
 import io
 import json
 import os
@@ -11,8 +12,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 from lacy_jax import generate
-from lacy_jax.cascade import render
+from lacy_jax.cascade import Cascade, render
+from lacy_jax.cascade.render import as_json
 from lacy_jax.checkpoints.format import META_FILE, model_meta
+from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.config import CascadeConfig, Config, CorpusConfig, DataConfig, ModelConfig
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
 from lacy_jax.doors import enter
@@ -74,6 +77,24 @@ def test_budget_one_reads_the_document(workdir: Path, capsys: pytest.CaptureFixt
     assert row["counts"]["share"] == 1.0
     assert {piece["source"] for piece in row["pieces"]} == {"partner"}
     assert "share 1.000" in err
+
+
+@pytest.mark.parametrize("budget", [(), ("--budget=1",)])
+def test_the_api_writes_what_the_door_writes(
+    workdir: Path, capsys: pytest.CaptureFixture[str], budget: tuple[str, ...]
+) -> None:
+    """The same checkpoint has one set of settings: how far the partner writes, how long, by which score."""
+    prompts = ["Marie Curie was born in", "Albert Einstein was born in Ulm on", "The Danube"]
+    run(f"--checkpoint={workdir}", *(f"--prompt={prompt}" for prompt in prompts), *budget, "--json")
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    changes = {"budget": 1.0} if budget else {}
+    cascade = Cascade(load_model(str(workdir)), "documents", **changes)
+    completions = cascade.generate(prompts)
+    assert [completion.text for completion in completions] == [row["text"] for row in rows]
+    assert [as_json(completion)["counts"] for completion in completions] == [row["counts"] for row in rows]
+    if budget:
+        assert any(piece.text == " 14 March 1879" for piece in completions[1].pieces)  # a phrase
+    assert cascade.settings == dataclasses.replace(load_model(str(workdir)).config.cascade, **changes)
 
 
 def test_colour_on_a_terminal(

@@ -1,6 +1,6 @@
 """An SLM that asks: decoding with a cache, a budget of calls, and the partners that answer them."""
 
-from lacy_jax.cascade.cascade import Cascade, open_cascade
+from lacy_jax.cascade.cascade import Cascade
 from lacy_jax.cascade.decoding.sampling import Sampling
 from lacy_jax.cascade.partners import Partner, make_partner
 from lacy_jax.cascade.rows import Completion, Counts, Piece, Request
@@ -8,4 +8,4 @@ from lacy_jax.cascade.scheduler import Event, Scheduler
 from lacy_jax.errors import PartnerError
 
 __all__ = ["Cascade", "Completion", "Counts", "Event", "Partner", "PartnerError", "Piece", "Request", "Sampling"]
-__all__ += ["Scheduler", "make_partner", "open_cascade"]
+__all__ += ["Scheduler", "make_partner"]

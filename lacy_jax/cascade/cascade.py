@@ -5,83 +5,96 @@ not share a tokenizer.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from lacy_jax.cascade.budget import Budget
 from lacy_jax.cascade.decoding.engine import Engine
 from lacy_jax.cascade.partners import Partner, make_partner
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.cascade.rows import Completion, Request
-from lacy_jax.cascade.scheduler import Calling, Oracle, Scheduler
+from lacy_jax.cascade.scheduler import Calling, Oracle, RankedBy, Scheduler
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.config import Account, CascadeConfig, CorpusConfig, Gate, ScoreSetting, Span
+from lacy_jax.config import Account, CascadeConfig, Gate, Score, ScoreSetting, Span, change_cascade
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import ConfigError
 
 
+class Changes(TypedDict, total=False):
+    """Settings of `CascadeConfig` that a cascade may have different from its checkpoint's; "oracle" asks `oracle`."""
+
+    budget: float
+    window: int
+    score: ScoreSetting | Literal["oracle"]
+    gate: Gate
+    account: Account
+    span: Span
+    timeout: float
+    max_new_tokens: int
+
+
 class Cascade:
-    """An SLM, a partner and a budget: `Cascade(load(path), "documents", budget=0.22).generate(["..."])`."""
+    """An SLM, a partner and a budget: `Cascade(load(path), "documents", budget=0.22).generate(["..."])`.
+
+    settings: what it was opened with; `settings.partner` names the partner. checkpoint: the path of the SLM.
+    """
 
     def __init__(
         self,
         slm: LoadedModel,
         partner: Partner | str | None,
         *,
-        budget: float = 0.22,
-        window: int = 512,
-        score: ScoreSetting | Literal["oracle"] = "auto",
-        gate: Gate = "none",
-        account: Account = "row",
-        span: Span = "word",
+        settings: CascadeConfig | None = None,
         threshold: float | None = None,
         oracle: Oracle | None = None,
-        timeout: float = 30.0,
+        directory: str = "",
+        batch_size: int = 8,
+        **changes: Unpack[Changes],
     ):
         """`partner=None` never calls, and so does `budget=0`; `budget=1` always calls.
 
         Args:
             slm: the model that writes; its checkpoint's `call_scores`, if any, start the running quantile.
             partner: who answers calls, or its spec for `make_partner`: "documents" are those the SLM was trained on.
-            budget: the share of SLM tokens to delegate, 0 to 1.
-            window: how many of the last scores rank the next one.
-            score: what is ranked. "auto" is the call score (log-odds) of a model that was trained to call, and
-                "uncertainty" (1 - max p), the inference-only baseline, of any other. "oracle" asks `oracle`.
-            gate: "factual" weighs the score by how likely the SLM's own next token is a fact (see `Step.factual`).
-            account: "row" keeps each row on the budget by itself; "shared" only all rows together, and then a row's
-                text depends on those beside it.
-            span: how far the partner writes at a call. Of a partner that is given as an object it only says what it
-                does: unless "token", its words and numbers are whole, and the SLM does not go on with them.
+                Of a partner that is an object, the setting `span` only says what it does: unless "token", its words
+                and numbers are whole, and the SLM does not go on with them.
+            settings: None: the checkpoint's own.
             threshold: calls wherever the score is above it, in place of a budget.
-            oracle: (text so far, the SLM's own next token) -> whether to call, where the truth is known.
-            timeout: seconds after which a question to the partner counts as unanswered.
+            oracle: (text so far, the SLM's own next token) -> whether to call, where the truth is known; it goes with
+                `score="oracle"`.
+            directory: where indexes of documents and facts are kept; "": beside the data that the SLM was trained on.
+            batch_size: how many texts a partner that is a checkpoint works on at once.
+            changes: single settings that differ. `score="auto"` is the call score of a model that was trained to call,
+                and "uncertainty" of any other. `account="shared"` keeps only all rows together on the budget, and then
+                a row's text depends on those beside it.
 
         Raises:
             ConfigError: a value out of range, or settings that do not go together.
             PartnerError, DataError, CheckpointError: a partner that cannot be made of its spec.
         """
-        if (score == "oracle") != (oracle is not None):
+        if (changes.get("score") == "oracle") != (oracle is not None):
             raise ConfigError("score='oracle' and oracle=... go together: give both or neither")
-        if gate == "factual" and slm.factual_probe is None:
+        named = partner if isinstance(partner, str) else "none" if partner is None else str(partner.name)
+        changed: dict[str, Any] = {name: value for name, value in changes.items() if value != "oracle"}
+        self.settings = settings = change_cascade(settings or slm.config.cascade, changed | {"partner": named})
+        if settings.gate == "factual" and slm.factual_probe is None:
             raise ConfigError(
                 f"gate='factual': {slm.path} has no probe for factual tokens; a run of lacy_jax.main on data with "
                 "factual tokens saves one"
             )
-        if score == "auto":
-            score = "call_score" if slm.learned_to_call else "uncertainty"
         if isinstance(partner, str):
-            corpus, directory = slm.config.corpus, slm.config.data.directory
-            partner = make_partner(partner, corpus=corpus, directory=directory, span=span, timeout=timeout)
+            partner = make_partner(
+                partner,
+                corpus=slm.config.corpus,
+                directory=directory or slm.config.data.directory,
+                batch_size=batch_size,
+                span=settings.span,
+                timeout=settings.timeout,
+            )
+        if not isinstance(partner, Guard | None):
+            partner = Guard(partner, timeout=settings.timeout)
+        self.checkpoint, self.partner = slm.path, partner
         self._engine = Engine(slm)
-        self.partner = partner if partner is None or isinstance(partner, Guard) else Guard(partner, timeout=timeout)
-        self._calling = Calling(
-            budget=Budget(share=budget, window=window, threshold=threshold),
-            span=span,
-            score=score,
-            gate=gate,
-            account=account,
-            warm_scores=slm.call_scores if (score, gate) == ("call_score", "none") else (),
-            oracle=oracle,
-        )
+        self._calling = _calling(slm, settings, threshold=threshold, oracle=oracle)
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -92,19 +105,19 @@ class Cascade:
         return Scheduler(self._engine, self.partner, self._calling, slots=slots)
 
     def generate(
-        self, prompts: Sequence[str | Request], *, max_new_tokens: int = 64, batch_size: int = 8
+        self, prompts: Sequence[str | Request], *, max_new_tokens: int | None = None, batch_size: int = 8
     ) -> list[Completion]:
         """Completions in the order of the prompts; see `iterate`."""
         done = dict(self.iterate(prompts, max_new_tokens=max_new_tokens, batch_size=batch_size))
         return [done[index] for index in range(len(prompts))]
 
     def iterate(
-        self, prompts: Sequence[str | Request], *, max_new_tokens: int = 64, batch_size: int = 8
+        self, prompts: Sequence[str | Request], *, max_new_tokens: int | None = None, batch_size: int = 8
     ) -> Iterator[tuple[int, Completion]]:
         """(index, completion) of each prompt, as they finish; at most `batch_size` run at once.
 
-        A prompt that is a string is completed greedily, to `max_new_tokens`; a `Request` says all that itself. A
-        partner's piece is never cut, so a row may end some tokens above its length.
+        A prompt that is a string is completed greedily, to `max_new_tokens` (None: as the settings say); a `Request`
+        says all that itself. A partner's piece is never cut, so a row may end some tokens above its length.
 
         Raises:
             ConfigError: one text in place of a list of them.
@@ -112,10 +125,10 @@ class Cascade:
         """
         if isinstance(prompts, str):  # a sequence of strings too: its letters
             raise ConfigError(f"prompts={prompts[:40]!r}: give a list of texts, also for one")
+        length = self.settings.max_new_tokens if max_new_tokens is None else max_new_tokens
         scheduler = self.scheduler(slots=max(1, min(batch_size, len(prompts))))
         requests = [
-            prompt if isinstance(prompt, Request) else Request(prompt, max_new_tokens=max_new_tokens)
-            for prompt in prompts
+            prompt if isinstance(prompt, Request) else Request(prompt, max_new_tokens=length) for prompt in prompts
         ]
         indices = {scheduler.add(request): index for index, request in enumerate(requests)}
         while scheduler.running or scheduler.waiting:
@@ -124,42 +137,16 @@ class Cascade:
                     yield indices[event.id], event.completion
 
 
-def open_cascade(
-    slm: LoadedModel,
-    settings: CascadeConfig,
-    *,
-    directory: str = "",
-    batch_size: int = 8,
-    corpus: CorpusConfig | None = None,
-) -> Cascade:
-    """The cascade that settings describe, its partner made from its spec; the doors and the report open theirs so.
-
-    Args:
-        slm: the model that writes.
-        settings: usually `slm.config.cascade`, with what the user changed.
-        directory: where indexes of documents are kept; "": beside the data that the SLM was trained on.
-        batch_size: how many texts a checkpoint partner works on at once.
-        corpus: what the documents partner searches; None: the SLM's own.
-
-    Raises:
-        ConfigError, PartnerError, DataError, CheckpointError: see `Cascade` and `make_partner`.
-    """
-    partner = make_partner(
-        settings.partner,
-        corpus=corpus or slm.config.corpus,
-        directory=directory or slm.config.data.directory,
-        batch_size=batch_size,
+def _calling(slm: LoadedModel, settings: CascadeConfig, *, threshold: float | None, oracle: Oracle | None) -> Calling:
+    """Who calls, by settings; the scores of validation text stand for a row's first ones where they are of its kind."""
+    own: Score = "call_score" if slm.learned_to_call else "uncertainty"
+    score: RankedBy = "oracle" if oracle is not None else own if settings.score == "auto" else settings.score
+    return Calling(
+        budget=Budget(share=settings.budget, window=settings.window, threshold=threshold),
         span=settings.span,
-        timeout=settings.timeout,
-    )
-    return Cascade(
-        slm,
-        partner,
-        budget=settings.budget,
-        window=settings.window,
-        score=settings.score,
+        score=score,
         gate=settings.gate,
         account=settings.account,
-        span=settings.span,
-        timeout=settings.timeout,
+        warm_scores=slm.call_scores if (score, settings.gate) == ("call_score", "none") else (),
+        oracle=oracle,
     )

@@ -23,6 +23,7 @@ from lacy_jax.cascade.rows import Completion, Piece, Request, Row, release, resu
 from lacy_jax.cascade.scores import score_of
 from lacy_jax.config import Account, Gate, Score, Span
 
+RankedBy = Literal[Score, "oracle"]
 # (text so far, the SLM's own next token as text) -> whether to call: for evaluation, where the truth is known.
 Oracle = Callable[[str, str], bool]
 
@@ -46,12 +47,12 @@ class Calling:
     """
 
     budget: Budget
-    span: Span = "word"
-    score: Score | Literal["oracle"] = "call_score"
-    gate: Gate = "none"
-    account: Account = "row"
-    warm_scores: tuple[float, ...] = ()
-    oracle: Oracle | None = None
+    span: Span
+    score: RankedBy
+    gate: Gate
+    account: Account
+    warm_scores: tuple[float, ...]
+    oracle: Oracle | None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Protocol
 
-from lacy_jax.config import CorpusConfig, Span
+from lacy_jax.config import CascadeConfig, CorpusConfig, Span
 from lacy_jax.errors import DataError, PartnerError, did_you_mean
 
 __all__ = ["ENTRY_POINTS", "FORMS", "Partner", "PartnerError", "make_partner"]
@@ -42,8 +42,8 @@ def make_partner(
     corpus: CorpusConfig,
     directory: str,
     batch_size: int = 8,
-    span: Span = "word",
-    timeout: float = 30.0,
+    span: Span = CascadeConfig.span,
+    timeout: float = CascadeConfig.timeout,
 ) -> Partner | None:
     """The partner that `spec` names (see FORMS); None for "none": never call.
 

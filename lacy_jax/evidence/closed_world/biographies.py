@@ -68,9 +68,8 @@ def write_and_judge(
         score=decode.score,
         gate=decode.gate,
         span=decode.span,
-        window=slm.config.cascade.window,
     )
-    length = slm.config.cascade.max_new_tokens
+    length = cascade.settings.max_new_tokens
     prompts = [full_text(Document("", person.name, "")) for person in people]
     requests = [
         Request(prompt, max_new_tokens=length, sampling=Sampling(temperature=temperature, seed=person.index))

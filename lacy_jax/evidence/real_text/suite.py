@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lacy_jax.cascade import Completion, Counts, Request, open_cascade
+from lacy_jax.cascade import Cascade, Completion, Counts, Request
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.config import CascadeConfig, change_cascade
+from lacy_jax.config import CascadeConfig
 from lacy_jax.data.documents import Document, full_text
 from lacy_jax.data.files import write_whole
 from lacy_jax.errors import ConfigError
@@ -180,10 +180,9 @@ def evaluate_real_text(
         progress: called with (texts written, people).
 
     Raises:
-        ConfigError, PartnerError, DataError, CheckpointError: see `open_cascade` and `find_claims`.
+        ConfigError, PartnerError, DataError, CheckpointError: see `Cascade` and `find_claims`.
     """
-    changed = change_cascade(settings or slm.config.cascade, {"partner": partner, "budget": budget})
-    cascade = open_cascade(slm, changed, directory=directory, batch_size=batch_size)
+    cascade = Cascade(slm, partner, settings=settings, budget=budget, directory=directory, batch_size=batch_size)
     requests = [Request(prompt_of(person.document), max_new_tokens=max_new_tokens) for person in people]
     done: dict[int, Completion] = {}
     for index, completion in cascade.iterate(requests, batch_size=batch_size):

@@ -1,5 +1,6 @@
 """Gathers what the report shows of a finished run: its log, held-out articles scored, and cascade samples."""
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,7 @@ import jax
 from absl import logging
 from etils import epath
 
-from lacy_jax.cascade import Completion, open_cascade
+from lacy_jax.cascade import Cascade, Completion
 from lacy_jax.cascade.partners import Partner, make_partner
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.config import Config, config_to_dict
@@ -105,6 +106,6 @@ def _samples(config: Config, loaded: LoadedModel, documents: Sequence[Document])
     settings = config.cascade
     if settings.partner == "none" or not documents or not settings.samples:
         return []
-    cascade = open_cascade(loaded, settings, directory=config.data.directory, corpus=config.corpus)
-    prompts = [prompt_of(document) for document in documents[: settings.samples]]
-    return cascade.generate(prompts, max_new_tokens=settings.max_new_tokens)
+    # The run's own settings, not those of the checkpoint that it may have gone on from: files may lie elsewhere now.
+    cascade = Cascade(dataclasses.replace(loaded, config=config), settings.partner)
+    return cascade.generate([prompt_of(document) for document in documents[: settings.samples]])
