@@ -245,7 +245,8 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
         ("no.sqlite", "no such file: .*no.sqlite"), ("e.sqlite", "no table `facts`; its tables: none"),
         ("o.sqlite", "no table `facts`; its tables: people"), ("t.sqlite", "not a database"),
         ("c.sqlite", "needs subject, relation, value; has subject, predicate, object"), ("a.csv", "line 1.*has a, b"),
-        ("a.jsonl", "line 2: needs .*; has subject"), ("b.jsonl", "line 1: no object"), ("c.jsonl", "line 1: no JSON"),
+        ("a.jsonl", "line 2: needs .*; has subject"), ("b.jsonl", "line 1: a JSON list, not an object"),
+        ("c.jsonl", "line 1: not JSON"),
         ("d.csv", "cannot read .*d.csv"),
     ):  # fmt: skip
         with pytest.raises(PartnerError, match=named):

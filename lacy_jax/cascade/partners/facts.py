@@ -3,7 +3,6 @@
 import csv
 import functools
 import hashlib
-import json
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -12,7 +11,8 @@ from pathlib import Path
 
 from lacy_jax.cascade.partners import store
 from lacy_jax.cascade.text.words import terms_of
-from lacy_jax.errors import PartnerError
+from lacy_jax.data.files import read_json_lines
+from lacy_jax.errors import DataError, PartnerError
 
 INDEX_VERSION = 1
 KEPT = 1 << 16  # look-ups remembered
@@ -99,6 +99,8 @@ def read_rows(path: Path) -> Iterator[tuple[str, ...]]:
                 yield texts
     except (OSError, UnicodeError, csv.Error, sqlite3.Error) as error:
         raise PartnerError(f"database: cannot read {path} ({error})") from error
+    except DataError as error:
+        raise PartnerError(f"database: {error}") from error
 
 
 def _from_sqlite(path: Path) -> Iterator[tuple[object, ...]]:
@@ -125,19 +127,10 @@ def _from_csv(path: Path) -> Iterator[tuple[object, ...]]:
 
 
 def _from_jsonl(path: Path) -> Iterator[tuple[object, ...]]:
-    with path.open(encoding="utf-8-sig") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise PartnerError(f"database: {path}, line {number}: no JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise PartnerError(f"database: {path}, line {number}: no object with {', '.join(FACT)}")
-            columns = WORDING if "wording" in row else FACT
-            _check_columns(list(row), columns, where=f"{path}, line {number}")
-            yield tuple(row[column] for column in columns)
+    for where, row in read_json_lines(path):
+        columns = WORDING if "wording" in row else FACT
+        _check_columns(list(row), columns, where=where)
+        yield tuple(row[column] for column in columns)
 
 
 def _check_columns(found: Iterable[str], needed: tuple[str, ...], *, where: str) -> None:
