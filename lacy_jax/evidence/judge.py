@@ -7,35 +7,23 @@ See https://platform.openai.com/docs/api-reference/chat for the interface.
 
 import concurrent.futures
 import hashlib
+import itertools
 import json
-import random
 import sqlite3
 import threading
-import time
-import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+from lacy_jax.cascade.remote.address import Role, parse_address
+from lacy_jax.cascade.remote.server import CONCURRENT, Server, Unanswered
+from lacy_jax.errors import JudgeError
 
-from lacy_jax.cascade.partners.http import (
-    BACKOFF_SECONDS,
-    CONCURRENT,
-    CONNECT_SECONDS,
-    MOST_TRIES,
-    RETRIED,
-    api_key,
-    parse_address,
-    retry_after,
-)
-from lacy_jax.errors import JudgeError, PartnerError
-
-KEYS = ("LACY_JUDGE_API_KEY", "OPENAI_API_KEY")
-ANSWER_SECONDS = 120.0
-LONGEST_PAUSE = 60.0  # seconds between two tries, whatever a server asks for
+JUDGE = Role("judge", ("LACY_JUDGE_API_KEY", "OPENAI_API_KEY"), JudgeError)
+ANSWER_SECONDS = 120.0  # of one try
+REFUSALS = frozenset({401, 403, 404})  # what is said to one question would be said to all
 MOST_FAILURES = 20  # in a row: after that many questions without an answer, the server is taken for lost
 CHARACTERS_PER_TOKEN = 4  # of English; an estimate, since the judge's tokenizer is not known
 
@@ -83,36 +71,18 @@ class Cost:
         return line
 
 
-@dataclass(frozen=True)
-class _Failed:
-    reason: str
-
-
 class Judge:
     """Asks; see this module's first lines. `failures` counts the questions that went unanswered, by reason."""
 
     def __init__(self, settings: Settings):
         """Raises `JudgeError` where the address, the model, the key or the cache cannot be used. Sends nothing."""
-        try:
-            address = parse_address(settings.address, role="judge", keys=KEYS)
-            key = api_key(KEYS)
-        except PartnerError as error:
-            raise JudgeError(str(error)) from None
+        address = parse_address(settings.address, role=JUDGE)
         self.model = settings.model or address.model
         if not self.model:
             raise JudgeError("no model of the judge is named; answers are kept by it, so give one")
-        self._settings, self._url = settings, f"{address.url}/chat/completions"
+        self._settings, self._url = settings, address.url
         self.failures: Counter[str] = Counter()
         self.requests = 0  # questions sent so far, retries not counted
-        # The environment may name a proxy, which has no way to this machine's own servers.
-        host = urllib.parse.urlsplit(address.url).hostname or ""
-        local = host in ("localhost", "::1") or host.startswith("127.")
-        self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=settings.concurrent),
-            trust_env=not local,
-        )
         try:
             Path(settings.cache).parent.mkdir(parents=True, exist_ok=True)
             self._cache = sqlite3.connect(settings.cache, timeout=60.0, check_same_thread=False)
@@ -121,9 +91,10 @@ class Judge:
             self._cache.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
         except (OSError, sqlite3.Error) as error:
             raise JudgeError(f"{settings.cache}: cannot keep answers there ({error})") from None
+        self._server = Server(address.url, role=JUDGE, concurrent=settings.concurrent)
 
     def close(self) -> None:
-        self._client.close()
+        self._server.close()
         self._cache.close()
 
     def cost(self, prompts: Sequence[str], *, max_tokens: int) -> Cost:
@@ -164,29 +135,40 @@ class Judge:
 
     def _ask_missing(self, missing: Mapping[str, bytes], *, done: int, progress: Progress) -> dict[str, str | None]:
         answers: dict[str, str | None] = {}
-        in_a_row = 0
-        pool = concurrent.futures.ThreadPoolExecutor(self._settings.concurrent)
+        in_a_row, left = 0, iter(missing.items())
+        running: dict[concurrent.futures.Future[str], str] = {}
         try:
-            futures = {pool.submit(self._answer, body): prompt for prompt, body in missing.items()}
-            for future in concurrent.futures.as_completed(futures):
-                prompt, found = futures[future], future.result()
-                self.requests += 1
-                if isinstance(found, _Failed):
-                    self.failures[found.reason] += 1
-                    in_a_row += 1
-                    answers[prompt] = None
-                    if in_a_row >= MOST_FAILURES:
-                        raise JudgeError(
-                            f"the judge at {self._url} left {in_a_row} questions in a row unanswered ({found.reason}); "
-                            "what it answered is kept: the same command goes on from there"
-                        )
-                else:
-                    in_a_row = 0
-                    answers[prompt] = found
-                progress(done + len(answers), done + len(missing))
+            while True:
+                for prompt, body in itertools.islice(left, self._settings.concurrent - len(running)):
+                    running[self._server.submit(self._answer(body))] = prompt
+                if not running:
+                    return answers
+                ended, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+                for future in ended:
+                    prompt = running.pop(future)
+                    self.requests += 1
+                    try:
+                        answers[prompt], in_a_row = future.result(), 0
+                    except Unanswered as error:
+                        answers[prompt], in_a_row = None, in_a_row + 1
+                        self._count(error, in_a_row=in_a_row)
+                    progress(done + len(answers), done + len(missing))
         finally:
-            pool.shutdown(cancel_futures=True)
-        return answers
+            concurrent.futures.wait(running)  # what is under way is paid for, and kept
+
+    def _count(self, error: Unanswered, *, in_a_row: int) -> None:
+        """Notes a failure; raises `JudgeError` where asking on is of no use."""
+        if error.status in REFUSALS:
+            raise JudgeError(
+                f"the judge at {self._url} refuses us (status {error.status}); see its address, its model "
+                f"{self.model!r} and the environment variable {JUDGE.keys[0]}"
+            )
+        self.failures[str(error)] += 1
+        if in_a_row >= MOST_FAILURES:
+            raise JudgeError(
+                f"the judge at {self._url} left {in_a_row} questions in a row unanswered ({error}); what it answered "
+                "is kept: the same command goes on from there"
+            )
 
     def _body(self, prompt: str, max_tokens: int) -> bytes:
         body: dict[str, Any] = {
@@ -203,48 +185,27 @@ class Judge:
             row = self._cache.execute("SELECT answer FROM answers WHERE key = ?", (_key(body),)).fetchone()
         return None if row is None else str(row[0])
 
-    def _answer(self, body: bytes) -> str | _Failed:
-        """One question, by as many tries as it takes. Runs in a thread of its own.
-
-        Raises:
-            JudgeError: the server refuses us, and would every question.
-        """
-        for tried in range(1, MOST_TRIES + 1):
-            pause = BACKOFF_SECONDS * 2 ** (tried - 1) * random.uniform(0.5, 1.5)
-            try:
-                response = self._client.post(self._url, content=body, headers={"Content-Type": "application/json"})
-            except httpx.HTTPError as error:
-                reason = type(error).__name__
-            else:
-                if response.status_code == 200:
-                    return self._kept(body, answer_of(response.content))
-                if response.status_code in (401, 403, 404):
-                    raise JudgeError(
-                        f"the judge at {self._url} refuses us (status {response.status_code}); see its address, its "
-                        f"model {self.model!r} and the environment variable {KEYS[0]}"
-                    )
-                reason = f"status {response.status_code}"
-                if response.status_code not in RETRIED:
-                    break
-                pause = max(pause, min(LONGEST_PAUSE, retry_after(response.headers.get("Retry-After", ""))))
-            if tried < MOST_TRIES:
-                time.sleep(pause)
-        return _Failed(reason)
-
-    def _kept(self, body: bytes, found: str | _Failed) -> str | _Failed:
-        if isinstance(found, str):
-            with self._lock, self._cache:
-                self._cache.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (_key(body), found))
-        return found
+    async def _answer(self, body: bytes) -> str:
+        """The answer to one question, which is kept as it arrives; raises `Unanswered`. In the server's thread."""
+        answer = answer_of(await self._server.post("chat/completions", body, seconds=ANSWER_SECONDS))
+        with self._lock, self._cache:
+            self._cache.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (_key(body), answer))
+        return answer
 
 
-def answer_of(body: bytes) -> str | _Failed:
-    """What the judge wrote, of a response to /chat/completions."""
+def answer_of(body: bytes) -> str:
+    """What the judge wrote, of a response to /chat/completions.
+
+    Raises:
+        Unanswered: it has no such thing.
+    """
     try:
         text = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return _Failed("not a chat completion")
-    return text if isinstance(text, str) else _Failed("not a chat completion")
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise Unanswered("not a chat completion") from error
+    if not isinstance(text, str):
+        raise Unanswered("not a chat completion")
+    return text
 
 
 def _key(body: bytes) -> str:

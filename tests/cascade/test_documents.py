@@ -38,12 +38,12 @@ SMALL = [
 def small(tmp_path_factory: pytest.TempPathFactory) -> Documents:
     path = tmp_path_factory.mktemp("documents") / "small.sqlite"
     build_store(SMALL, path=path, fingerprint={})
-    return Documents(DocumentStore(path))
+    return Documents(DocumentStore(path), span="word")
 
 
 @pytest.fixture(scope="module")
 def articles(tmp_path_factory: pytest.TempPathFactory) -> Documents:
-    return Documents(open_store(CorpusConfig(), directory=str(tmp_path_factory.mktemp("articles"))))
+    return Documents(open_store(CorpusConfig(), directory=str(tmp_path_factory.mktemp("articles"))), span="word")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_long_documents_are_passages_that_overlap() -> None:
 def test_long_documents_are_read_on_across_passages(tmp_path: Path) -> None:
     document = Document("x", "Title", " ".join(f"word{number}" for number in range(2000)))
     build_store([document], path=tmp_path / "long.sqlite", fingerprint={})
-    partner = Documents(DocumentStore(tmp_path / "long.sqlite"))
+    partner = Documents(DocumentStore(tmp_path / "long.sqlite"), span="word")
     text = full_text(document)
     for number in range(20, 1999, 97):
         cut = text.index(f" word{number + 1}")
@@ -182,14 +182,16 @@ def test_a_store_is_reused_and_rebuilt_when_the_corpus_changes(tmp_path: Path) -
     first = open_store(corpus, directory=str(tmp_path / "index"))
     built = first.path.stat().st_mtime_ns
     assert open_store(corpus, directory=str(tmp_path / "index")).path.stat().st_mtime_ns == built
-    assert Documents(first).complete(["Ulm lies on the"]) == [" Danube"]
+    assert Documents(first, span="word").complete(["Ulm lies on the"]) == [" Danube"]
     file.write_text('{"id": "1", "title": "Ulm", "text": "Ulm lies on the Iller."}\n')
     second = open_store(corpus, directory=str(tmp_path / "index"))
     assert second.path != first.path
-    assert Documents(second).complete(["Ulm lies on the"]) == [" Iller"]
+    assert Documents(second, span="word").complete(["Ulm lies on the"]) == [" Iller"]
     # A broken file is no store, and leftovers of a killed build are none either.
     second.path.write_bytes(b"SQLite format 3\x00 but not really")
-    assert Documents(open_store(corpus, directory=str(tmp_path / "index"))).complete(["Ulm lies on the"]) == [" Iller"]
+    assert Documents(open_store(corpus, directory=str(tmp_path / "index")), span="word").complete(
+        ["Ulm lies on the"]
+    ) == [" Iller"]
     assert not list((tmp_path / "index").glob("*unfinished*"))
 
 
@@ -208,7 +210,7 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
 
 def test_an_empty_corpus_knows_nothing(tmp_path: Path) -> None:
     build_store([], path=tmp_path / "empty.sqlite", fingerprint={})
-    assert Documents(DocumentStore(tmp_path / "empty.sqlite")).complete(["Ulm is"]) == [""]
+    assert Documents(DocumentStore(tmp_path / "empty.sqlite"), span="word").complete(["Ulm is"]) == [""]
 
 
 def test_folding() -> None:

@@ -13,16 +13,9 @@ import pytest
 
 from lacy_jax.cascade.partners import make_partner
 from lacy_jax.cascade.partners.guard import Guard
-from lacy_jax.cascade.partners.http import (
-    CONCURRENT,
-    MAX_RESPONSE_BYTES,
-    MOST_TRIES,
-    Address,
-    HttpPartner,
-    fitted,
-    parse_address,
-    retry_after,
-)
+from lacy_jax.cascade.partners.http import HttpPartner, fitted
+from lacy_jax.cascade.remote.address import Address, parse_address
+from lacy_jax.cascade.remote.server import CONCURRENT, MAX_RESPONSE_BYTES, MOST_TRIES, retry_after
 from lacy_jax.config import CorpusConfig, Span
 from lacy_jax.errors import PartnerError
 from tests.cascade.http_server import (
@@ -54,7 +47,7 @@ def server() -> Iterator[Server]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LACY_PARTNER_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("lacy_jax.cascade.partners.http.BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("lacy_jax.cascade.remote.server.BACKOFF_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -337,7 +330,7 @@ def test_a_server_that_is_away_and_comes_back(
     thread.start()
     try:
         assert partner.complete(["1"]) == [" Answer1"]
-        assert not partner._away
+        assert not partner._server.away
         assert posts(late)[0]["model"] == "big-model"
     finally:
         late.shutdown()
@@ -355,7 +348,7 @@ def test_a_host_that_never_speaks(made: Made) -> None:
 
 
 def test_a_host_that_takes_no_connection(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lacy_jax.cascade.partners.http.CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr("lacy_jax.cascade.remote.server.CONNECT_SECONDS", 0.1)
     with socket.socket() as listening, contextlib.ExitStack() as stack:
         listening.bind(("127.0.0.1", 0))
         listening.listen(0)

@@ -91,8 +91,10 @@ def test_a_text_finds_the_cache_that_knows_it(model: Model, monkeypatch: pytest.
 def test_a_cascade_of_two_tokenizers_batched_and_alone(model: Model) -> None:
     slm, larger = model(), model("llama", size=460, seed=5, context=40)
     prompts = ["Albert Einstein was", "In 18", "東京", "The river Danube"]
-    together = Cascade(slm, CheckpointPartner(larger, slots=4), budget=0.4).generate(prompts, max_new_tokens=40)
-    partner = CheckpointPartner(larger, slots=4)
+    together = Cascade(slm, CheckpointPartner(larger, span="word", slots=4), budget=0.4).generate(
+        prompts, max_new_tokens=40
+    )
+    partner = CheckpointPartner(larger, span="word", slots=4)
     alone = [Cascade(slm, partner, budget=0.4).generate([prompt], max_new_tokens=40)[0] for prompt in prompts]
     assert [(row.text, row.counts) for row in together] == [(row.text, row.counts) for row in alone]
     assert sum(row.counts.delegated for row in together) > 10
@@ -155,7 +157,7 @@ def test_what_a_llama_recites_arrives_whole_wherever_the_text_ends(model: Model,
         "T": "he", "The": " é", "The ": "é", "The é": "\n😀12345", "The é\n": "😀12345", "The é\n😀12": "345",
         "The é\n😀123": "45", "The é\n😀12345": " Ulm", "The é\n😀12345 U": "lm",
     }  # fmt: skip
-    partner = CheckpointPartner(load_model(str(folder)), slots=4)
+    partner = CheckpointPartner(load_model(str(folder)), span="word", slots=4)
     assert dict(zip(pieces, partner.complete(list(pieces)), strict=True)) == pieces
     completions = Cascade(model(), partner, budget=1.0).generate(list(pieces), max_new_tokens=1)
     assert [completion.pieces[0].text for completion in completions] == list(pieces.values())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lacy_jax.cascade import Cascade
-from lacy_jax.cascade.partners import FORMS, make_partner
+from lacy_jax.cascade.partners import FORMS, check_partner, make_partner
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import CorpusConfig, Span
 from lacy_jax.errors import PartnerError
@@ -104,7 +104,7 @@ def test_a_cascade_tells_a_partner_made_from_a_spec_its_span_and_timeout(model: 
         ("old", "'old'.*cannot be made of '': TypeError"),
         (
             "ecko",
-            "unknown partner 'ecko'; allowed: documents, .*; registered by packages: documents, echo, gone",
+            "unknown partner 'ecko'; allowed: documents, .*; registered by packages: echo, gone",
         ),
     ],
 )
@@ -152,6 +152,55 @@ def test_documents_write_as_far_as_the_span(tmp_path: Path) -> None:
 
 def test_http_without_httpx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx", None)
-    monkeypatch.delitem(sys.modules, "lacy_jax.cascade.partners.http", raising=False)
-    with pytest.raises(PartnerError, match="pip install httpx"):
-        make("http://127.0.0.1:9/v1", tmp_path)
+    for module in (
+        "lacy_jax.cascade.partners.http",
+        "lacy_jax.cascade.remote.address",
+        "lacy_jax.cascade.remote.server",
+    ):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    for act in (lambda spec: make(spec, tmp_path), check_partner):
+        with pytest.raises(PartnerError, match=r"partner 'http' needs httpx.*pip install httpx"):
+            act("http://127.0.0.1:9/v1")
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("spec", ["none", "documents", "http://h:1/v1#m", "https://h/v1", "echo", "echo:bad"])
+def test_a_spec_is_checked_without_making_it(spec: str) -> None:
+    check_partner(spec)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("spec", "named"),
+    [
+        ("facts.csv", "unknown partner 'facts.csv'; allowed: documents.*; did you mean database:facts.csv[?]$"),
+        ("my/facts.TSV", "did you mean database:my/facts.TSV[?]"),
+        ("facts.sqlite", "did you mean database:facts.sqlite[?]"),
+        ("articles.jsonl", "did you mean documents:articles.jsonl[?]"),
+        ("a/*.jsonl.gz", r"did you mean documents:a/[*].jsonl.gz[?]"),
+        ("localhost:8000/v1", "did you mean http://localhost:8000/v1[?]"),
+        ("model.gguf", r"serve it \(llama-server\) and give its address, http://HOST:PORT/v1"),
+        ("documets", "did you mean documents[?]"),
+        ("ecko", "did you mean echo[?]"),
+        ("no/such", "there is no such folder"),
+        ("database:no/such.csv", "no such file: no/such.csv"),
+        ("http://me:secret@h/v1", "no name or password"),
+        ("http://h/v1?x=1", "cannot read the partner's address"),
+        ("gone:x", "'gone'.*cannot be imported"),
+        ("none:x", "unknown partner 'none:x'; allowed"),
+        ("", "unknown partner ''; allowed"),
+    ],
+)
+def test_a_wrong_spec_is_refused_alike_when_checked_and_when_made(spec: str, named: str, tmp_path: Path) -> None:
+    for act in (check_partner, lambda spec: make(spec, tmp_path)):
+        with pytest.raises(PartnerError, match=named) as refused:
+            act(spec)
+        assert "secret" not in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+def test_files_that_are_there_are_hinted_at_too(tmp_path: Path) -> None:
+    file = tmp_path / "facts.csv"
+    file.write_text("subject,relation,value\n")
+    with pytest.raises(PartnerError, match=f"did you mean database:{file}"):
+        make(str(file), tmp_path)

@@ -15,6 +15,7 @@ import pytest
 from starlette.responses import Response
 
 from lacy_jax import acceptability as door
+from lacy_jax.cascade.remote import server as remote
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.data.documents import full_text
 from lacy_jax.data.factual import factual_tokens
@@ -43,9 +44,9 @@ def server() -> Iterator[JudgeServer]:
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in judges.KEYS:
+    for name in judges.JUDGE.keys:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(judges, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(remote, "BACKOFF_SECONDS", 0.001)
 
 
 def target(loss: float, factual: bool, *, document: int = 0, mismatch: bool = True) -> Target:

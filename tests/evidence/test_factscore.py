@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from lacy_jax import factscore as door
 from lacy_jax.cascade import Completion, Counts, Request
+from lacy_jax.cascade.remote import server as remote
 from lacy_jax.doors import enter
 from lacy_jax.errors import DataError
 from lacy_jax.evidence import judge as judges
@@ -54,9 +55,9 @@ def server() -> Iterator[JudgeServer]:
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in judges.KEYS:
+    for name in judges.JUDGE.keys:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(judges, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(remote, "BACKOFF_SECONDS", 0.001)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from starlette.responses import JSONResponse, Response
 
+from lacy_jax.cascade.remote import server as remote
 from lacy_jax.errors import JudgeError
 from lacy_jax.evidence import judge as judges
 from lacy_jax.evidence.judge import Judge, Settings
@@ -19,9 +20,9 @@ def echo(prompt: str, _count: int) -> str:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in judges.KEYS:
+    for name in judges.JUDGE.keys:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(judges, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(remote, "BACKOFF_SECONDS", 0.001)
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from typing import Literal
 import numpy as np
 
 from lacy_jax.cascade.decoding.engine import Engine, encode_text, shared_prefix, window_start
+from lacy_jax.cascade.partners import Wanted
 from lacy_jax.cascade.text.extent import IDEOGRAPHS, LETTER, complete_extent
-from lacy_jax.checkpoints.loading import LoadedModel
+from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.config import Span
 from lacy_jax.data.tokenizer import TextTokenizer
 
@@ -30,6 +31,12 @@ MOST_TAKEN_BACK = 24
 _BEGUN = re.compile(rf"\s*(?:[^\s\w]?{LETTER}+|[{IDEOGRAPHS}]{{1,4}})?\Z")
 
 
+def from_spec(wanted: Wanted) -> "CheckpointPartner":
+    """The partner "checkpoint:PATH". Raises as `load_model`."""
+    name = f"checkpoint:{wanted.argument}"
+    return CheckpointPartner(load_model(wanted.argument), slots=wanted.batch_size, span=wanted.span, name=name)
+
+
 class CheckpointPartner:
     """Greedy next tokens, words or phrases of a model."""
 
@@ -37,9 +44,9 @@ class CheckpointPartner:
         self,
         loaded: LoadedModel,
         *,
+        span: Span,
         slots: int = 8,
         name: str = "checkpoint",
-        span: Span = "word",
         compute_dtype: Literal["float32", "bfloat16"] = "float32",
     ):
         """A text finds the cache that knows most of it, and is fed the rest.

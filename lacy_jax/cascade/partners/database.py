@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from lacy_jax.cascade.partners import Wanted
 from lacy_jax.cascade.partners.facts import SLOT, Facts, Subject, Wording, open_facts
 from lacy_jax.cascade.text.extent import complete_extent
 from lacy_jax.cascade.text.words import Word, fold, joint, words_of
@@ -32,6 +33,11 @@ _ARTICLE = re.compile(r"(?:an?|the)(?:\s+|$)")
 _SEPARATOR = re.compile(r"\s*(?:[,;]\s*(?:and\s+|or\s+|&\s*)?|(?:and|or)\s+|&\s*)|\s+(?:and|or|&)$", re.IGNORECASE)
 
 
+def from_spec(wanted: Wanted) -> "Database":
+    """The partner "database:FILE". Raises as `open_facts`."""
+    return Database(open_facts(wanted.argument, directory=wanted.directory), span=wanted.span, name=wanted.spec)
+
+
 @dataclass(frozen=True)
 class Mention:
     """Where a subject is named last: the indices of the first word of it and of the one after."""
@@ -44,7 +50,7 @@ class Mention:
 class Database:
     """The partner over a file's facts; see this module's first lines. No answer is a guess: "" where none fits."""
 
-    def __init__(self, facts: Facts, *, span: Span = "word", name: str = "database"):
+    def __init__(self, facts: Facts, *, span: Span, name: str = "database"):
         """`span`: "phrase" is the whole value, else its next word."""
         self.name = name
         self._facts, self._span = facts, span

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lacy_jax.cascade.partners import store
+from lacy_jax.cascade.partners import Wanted, store
 from lacy_jax.cascade.text.alignment import Units, best_place, units_of
 from lacy_jax.cascade.text.words import match_query, terms_of
 from lacy_jax.config import CorpusConfig, Span
@@ -100,6 +100,12 @@ def open_store(corpus: CorpusConfig, *, directory: str) -> "DocumentStore":
     return DocumentStore(path)
 
 
+def from_spec(wanted: Wanted) -> "Documents":
+    """The partner "documents" over the corpus, "documents:FILE" over JSON-lines files. Raises as `open_store`."""
+    corpus = CorpusConfig(name="jsonl", files=wanted.argument) if wanted.argument else wanted.corpus
+    return Documents(open_store(corpus, directory=wanted.directory), span=wanted.span, name=wanted.spec)
+
+
 class DocumentStore:
     """Reads a store made by `build_store`."""
 
@@ -141,7 +147,7 @@ class DocumentStore:
 class Documents:
     """The partner over a store; see this module's first lines."""
 
-    def __init__(self, store: DocumentStore, *, span: Span = "word", name: str = "documents"):
+    def __init__(self, store: DocumentStore, *, span: Span, name: str = "documents"):
         """`span`: what is read off: "phrase" for names and dates whole, else one word."""
         self.name = name
         self._store, self._span = store, span
