@@ -141,7 +141,7 @@ def test_sixty_four_at_once_get_their_own_answers() -> None:
 
 
 def test_it_is_a_partner_for_another_cascade(server: Running) -> None:
-    partner = make_partner(f"{server.url}/v1", corpus=CorpusConfig(), directory="")
+    partner = make_partner(f"{server.url}/v1", corpus=CorpusConfig(), directory="", span="word")
     assert partner is not None
     assert partner.complete(["Ein", "東京 is"]) == ["Ein0", "東"]
     assert {request.prompt for request in server.scheduler.requests.values()} == {"Ein", "東京 is"}
