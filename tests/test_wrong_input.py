@@ -177,6 +177,25 @@ def test_a_partner_that_cannot_be_made_ends_a_run_before_its_first_step(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [("--config.mesh.fsdp=3", "does not fit 8 devices"), ("--distributed=on", "JAX_COORDINATOR_ADDRESS=host:port")],
+)
+def test_what_devices_and_processes_do_not_fit_is_one_line(
+    small_config: Config,
+    small_data: Prepared,  # noqa: ARG001  # so that nothing is said of preparing it
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    flag: str,
+    words: str,
+) -> None:
+    status, out, err = ended(["main", *flags_of(small_config, tmp_path / "run", flag)], capsys)
+    assert (status, out) == (2, "")
+    assert words in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
 def test_a_cascade_that_fails_at_the_end_leaves_a_report(
     small_config: Config, small_data: Prepared, small_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
