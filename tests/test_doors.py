@@ -65,13 +65,13 @@ def start(*arguments: str, devices: int = 1, **environment: str) -> subprocess.P
 
 
 def finish(process: subprocess.Popen[str], *, status: int = 0) -> str:
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == status, f"{out}\n{err}"
     return out + err
 
 
 def wait_for_checkpoint(process: subprocess.Popen[str], workdir: Path, *, beyond: int = 0) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline and process.poll() is None:
         steps = (workdir / "checkpoints").glob("[0-9]*")
         if any(path.name.isdecimal() and int(path.name) > beyond for path in steps):
@@ -108,7 +108,7 @@ def test_killed_twice_then_stopped_ends_with_the_same_bits(
     process = start(*command)
     wait_for_checkpoint(process, tmp_path, beyond=16)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=200)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 143, said
     assert "is saved; the same command goes on from there" in said
     finish(start(*command))
@@ -130,7 +130,7 @@ def test_export_is_read_by_plain_orbax_and_by_generate(finished: Path, tmp_path:
     assert not (out / "train").exists()
     assert (out / "tokenizer.model").stat().st_size > 1000
     process = start("lacy_jax.generate", f"--checkpoint={out}", "--partner=none", "--prompt=The river", "--json")
-    line = json.loads(process.communicate(timeout=200)[0])
+    line = json.loads(process.communicate(timeout=600)[0])
     assert line["prompt"] == "The river"
     said = finish(start("lacy_jax.export", f"--checkpoint={finished}", f"--out={out}"), status=2)
     assert "exists already" in said
@@ -163,6 +163,7 @@ def train_here(settings: dict[str, Any], workdir: Path) -> None:
     train(checked, prepared=prepare(checked), workdir=str(workdir), reporter=Reporter(quiet=True))
 
 
+@pytest.mark.slow  # tests/runtime/test_distributed.py has two processes, too
 def test_a_run_goes_from_two_processes_to_one_and_back(
     small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

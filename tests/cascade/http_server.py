@@ -1,5 +1,6 @@
 """A completions server on loopback with every fault that a server can have, for tests of the http partner."""
 
+import asyncio
 import collections
 import contextlib
 import http.server
@@ -8,6 +9,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
+
+WAIT = asyncio.wait  # as it is before a test changes it
 Answer = Callable[["Handler", dict[str, Any], int], None]
 
 
@@ -26,6 +30,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.counts: collections.Counter[str] = collections.Counter()
         self.lock, self.now, self.most = threading.Lock(), 0, 0
         self.ended = threading.Event()  # lets go those that hang
+        self.hung = 0  # requests that hang, or did until their client left
 
     @property
     def url(self) -> str:
@@ -91,7 +96,22 @@ def first(times: int, fault: Answer, then: Answer) -> Answer:
     return lambda handler, body, count: (fault if count <= times else then)(handler, body, count)
 
 
+def time_is_over_for_what_hangs(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The http partner's time is over when nothing but what hangs is left, however long that takes."""
+
+    async def patient(tasks: Any, *, timeout: float) -> Any:  # noqa: ARG001
+        before = server.hung
+        done, late = await WAIT(tasks, timeout=0.01)
+        while len(late) > server.hung - before:
+            done, late = await WAIT(tasks, timeout=0.01)
+        return done, late
+
+    monkeypatch.setattr("lacy_jax.cascade.partners.http.asyncio.wait", patient)
+
+
 def hangs(handler: Handler, _body: dict[str, Any], _count: int) -> None:
+    with handler.server.lock:
+        handler.server.hung += 1
     handler.server.ended.wait()
     handler.close_connection = True
 
@@ -113,9 +133,12 @@ def drips(handler: Handler, _body: dict[str, Any], _count: int) -> None:
     handler.send_response(200)
     handler.send_header("Content-Length", "1000")
     handler.end_headers()
-    while not handler.server.ended.wait(0.05):
-        handler.wfile.write(b" ")
-        handler.wfile.flush()
+    with handler.server.lock:
+        handler.server.hung += 1
+    with contextlib.suppress(OSError):  # the client hangs up
+        while not handler.server.ended.wait(0.05):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
     handler.close_connection = True
 
 

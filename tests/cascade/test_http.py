@@ -31,6 +31,7 @@ from tests.cascade.http_server import (
     says,
     sends,
     serving,
+    time_is_over_for_what_hangs,
     together,
 )
 
@@ -183,18 +184,24 @@ def test_every_fault_costs_only_its_own_text(server: Server, made: Made, caplog:
         assert guard.complete([prompt]) == [" Answerfine" if prompt == "fine" else ""]
 
 
-def test_what_hangs_costs_only_its_own_text_and_its_time_once(server: Server, made: Made) -> None:
+def test_what_hangs_costs_only_its_own_text_and_its_time_once(
+    server: Server, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time_is_over_for_what_hangs(server, monkeypatch)
     late = {prompt: answer for prompt, (answer, reason) in FAULTS.items() if reason == "late"}
     both = threading.Barrier(len(late))
     server.answers |= {prompt: together(both, answer) for prompt, answer in late.items()}
-    partner = made(timeout=3.0)
+    partner = made()
     assert partner.complete(["1", *late, "2"]) == [" Answer1", *[""] * len(late), " Answer2"]
     assert partner.failures == {"late": len(late)}
     assert not both.broken
-    # Its own time ends before a guard's of the same length.
-    assert partner._seconds < 3.0
-    server.answers |= late
-    guard = Guard(made(timeout=0.5))
+
+
+def test_it_gives_up_by_itself_and_before_a_guard(server: Server, made: Made) -> None:
+    server.answers["hangs"] = hangs
+    partner = made(timeout=0.5)
+    assert partner._seconds < 0.5
+    guard = Guard(partner, timeout=60.0)
     assert guard.complete(["hangs"]) == [""]
     assert guard.statistics.late == 0
 

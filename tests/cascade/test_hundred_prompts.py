@@ -12,7 +12,16 @@ import pytest
 from lacy_jax.cascade import Cascade, Completion, Partner, make_partner
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import CorpusConfig
-from tests.cascade.http_server import Handler, Server, closes, completion, hangs, sends, serving
+from tests.cascade.http_server import (
+    Handler,
+    Server,
+    closes,
+    completion,
+    hangs,
+    sends,
+    serving,
+    time_is_over_for_what_hangs,
+)
 from tests.cascade.test_cascade import PIECES, assert_same
 from tests.cascade.test_database import FACTS, write_sqlite
 from tests.cascade.test_documents import SMALL
@@ -81,7 +90,7 @@ def test_batched_equals_one_by_one(model: Model, tmp_path: Path, checkpoint: Pat
     assert sum(row.counts.delegated for row in together) > (10 if kind == "database" else 100)
 
 
-def test_faults_of_a_server_stay_in_their_rows(model: Model) -> None:
+def test_faults_of_a_server_stay_in_their_rows(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     faults = {
         "Albert": hangs,
         "In 18": sends(b"{}", status=500),
@@ -95,8 +104,9 @@ def test_faults_of_a_server_stay_in_their_rows(model: Model) -> None:
     def run(faulty: dict[str, Any]) -> list[Completion]:
         with serving(Server()) as server:
             server.answers = AnyPrompt(faulty)
-            partner = make_partner(server.url, corpus=CorpusConfig(), directory="", timeout=1.0)
-            cascade = Cascade(model(), partner, budget=0.4, timeout=1.0)
+            time_is_over_for_what_hangs(server, monkeypatch)
+            partner = make_partner(server.url, corpus=CorpusConfig(), directory="", timeout=300.0)
+            cascade = Cascade(model(), partner, budget=0.4, timeout=300.0)
             return cascade.generate(PROMPTS[:24], max_new_tokens=8, batch_size=12)
 
     good, bad = run({}), run(faults)

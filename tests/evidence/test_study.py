@@ -66,6 +66,7 @@ def run(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_small_study(tmp_path: Path) -> None:
     (tmp_path / "study.py").write_text(STUDY)
     runs = tmp_path / "our runs, all"

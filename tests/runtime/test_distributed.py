@@ -122,7 +122,7 @@ def test_two_processes_read_the_rows_that_their_devices_hold(tmp_path: Path) -> 
         )
         for index in range(2)
     ]
-    said = [process.communicate(timeout=200) for process in both]
+    said = [process.communicate(timeout=600) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     # They write to files: Gloo writes to stdout from threads of its own, also into the middle of a line.
     for index, rows in enumerate(([0, 1, 4, 5], [2, 3, 6, 7])):
