@@ -42,7 +42,7 @@ RULES = (
 _LOOKUP = re.compile(r"\[dblookup\('.*?'\) -> ", re.DOTALL)
 _LIST = re.compile(r", | and ")
 _CHARACTERS_OF_1E9_TOKENS = 4.15e9
-_NEAR = 120  # characters behind its bracket in which a value is looked for, besides its own length
+_NEAR = 120  # characters after its bracket in which a value is looked for, besides its own length
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Marked:
 
 
 def read_marked(path: Path, counts: collections.Counter[str]) -> Iterator[Marked]:
-    """The documents of an LMLM file; `counts` tells how the marked values were found again in the text."""
+    """The documents of an LMLM file; `counts` says how the marked values were found again in the text."""
     for index, example in enumerate(json.loads(path.read_text())["examples"]):
         text, values = split_annotated(example["annotated_text"])
         if "dblookup(" in text:
@@ -91,13 +91,13 @@ def _closing(annotated: str, start: int) -> int:
 
 
 def find_value(text: str, start: int, value: str, counts: collections.Counter[str]) -> list[tuple[int, int]]:
-    """The characters of a value: where it should stand, else near behind, else those of its parts, if it is a list."""
+    """The characters of a value: where it should stand, else soon after, else those of its parts, if it is a list."""
     if text.startswith(value, start):
         counts["where they should stand"] += 1
         return [(start, start + len(value))]
     near = text[start : start + _NEAR + len(value)].partition("\n")[0].lower()
     if (found := near.find(value.lower())) >= 0:
-        counts["near behind"] += 1
+        counts["soon after"] += 1
         return [(start + found, start + found + len(value))]
     parts = [(near.find(part.lower()), len(part)) for part in _LIST.split(value) if part]
     counts["in parts" if any(found >= 0 for found, _ in parts) else "not at all"] += 1
@@ -175,7 +175,7 @@ def _processor_seconds() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--tokenizer", type=Path, help="a SentencePiece model; otherwise one is trained")
+    parser.add_argument("--tokenizer", type=Path, help="a SentencePiece model; without it one is trained")
     parser.add_argument("--vocab-size", type=int, default=8_000, help="of the tokenizer that is trained")
     parser.add_argument("--workers", type=int, default=0, help="spaCy processes; 0: one per core")
     arguments = parser.parse_args()

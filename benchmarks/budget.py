@@ -56,10 +56,10 @@ def main() -> None:
     """Prints the table of docs/cascade.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=160)
-    parser.add_argument("--length", type=int, default=64, help="tokens a row")
+    parser.add_argument("--length", type=int, default=64, help="tokens per row")
     options = parser.parse_args()
     quantiles = np.quantile(np.random.default_rng(1).normal(size=4000), np.linspace(0, 1, 65))
-    print(f"{'tokens a call':>18}{'budget':>8}{'share':>18}{'kept':>14}")
+    print(f"{'tokens per call':>18}{'budget':>8}{'share':>18}{'kept':>14}")
     for (name, cost), share in itertools.product(COSTS.items(), (0.05, 0.22, 0.8)):
         found = []
         for stream, warm in itertools.product((iid, clustered), (quantiles, quantiles + 1)):

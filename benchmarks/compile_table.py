@@ -3,9 +3,9 @@
     python -m benchmarks.compile_table                     # prints it; needs libtpu, about a minute a line
     python -m benchmarks.compile_table --write docs/tpu.md # and puts it between the file's two marks
 
-Every line is the real training step (method lacy, attention as a run would choose it) with the rows a chip and the mesh
-that the line names. Memory is the compiler's plan: state, batch, activations and gradients of a chip. The expected step
-is arithmetic, not a measurement (training/flops.py).
+Every line is the real training step (method lacy, attention as a run would choose it) with the rows per chip and the
+mesh that the line names. Memory is the compiler's plan: state, batch, activations and gradients of a chip. The
+expected step is arithmetic, not a measurement (training/flops.py).
 """
 
 import argparse
@@ -35,8 +35,8 @@ LINES: dict[str, dict[str, tuple[int, int]]] = {
     "slm_1b": {"v5e:4x4": (8, 16), "v5e:16x16": (4, 16), "v5p:4x4x4": (16, 1), "v6e:16x16": (4, 16)},
 }
 TITLE = (
-    "| config | slice | rows a chip | batch | mesh | attention | memory a chip, GiB | fits "
-    "| collectives a step, MiB a chip | expected step, s |"
+    "| config | slice | rows per chip | batch | mesh | attention | memory per chip, GiB | fits "
+    "| collectives a step, MiB per chip | expected step, s |"
 )
 
 

@@ -1,13 +1,13 @@
 """Times cascade decoding: tokens a second by budget and batch, beside floors and peers.
 
     python -m benchmarks.decode                    # random weights of slm_tiny's size, a partner six times as large
-    python -m benchmarks.decode --checkpoint runs/slm_tiny-lacy_full --batches 8 --budgets 0,0.22
+    python -m benchmarks.decode --checkpoint runs/slm_tiny --batches 8 --budgets 0,0.22
 
-The partner is a checkpoint of random weights with a tokenizer of its own, one token a call, so that every call costs
+The partner is a checkpoint of random weights with a tokenizer of its own, one token per call, so that every call costs
 what a model of its size costs. Beside the figures stand:
 
 - the floor of the SLM alone: every step reads all weights and the cache once, at the memory bandwidth measured in
-  the same minute, or does 2N FLOPs a row, at the rate of a plain matrix product, whichever takes longer;
+  the same minute, or does 2N FLOPs per row, at the rate of a plain matrix product, whichever takes longer;
 - the floor with the partner: besides, every token that a question's longest answer took is a step of the partner, of
   its weights and the cache of the question's rows (what it reads of the texts, and steps thrown away, are not in it);
 - the peer without parking: the same cascade, but the partner is asked as soon as a row calls, and all wait for it;
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", help="the SLM; default: random weights of slm_tiny's size")
     parser.add_argument("--budgets", default="0,0.05,0.22,0.8")
     parser.add_argument("--batches", default="1,8,64")
-    parser.add_argument("--length", type=int, default=64, help="new tokens a row")
+    parser.add_argument("--length", type=int, default=64, help="new tokens per row")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     documents = [document for document, _ in zip(read_documents(CorpusConfig()), range(2000), strict=False)]
@@ -188,7 +188,7 @@ def main() -> None:
     device = jax.devices()[0]
     print(f"{device.device_kind} ({device.platform}), float32; {options.length} new tokens, {options.rounds} rounds")
     titles = f"{'budget':>7}{'batch':>6}{'tokens/s':>10}{'of floor':>10}{'/ unparked':>12}{'/ transformers':>16}"
-    print(f"{titles}{'share':>7}{'texts a question':>18}{'with partner':>14}")
+    print(f"{titles}{'share':>7}{'texts per question':>18}{'with partner':>14}")
     peer = transformers_generate(slm, prompts, length=options.length)
     for batch in map(int, options.batches.split(",")):
         rates = Rates(copy_bandwidth(), matmul_rate("float32"))
@@ -210,7 +210,7 @@ def report(
     """Times one cell against its peers and prints its line."""
 
     def run(guard: Callable[..., Guard], share: float) -> tuple[float, Counts, float, float]:
-        """Tokens a second, counts, texts a question, and the tokens a second of the floor with the partner."""
+        """Tokens a second, counts, texts per question, and the tokens a second of the floor with the partner."""
         partner = Counted(large, slots=setting.batch)
         asked = guard(partner)
         cascade = Cascade(slm, asked, budget=setting.budget, score="call_score", span="token")

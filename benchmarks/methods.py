@@ -94,7 +94,7 @@ def cell(record: dict[str, Any], key: str | tuple[str, ...], digits: int) -> str
 
 
 def table(records: dict[str, dict[str, Any]]) -> str:
-    """Markdown, a line a method."""
+    """Markdown, one line per method."""
     lines = ["| method | " + " | ".join(title for title, _, _ in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for method, record in records.items():
         cells = [cell(record, key, digits) for _, key, digits in COLUMNS]

@@ -1,4 +1,4 @@
-"""How well each score of calling tells the targets that should be delegated, teacher-forced on held-out text.
+"""How well each score of calling finds the targets that should be delegated, teacher-forced on held-out text.
 
     python -m benchmarks.scores runs/methods/ntp runs/methods/lacy_full
 

@@ -6,7 +6,7 @@
 What is timed is what `lacy_jax.main` runs (see benchmarks.training_step), on one device. The peer is the same
 architecture in PyTorch (benchmarks.torch_step), where torch and transformers are installed: transformers' model, SDPA,
 torch.compile, fused AdamW, plain cross-entropy. Steps alternate, ours, theirs, ours, theirs, each in its own process
-while the other waits; the ratio is the median over rounds. Floor: 6N + 6LDT FLOPs a token at the rate of a plain
+while the other waits; the ratio is the median over rounds. Floor: 6N + 6LDT FLOPs per token at the rate of a plain
 matrix product, measured in the same rounds. MFU is that number of FLOPs over the device's dense bfloat16 peak
 (training/flops.py), printed where the peak is known.
 """

@@ -7,7 +7,7 @@ What is timed is what `lacy_jax.main` runs: forward, backward, selection, metric
 function, on one device and a random batch whose targets are factual one time in seven. Methods are timed in pairs with
 `ntp`, which is cross-entropy through the same head: ntp, a, ntp, b, ... A ratio is the median over rounds of a
 pair's ratio, so a machine that is busy for a while disturbs both alike; the line `ntp` is that of ntp to itself,
-the noise. Beside the figures: the floor, 6N + 6LDT FLOPs a token at the rate of a plain matrix product measured in
+the noise. Beside the figures: the floor, 6N + 6LDT FLOPs per token at the rate of a plain matrix product measured in
 the same rounds, and the peer, a step as libraries write it (optax cross-entropy on float32 logits, no metrics).
 Peak is the compiler's own account of the step: its arguments and what it needs besides.
 """
@@ -133,7 +133,7 @@ def measure(options: argparse.Namespace, compiled: dict[str, Any], config: Confi
 
 
 def report(pairs: Any, compiled: dict[str, Any], config: Config, *, vocab: int, rate: float) -> None:
-    """Prints device, floor and one line a method."""
+    """Prints device, floor and one line per method."""
     device, tokens = jax.devices()[0], config.data.batch_size * config.model.context
     size = parameter_count(config.model, vocab=vocab)
     floor = tokens * flops_per_token(config.model, vocab=vocab) / rate

@@ -1,4 +1,4 @@
-"""How well spaCy's marks find the true fact tokens of the closed world (docs/biographies.md).
+"""How well spaCy's marks find the true fact tokens of the closed world (docs/biographies_world.md).
 
     python -m benchmarks.world_marks --biographies 1000
 

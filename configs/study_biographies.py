@@ -10,7 +10,7 @@
 `reduced`, the default: what the paper compares at a budget of 22%, and what a reader would object with. `methods`: its
 judge, its two ways to ignore targets, and targets taken at random. `choices`: the
 recommended method with one choice changed, and `preset=paper`. `partner`: a larger checkpoint in the place of the
-database. `control`: one sentence a relation, no free wording. `full`: all methods of lacy_jax, 10,000 people, 50M
+database. `control`: one sentence per relation, no free wording. `full`: all methods of lacy_jax, 10,000 people, 50M
 ground-truth tokens, a model of 3M parameters.
 """
 
@@ -132,7 +132,7 @@ CHOICE_CONTRASTS = (
     Contrast("C1: the hardest facts beat random facts", ("lacy_full", "log_odds"), ("random", "log_odds")),
     Contrast("C2: all sub-tokens beat the first", ("lacy_full", "log_odds"), ("first", "log_odds")),
     Contrast("C3: a rate that warms up beats one that does not", ("lacy_full", "log_odds"), ("cold", "log_odds")),
-    Contrast("C4: a phrase a call beats a token", ("lacy_full", "log_odds"), ("lacy_full", "log_odds_token")),
+    Contrast("C4: one phrase per call beats one token", ("lacy_full", "log_odds"), ("lacy_full", "log_odds_token")),
     Contrast("C5: the default beats preset=paper", ("lacy_full", "log_odds"), ("lacy", "log_odds_token")),
     TRUE_MARKS_BEAT_SPACY,
 )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _FLAGS = (
     Flag("generations", flags.Text, "FActScore's JSON lines; with --checkpoint, written first", needed=True),
     flags.CHECKPOINT,
-    Flag("entities", str, "With --checkpoint: a file of entities, one a line (default: FActScore's)"),
+    Flag("entities", str, "With --checkpoint: a file of entities, one per line (default: FActScore's)"),
     Flag("limit", Count, "Only the first so many entities (default: 100) and lines; 0: all"),
     dataclasses.replace(flags.BATCH_SIZE, help="How many biographies are written at once", old=("rows",)),
     *flags.CASCADE,

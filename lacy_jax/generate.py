@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _FLAGS = (
     flags.CHECKPOINT,
     Flag("prompt", list[str], "A text to complete; may be given several times", []),
-    Flag("prompts_file", str, "A text file of prompts, one a line"),
+    Flag("prompts_file", str, "A text file of prompts, one per line"),
     *flags.CASCADE,
     Flag("max_new_tokens", Positive, "SLM tokens to generate at most (default: the checkpoint's own setting)"),
     flags.TEMPERATURE,
@@ -75,7 +75,7 @@ def _prompts(given: Given) -> list[str]:
             raise ConfigError(f"--prompts_file={given.prompts_file}: cannot be read ({error})") from None
         prompts += [line for line in lines if line.strip()]
     if not prompts:
-        raise ConfigError("no prompt; give --prompt=... or --prompts_file=FILE with one a line")
+        raise ConfigError("no prompt; give --prompt=... or --prompts_file=FILE with one per line")
     if not all(prompt.strip() for prompt in prompts):
         raise ConfigError("--prompt: empty; give at least one word")
     return prompts

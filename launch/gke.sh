@@ -9,7 +9,7 @@ usage() {
 usage: launch/gke.sh ACTION --name=NAME [--namespace=NAMESPACE] [options] [--dry-run] [-- --config=FILE --workdir=PATH [flags]]
 
   apply    starts `python -m lacy_jax.main <what follows -->` in every pod: --image, --bucket, --accelerator, --topology
-  watch    tells the state of the run and its pods and follows the first pod's log
+  watch    shows the state of the run and its pods and follows the first pod's log
   delete   ends the run (it saves first) and frees its machines; apply with the same flags goes on from there
 
   --image            made from launch/Dockerfile, with ACCELERATOR=tpu

@@ -46,7 +46,7 @@ check_flags() {
       --workdir=*) workdir="${flag#*=}" ;;
       --config.mesh.slice=*) mesh_slices="${flag#*=}" ;;
       --dry-run) fail "--dry-run comes before --: after it, it would be the main command's" ;;
-      --distributed=*) fail "$flag: this script tells the processes itself whether there are others" ;;
+      --distributed=*) fail "$flag: this script decides it for the processes" ;;
       --config.data.packed=*://*) fail "$flag: prepared data is read from a disk, not from a bucket (docs/launch.md)" ;;
     esac
   done

@@ -11,7 +11,7 @@ usage: launch/tpu_vm.sh STAGE --name=TPU --zone=ZONE [options] [--dry-run] [-- -
   create   asks for the machines (a queued resource) and waits until they are there: --type, --version
   setup    copies the committed state of this repository to every worker and installs it there
   run      starts `python -m lacy_jax.main <what follows -->` on every worker; it outlives this command
-  watch    tells the state of every worker and follows worker 0's log; ends with the run's status
+  watch    shows the state of every worker and follows worker 0's log; ends with the run's status
   stop     lets the run save and end (status 143); `run` goes on from there
   resume   after a preemption: asks again if the machines are gone (as create), then setup and run
   delete   gives the machines back; gcloud asks first

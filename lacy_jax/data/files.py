@@ -103,7 +103,7 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def read_json_log(path: Path | epath.Path) -> list[dict[str, Any]]:
-    """The objects of a file that a run appends to, one a line; [] where there is none.
+    """The objects of a file that a run appends to, one per line; [] where there is none.
 
     A last line that a crash cut off is left out. So is all that follows a line that is not JSON.
     """

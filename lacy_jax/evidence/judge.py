@@ -1,7 +1,7 @@
-"""A large model behind an OpenAI-compatible server that answers questions about texts.
+"""A large model on an OpenAI-compatible server that answers questions about texts.
 
 Every answer is written to a SQLite file as it arrives, under everything that it depends on (the body of its request),
-so that whoever was interrupted and asks again pays only for what is missing. `cost` tells beforehand what that is.
+so that whoever was interrupted and asks again pays only for what is missing. `cost` says beforehand what that is.
 See https://platform.openai.com/docs/api-reference/chat for the interface.
 """
 

@@ -1,4 +1,4 @@
-"""How well call scores tell factual tokens from other ones: ROC curve, and what a budget would catch."""
+"""How well call scores separate factual tokens from other ones: ROC curve, and what a budget would catch."""
 
 from dataclasses import dataclass
 
@@ -46,7 +46,7 @@ def roc_curve(scores: np.ndarray, positive: np.ndarray) -> RocCurve | None:
         return None
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order]
-    # Equal scores cannot be told apart by any threshold: keep the last point of each run of ties.
+    # No threshold separates equal scores: keep the last point of each run of ties.
     ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(scores) - 1)
     true_rate = np.concatenate([[0.0], np.cumsum(positive[order])[ends] / positives])
     false_rate = np.concatenate([[0.0], np.cumsum(~positive[order])[ends] / negatives])

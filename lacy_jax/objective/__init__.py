@@ -1,4 +1,4 @@
-"""The paper in three functions: three scalars a token, which targets are taken, and what that costs.
+"""The paper in three functions: three scalars per token, which targets are taken, and what that costs.
 
 scalars = head_scalars(hidden, embedding, targets, call_id)
 taken = select_targets(nll_without_call(scalars), factual, valid, rule="factual_loss", rate=0.6)

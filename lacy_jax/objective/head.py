@@ -1,4 +1,4 @@
-"""The output head: everything the objective needs to know of the logits, as three scalars a token.
+"""The output head: everything the objective needs to know of the logits, as three scalars per token.
 
 The columns of the logits are the vocabulary, then `<CALL>` (column `call_id`), then padding. Logits are
 held in the compute dtype; in bfloat16 mode the float32 arithmetic on them lives inside fused reductions.

@@ -1,6 +1,6 @@
 """What the taken and the other targets cost: sums and weights over one (micro)batch.
 
-Everything is a function of three scalars a token, safe in float32 at any log-odds because `lse` never
+Everything is a function of three scalars per token, safe in float32 at any log-odds because `lse` never
 contained `<CALL>`. With a = call - lse, the log-odds of `<CALL>`:
 
     NLL of y without <CALL>      lse - target

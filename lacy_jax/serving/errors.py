@@ -4,7 +4,7 @@ from typing import Any
 
 
 class ApiError(Exception):
-    """What a client is told.
+    """What a client gets to read.
 
     status: of HTTP; param: the field to blame, if one is; code: for programs; retry_after: seconds.
     """

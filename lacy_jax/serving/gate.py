@@ -63,12 +63,12 @@ class Gate:
 
 
 def error_response(error: ApiError) -> JSONResponse:
-    """The answer that tells a client of an error."""
+    """The answer that shows a client an error."""
     return JSONResponse(error.body, status_code=error.status, headers=error.headers)
 
 
 def _digest(key: str) -> bytes:
-    """Of the same length for all keys, so that the time of comparing tells nothing of the key."""
+    """Of the same length for all keys, so that the time of comparing shows nothing of the key."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 class DrainingServer(uvicorn.Server):
     """At the first signal it refuses new requests and lets the others end, for `grace_seconds`; at the second it ends.
 
-    uvicorn's own way would refuse connections, where a client is better told 503, and would end rows in the middle.
+    uvicorn's own way would refuse connections, where a client is better answered 503, and would end rows in the middle.
     """
 
     def __init__(self, config: uvicorn.Config, *, service: Service, grace_seconds: float):

@@ -45,7 +45,7 @@ def report(config: Config, devices: Sequence[jax.Device]) -> bool:
 
 def describe_plan(plan: Plan) -> Iterator[str]:
     """Memory a chip, then collectives."""
-    yield f"memory a chip: state and batch {gib(plan.arguments)}, activations and gradients {gib(plan.temporaries)}"
+    yield f"memory per chip: state and batch {gib(plan.arguments)}, activations and gradients {gib(plan.temporaries)}"
     if not plan.collectives:
         yield "collectives: none"
     for kind, one in plan.collectives.items():
@@ -124,12 +124,12 @@ def changes(config: Config, other: Config) -> list[str]:
 
 
 def describe(config: Config, devices: Sequence[jax.Device]) -> str:
-    """`batch 1024 x 1024 (4 rows a chip), remat full`."""
+    """`batch 1024 x 1024 (4 rows per chip), remat full`."""
     parts = f" in {config.training.microbatches} parts" if config.training.microbatches > 1 else ""
     ways = {axis: getattr(config.mesh, axis) for axis in ("fsdp", "tensor")}
     mesh = ", ".join(f"{axis} {size}" for axis, size in ways.items() if size != 1)
     return (
-        f"batch {config.data.batch_size} x {config.model.context} ({_rows(config, devices)} rows a chip{parts}), "
+        f"batch {config.data.batch_size} x {config.model.context} ({_rows(config, devices)} rows per chip{parts}), "
         f"remat {config.model.remat}" + (f", {mesh}" if mesh else "")
     )
 

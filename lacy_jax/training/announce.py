@@ -21,7 +21,7 @@ def describe_run(config: Config, *, vocab: int, mesh: Mesh, state: TrainState, s
     flops = flops_per_token(config.model, vocab=vocab)
     count = parameter_count(config.model, vocab=vocab)
     return [
-        f"{config.name}, method {config.method}: {count / 1e6:.1f}M parameters, {flops / 1e6:,.0f} MFLOP a token",
+        f"{config.name}, method {config.method}: {count / 1e6:.1f}M parameters, {flops / 1e6:,.0f} MFLOP per token",
         describe_objective(config),
         describe_mesh(mesh),
         f"attention: {with_attention(config, mesh).model.attention}",

@@ -106,7 +106,7 @@ def test_scripts_explain_themselves(name: str) -> None:
         ("slurm.sh --nodes=1 --gpus=8 --time=1:00:00 --signal=B:TERM@60 -- --config=c --workdir=d", "to save"),
         ("slurm.sh --nodes=1 --gpus=8 --time=0:09:59 -- --config=c --workdir=d", "less than ten minutes"),
         ("slurm.sh --nodes=1 --gpus=8 --time=9 -- --config=c --workdir=d", "less than ten minutes"),
-        ("slurm.sh --nodes=1 --gpus=8 --time=1:00:00 -- --config=c --workdir=d --distributed=off", "tells"),
+        ("slurm.sh --nodes=1 --gpus=8 --time=1:00:00 -- --config=c --workdir=d --distributed=off", "decides"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(words: str, complaint: str) -> None:

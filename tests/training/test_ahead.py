@@ -176,9 +176,9 @@ def test_it_does_not_fit(door) -> None:
     assert lines[-1].startswith("suggestion: more chips")
     # What was asked is not compiled again, and a width that eight chips cannot split is no way out.
     assert lines[3:-1] == [
-        "  tried: batch 32 x 1024 (4 rows a chip), remat full, fsdp -1: does not fit",
-        "  tried: batch 32 x 1024 (4 rows a chip in 2 parts), remat full, fsdp -1: does not fit",
-        "  tried: batch 32 x 1024 (4 rows a chip in 4 parts), remat full, fsdp -1: does not fit",
+        "  tried: batch 32 x 1024 (4 rows per chip), remat full, fsdp -1: does not fit",
+        "  tried: batch 32 x 1024 (4 rows per chip in 2 parts), remat full, fsdp -1: does not fit",
+        "  tried: batch 32 x 1024 (4 rows per chip in 4 parts), remat full, fsdp -1: does not fit",
     ]
     status, lines, error = door("--config.model.width=780", fits=lambda _: False)
     assert (status, error) == (1, "")
@@ -188,7 +188,7 @@ def test_it_does_not_fit(door) -> None:
 def test_rows_a_chip_of_any_mesh(door) -> None:
     """Chips of a tensor group share their rows, also where its size is what is left."""
     _, lines, _ = door("--nosuggest", "--config.mesh.data=2", "--config.mesh.tensor=-1", "--config.model.heads=16")
-    assert "batch 32 x 1024 (16 rows a chip), remat full, tensor -1;" in lines[0]
+    assert "batch 32 x 1024 (16 rows per chip), remat full, tensor -1;" in lines[0]
 
 
 def test_wrong_settings(door, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Which of a model's wrong tokens would have done as well (section 3 of the paper): a judge says so for each mismatch.
 
 Held-out text is read, nothing is written. Where the model's most likely token is not the next one, a judge is shown
-the text so far, how it goes on, and the model's token. How well loss, factual flag and their product tell what is
+the text so far, how it goes on, and the model's token. How well loss, factual flag and their product show what is
 not acceptable is the reason for LaCy's rule: loss finds mismatches, facts find those that matter.
 """
 
@@ -135,7 +135,7 @@ def judge_mismatches(
 
 
 def predict(targets: Sequence[Target], mismatches: Sequence[Target], verdicts: Sequence[Verdict]) -> Predicted:
-    """How well each predictor tells a mismatch among all targets, and an unacceptable one among the judged."""
+    """How well each predictor finds a mismatch among all targets, and an unacceptable one among the judged."""
     judged = [(each, v) for each, v in zip(mismatches, verdicts, strict=True) if v in ("acceptable", "unacceptable")]
     wrong = np.array([target.mismatch for target in targets])
     bad = np.array([verdict == "unacceptable" for _, verdict in judged], bool)

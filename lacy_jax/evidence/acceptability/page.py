@@ -85,11 +85,11 @@ def loss_chart(pairs: Sequence[tuple[Target, Verdict]]) -> Chart:
         value_format=charts.percent, y_low=0.0, y_high=1.0,
     )  # fmt: skip
     caption = "Mismatches in bins of equal count; bands are 95% Wilson intervals."
-    return Chart("Does the loss tell what matters?", caption, drawn)
+    return Chart("Does the loss show what matters?", caption, drawn)
 
 
 def examples(pairs: Sequence[tuple[Target, Verdict]], factual: bool, verdict: Verdict) -> list[Target]:
-    """Those of the highest loss, one a document."""
+    """Those of the highest loss, one per document."""
     own = sorted((t for t, v in pairs if t.factual == factual and v == verdict), key=lambda t: -t.loss)
     by_document: dict[int, Target] = {}
     for target in own:

@@ -1,7 +1,7 @@
 """What an evaluation keeps in its folder: whose it is, and what was measured.
 
 <out>/settings.json                 the checkpoint, people, the partner's share, what each decode's name stands for
-<out>/<decode>-<budget>.jsonl       judged biographies, one a line (`judging.Judged`)
+<out>/<decode>-<budget>.jsonl       judged biographies, one per line (`judging.Judged`)
 <out>/tokens.json                   teacher-forced: NLL by kind, separation of every score, intervals
 """
 

@@ -48,7 +48,7 @@ def _sentences(judged: Judged) -> float:
 SCORES: dict[str, Ratio] = {
     "strict": Ratio("strict: right / (claims + unparsed)", lambda j: j.right, lambda j: _claims(j) + j.unparsed, True),
     "precision": Ratio("precision: right / claims", lambda j: j.right, _claims, True),
-    "right": Ratio("right claims a biography", lambda j: j.right, lambda _: 1, True, percent=False),
+    "right": Ratio("right claims per biography", lambda j: j.right, lambda _: 1, True, percent=False),
     "factscore": Ratio("FactScore", length_penalised, lambda _: 1, True),
     "unparsed": Ratio("unparsed / sentences", lambda j: j.unparsed, _sentences, False),
     "rate": Ratio(

@@ -16,7 +16,7 @@ _TOKENS_PRINTED = {
 
 
 def suite_table(found: Evaluation) -> list[str]:
-    """Markdown: a line a decode and budget, each score with its bootstrap interval over people."""
+    """Markdown: one line per decode and budget, each score with its bootstrap interval over people."""
     lines = [
         "| decode | budget | " + " | ".join(SCORES[name].title for name in _PRINTED) + " |",
         "|---|---|" + "---|" * len(_PRINTED),

@@ -87,7 +87,7 @@ def sentences_of(text: str) -> list[str]:
 
 
 def facts_prompt(sentence: str, *, demonstrations: Demonstrations = DEMONSTRATIONS) -> str:
-    """Asks for the atomic facts of a sentence, one a line behind "- "."""
+    """Asks for the atomic facts of a sentence, one per line after "- "."""
     known = list(demonstrations)
     shown, others = known[:FIXED], known[FIXED:]
     if others:

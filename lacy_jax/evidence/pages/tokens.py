@@ -60,7 +60,7 @@ def coloured(
     ranked: np.ndarray,
     budget: float,
 ) -> Markup:
-    """A run of <span>s, one a token, that together read as the text.
+    """A run of <span>s, one per token, that together read as the text.
 
     Class `l0` to `l4` is the rank of the call score among `ranked`, `f` marks factual; the numbers are in data
     attributes: s call score, q rank in percent, l loss.

@@ -1,7 +1,7 @@
 """Claims in a text, found by spaCy, and whether an article contains them: a cheap stand-in for checking facts.
 
 A claim is a name, date or number that the text brings up. Being contained is less than being true (the relation
-in which it is used is not looked at); docs/real_text.md tells how often the two differ.
+in which it is used is not looked at); docs/real_text.md says how often the two differ.
 """
 
 import itertools

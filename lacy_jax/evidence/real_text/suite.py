@@ -174,7 +174,7 @@ def evaluate_real_text(
         people: see `find_people`.
         settings: the cascade's other settings; None: the checkpoint's own.
         directory: where indexes of documents are kept; "": beside the data that the SLM was trained on.
-        max_new_tokens: SLM tokens a text. A claim at the very end of a text of this length may be cut, and is left out.
+        max_new_tokens: SLM tokens per text. A claim at the end of a text of this length may be cut; it is left out.
         batch_size: texts at once.
         seed: of the bootstrap.
         progress: called with (texts written, people).

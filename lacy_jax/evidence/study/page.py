@@ -114,14 +114,14 @@ def title_of(results: Results, arm: str, decode: str) -> str:
 
 
 def decode_title(study: Study, decode: Decode) -> str:
-    """`log-odds, gated, a word a call`: what of it is not as usual."""
+    """`log-odds, gated, one word per call`: what of it is not as usual."""
     if decode == ALONE:
         return "no calls"
     parts = ["the model's own score" if decode.score == "auto" else CALL_SCORES[decode.score].title]
     if decode.gate == "factual":
         parts.append("gated")
     if decode.span != "phrase":
-        parts.append(f"a {decode.span} a call")
+        parts.append(f"one {decode.span} per call")
     if decode.partner != DATABASE:
         parts.append(f"asks {study.arm(decode.partner).title}")
     return ", ".join(parts)
@@ -207,7 +207,7 @@ def budget_charts(results: Results) -> list[Chart]:
     for title, caption, name, pairs in (
         ("Right claims of all sentences", "strict: what does not parse counts as wrong", "strict", study.curves),
         ("Right claims of all claims", "precision, the FactScore's analogue", "precision", study.curves),
-        ("Right claims a biography", "different facts that are right", "right", study.curves),
+        ("Right claims per biography", "different facts that are right", "right", study.curves),
         ("Further ways to train", "strict, as above", "strict", study.variants),
     ):
         if not pairs:

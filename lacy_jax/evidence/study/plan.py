@@ -61,7 +61,7 @@ class Study:
     """All of it. `settings` hold for every arm; `people` are written about at every decode.
 
     name: studies of one name keep their runs in one folder, and take over from each other those that are the same;
-    `variant` tells them apart. known: the share of the facts that the database knows. temperature: of the draw.
+    `variant` sets them apart. known: the share of the facts that the database knows. temperature: of the draw.
     An arm that another's decode names as its partner is trained with the first seed only, and answers in all of them.
 
     Raises:
