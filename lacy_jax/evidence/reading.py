@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lacy_jax.cascade.decoding.engine import Step
+from lacy_jax.cascade.decoding.programs import factual_probability, what_is_said
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import ModelConfig
 from lacy_jax.data.documents import Document, Spans, full_text
@@ -109,14 +111,8 @@ def _values(
     logits_BTV = hidden_BTD @ decoder.output_matrix(params).astype(jnp.float32).T
     log_p = jax.nn.log_softmax(logits_BTV[..., :call_id])
     nll = -jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1)[..., 0]
-    call_BT = logits_BTV[..., call_id]
-    call = {
-        "call_score": call_BT - jax.nn.logsumexp(logits_BTV[..., :call_id], axis=-1),
-        "call_logit": call_BT,
-        "uncertainty": -jnp.expm1(log_p.max(axis=-1)),
-        "entropy": -jnp.sum(jnp.exp(log_p) * log_p, axis=-1),
-        "factual": jax.nn.sigmoid(hidden_BTD @ probe_E[:-1] + probe_E[-1]),
-    }
+    said_BT5 = what_is_said(logits_BTV, factual_probability(hidden_BTD, probe_E), call_id=call_id)
+    call = dict(zip(Step._fields[1:], jnp.moveaxis(said_BT5, -1, 0), strict=True))
     return nll, log_p.argmax(axis=-1).astype(jnp.int32), call
 
 

@@ -129,7 +129,7 @@ def _step(
     token_R = jax.lax.cond(drawn, pick, lambda own_RV, _: best(own_RV), own_RV, carry.sampling)
     heads = Heads(
         carry.heads.token_AR.at[index].set(token_R),
-        carry.heads.scalars_AR5.at[index].set(_scalars(logits_RV, factual_R, call_id=call_id)),
+        carry.heads.scalars_AR5.at[index].set(what_is_said(logits_RV, factual_R, call_id=call_id)),
     )
     seen_RS = carry.sampling.seen_RS.at[jnp.arange(token_R.size), position_R + 1].set(token_R, mode="drop")
     sampling = carry.sampling._replace(position_R=carry.sampling.position_R + 1, seen_RS=seen_RS)
@@ -160,7 +160,7 @@ def _forward(
 def _head(weights: Weights, hidden_RD: jax.Array, *, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
     """Logits, float32 [R, V], and how probable it is that a fact comes next, [R]."""
     with _precision(config):
-        factual_R = jax.nn.sigmoid(hidden_RD.astype(jnp.float32) @ weights.probe[:-1] + weights.probe[-1])
+        factual_R = factual_probability(hidden_RD, weights.probe)
         matrix_VD = decoder.output_matrix(weights.params).astype(hidden_RD.dtype)
         logits_RV = jnp.einsum("rd,vd->rv", hidden_RD, matrix_VD, preferred_element_type=jnp.float32)
     return logits_RV, factual_R
@@ -180,12 +180,20 @@ def _agrees(weights: Weights, given_RG: jax.Array, used_R: jax.Array, left_R: ja
     return jax.lax.fori_loop(0, jnp.minimum(jnp.max(left_R), width), compare, something_RV)
 
 
-def _scalars(logits_RV: jax.Array, factual_R: jax.Array, *, call_id: int) -> jax.Array:
-    """What a `Step` says beside its token, float32 [R, 5] in the order of its fields."""
-    call_R = logits_RV[:, call_id]
-    others_RV = jnp.where(jnp.arange(logits_RV.shape[1]) < call_id, logits_RV, _EXCLUDED)
+def factual_probability(hidden_RD: jax.Array, probe_E: jax.Array) -> jax.Array:
+    """How probable it is that a fact comes next, float32 [R] (any axes before D), by `model.probe.probe_weights`."""
+    return jax.nn.sigmoid(hidden_RD.astype(jnp.float32) @ probe_E[:-1] + probe_E[-1])
+
+
+def what_is_said(logits_RV: jax.Array, factual_R: jax.Array, *, call_id: int) -> jax.Array:
+    """What a `Step` says beside its token, float32 [R, 5] in the order of its fields; any axes stand for R.
+
+    The cascade decodes by it, and the evidence's teacher-forced reader reads by it (evidence/reading.py).
+    """
+    call_R = logits_RV[..., call_id]
+    others_RV = jnp.where(jnp.arange(logits_RV.shape[-1]) < call_id, logits_RV, _EXCLUDED)
     top_R = jnp.max(others_RV, axis=-1)
-    weights_RV = jnp.exp(others_RV - top_R[:, None])
+    weights_RV = jnp.exp(others_RV - top_R[..., None])
     sum_R = jnp.sum(weights_RV, axis=-1)
     lse_R = top_R + jnp.log(sum_R)
     uncertainty_R = -jnp.expm1(top_R - lse_R)
