@@ -141,6 +141,19 @@ def _json_object(line: bytes, *, where: str) -> dict[str, Any]:
     return value
 
 
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Where to write what stands at `path`, all of it, when the block is over. A block that fails leaves nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def write_whole(path: Path | epath.Path, content: bytes) -> None:
     """Puts a file at `path` (local or in a bucket) in one go: whoever reads it finds the old one or all of the new."""
     path.parent.mkdir(parents=True, exist_ok=True)

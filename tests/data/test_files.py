@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
-from lacy_jax.data.files import read_json_log
+import pytest
+
+from lacy_jax.data.files import read_json_log, written_whole
 
 
 def test_a_log_is_read_up_to_where_it_was_cut(tmp_path: Path) -> None:
@@ -17,3 +19,21 @@ def test_a_log_is_read_up_to_where_it_was_cut(tmp_path: Path) -> None:
         assert read_json_log(path) == rows[: sum(end <= size for end in ends)]
     path.write_bytes(whole[: ends[0]] + b"\xc3\n" + whole[ends[0] :])
     assert read_json_log(path) == rows[:1]
+
+
+def test_what_is_written_whole_is_there_in_one_go_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "facts.sqlite"
+    with written_whole(path) as unfinished:
+        unfinished.write_text("old")
+        assert not path.exists()
+    assert path.read_text() == "old"
+
+    def fail() -> None:
+        with written_whole(path) as unfinished:
+            unfinished.write_text("ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]

@@ -1,34 +1,26 @@
 """SQLite files derived from something else: found by its fingerprint, built when they are missing or broken."""
 
+import contextlib
 import hashlib
 import json
-import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lacy_jax.data.files import written_whole
 from lacy_jax.errors import PartnerError
 
 
 def build(path: Path, *, fingerprint: dict[str, Any], fill: Callable[[sqlite3.Connection], None]) -> None:
     """Writes a store that `fill` fills; what lies at `path` is replaced only when the new one is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    unfinished.unlink(missing_ok=True)
-    connection = sqlite3.connect(unfinished)
-    try:
+    with written_whole(path) as unfinished, contextlib.closing(sqlite3.connect(unfinished)) as connection:
         connection.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; CREATE TABLE about (fingerprint TEXT);"
         )
         fill(connection)
         connection.execute("INSERT INTO about VALUES (?)", (json.dumps(fingerprint, sort_keys=True),))
         connection.commit()
-        connection.close()
-        unfinished.replace(path)
-    finally:
-        connection.close()
-        unfinished.unlink(missing_ok=True)
 
 
 def find_or_build(

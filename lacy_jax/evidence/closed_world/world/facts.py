@@ -1,15 +1,16 @@
 """The facts of the closed world as a table for the database partner, all of them or a share."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 from lacy_jax.config import BiographiesConfig
+from lacy_jax.data.files import written_whole
 from lacy_jax.evidence.closed_world.world.grammar import cores, words_text
 from lacy_jax.evidence.closed_world.world.world import World, make_world
 
@@ -24,11 +25,8 @@ def facts_file(settings: BiographiesConfig, *, known: float, directory: str | Pa
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
     path = Path(directory) / "facts" / f"biographies-{known:g}-{digest}.sqlite"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        incomplete = path.with_name(f"{path.name}.{os.getpid()}")
-        incomplete.unlink(missing_ok=True)
-        _write(incomplete, world=make_world(settings), known=known)
-        incomplete.rename(path)
+        with written_whole(path) as unfinished:
+            _write(unfinished, world=make_world(settings), known=known)
     return path
 
 
@@ -42,13 +40,9 @@ def known_facts(world: World, *, known: float) -> Iterator[tuple[str, str, str]]
 
 
 def _write(path: Path, *, world: World, known: float) -> None:
-    connection = sqlite3.connect(path)
-    try:
-        with connection:
-            connection.execute("CREATE TABLE facts (subject TEXT, relation TEXT, value TEXT)")
-            connection.execute("CREATE TABLE wordings (relation TEXT, wording TEXT)")
-            connection.executemany("INSERT INTO facts VALUES (?, ?, ?)", known_facts(world, known=known))
-            wordings = [(core.relation, core.template.replace("{V}", "{value}")) for core in cores()]
-            connection.executemany("INSERT INTO wordings VALUES (?, ?)", wordings)
-    finally:
-        connection.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE facts (subject TEXT, relation TEXT, value TEXT)")
+        connection.execute("CREATE TABLE wordings (relation TEXT, wording TEXT)")
+        connection.executemany("INSERT INTO facts VALUES (?, ?, ?)", known_facts(world, known=known))
+        wordings = [(core.relation, core.template.replace("{V}", "{value}")) for core in cores()]
+        connection.executemany("INSERT INTO wordings VALUES (?, ?)", wordings)
