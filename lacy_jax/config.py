@@ -30,6 +30,8 @@ SMALLEST_VOCABULARY = 300  # pieces: the 256 bytes, three control tokens, and so
 # round, so that reading settings imports no JAX (130 MiB in every process that annotates).
 SubTokens = Literal["all", "first"]
 Remat = Literal["none", "dots", "full"]
+ComputeDtype = Literal["float32", "bfloat16"]
+ParamsDtype = Literal["stored", ComputeDtype]
 AttentionName = Literal["auto", "xla", "cudnn", "splash"]
 Rule = Literal["none", "factual_loss", "loss", "excess_loss", "judged_loss", "factual", "random", "random_factual"]
 RateOf = Literal["factual", "valid"]
@@ -164,7 +166,7 @@ class ModelConfig:
     )
     rope_high_factor: Above0 = setting(4.0, "llama3: frequencies that turn more often than this are kept.")
     rope_original_context: Positive = setting(8192, "llama3: the context before it was extended.")
-    compute_dtype: Literal["float32", "bfloat16"] = setting("bfloat16", "Of matrix products; parameters are float32.")
+    compute_dtype: ComputeDtype = setting("bfloat16", "Of matrix products; parameters are float32.")
     layer_loop: Literal["scan", "unroll"] = setting("scan", "scan compiles one layer once; unroll runs faster on CPUs.")
     remat: Remat = setting("none", "What the way back computes again: nothing, all but matrix products, or all.")
     attention: AttentionName = setting(

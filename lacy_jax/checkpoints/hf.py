@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from flax import traverse_util
 
 from lacy_jax.checkpoints.family import FAMILIES, Transform
 from lacy_jax.checks import parse
-from lacy_jax.config import ModelConfig
+from lacy_jax.config import ModelConfig, ParamsDtype
 from lacy_jax.errors import CheckpointError, ConfigError
 from lacy_jax.model import decoder
 
@@ -27,7 +27,6 @@ INDEX_FILE = "model.safetensors.index.json"
 # Llama 3.2 says 131,072, of which a cascade's texts use little; the cache grows with what is used, up to here.
 MAX_CONTEXT = 4096
 
-ParamsDtype = Literal["stored", "float32", "bfloat16"]
 
 _FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # Ours with a row for every token.

@@ -7,14 +7,14 @@ is ever downloaded.
 import base64
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
 from lacy_jax.checkpoints.format import META_FILE, find_checkpoint, read_config, read_meta
-from lacy_jax.config import Config, ModelConfig, ObjectiveConfig
+from lacy_jax.config import Config, ModelConfig, ObjectiveConfig, ParamsDtype
 from lacy_jax.data.tokenizer import TextTokenizer, Tokenizer
 from lacy_jax.errors import CheckpointError, DataError
 from lacy_jax.model import decoder
@@ -56,7 +56,7 @@ class LoadedModel:
         return not self.family and objective.rule != "none" and objective.treatment != "ignore"
 
 
-def load_model(path: str, *, params_dtype: Literal["stored", "float32", "bfloat16"] = "stored") -> LoadedModel:
+def load_model(path: str, *, params_dtype: ParamsDtype = "stored") -> LoadedModel:
     """Parameters, settings and tokenizer of a checkpoint, the arrays on this process' first device.
 
     Args:
@@ -92,7 +92,7 @@ def load_model(path: str, *, params_dtype: Literal["stored", "float32", "bfloat1
     )
 
 
-def _load_hugging_face(folder: Path, *, params_dtype: Literal["stored", "float32", "bfloat16"]) -> LoadedModel:
+def _load_hugging_face(folder: Path, *, params_dtype: ParamsDtype) -> LoadedModel:
     try:
         from lacy_jax.checkpoints import hf
         from lacy_jax.checkpoints.hf_tokenizer import HfTokenizer

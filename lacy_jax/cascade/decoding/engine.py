@@ -16,7 +16,7 @@ import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from lacy_jax.cascade.decoding.programs import MOST_STEPS, Chunk, Start, Weights
 from lacy_jax.cascade.decoding.sampling import GREEDY, Sampling, sampling_rows
 from lacy_jax.cascade.text.extent import LETTER
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.config import ModelConfig
+from lacy_jax.config import ComputeDtype, ModelConfig
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.model import decoder
 from lacy_jax.model.attention import grow_cache
@@ -133,7 +133,7 @@ def encode_text(tokenizer: TextTokenizer, text: str) -> list[int]:
 class Engine:
     """A model ready to decode. Stateless but for compiled programs; rows live in sessions."""
 
-    def __init__(self, loaded: LoadedModel, *, compute_dtype: Literal["float32", "bfloat16"] = "float32"):
+    def __init__(self, loaded: LoadedModel, *, compute_dtype: ComputeDtype = "float32"):
         """`compute_dtype`: float32 makes batched and one-by-one decoding agree to rounding, on any device."""
         self.config: ModelConfig = replace(loaded.model, compute_dtype=compute_dtype, remat="none")
         self.tokenizer = loaded.tokenizer

@@ -9,7 +9,6 @@ the text says there; what follows is the piece.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from lacy_jax.cascade.decoding.engine import Engine, encode_text, shared_prefix,
 from lacy_jax.cascade.partners import Wanted
 from lacy_jax.cascade.text.extent import IDEOGRAPHS, LETTER, complete_extent
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
-from lacy_jax.config import Span
+from lacy_jax.config import ComputeDtype, Span
 from lacy_jax.data.tokenizer import TextTokenizer
 
 # Tokens written for one piece, at most; where it is not whole by then there is no answer. A character spelt in bytes
@@ -47,7 +46,7 @@ class CheckpointPartner:
         span: Span,
         slots: int = 8,
         name: str = "checkpoint",
-        compute_dtype: Literal["float32", "bfloat16"] = "float32",
+        compute_dtype: ComputeDtype = "float32",
     ):
         """A text finds the cache that knows most of it, and is fed the rest.
 

@@ -7,16 +7,16 @@ missing; what was never recorded gives no line, no chart, no number.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
+from lacy_jax.data.documents import Split
 from lacy_jax.evidence.pages import charts
 from lacy_jax.evidence.pages.charts import Role, Series
 
 Row = Mapping[str, Any]
-Split = Literal["train", "validation"]
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,8 @@ def knowledge_rows(results: Results) -> list[Row]:
     """What each model holds without calls, its NLL by class, and how well its score finds what it would get wrong."""
     rows = []
     for arm in results.study.arms:
-        score = "call_score" if arm.decodes and arm.decodes[0].score.startswith("call") else "uncertainty"
+        first = arm.decodes[0].score if arm.decodes else "auto"
+        score = "call_score" if first != "auto" and CALL_SCORES[first].needs_call else "uncertainty"
         both, gated = (("scores", name, f"{results.study.main_budget:g}") for name in (score, f"{score}, gated"))
         cells = [
             cell(results.score("strict", arm.name, ALONE.name)),
