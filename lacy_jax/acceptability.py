@@ -65,7 +65,7 @@ def _judge(given: Given, *, judge: "Judge", reporter: "Reporter") -> int:
     out = Path(given.out)
     rows = [dataclasses.asdict(each) | {"verdict": v} for each, v in zip(mismatches, verdicts, strict=True)]
     write_lines(str(out / "mismatches.jsonl"), rows)
-    predicted = acceptability.predict(targets, mismatches, verdicts)
+    predicted = acceptability.predict(targets, mismatches=mismatches, verdicts=verdicts)
     page = str(out / "acceptability.html")
     write_acceptability_page(
         page,

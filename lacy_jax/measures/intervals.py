@@ -28,7 +28,7 @@ class PairedT(NamedTuple):
     p: float
 
 
-def bootstrap_interval(values: npt.ArrayLike, weights: npt.ArrayLike | None = None, seed: int = 0) -> Interval:
+def bootstrap_interval(values: npt.ArrayLike, weights: npt.ArrayLike | None = None, *, seed: int = 0) -> Interval:
     """sum(values) / sum(weights) over N units, with its 95% percentile bootstrap interval.
 
     Units, not the single claims or tokens in them, are drawn with replacement: what one text says hangs together.

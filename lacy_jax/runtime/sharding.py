@@ -137,7 +137,7 @@ def check_model(mesh: Mesh, model: ModelConfig, *, vocab: int) -> None:
             )
 
 
-def check_replication(mesh: Mesh, shapes: Any, shardings: Any, *, largest_mib: int) -> None:
+def check_replication(shapes: Any, shardings: Any, *, mesh: Mesh, largest_mib: int) -> None:
     """Refuses a state of which a device would hold a large array that an axis of the mesh is there to split.
 
     An array counts by the bytes that one device holds of it, and only where it is whole along `fsdp` or `tensor`
@@ -173,7 +173,7 @@ def partition_spec(names: tuple[str | None, ...]) -> PartitionSpec:
     return PartitionSpec(*(None if name is None else RULES[name] for name in names))
 
 
-def tree_shardings(mesh: Mesh, axes: Any, shapes: Any) -> Any:
+def tree_shardings(axes: Any, shapes: Any, *, mesh: Mesh) -> Any:
     """A NamedSharding for every leaf of `shapes`, from the matching tree of logical axis names.
 
     A dimension that a mesh axis does not divide (two key-value heads on four devices) stays whole rather than

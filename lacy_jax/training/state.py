@@ -58,7 +58,7 @@ def param_shardings(mesh: Mesh, shapes: decoder.Params) -> Any:
     axes = jax.tree_util.tree_map_with_path(
         lambda path, _: decoder.parameter_axes(jax.tree_util.keystr(path, simple=True, separator="/")), shapes
     )
-    return sharding.tree_shardings(mesh, axes, shapes)
+    return sharding.tree_shardings(axes, shapes, mesh=mesh)
 
 
 def state_shardings(config: Config, *, vocab: int, mesh: Mesh) -> Any:
@@ -80,5 +80,5 @@ def state_shardings(config: Config, *, vocab: int, mesh: Mesh) -> Any:
     )
     leaves: dict[str, Any] = {"step": whole, "tokens": whole, "ground_truth_tokens": whole}
     placed = TrainState(**leaves, params=params, optimizer=moments)
-    sharding.check_replication(mesh, shapes, placed, largest_mib=config.mesh.largest_replicated_mib)
+    sharding.check_replication(shapes, placed, mesh=mesh, largest_mib=config.mesh.largest_replicated_mib)
     return placed

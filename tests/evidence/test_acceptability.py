@@ -63,7 +63,7 @@ def test_areas_are_shares_of_pairs_in_order() -> None:
     others = [target(float(random.integers(3)), False, document=n % 7, mismatch=False) for n in range(40)]
     verdicts: list[acceptability.Verdict] = ["unacceptable" if random.random() < 0.4 else "acceptable" for _ in judged]
     verdicts[3] = "unclear"
-    found = acceptability.predict([*judged, *others], judged, verdicts)
+    found = acceptability.predict([*judged, *others], mismatches=judged, verdicts=verdicts)
 
     def pairs(scores: list[float], positive: list[bool]) -> float:
         high = [s for s, p in zip(scores, positive, strict=True) if p]
@@ -87,8 +87,8 @@ def test_areas_are_shares_of_pairs_in_order() -> None:
 
 
 def test_nothing_to_tell_apart_is_none() -> None:
-    found = acceptability.predict([target(1.0, True)], [target(1.0, True)], ["acceptable"])
-    without = acceptability.predict([target(1.0, True)], [target(1.0, True)], ["unclear"])
+    found = acceptability.predict([target(1.0, True)], mismatches=[target(1.0, True)], verdicts=["acceptable"])
+    without = acceptability.predict([target(1.0, True)], mismatches=[target(1.0, True)], verdicts=["unclear"])
     for area in (*found.unacceptable.values(), *without.unacceptable.values()):
         assert all(math.isnan(each) for each in area)
         assert shown(area) == "-"
@@ -101,7 +101,7 @@ def test_examples_show_what_is_at_stake() -> None:
         (target(9.0, True), "unacceptable"),
         (target(9.0, False), "acceptable"),
     ]
-    assert page.examples(pairs, True, "acceptable") == [second, third]
+    assert page.examples(pairs, factual=True, verdict="acceptable") == [second, third]
     odd = Target(0, "x" * 99 + "<", "Rome\nfell", "Rome", " \n", 2.0, True, True)
     shown = page.example_markup(odd)
     assert re.sub(r"<[^>]*>", "", shown) == f"…{'x' * 89}&lt;Rome↵\nfell… the model:  ↵\n loss 2.0"

@@ -154,7 +154,7 @@ def test_decodes_as_text(decode: Decode, tmp_path: Path) -> None:
     assert json.loads(decode_text(decode))["budgets"] == list(decode.budgets)
     (tmp_path / "tokens.json").write_text("{}")
     for budget in decode.budgets:
-        judged_path(tmp_path, decode.name, budget).write_text("")
+        judged_path(tmp_path, decode=decode.name, budget=budget).write_text("")
     assert {*read_evaluation(tmp_path).judged} == {(decode.name, budget) for budget in decode.budgets}
 
 

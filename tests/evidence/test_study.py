@@ -215,7 +215,7 @@ def test_studies_of_one_name_take_over_what_is_the_same(tmp_path: Path) -> None:
     )
     assert reduced.name == choices.name
     arm = reduced.arm("lacy_full")
-    done = evaluation_directory(workdir, arm.name, 2) / "done"
+    done = evaluation_directory(workdir, arm=arm.name, seed=2) / "done"
     done.parent.mkdir(parents=True)
 
     def is_finished(other: Study, **changes: object) -> bool:

@@ -134,7 +134,7 @@ def judge_mismatches(
     return [verdict_of(answer) for answer in answers]
 
 
-def predict(targets: Sequence[Target], mismatches: Sequence[Target], verdicts: Sequence[Verdict]) -> Predicted:
+def predict(targets: Sequence[Target], *, mismatches: Sequence[Target], verdicts: Sequence[Verdict]) -> Predicted:
     """How well each predictor finds a mismatch among all targets, and an unacceptable one among the judged."""
     judged = [(each, v) for each, v in zip(mismatches, verdicts, strict=True) if v in ("acceptable", "unacceptable")]
     wrong = np.array([target.mismatch for target in targets])

@@ -38,7 +38,7 @@ def write_acceptability_page(
         areas=[(n, shown(predicted.mismatch[n]), shown(predicted.unacceptable[n])) for n in PREDICTORS],
         chart=loss_chart(pairs),
         examples=[
-            (title, [example_markup(target) for target in examples(pairs, factual, verdict)])
+            (title, [example_markup(target) for target in examples(pairs, factual=factual, verdict=verdict)])
             for title, factual, verdict in EXAMPLE_KINDS
         ],
         left_out=sum(verdict in ("unclear", "unanswered") for verdict in verdicts),
@@ -88,7 +88,7 @@ def loss_chart(pairs: Sequence[tuple[Target, Verdict]]) -> Chart:
     return Chart("Does the loss show what matters?", caption, drawn)
 
 
-def examples(pairs: Sequence[tuple[Target, Verdict]], factual: bool, verdict: Verdict) -> list[Target]:
+def examples(pairs: Sequence[tuple[Target, Verdict]], *, factual: bool, verdict: Verdict) -> list[Target]:
     """Those of the highest loss, one per document."""
     own = sorted((t for t, v in pairs if t.factual == factual and v == verdict), key=lambda t: -t.loss)
     by_document: dict[int, Target] = {}

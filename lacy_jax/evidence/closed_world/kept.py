@@ -42,7 +42,7 @@ def read_evaluation(out: str | Path) -> Evaluation:
     return Evaluation(judged, json.loads((folder / TOKENS_FILE).read_text()))
 
 
-def judged_path(folder: Path, decode: str, budget: float) -> Path:
+def judged_path(folder: Path, *, decode: str, budget: float) -> Path:
     """The file of the biographies of one decode at one budget."""
     return folder / f"{decode}-{share_text(budget)}.jsonl"
 

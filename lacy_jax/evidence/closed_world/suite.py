@@ -88,7 +88,7 @@ def evaluate(
     judged = {}
     for done, (decode, budget) in enumerate(points):
         progress("biographies", done, len(points))
-        path = judged_path(out, decode.name, budget)
+        path = judged_path(out, decode=decode.name, budget=budget)
         if not path.exists():
             asked = partner(decode.partner, decode.span) if budget else None
             found = write_and_judge(slm, chosen, partner=asked, decode=decode, budget=budget, temperature=temperature)

@@ -153,7 +153,7 @@ def frame(x: Scale, y: Scale, *, x_label: str, y_label: str, x_ticks: Ticks = ti
     return join(parts)
 
 
-def path_of(series: Series, x: Scale, y: Scale) -> str:
+def path_of(series: Series, *, x: Scale, y: Scale) -> str:
     """SVG path of a line; a point that is not finite lifts the pen."""
     words, pen_down = [], False
     for at, value in zip(series.x, series.y, strict=True):
@@ -165,7 +165,7 @@ def path_of(series: Series, x: Scale, y: Scale) -> str:
     return "".join(words)
 
 
-def band_path(line: Series, x: Scale, y: Scale) -> Markup:
+def band_path(line: Series, *, x: Scale, y: Scale) -> Markup:
     """The area between the edges of a line's band."""
     assert line.band is not None
     low, high = line.band
@@ -230,9 +230,9 @@ def line_chart(
     y = Scale(low - (room if y_low is None else 0.0), high + room, HEIGHT - BOTTOM, TOP)
     parts = [frame(x, y, x_label=x_label, y_label=y_label, y_ticks=y_ticks)]
     marks: list[Markup] = []
-    marks.extend(band_path(line, x, y) for line in lines if line.band)
+    marks.extend(band_path(line, x=x, y=y) for line in lines if line.band)
     for line in lines:
-        marks.append(tag("path", d=path_of(line, x, y), class_=f"line s-{line.role}"))
+        marks.append(tag("path", d=path_of(line, x=x, y=y), class_=f"line s-{line.role}"))
         points = [(at, value) for at, value in zip(line.x, line.y, strict=True) if math.isfinite(value)]
         if len(points) <= 12:
             marks.extend(
@@ -304,11 +304,11 @@ def histogram_chart(scores: np.ndarray, factual: np.ndarray, *, threshold: float
     shift = -6 if side == "end" else 6
     parts.append(tag("text", threshold_name, x=round(x(threshold) + shift, 1), y=TOP + 8, class_=f"name {side} s-call"))
     parts.append(tag("text", "call score (log-odds)", x=x.end, y=TOP - 14, class_="axis end"))
-    parts.append(peak_labels(groups, edges, x, y))
+    parts.append(peak_labels(groups, edges, x=x, y=y))
     return figure(join(parts), label="Histograms of the call scores of factual and of other tokens")
 
 
-def peak_labels(groups: Sequence[tuple[str, np.ndarray, Role]], edges: np.ndarray, x: Scale, y: Scale) -> Markup:
+def peak_labels(groups: Sequence[tuple[str, np.ndarray, Role]], edges: np.ndarray, *, x: Scale, y: Scale) -> Markup:
     """Names of histograms at their centres of mass, just above the curve there."""
     centres = (edges[:-1] + edges[1:]) / 2
     spots = [float((centres * shares).sum() / shares.sum()) for _, shares, _ in groups]
@@ -330,7 +330,7 @@ def roc_chart(curve: separation.RocCurve, *, at: separation.BudgetPoint | None) 
     x = Scale(0.0, 1.0, LEFT, LEFT + side)
     y = Scale(0.0, 1.0, HEIGHT - BOTTOM, TOP)
     keep = np.unique(np.linspace(0, len(curve.true_rate) - 1, MAX_POINTS).astype(int))
-    path = path_of(Series("", curve.false_rate[keep], curve.true_rate[keep], "factual"), x, y)
+    path = path_of(Series("", curve.false_rate[keep], curve.true_rate[keep], "factual"), x=x, y=y)
     parts = [
         frame(x, y, x_label="", y_label="factual tokens called", x_ticks=tick_percents, y_ticks=tick_percents),
         tag("text", "other tokens called", x=x.end + 24, y=y.start + 17, class_="axis"),

@@ -285,12 +285,14 @@ def score(records: Sequence[PersonRecord], *, seed: int = 0) -> RealTextScores:
     supported = [sum(claim.supported for claim in record.claims) for record in records]
     own = [[claim.supported for claim in record.claims if not claim.delegated] for record in records]
     return RealTextScores(
-        precision=bootstrap_interval(supported, claims, seed),
-        own_precision=bootstrap_interval([sum(each) for each in own], [len(each) for each in own], seed),
-        claims=bootstrap_interval(claims, None, seed),
-        supported_claims=bootstrap_interval(supported, None, seed),
-        call_share=bootstrap_interval([each.delegated for each in records], [each.generated for each in records], seed),
+        precision=bootstrap_interval(supported, claims, seed=seed),
+        own_precision=bootstrap_interval([sum(each) for each in own], [len(each) for each in own], seed=seed),
+        claims=bootstrap_interval(claims, seed=seed),
+        supported_claims=bootstrap_interval(supported, seed=seed),
+        call_share=bootstrap_interval(
+            [each.delegated for each in records], [each.generated for each in records], seed=seed
+        ),
         delegated_in_claims=bootstrap_interval(
-            [each.pieces_in_claims for each in records], [each.partner_pieces for each in records], seed
+            [each.pieces_in_claims for each in records], [each.partner_pieces for each in records], seed=seed
         ),
     )

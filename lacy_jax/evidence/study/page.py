@@ -108,7 +108,7 @@ def cell(value: Mean | None, *, scale: float = 100.0, digits: int = 1) -> Markup
     return Markup(f"{text}") if math.isnan(half) else Markup(f"{text} <small>± {half:.{digits}f}</small>")
 
 
-def title_of(results: Results, arm: str, decode: str) -> str:
+def title_of(results: Results, *, arm: str, decode: str) -> str:
     """`LaCy, the paper's settings: log-odds, gated`."""
     return f"{results.study.arm(arm).title}: {decode_title(results.study, results.study.decode(arm, decode))}"
 
@@ -138,7 +138,7 @@ def main_rows(results: Results) -> list[Row]:
     best = max((each[0] for each in found), default=0.0)
     return [
         Row(
-            title_of(results, arm, decode),
+            title_of(results, arm=arm, decode=decode),
             [cell(results.score(name, arm, decode), scale=100 if SCORES[name].percent else 1) for name in COLUMNS],
             strong=strict == best,
         )
@@ -183,7 +183,7 @@ def delegated_rows(results: Results) -> list[Row]:
             share = 0.0 if value is None else value.mean
             cells.append(Markup(f'<span class="heat" style="--share:{share:.3f}">{share * 100:.0f}%</span>'))
         if results.seeds(arm):
-            rows.append(Row(title_of(results, arm, decode_name), cells))
+            rows.append(Row(title_of(results, arm=arm, decode=decode_name), cells))
     return rows
 
 
@@ -197,7 +197,7 @@ def group_rows(results: Results) -> list[Row]:
                 cell(results.score("strict", arm, decode, group=group))
                 for group in ("head", "middle", "tail", "held_out")
             ]
-            rows.append(Row(title_of(results, arm, decode), cells))
+            rows.append(Row(title_of(results, arm=arm, decode=decode), cells))
     return rows
 
 
@@ -260,7 +260,7 @@ def examples(results: Results) -> list[Example]:
         if people:
             judged = people[min(EXAMPLE, len(people) - 1)]
             note = f"{judged.right} right, {judged.wrong} wrong, {judged.unparsed} unparsed; {judged.calls} calls"
-            found.append(Example(title_of(results, arm, decode), _coloured(judged), note))
+            found.append(Example(title_of(results, arm=arm, decode=decode), _coloured(judged), note))
     return found
 
 

@@ -113,4 +113,5 @@ def read_results(study: Study, *, workdir: str) -> Results:
     """What is finished; runs that are not are left out."""
     done = {(arm.name, seed): finished(study, arm, seed, workdir=workdir) for arm, seed in study.jobs()}
     codes = {run: noted.code for run, noted in done.items() if noted is not None}
-    return Results(study, {run: read_evaluation(evaluation_directory(workdir, *run)) for run in codes}, codes)
+    runs = {(arm, seed): read_evaluation(evaluation_directory(workdir, arm=arm, seed=seed)) for arm, seed in codes}
+    return Results(study, runs, codes)

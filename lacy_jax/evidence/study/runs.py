@@ -33,12 +33,12 @@ class Failure:
     log: Path
 
 
-def run_directory(workdir: str | Path, arm: str, seed: int) -> Path:
+def run_directory(workdir: str | Path, *, arm: str, seed: int) -> Path:
     return Path(workdir) / arm / f"seed{seed}"
 
 
-def evaluation_directory(workdir: str | Path, arm: str, seed: int) -> Path:
-    return run_directory(workdir, arm, seed) / "closed_world"
+def evaluation_directory(workdir: str | Path, *, arm: str, seed: int) -> Path:
+    return run_directory(workdir, arm=arm, seed=seed) / "closed_world"
 
 
 def train_command(study: Study, arm: Arm, seed: int, *, workdir: str | Path) -> list[str]:
@@ -51,10 +51,10 @@ def train_command(study: Study, arm: Arm, seed: int, *, workdir: str | Path) -> 
         **arm.settings,
     }
     if arm.reference:
-        settings["objective.reference"] = run_directory(workdir, arm.reference, seed)
+        settings["objective.reference"] = run_directory(workdir, arm=arm.reference, seed=seed)
     return [
         *(sys.executable, "-m", "lacy_jax.main", f"--config={study.config}:method={arm.method}"),
-        f"--workdir={run_directory(workdir, arm.name, seed)}",
+        f"--workdir={run_directory(workdir, arm=arm.name, seed=seed)}",
         *(f"--config.{name}={value}" for name, value in settings.items()),
     ]
 
@@ -68,7 +68,7 @@ def evaluate_command(study: Study, arm: Arm, seed: int, *, workdir: str | Path) 
 def decodes_of(study: Study, arm: Arm, *, workdir: str | Path) -> list[Decode]:
     """An arm's decodes; a partner that is another arm is the run of that arm with the first seed."""
     return [
-        dataclasses.replace(decode, partner=str(run_directory(workdir, decode.partner, study.seeds[0])))
+        dataclasses.replace(decode, partner=str(run_directory(workdir, arm=decode.partner, seed=study.seeds[0])))
         if decode.partner in arm.partners
         else decode
         for decode in arm.decodes
@@ -78,8 +78,8 @@ def decodes_of(study: Study, arm: Arm, *, workdir: str | Path) -> list[Decode]:
 def _suite_command(study: Study, arm: Arm, seed: int, *, workdir: str | Path) -> list[str]:
     return [
         *(sys.executable, "-m", "lacy_jax.evaluate", "--suite=closed_world"),
-        f"--checkpoint={run_directory(workdir, arm.name, seed)}",
-        f"--out={evaluation_directory(workdir, arm.name, seed)}",
+        f"--checkpoint={run_directory(workdir, arm=arm.name, seed=seed)}",
+        f"--out={evaluation_directory(workdir, arm=arm.name, seed=seed)}",
         f"--people={study.people}",
         f"--known={study.known}",
         f"--temperature={study.temperature}",
@@ -117,7 +117,9 @@ def run_study(study: Study, *, workdir: str, workers: int, report: Report) -> li
             for future in ended:
                 arm, seed = running.pop(future)
                 if not future.result():
-                    failures.append(Failure(arm.name, seed, run_directory(workdir, arm.name, seed) / "log.txt"))
+                    failures.append(
+                        Failure(arm.name, seed, run_directory(workdir, arm=arm.name, seed=seed) / "log.txt")
+                    )
     report("runs", len(jobs), len(jobs))
     return failures
 
@@ -141,7 +143,7 @@ def _prepare(study: Study, jobs: Sequence[tuple[Arm, int]], *, workdir: str, rep
 
 def finished(study: Study, arm: Arm, seed: int, *, workdir: str) -> Done | None:
     """What is noted of it, if it was trained by this very command and evaluated in all of these ways; else None."""
-    done = read_done(evaluation_directory(workdir, arm.name, seed) / DONE)
+    done = read_done(evaluation_directory(workdir, arm=arm.name, seed=seed) / DONE)
     return done if done is not None and done.covers(_as_done(study, arm, seed, workdir=workdir)) else None
 
 
@@ -150,7 +152,7 @@ def mark_finished(study: Study, arm: Arm, seed: int, *, workdir: str, code: str)
 
     code: that did it, as `done.code_identity` says it.
     """
-    path = evaluation_directory(workdir, arm.name, seed) / DONE
+    path = evaluation_directory(workdir, arm=arm.name, seed=seed) / DONE
     write_done(path, _as_done(study, arm, seed, workdir=workdir, code=code))
 
 
@@ -169,7 +171,7 @@ def _run(study: Study, arm: Arm, seed: int, *, workdir: str) -> bool:
         **os.environ,
     }
     both = train_command(study, arm, seed, workdir=workdir), evaluate_command(study, arm, seed, workdir=workdir)
-    log, code = run_directory(workdir, arm.name, seed) / "log.txt", code_identity()
+    log, code = run_directory(workdir, arm=arm.name, seed=seed) / "log.txt", code_identity()
     if not all(_logged(command, log=log, environment=environment) for command in both):
         return False
     mark_finished(study, arm, seed, workdir=workdir, code=code)
