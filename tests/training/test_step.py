@@ -38,7 +38,7 @@ def make_batch(seed: int, rows: int = 16) -> Batch:
 
 
 def run(config: Config, *, steps: int = 3) -> tuple[list, dict]:
-    """Losses and sums of some steps, and the final parameters, on one device (on more: tests/test_sharding.py)."""
+    """Losses and sums of some steps, and final parameters, on one device (tests/runtime/test_sharding.py: on more)."""
     mesh = sharding.make_mesh(MeshConfig(), batch_size=16, devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
         placed = state_shardings(config, vocab=VOCAB, mesh=mesh)
