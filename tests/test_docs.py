@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -80,6 +81,15 @@ def test_commands_are_found() -> None:
     assert {command.module.removeprefix("lacy_jax.") for command in COMMANDS} > DOORS
     benchmarks = {f"benchmarks.{path.stem}" for path in (ROOT / "benchmarks").glob("*.py")}
     assert {command.module for command in COMMANDS} > benchmarks - {"benchmarks.torch_step", "benchmarks.__init__"}
+
+
+def test_what_exports_write_is_git_ignored() -> None:
+    given = [word for command in COMMANDS if command.module == "lacy_jax.export" for word in command.arguments]
+    folders = [f"{word.removeprefix('--out=')}/" for word in given if word.startswith("--out=")]
+    assert folders
+    for folder in (*folders, *(Path(folder).name + "/" for folder in folders)):  # in runs/, and beside the sources
+        ignored = subprocess.run(["git", "check-ignore", "--quiet", folder], cwd=ROOT, check=False)
+        assert ignored.returncode == 0, folder
 
 
 def of_doors(command: Command) -> bool:
