@@ -194,6 +194,11 @@ class ObjectiveConfig:
     )
     reference: str = setting("", "excess_loss: the reference model's checkpoint.")
 
+    @property
+    def teaches_call(self) -> bool:
+        """Whether a model that is trained by it learns `<CALL>`."""
+        return self.rule != "none" and self.treatment != "ignore"
+
 
 @dataclass(frozen=True, config=_STRICT)
 class OptimizerConfig:

@@ -52,8 +52,7 @@ class LoadedModel:
     @property
     def learned_to_call(self) -> bool:
         """Whether its training taught it `<CALL>`."""
-        objective = self.config.objective
-        return not self.family and objective.rule != "none" and objective.treatment != "ignore"
+        return not self.family and self.config.objective.teaches_call
 
 
 def load_model(path: str, *, params_dtype: ParamsDtype = "stored") -> LoadedModel:
