@@ -6,6 +6,7 @@ are. A door that takes `--config` takes every setting of it as a flag, too: `--c
 
 import dataclasses
 import json
+import shlex
 import sys
 import textwrap
 import types
@@ -20,7 +21,7 @@ from pydantic import Field
 
 from lacy_jax.config import CascadeConfig, Config, Count, NonNegative, Positive, explain, unknown_setting
 from lacy_jax.config_file import read_config
-from lacy_jax.errors import CheckpointError, ConfigError, did_you_mean
+from lacy_jax.errors import CheckpointError, ConfigError, PartnerError, did_you_mean
 
 if TYPE_CHECKING:
     from lacy_jax.cascade import Cascade
@@ -124,8 +125,27 @@ def open_given_cascade(given: Given, *, batch_size: int) -> "Cascade":
 
     slm = load_model(given_checkpoint(given))
     changes = {flag.name: getattr(given, flag.name) for flag in _SETTINGS if flag.name in given.names}
+    if PARTNER.name not in given.names:
+        _refuse_partner(slm.config, checkpoint=given.checkpoint)
     settings = change_cascade(slm.config.cascade, changes)
     return Cascade(slm, settings.partner, settings=settings, directory=given.directory or "", batch_size=batch_size)
+
+
+def _refuse_partner(config: Config, *, checkpoint: str) -> None:
+    """Raises `PartnerError` where a checkpoint alone asks for a partner beyond itself and the data it was trained on.
+
+    A checkpoint may come from anybody; its partner would be sent the prompts and a key, or read any file.
+    """
+    from lacy_jax.data.corpus import EMBEDDED
+
+    partner, corpus = config.cascade.partner, config.corpus.name
+    if partner == "none" or (partner == "documents" and corpus in (*EMBEDDED, "jsonl")):
+        return
+    asked = f"{partner!r} over the corpus {corpus!r}" if partner == "documents" else f"{partner!r}"
+    raise PartnerError(
+        f"the checkpoint {checkpoint} asks for the partner {asked}, and what a checkpoint asks for is used only if "
+        f"you agree: add {shlex.quote(f'--partner={partner}')}, or --partner=none"
+    )
 
 
 def given_judge(given: Given) -> "Judge":

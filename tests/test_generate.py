@@ -4,9 +4,12 @@ import dataclasses
 import io
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import orbax.checkpoint as ocp
 import pytest
@@ -17,8 +20,10 @@ from lacy_jax.cascade.render import as_json
 from lacy_jax.checkpoints.format import META_FILE, model_meta
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.config import CascadeConfig, Config, CorpusConfig, DataConfig, ModelConfig
+from lacy_jax.data.corpus import corpus_fingerprint
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
 from lacy_jax.doors import enter
+from lacy_jax.errors import DataError
 from lacy_jax.model import decoder
 from tests.cascade.conftest import random_params
 
@@ -47,7 +52,8 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(step / "params", params)
     (step / "meta").mkdir()
-    meta = model_meta(config, tokenizer=tokenizer, step=5, data={}, call_scores=[-9.0, -7.0, -5.0])
+    data = {"corpus": corpus_fingerprint(config.corpus)}
+    meta = model_meta(config, tokenizer=tokenizer, step=5, data=data, call_scores=[-9.0, -7.0, -5.0])
     (step / META_FILE).write_text(json.dumps(meta))
     return folder
 
@@ -77,6 +83,81 @@ def test_budget_one_reads_the_document(workdir: Path, capsys: pytest.CaptureFixt
     assert row["counts"]["share"] == 1.0
     assert {piece["source"] for piece in row["pieces"]} == {"partner"}
     assert "share 1.000" in err
+
+
+def foreign(workdir: Path, folder: Path, **settings: Any) -> Path:
+    """A copy of the run, as somebody else might send it: its description names other settings."""
+    shutil.copytree(workdir / "checkpoints", folder / "checkpoints")
+    path = folder / "checkpoints" / "5" / META_FILE
+    meta = json.loads(path.read_text())
+    for section, values in settings.items():
+        meta["config"][section] |= values
+    path.write_text(json.dumps(meta))
+    return folder
+
+
+@pytest.mark.parametrize("form", ["http", "database", "documents", "checkpoint", "other"])
+def test_a_checkpoint_alone_reaches_no_server_and_no_file(
+    workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    secret = tmp_path / "secret.jsonl"
+    secret.write_text('{"id": "1", "title": "Key", "text": "The key is 1234."}\n')
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        specs = {
+            "http": f"http://127.0.0.1:{server.getsockname()[1]}/v1",
+            "database": f"database:{secret}",
+            "documents": f"documents:{secret}",
+            "checkpoint": f"checkpoint:{workdir}",
+            "other": "oracle",
+        }
+        checkpoint = foreign(workdir, tmp_path / "run", cascade={"partner": specs[form]})
+        assert run(f"--checkpoint={checkpoint}", "--prompt=The key is", "--budget=1") == 2
+        with pytest.raises(BlockingIOError):  # nobody called
+            server.accept()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert f"asks for the partner {specs[form]!r}" in err
+    assert f"--partner={specs[form]}" in err
+    run(f"--checkpoint={checkpoint}", "--prompt=The key is", "--partner=none", "--max_new_tokens=2", "--json")
+    assert json.loads(capsys.readouterr().out)["counts"]["delegated"] == 0
+
+
+def test_a_partner_on_the_command_is_agreement(
+    workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = f"documents:{workdir}/articles.jsonl"
+    checkpoint = foreign(workdir, tmp_path / "run", cascade={"partner": spec})
+    words = [f"--checkpoint={checkpoint}", f"--partner={spec}", "--prompt=Marie Curie was born in", "--budget=1"]
+    assert run(*words, "--max_new_tokens=3", "--json") == 0
+    assert " Warsaw" in json.loads(capsys.readouterr().out)["text"]
+
+
+@pytest.mark.parametrize("agreed", [(), ("--partner=documents",)])
+def test_files_that_a_checkpoint_was_not_trained_on_are_not_read(
+    workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], agreed: tuple[str, ...]
+) -> None:
+    secret = tmp_path / "articles.jsonl"
+    secret.write_text('{"id": "1", "title": "Key", "text": "The key is 1234."}\n')
+    places = {"corpus": {"files": str(secret)}, "data": {"directory": str(tmp_path / "data")}}
+    checkpoint = foreign(workdir, tmp_path / "run", **places)
+    assert run(f"--checkpoint={checkpoint}", "--prompt=The key is", "--budget=1", *agreed) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert f"documents:{secret}" in err
+    assert not list((tmp_path / "data").glob("*.sqlite"))
+    with pytest.raises(DataError, match="not what it was trained on"):
+        Cascade(load_model(str(checkpoint)), "documents")
+
+
+def test_a_corpus_of_other_code_needs_agreement(
+    workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = foreign(workdir, tmp_path / "run", corpus={"name": "tfds"})
+    assert run(f"--checkpoint={checkpoint}", "--prompt=The key is") == 2
+    assert "'documents' over the corpus 'tfds'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("budget", [(), ("--budget=1",)])

@@ -15,6 +15,7 @@ from lacy_jax.cascade.rows import Completion, Request
 from lacy_jax.cascade.scheduler import Calling, Oracle, RankedBy, Scheduler
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import Account, CascadeConfig, Gate, Score, ScoreSetting, Span, change_cascade
+from lacy_jax.data.corpus import corpus_of_checkpoint
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import ConfigError
 
@@ -82,10 +83,13 @@ class Cascade:
                 "factual tokens saves one"
             )
         if isinstance(partner, str):
+            directory, corpus = directory or slm.config.data.directory, slm.config.corpus
+            if partner == "documents":
+                corpus = corpus_of_checkpoint(corpus, data=slm.data, directory=directory)
             partner = make_partner(
                 partner,
-                corpus=slm.config.corpus,
-                directory=directory or slm.config.data.directory,
+                corpus=corpus,
+                directory=directory,
                 batch_size=batch_size,
                 span=settings.span,
                 timeout=settings.timeout,

@@ -8,12 +8,14 @@ A corpus is a module, or any object, with two functions of `CorpusConfig`:
 and, if it likes, `problems(settings) -> Iterator[str]`: lines about what is not there, said before anything starts.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from typing import Any
 
 from lacy_jax.config import CorpusConfig
 from lacy_jax.data.documents import Document, clean_text
+from lacy_jax.data.files import remembered_hashes
 from lacy_jax.errors import DataError
 from lacy_jax.registry import Registry
 
@@ -28,6 +30,9 @@ CORPORA = Registry(
     },
     error=DataError,
 )
+
+# Those that read nothing but what is installed here.
+EMBEDDED = ("vital_articles", "biographies")
 
 
 def read_documents(corpus: CorpusConfig) -> Iterator[Document]:
@@ -67,3 +72,28 @@ def corpus_fingerprint(corpus: CorpusConfig) -> dict[str, Any]:
         "validation_share": corpus.validation_share,
     }
     return whole | own
+
+
+def corpus_of_checkpoint(corpus: CorpusConfig, *, data: dict[str, Any], directory: str) -> CorpusConfig:
+    """The corpus that a checkpoint's settings name, where it may be read on the checkpoint's word.
+
+    A checkpoint may come from anybody and name any file. Its JSON-lines files are read only if they are those that it
+    was trained on, by sha256, which whoever does not have them cannot know. Nothing is downloaded on its word.
+
+    Args:
+        data: the fingerprint of the data that the checkpoint was trained on.
+        directory: where hashes of files are remembered.
+
+    Raises:
+        DataError: its files are other files, or are not there.
+    """
+    if corpus.name == "jsonl":
+        with remembered_hashes(directory):
+            here = corpus_fingerprint(corpus)
+        trained = {"validation_share": here["validation_share"]} | dict(data.get("corpus") or {})
+        if here != trained:
+            raise DataError(
+                f"the checkpoint names {corpus.files!r} as its corpus, which is not what it was trained on, so it is "
+                f"not read; if you agree, name it as the partner: documents:{corpus.files}"
+            )
+    return dataclasses.replace(corpus, tfds_download=False)

@@ -18,6 +18,7 @@ from pathlib import Path
 from lacy_jax.cascade import Cascade, Completion, Counts, Request
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import CascadeConfig
+from lacy_jax.data.corpus import corpus_of_checkpoint
 from lacy_jax.data.documents import Document, full_text
 from lacy_jax.data.files import write_whole
 from lacy_jax.errors import ConfigError
@@ -112,7 +113,8 @@ def run(slm: LoadedModel, settings: Settings, *, out: Path, progress: Progress) 
         ConfigError, PartnerError, DataError, CheckpointError: see `find_people` and `evaluate_real_text`.
     """
     budgets = parse_budgets(settings.budgets)
-    people = find_people(slm.config.corpus, count=settings.people)
+    corpus = corpus_of_checkpoint(slm.config.corpus, data=slm.data, directory=slm.config.data.directory)
+    people = find_people(corpus, count=settings.people)
     lines: list[str] = []
     for budget in budgets:
         found = evaluate_real_text(

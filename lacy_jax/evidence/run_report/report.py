@@ -107,5 +107,12 @@ def _samples(config: Config, loaded: LoadedModel, documents: Sequence[Document])
     if settings.partner == "none" or not documents or not settings.samples:
         return []
     # The run's own settings, not those of the checkpoint that it may have gone on from: files may lie elsewhere now.
-    cascade = Cascade(dataclasses.replace(loaded, config=config), settings.partner)
+    partner = make_partner(
+        settings.partner,
+        corpus=config.corpus,
+        directory=config.data.directory,
+        span=settings.span,
+        timeout=settings.timeout,
+    )
+    cascade = Cascade(dataclasses.replace(loaded, config=config), partner)
     return cascade.generate([prompt_of(document) for document in documents[: settings.samples]])
