@@ -17,6 +17,8 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
+from tensorflow_datasets.core.dataset_info import read_from_json
+from tensorflow_datasets.core.read_only_builder import ReadOnlyBuilder
 
 from lacy_jax.data.documents import Document, Spans
 from lacy_jax.errors import DataError
@@ -30,6 +32,7 @@ Shard = Callable[[], Iterator[tuple[int, Record]]]
 Kind = Literal["annotated", "packed"]
 
 VERSION = "1.0.0"
+FEATURES_FILE = "features.json"
 BYTES = tfds.features.Encoding.BYTES  # arrays as they lie in memory: small, and quick to read
 
 _SHARD_CHARACTERS = 2**25
@@ -114,14 +117,82 @@ def write_dataset(settings: Settings, kind: Kind, *, directory: Path) -> None:
 
 
 def open_dataset(directory: Path, kind: Kind) -> Any:
-    """A TFDS builder to read from a version folder; raises `DataError` where there is no such dataset of ours."""
+    """A TFDS builder to read from a version folder.
+
+    Its records are read by features made here. TFDS would import whatever classes the folder's files name.
+
+    Raises:
+        DataError: there is no such dataset, or it has other features than ours.
+    """
+    none = DataError(f"{directory} is no complete {kind} dataset: name the version folder of one, or prepare it")
     try:
-        builder = tfds.builder_from_directory(directory)
-    except (OSError, ValueError, tfds.core.DatasetNotFoundError):
-        builder = None
-    if builder is None or builder.name != kind or "fingerprint" not in (builder.info.metadata or {}):
-        raise DataError(f"{directory} is no complete {kind} dataset: name the version folder of one, or prepare it")
+        info = read_from_json(directory / "dataset_info.json")
+        stored = json.loads((directory / FEATURES_FILE).read_text(encoding="utf-8"))
+    except Exception as error:  # protobuf's and TFDS' own kinds, too
+        raise none from error
+    if info.name != kind:
+        raise none
+    features = tfds.features.FeaturesDict(_own_features(stored, kind, path=directory / FEATURES_FILE))
+    info.features.CopyFrom(features.to_proto())
+    info.module_name = ""
+    try:
+        builder = ReadOnlyBuilder(directory, info_proto=info)
+        complete = "fingerprint" in (builder.info.metadata or {})
+    except (OSError, ValueError, AssertionError) as error:
+        raise none from error
+    if not complete:
+        raise none
     return builder
+
+
+def _own_features(stored: Any, kind: Kind, *, path: Path) -> dict[str, Any]:
+    """The features that we write for `kind`; `stored` (features.json) says only how long and wide tokens are.
+
+    Raises:
+        DataError: it describes other features than these.
+    """
+    try:
+        own = annotated_features()
+        if kind == "packed":
+            tokens = stored["featuresDict"]["features"]["tokens"]["tensor"]
+            (length,) = tokens["shape"]["dimensions"]
+            own = packed_features(int(length) - 1, dtype={"uint16": np.uint16, "int32": np.int32}[tokens["dtype"]])
+        found = {name: each["pythonClassName"] for name, each in stored["featuresDict"]["features"].items()}
+        found["the record"] = stored["pythonClassName"]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} describes no {kind} dataset of lacy_jax ({error!r}); prepare the data anew") from None
+    classes = {**{name: type(each) for name, each in own.items()}, "the record": tfds.features.FeaturesDict}
+    known = {name: f"{each.__module__}.{each.__name__}" for name, each in classes.items()}
+    other = [name for name in {**found, **known} if found.get(name) != known.get(name)]
+    if other:
+        raise DataError(
+            f"{path}: {other[0]} is of class {found.get(other[0])}, and lacy_jax writes {known.get(other[0])}; "
+            "classes that a file names are never imported; prepare the data anew"
+        )
+    return own
+
+
+def annotated_features() -> dict[str, Any]:
+    """The features of a document with its spans."""
+    return {
+        "id": tfds.features.Text(),
+        "title": tfds.features.Text(),
+        "text": tfds.features.Text(),
+        "starts": tfds.features.Tensor(shape=(None,), dtype=np.int32, encoding=BYTES),
+        "ends": tfds.features.Tensor(shape=(None,), dtype=np.int32, encoding=BYTES),
+        "kinds": tfds.features.Sequence(tfds.features.Text()),
+        "subject": tfds.features.Tensor(shape=(None,), dtype=np.bool_, encoding=BYTES),
+        "repeated": tfds.features.Tensor(shape=(None,), dtype=np.bool_, encoding=BYTES),
+    }
+
+
+def packed_features(window: int, *, dtype: Any) -> dict[str, Any]:
+    """The features of a window: `window` targets and the token before them, ids of `dtype`."""
+    return {
+        "tokens": tfds.features.Tensor(shape=(window + 1,), dtype=dtype, encoding=BYTES),
+        "factual": tfds.features.Tensor(shape=(window + 1,), dtype=np.bool_, encoding=BYTES),
+        "length": tfds.features.Scalar(np.int32),
+    }
 
 
 def even_sizes(count: int, parts: int) -> list[int]:
@@ -155,16 +226,7 @@ def write_annotated(
         fingerprint=fingerprint,
         statistics={"documents": {"documents": count, "characters": characters}},
         shards=lambda _: {"documents": shards_of(source, even_sizes(count, shards))},
-        features={
-            "id": tfds.features.Text(),
-            "title": tfds.features.Text(),
-            "text": tfds.features.Text(),
-            "starts": tfds.features.Tensor(shape=(None,), dtype=np.int32, encoding=BYTES),
-            "ends": tfds.features.Tensor(shape=(None,), dtype=np.int32, encoding=BYTES),
-            "kinds": tfds.features.Sequence(tfds.features.Text()),
-            "subject": tfds.features.Tensor(shape=(None,), dtype=np.bool_, encoding=BYTES),
-            "repeated": tfds.features.Tensor(shape=(None,), dtype=np.bool_, encoding=BYTES),
-        },
+        features=annotated_features(),
     )
     write_dataset(settings, "annotated", directory=directory)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from lacy_jax.config import RuleConfig
 from lacy_jax.data import datasets
@@ -122,11 +121,7 @@ def write_packed(
         fingerprint=fingerprint,
         statistics=statistics,
         shards=shards,
-        features={
-            "tokens": tfds.features.Tensor(shape=(window + 1,), dtype=dtype, encoding=datasets.BYTES),
-            "factual": tfds.features.Tensor(shape=(window + 1,), dtype=np.bool_, encoding=datasets.BYTES),
-            "length": tfds.features.Scalar(np.int32),
-        },
+        features=datasets.packed_features(window, dtype=dtype),
     )
     datasets.write_dataset(settings, "packed", directory=directory)
 

@@ -1,5 +1,6 @@
 """Documents in, windows out, against a reference written with Python lists."""
 
+import contextlib
 import json
 import random
 import string
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from lacy_jax.config import RuleConfig
 from lacy_jax.data import datasets, pack
@@ -247,6 +249,46 @@ def test_what_is_no_packed_dataset_is_refused(tmp_path: Path, tokenizer: Tokeniz
     for directory in wrong:
         with pytest.raises(DataError, match="is no complete packed dataset"):
             open_packed(directory)
+
+
+@pytest.mark.parametrize("file", ["features.json", "dataset_info.json"])
+@pytest.mark.parametrize("place", ["record", "feature", "inner", "other name"])
+def test_classes_that_a_dataset_names_are_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, place: str
+) -> None:
+    source = annotate(tmp_path)
+    directory = datasets.dataset_directory(tmp_path, "annotated", name="test-0")
+    mark = tmp_path / "imported"
+    module = f"evil_{file[:4]}_{place[:5]}"
+    (tmp_path / f"{module}.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    features = json.loads((directory / "features.json").read_text())
+    evil = {"pythonClassName": f"{module}.Thing"}
+    inside = features["featuresDict"]["features"]
+    if place == "record":
+        features |= evil
+    elif place == "feature":
+        inside["starts"] |= evil
+    elif place == "inner":
+        inside["kinds"]["sequence"]["feature"] |= evil
+    else:  # protobuf reads this name of the field, too
+        inside["more"] = {"python_class_name": f"{module}.Thing", "text": {}}
+    content = features
+    if file == "dataset_info.json":
+        content = json.loads((directory / file).read_text()) | {"features": features}
+    (directory / file).write_text(json.dumps(content))
+    if file == "dataset_info.json" or place == "inner":  # what is stored there is not used
+        assert [document for document, _ in AnnotatedSource(directory)] == [document for document, _ in source]
+    else:
+        with pytest.raises(DataError) as error:
+            AnnotatedSource(directory)
+        assert str(directory) in str(error.value)
+        assert "\n" not in str(error.value)
+    assert not mark.exists()
+    # The crafted file is one: TFDS itself imports what it names.
+    with contextlib.suppress(Exception):
+        tfds.builder_from_directory(directory)
+    assert mark.exists()
 
 
 def test_progress_counts_every_window(tmp_path: Path, tokenizer: Tokenizer, capfd) -> None:
