@@ -105,14 +105,6 @@ class HfTokenizer:
         """The UTF-8 bytes of `ids`, which may begin or end inside a character."""
         return b"".join([self._bytes[index] for index in ids])
 
-    def token_text(self, index: int) -> str:
-        """One token, for people: its text, or its name in the vocabulary."""
-        try:
-            text = self._bytes[index].decode() if index < self.call_id else ""
-        except UnicodeDecodeError:
-            text = ""
-        return text or self._tokenizer.id_to_token(index) or f"<{index}>"
-
 
 def _read_json(path: Path) -> dict[str, Any]:
     settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -19,8 +19,6 @@ import sentencepiece
 from lacy_jax.config import SMALLEST_VOCABULARY
 from lacy_jax.errors import DataError
 
-CALL = "<CALL>"
-
 _SPACE = "\u2581"  # SentencePiece writes a space so; the character itself, met in a text, is spelt in bytes
 
 
@@ -63,10 +61,6 @@ class TextTokenizer(Protocol):
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The UTF-8 bytes of `ids`, which may begin or end inside a character."""
-        ...
-
-    def token_text(self, index: int) -> str:
-        """One token, for people."""
         ...
 
 
@@ -152,15 +146,6 @@ class Tokenizer:
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The UTF-8 bytes of `ids`, which may begin or end inside a character."""
         return b"".join([self._bytes[index] for index in ids])
-
-    def token_text(self, index: int) -> str:
-        """One token, for people: its text, `<CALL>`, or the name of a control token or of a lone byte."""
-        if index == self.call_id:
-            return CALL
-        try:
-            return self._bytes[index].decode() or self._processor.id_to_piece(index)
-        except UnicodeDecodeError:
-            return self._processor.id_to_piece(index)
 
 
 def _piece_bytes(processor: sentencepiece.SentencePieceProcessor, index: int) -> bytes:

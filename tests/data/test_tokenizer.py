@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lacy_jax.config import CorpusConfig
 from lacy_jax.data.corpus import read_documents
-from lacy_jax.data.tokenizer import CALL, Tokenizer, train_tokenizer
+from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
 from lacy_jax.errors import DataError
 
 TEXTS = [f"{document.title}\n\n{document.text}" for document in read_documents(CorpusConfig(max_documents=200))]
@@ -88,10 +88,11 @@ def test_sequences_of_traps_are_exact(tokenizer: Tokenizer, parts: list[str]) ->
 def test_articles_are_exact_and_split_as_asked(tokenizer: Tokenizer) -> None:
     for text in TEXTS:
         check_exact(tokenizer, text)
-    digits = [index for index in range(tokenizer.pieces) if any(c.isdigit() for c in tokenizer.token_text(index))]
-    assert all(len(tokenizer.decode_bytes([index]).strip()) == 1 for index in digits if tokenizer.byte_lengths[index])
-    lines = [index for index in range(tokenizer.pieces) if "\n" in tokenizer.token_text(index)]
-    assert [tokenizer.decode([index]) for index in lines] == ["\n"]
+    tokens = [tokenizer.decode_bytes([index]).decode(errors="replace") for index in range(tokenizer.pieces)]
+    digits = [token for token in tokens if any(c.isdigit() for c in token)]
+    assert {*"0123456789"} <= {token.strip() for token in digits}
+    assert all(len(token.strip()) == 1 for token in digits)
+    assert [token for token in tokens if "\n" in token] == ["\n"]
 
 
 def test_special_ids(tokenizer: Tokenizer) -> None:
@@ -101,8 +102,6 @@ def test_special_ids(tokenizer: Tokenizer) -> None:
     assert tokenizer.byte_lengths.shape == (601,)
     assert tokenizer.byte_lengths[[tokenizer.call_id, tokenizer.end_id]].tolist() == [0, 0]
     assert tokenizer.decode([tokenizer.call_id, tokenizer.end_id]) == ""
-    assert tokenizer.token_text(tokenizer.call_id) == CALL
-    assert tokenizer.token_text(tokenizer.end_id) == "</s>"
 
 
 def test_partial_characters(tokenizer: Tokenizer) -> None:
@@ -110,7 +109,7 @@ def test_partial_characters(tokenizer: Tokenizer) -> None:
     assert len(ids) == 4
     assert tokenizer.decode(ids[:3]) == "\ufffd"
     assert tokenizer.decode_bytes(ids[:3]) + tokenizer.decode_bytes(ids[3:]) == "🙂".encode()
-    assert tokenizer.token_text(int(ids[0])) == "<0xF0>"
+    assert tokenizer.decode_bytes(ids[:1]) == b"\xf0"
 
 
 def test_training_is_deterministic_and_reads_no_more_than_asked() -> None:

@@ -47,7 +47,6 @@ class World:
 
     settings: BiographiesConfig
     people: tuple[Person, ...]
-    by_name: dict[str, Person]
 
 
 @functools.lru_cache(maxsize=4)
@@ -79,7 +78,7 @@ def make_world(settings: BiographiesConfig) -> World:
             "employer_city": cities[employer],
         }
         people.append(Person(index, f"{first} {surname}", surname, pronouns, facts, count))
-    return World(settings, tuple(people), {person.name: person for person in people})
+    return World(settings, tuple(people))
 
 
 def document_counts(people: int, *, documents: int) -> list[int]:
