@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
+from absl import logging
 from etils import epath
 
 from lacy_jax.config import Config, config_from_dict, config_to_dict
@@ -24,6 +25,7 @@ from lacy_jax.model.probe import FactualProbe
 
 FORMAT = 1
 META_FILE = "meta/metadata"  # where Orbax puts the item `meta` of a JsonSave
+_ITEM_FILES = ("_METADATA", "manifest.ocdbt")  # Orbax writes them for every tree of arrays
 _VERSIONED = ("lacy_jax", "jax", "flax", "optax", "orbax-checkpoint")
 
 
@@ -56,27 +58,59 @@ def model_meta(
 
 
 def find_checkpoint(path: str) -> epath.Path:
-    """The folder of one step: `path` itself, or the newest step under it (a workdir or its checkpoints/).
+    """The folder of one step: `path` itself, or the newest whole step under it (a workdir or its checkpoints/).
+
+    A newer step that is not whole is passed over with a warning.
 
     Raises:
-        CheckpointError: nothing finished lies there.
+        CheckpointError: nothing whole lies there.
     """
     root = epath.Path(path).absolute()  # Orbax reads no relative paths
     if (root / META_FILE).exists():
         return root
-    for folder in (root / "checkpoints", root):
-        if folder.is_dir():
-            steps = sorted(int(child.name) for child in folder.iterdir() if child.name.isdecimal())
-            finished = [step for step in steps if (folder / str(step) / META_FILE).exists()]
-            if finished:
-                return folder / str(finished[-1])
     found = "it holds no finished checkpoint" if root.exists() else "there is no such folder"
+    for folder in (root / "checkpoints", root):
+        broken, whole = newest_steps(folder)
+        if whole:
+            for step, fault in broken.items():
+                logging.warning("%s is not whole (%s): step %s is used", step, fault, whole.name)
+            return whole
+        for step, fault in list(broken.items())[:1]:
+            found = f"it holds no finished checkpoint ({step.name}: {fault})"
     if root.exists() and not root.is_dir():
         found = "it is a file, and a checkpoint is a folder"
     raise CheckpointError(
         f"no checkpoint at {path!r}: {found}; give a run's workdir, its checkpoints/, one step of it, an export, "
         "or a Hugging Face folder with config.json, model.safetensors and tokenizer.json"
     )
+
+
+def newest_steps(
+    folder: epath.Path, *, items: Sequence[str] = ("params",)
+) -> tuple[dict[epath.Path, str], epath.Path | None]:
+    """The newest whole step in `folder`, and before it the newer ones that are not whole, each with what it lacks."""
+    broken: dict[epath.Path, str] = {}
+    children = [child for child in folder.iterdir() if child.name.isdecimal()] if folder.is_dir() else []
+    for step in sorted(children, key=lambda child: int(child.name), reverse=True):
+        fault = _fault(step, items)
+        if not fault:
+            return broken, step
+        broken[step] = fault
+    return broken, None
+
+
+def _fault(step: epath.Path, items: Sequence[str]) -> str:
+    """What a step's folder lacks, "" where its files are there. The arrays are not read."""
+    if not step.is_dir() or not any(step.iterdir()):
+        return "it is empty"
+    if not (step / META_FILE).exists():
+        return f"{META_FILE} is missing"
+    try:
+        json.loads((step / META_FILE).read_text())
+    except (OSError, ValueError):
+        return f"{META_FILE} is cut off"
+    missing = [f"{item}/{name}" for item in items for name in _ITEM_FILES if not (step / item / name).exists()]
+    return f"{missing[0]} is missing" if missing else ""
 
 
 def read_meta(folder: epath.Path) -> dict[str, Any]:

@@ -100,6 +100,12 @@ def check_one_folder(workdir: str) -> None:
         )
 
 
+def wait_for_all(what: str) -> None:
+    """Returns when every process has come here; `what` names the place."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
 def _appears(path: epath.Path) -> bool:
     """Whether a file is there, now or soon: a network file system may show late what another machine wrote."""
     deadline = time.monotonic() + FOLDER_SECONDS

@@ -1,14 +1,17 @@
 """Saving and resuming a run with Orbax. What lies in a step's folder: lacy_jax/checkpoints/format.py."""
 
+import itertools
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 
-from lacy_jax.checkpoints.format import read_config, read_meta
+from lacy_jax.checkpoints.format import newest_steps, read_config, read_meta
 from lacy_jax.config import Config, config_to_dict
 from lacy_jax.errors import CheckpointError
+from lacy_jax.runtime import distributed
 from lacy_jax.training.state import TrainState, init_state
 
 # What a run must have in common with the checkpoint that it continues from.
@@ -30,6 +33,7 @@ class Checkpoints:
     def __init__(self, workdir: str, *, keep: int):
         self._folder = epath.Path(workdir).absolute() / "checkpoints"
         self._folder.mkdir(parents=True, exist_ok=True)
+        _set_aside(self._folder)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
@@ -75,6 +79,29 @@ class Checkpoints:
         )
         restored = self._manager.restore(step, args=items)
         return TrainState(params=restored["params"], **restored["train"]), meta
+
+
+def _set_aside(folder: epath.Path) -> None:
+    """Renames steps that are newer than the newest whole one to N.incomplete: the run goes on there, and comes to N.
+
+    Orbax would take them for the newest, and delete whole ones in their place.
+
+    Raises:
+        CheckpointError: there are steps, and none is whole.
+    """
+    broken, whole = newest_steps(folder, items=("params", "train"))
+    if whole and jax.process_index() == 0:
+        for step, fault in broken.items():
+            names = (f"{step.name}.incomplete{number or ''}" for number in itertools.count())
+            aside = next(folder / name for name in names if not (folder / name).exists())
+            logging.warning("%s is not whole (%s): it is now %s, and step %s is used", step, fault, aside, whole.name)
+            step.rename(aside)
+    distributed.wait_for_all("steps that are not whole are set aside")
+    if broken and not whole:
+        step, fault = next(iter(broken.items()))
+        raise CheckpointError(
+            f"{step} is not whole ({fault}), and no older step is; give this run another --workdir, or remove {folder}"
+        )
 
 
 def _refuse_other_run(meta: dict[str, Any], config: Config, *, data: Any, folder: epath.Path) -> None:

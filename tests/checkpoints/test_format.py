@@ -96,3 +96,59 @@ def test_a_setting_that_an_older_one_did_not_have_is_at_its_default(edited: Call
     folder = epath.Path(edited(older)) / "checkpoints" / "6"
     config = read_config(read_meta(folder), folder=folder)
     assert (config.mesh, config.objective.vocab_chunks) == (Config().mesh, ObjectiveConfig().vocab_chunks)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+BROKEN: dict[str, Callable[[Path], Any]] = {
+    "empty": lambda step: [shutil.rmtree(step), step.mkdir()],
+    "no meta": lambda step: shutil.rmtree(step / "meta"),
+    "empty meta": lambda step: (step / META_FILE).write_text(""),
+    "cut meta": lambda step: cut(step / META_FILE),
+    "no params": lambda step: shutil.rmtree(step / "params"),
+    "half of params": lambda step: (step / "params" / "manifest.ocdbt").unlink(),
+}
+
+
+@pytest.mark.parametrize("kind", [*BROKEN, "no train"])
+def test_the_newest_whole_step_is_used(
+    small_run: Path,
+    small_config: Config,
+    small_data: Prepared,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(small_run, workdir)
+    newest = workdir / "checkpoints" / "6"
+    before = load_model(str(workdir))
+    {**BROKEN, "no train": lambda step: shutil.rmtree(step / "train")}[kind](newest)
+    if kind != "no train":  # to use the model it is whole
+        loaded = load_model(str(workdir))
+        assert loaded.step == 3
+        lines = [record.getMessage() for record in caplog.records if "not whole" in record.getMessage()]
+        assert len(lines) == 1
+        assert str(newest) in lines[0]
+        assert "step 3 is used" in lines[0]
+    if kind in ("empty", "cut meta", "no train"):
+        result = train(small_config, prepared=small_data, workdir=str(workdir), reporter=Reporter(quiet=True))
+        assert result.step == 6
+        assert (workdir / "checkpoints" / "6.incomplete").is_dir()
+        again = load_model(str(workdir))
+        assert again.step == 6
+        for left, right in zip(jax.tree.leaves(again.params), jax.tree.leaves(before.params), strict=True):
+            assert (left == right).all()
+
+
+def test_no_whole_step_is_one_line(small_run: Path, small_config: Config, small_data: Prepared, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(small_run, workdir)
+    for step in ("3", "6"):
+        BROKEN["cut meta"](workdir / "checkpoints" / step)
+    with pytest.raises(CheckpointError, match=r"no finished checkpoint \(6: meta/metadata is cut off\)"):
+        load_model(str(workdir))
+    with pytest.raises(CheckpointError, match=r"6 is not whole .* and no older step is"):
+        train(small_config, prepared=small_data, workdir=str(workdir), reporter=Reporter(quiet=True))
