@@ -271,7 +271,7 @@ def _read_words(switches: dict[str, bool], words: Sequence[str]) -> tuple[dict[s
     switches: name -> whether it may be given without a value.
     """
     values = absl.flags.FlagValues()
-    values.set_gnu_getopt(True)  # flags may stand behind other words
+    values.set_gnu_getopt(True)  # flags may stand after other words
     for name, switch in switches.items():
         parser: absl.flags.ArgumentParser[str] = absl.flags.ArgumentParser()
         flag: absl.flags.MultiFlag[str] = absl.flags.MultiFlag(
@@ -287,7 +287,7 @@ def _read_words(switches: dict[str, bool], words: Sequence[str]) -> tuple[dict[s
 
 
 def _unknown_words(rest: Sequence[str], after: Sequence[str], *, known: Sequence[str], hint: str) -> Iterator[str]:
-    """A line about each word that is no flag of the door's nor a flag's value. after: those behind `--`."""
+    """A line about each word that is no flag of the door's nor a flag's value. after: those after `--`."""
     unknown = [word for word in rest if word.startswith("-")]
     for word in unknown:
         yield _unknown(word.lstrip("-").partition("=")[0], known)

@@ -4,7 +4,7 @@ A row is named by its whole list of token ids, every time. The session compares 
 holds, keeps the longest common prefix and feeds the rest: a prompt, one new token, or the tokens of a
 partner's piece are all the same thing, a right-padded chunk. Nothing is rolled back by hand. So the session may
 also run ahead: it feeds a row what the row itself picks, several tokens on the device at once, and where the row
-then goes on otherwise, that is a changed row like any other.
+then goes on differently, that is a changed row like any other.
 
 Shapes are few, so that XLA compiles few programs: one for each cache length and each of its `shapes`.
 
@@ -162,7 +162,7 @@ class Engine:
 class _Going:
     """A row within one call of `Session.steps`.
 
-    ids: those in sight, and behind them what was picked and fed in its turn. fed: how many of them the cache has.
+    ids: those in sight, and after them what was picked and fed in its turn. fed: how many of them the cache has.
     position: of the next token, counted from the row's very first.
     """
 

@@ -20,7 +20,7 @@ from lacy_jax.config import ComputeDtype, Span
 from lacy_jax.data.tokenizer import TextTokenizer
 
 # Tokens written for one piece, at most; where it is not whole by then there is no answer. A character spelt in bytes
-# takes four, an emoji of a family 25, a year in single digits five; of a word, one token behind it is needed too.
+# takes four, an emoji of a family 25, a year in single digits five; of a word, one token after it is needed too.
 MAX_TOKENS: dict[Span, int] = {"token": 8, "word": 32, "phrase": 64}
 # Rows write on the device for about this long, seconds, before it is looked which of them have their pieces.
 ROUND_SECONDS = 0.05
@@ -99,7 +99,7 @@ class CheckpointPartner:
         answer.given, answer.written = answer.given[known:], answer.written + token_bytes[known:]
         if answer.given:
             return
-        # Bytes that are missing at the end become U+FFFD, which is how complete_extent wants to be told.
+        # Bytes that are missing at the end become U+FFFD, which is how complete_extent wants it.
         text = answer.written.decode(errors="replace")
         answer.piece = complete_extent(text, span=self._span, ended=token == self._engine.tokenizer.end_id)
         answer.steps += 1

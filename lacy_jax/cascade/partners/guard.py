@@ -97,7 +97,7 @@ class Guard:
 
     @property
     def reasons(self) -> dict[str, int]:
-        """Why texts went unanswered, where the partner within tells (`failures`: reason -> number of texts)."""
+        """Why texts went unanswered, where the partner within says so (`failures`: reason -> number of texts)."""
         return dict(getattr(self._partner, "failures", {}))
 
     def complete(self, texts: Sequence[str]) -> list[str]:
@@ -190,7 +190,7 @@ class Guard:
         return answers[0] is not _FAILED
 
     def _expire(self, question: _Question) -> None:
-        """Time is up: what is there by now counts. Those that wait behind it would wait in vain."""
+        """Time is up: what is there by now counts. Those that wait after it would wait in vain."""
         with self._lock:
             if question.settled:
                 return

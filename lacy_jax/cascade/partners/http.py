@@ -131,7 +131,7 @@ class HttpPartner:
             written, ended = await self._written(prompt, tokens=tokens, deadline=deadline)
             if text[-1:].isspace():
                 written = written.lstrip(" ")
-            # Where one token was not a whole character, nobody tells where the second one ended.
+            # Where one token was not a whole character, nobody says where the second one ended.
             span = "word" if self._span == "token" and attempt else self._span
             piece = complete_extent(written, span=span, ended=ended)
             if piece is not None:

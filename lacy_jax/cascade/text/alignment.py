@@ -53,7 +53,7 @@ class Place:
 
 
 def units_of(text: str, *, weight: Callable[[str], float]) -> Units:
-    """Cuts a text into units; `weight` tells how telling a folded word is (0 to 1)."""
+    """Cuts a text into units; `weight` says how telling a folded word is (0 to 1)."""
     spans = np.array([match.span() for match in UNIT.finditer(text)], np.int64).reshape(-1, 2)
     words = [text[start:end] for start, end in spans]
     folded = tuple(fold(word) for word in words)
