@@ -1,8 +1,10 @@
 """What a run says when it starts: the model, the mesh, the memory of a device, and how long a step should take."""
 
+import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lacy_jax.config import Config
@@ -12,6 +14,7 @@ from lacy_jax.runtime import sharding
 from lacy_jax.runtime.platforms import describe_options
 from lacy_jax.training.budget import Budget, BudgetMeter
 from lacy_jax.training.flops import expected_step, flops_per_token, parameter_count
+from lacy_jax.training.optimizer import learning_rate
 from lacy_jax.training.state import TrainState
 from lacy_jax.training.step import with_attention
 
@@ -53,6 +56,29 @@ def describe_long_run(config: Config) -> str:
         f"({expected.basis}); a CPU is for models as small as that of configs/slm_tiny.py, and a shorter run is "
         f"--config.training.{budget.unit}=..."
     )
+
+
+def describe_jump(config: Config, earlier: Config, state: TrainState) -> str:
+    """The line about a learning rate that jumps because the budget is another than that of the run so far; "" if none.
+
+    Args:
+        earlier: the settings that made `state`.
+    """
+    now, before = _rate(config, state), _rate(earlier, state)
+    if math.isclose(now, before, rel_tol=1e-4):
+        return ""
+    old, new = Budget.of(earlier), Budget.of(config)
+    return (
+        f"the budget is {new.limit:,} {new.unit} and was {old.limit:,} {old.unit}: the learning rate jumps from "
+        f"{before:.3g} to {now:.3g} at step {int(state.step) + 1:,}, because its cosine runs over the whole budget"
+    )
+
+
+def _rate(config: Config, state: TrainState) -> float:
+    """The learning rate of the next step, by the budget of `config`."""
+    meter, step = BudgetMeter(config, state), int(state.step)
+    progress = jnp.float32(meter.used(step) / meter.budget.limit)
+    return float(learning_rate(config.optimizer, step=jnp.int32(step), progress=progress))
 
 
 def describe_mesh(mesh: Mesh) -> str:

@@ -16,13 +16,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lacy_jax.checkpoints.format import model_meta
-from lacy_jax.config import Config, config_to_dict
+from lacy_jax.config import Config, config_from_dict, config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.loader import prefetch
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.model import decoder
 from lacy_jax.runtime import distributed, sharding
-from lacy_jax.training.announce import describe_run
+from lacy_jax.training.announce import describe_jump, describe_run
 from lacy_jax.training.budget import BudgetMeter
 from lacy_jax.training.checkpoints import Checkpoints
 from lacy_jax.training.compiled import compile_train_step
@@ -104,6 +104,8 @@ def _start(run: _Run) -> tuple[TrainState, list[float]]:
     data = run.prepared.fingerprint
     state, meta = run.checkpoints.restore(run.config, vocab=run.vocab, shardings=placed, data=data)
     run.reporter.say(f"continuing from step {int(state.step):,}")
+    if jump := describe_jump(run.config, config_from_dict(meta["config"]), state):
+        run.reporter.say(jump)
     return state, meta["call_scores"]
 
 
