@@ -20,6 +20,8 @@ from lacy_jax.errors import DataError
 
 TOKENIZER_FILE = "tokenizer.json"
 
+# Where the ids of control tokens stand, in the order of their say.
+_SETTINGS_FILES = ("config.json", "generation_config.json", "tokenizer_config.json")
 _SPACE = "\u2581"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -57,10 +59,16 @@ class HfTokenizer:
                 raise DataError(f"tokenizer: {name} is {index}, but its tokens are 0 to {self.call_id - 1}")
             # Whatever its flags say, it is not text.
             self._bytes[index], self.byte_lengths[index] = b"", 0
+        self._control = {index for index, piece in enumerate(self._bytes) if not piece}
+        self._never_text = {
+            index: token
+            for token, index in self._tokenizer.get_vocab(with_added_tokens=True).items()
+            if index in self._control or _BYTE_TOKEN.fullmatch(token)
+        }
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "HfTokenizer":
-        """Reads tokenizer.json, and where texts start and end from config.json, else from tokenizer_config.json.
+        """Reads tokenizer.json, and where texts start and end from the first of `_SETTINGS_FILES` that says it.
 
         Raises:
             DataError: a file that is missing or cannot be read; no end-of-text token.
@@ -69,7 +77,7 @@ class HfTokenizer:
         path = folder / TOKENIZER_FILE
         try:
             definition = path.read_text(encoding="utf-8")
-            settings = [_read_json(folder / name) for name in ("config.json", "tokenizer_config.json")]
+            settings = [_read_json(folder / name) for name in _SETTINGS_FILES]
             ids = {token["content"]: token["id"] for token in json.loads(definition).get("added_tokens", [])}
         except FileNotFoundError:
             raise DataError(
@@ -92,14 +100,35 @@ class HfTokenizer:
         except UnicodeEncodeError:
             raise DataError(f"tokenizer: not valid Unicode (a lone surrogate?): {text[:80]!a}") from None
         found = self._tokenizer.encode(text, add_special_tokens=False)
-        ids = np.array(found.ids, np.int32)
-        pieces = [self._bytes[index] for index in found.ids]
+        tokens = [each for token in zip(found.ids, found.offsets, strict=True) for each in self._spelt(text, *token)]
+        ids = np.array([index for index, _ in tokens], np.int32)
+        pieces = [self._bytes[index] for index, _ in tokens]
         added = 1 if b"".join(pieces) == b" " + raw else 0  # a space before the text
         if added or b"".join(pieces) == raw:
             starts, ends = _character_spans(raw, pieces, added=added)
         else:  # it normalizes text: the library's word for it
-            starts, ends = np.array(found.offsets, np.int32).reshape(-1, 2).T
+            starts, ends = np.array([offsets for _, offsets in tokens], np.int32).reshape(-1, 2).T
         return Encoding(ids=ids, starts=starts, ends=ends)
+
+    def _spelt(self, text: str, index: int, offsets: tuple[int, int]) -> list[tuple[int, tuple[int, int]]]:
+        """A token and where it stands; in its place the characters where a control token's name stands in the text.
+
+        A Unigram model takes "</s>" or "<0x41>" in a text for the piece of that name.
+        """
+        token = self._never_text.get(index)
+        if token is None or text[slice(*offsets)] != token:
+            return [(index, offsets)]
+        spelt = []
+        for start, character in enumerate(token, start=offsets[0]):
+            spelt += [(each, (start, start + 1)) for each in self._character(character)]
+        return spelt
+
+    def _character(self, character: str) -> list[int]:
+        """One character as a token of its own, in tokens of bytes, or unknown; never a control token's id."""
+        ids = [self._tokenizer.token_to_id(character)]
+        if ids[0] is None or ids[0] in self._never_text:
+            ids = [self._tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in character.encode()]
+        return [each for each in ids if each is not None]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The UTF-8 bytes of `ids`, which may begin or end inside a character."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from lacy_jax.checkpoints.hf_tokenizer import HfTokenizer
 from lacy_jax.errors import DataError
@@ -118,6 +118,8 @@ def folder_with(tmp_path: Path, definition: str | None, **files: Any) -> Path:
         {"config": {"bos_token_id": 400, "eos_token_id": [401, 400]}},
         {"config": {"bos_token_id": None, "eos_token_id": None},
          "tokenizer_config": {"bos_token": {"content": "<|begin_of_text|>"}, "eos_token": "<|end_of_text|>"}},
+        {"config": {}, "generation_config": {"bos_token_id": 400, "eos_token_id": [401, 400]},
+         "tokenizer_config": {"eos_token": "<|begin_of_text|>"}},
     ],
 )  # fmt: skip
 def test_where_texts_start_and_end_is_read_from_the_folder(tmp_path: Path, files: dict[str, Any]) -> None:
@@ -141,6 +143,24 @@ def test_where_texts_start_and_end_is_read_from_the_folder(tmp_path: Path, files
 def test_what_cannot_be_used_is_refused(tmp_path: Path, definition: str | None, config: dict, named: str) -> None:
     with pytest.raises(DataError, match=named):
         HfTokenizer.from_folder(folder_with(tmp_path, definition, config=config))
+
+
+def unigram(*, letters: str) -> HfTokenizer:
+    """As llm-jp's: control tokens and bytes are pieces of the model, so it may choose them for a text."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *letters]
+    made = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0, byte_fallback=True))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="first")])
+    made.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return HfTokenizer(made.to_str(), start_id=1, end_id=2)
+
+
+@pytest.mark.parametrize("letters", ["abcdefghijklmnopqrstuvwxyz</>0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abx"])
+@pytest.mark.parametrize(
+    "text", ["a</s>b", "</s>", "<s> x", "x <unk> y", "<0x41>", "日本語 </s>", "a<s></s></s>", "x <0xE6> 東 é", "plain"]
+)
+def test_names_of_control_tokens_in_a_text_are_spelt_out(letters: str, text: str) -> None:
+    check(unigram(letters=letters), text, added=b" ")
 
 
 def test_lone_surrogates_are_refused() -> None:
