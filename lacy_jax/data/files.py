@@ -20,6 +20,7 @@ from etils import epath
 from lacy_jax.errors import DataError
 
 HASHES_FILE = "files.json"
+_CHUNK = 2**14  # bytes that are decompressed at once; 4 bytes can stand for 128 KiB
 
 Stamp = tuple[int, int]  # a file's size in bytes, and when it was changed, in ns
 
@@ -120,13 +121,50 @@ def read_json_log(path: Path | epath.Path) -> list[dict[str, Any]]:
 def _open_lines(path: Path) -> Iterator[IO[bytes]]:
     with contextlib.ExitStack() as stack:
         file: Any = stack.enter_context(open(path, "rb"))
+        if path.suffix in (".gz", ".zst") and not file.peek(1):
+            raise EOFError(f"the file is cut: it is empty, and a {path.suffix} file never is")
         if path.suffix == ".gz":
             file = stack.enter_context(gzip.open(file))
         elif path.suffix == ".zst":
-            # Windows up to 2 GiB (zstd --long=31), and files of several frames, as parallel compressors write them.
-            decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
-            file = stack.enter_context(io.BufferedReader(decompressor.stream_reader(file, read_across_frames=True)))
+            file = stack.enter_context(io.BufferedReader(_ZstdFrames(file)))
         yield file
+
+
+class _ZstdFrames(io.RawIOBase):
+    """What a zstd file of one or more frames holds; raises `EOFError` where it ends inside a frame.
+
+    zstandard's own reader takes the end of a file for the end of its frame.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._chunks = _decompressed(file)
+        self._chunk = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        while not self._chunk:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._chunk = memoryview(chunk)
+        count = min(len(buffer), len(self._chunk))
+        buffer[:count] = self._chunk[:count]
+        self._chunk = self._chunk[count:]
+        return count
+
+
+def _decompressed(file: IO[bytes]) -> Iterator[bytes]:
+    decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)  # what zstd --long=31 writes
+    frame, rest = None, b""
+    while chunk := rest or file.read(_CHUNK):
+        frame = frame or decompressor.decompressobj()
+        yield frame.decompress(chunk)
+        rest = frame.unused_data
+        frame = None if frame.eof else frame
+    if frame is not None:
+        raise EOFError("the file is cut: it ends inside a zstd frame")
 
 
 def _json_object(line: bytes, *, where: str) -> dict[str, Any]:

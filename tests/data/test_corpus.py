@@ -155,6 +155,38 @@ def test_cut_files_are_never_taken_for_whole_ones(tmp_path, suffix):
     assert str(path) in error_of(jsonl(path))
 
 
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_file_is_read_whole_or_refused_wherever_it_is_cut(tmp_path, suffix, frames):
+    lines = as_lines({"id": index, "text": f"{index * 7919 % 10_007}"} for index in range(12)).splitlines(True)
+    parts = [b"".join(lines[start::frames]) for start in range(frames)]
+    compressed = [gzip.compress(part) if suffix == "gz" else _flushed(part) for part in parts]
+    whole = b"".join(compressed)
+    path = write(tmp_path, whole, f"part.jsonl.{suffix}")
+    assert len(list(read_documents(jsonl(path)))) == 12
+    ends = {sum(map(len, compressed[: count + 1])) for count in range(frames)}  # nothing is cut there
+    for end in set(range(len(whole))) - ends:
+        path.write_bytes(whole[:end])
+        assert f"{path}, after line " in error_of(jsonl(path))
+
+
+def _flushed(content):
+    """One zstd frame, each line a block of its own: cut between blocks, it still ends with a whole line."""
+    writer = zstandard.ZstdCompressor().compressobj()
+    blocks = [
+        writer.compress(line) + writer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK) for line in content.splitlines(True)
+    ]
+    return b"".join([*blocks, writer.flush()])
+
+
+def test_zstd_files_with_skippable_frames_and_long_lines_are_read(tmp_path):
+    skippable = (0x184D2A50).to_bytes(4, "little") + (3).to_bytes(4, "little") + b"abc"
+    text = "x" * 3_000_000
+    content = skippable + zstandard.compress(as_lines([{"id": "a", "text": text}])) + skippable
+    path = write(tmp_path, content + zstandard.compress(as_lines([{"id": "b", "text": "end"}])), "part.jsonl.zst")
+    assert [document.text for document in read_documents(jsonl(path))] == [text, "end"]
+
+
 @pytest.mark.parametrize(
     ("files", "told"),
     [
