@@ -117,6 +117,46 @@ def test_globs_are_sorted_and_lists_keep_their_order(tmp_path):
     assert ids == ["c", "a", "b"]
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    paths = []
+    for folder in ("en/one", "de/one", "de/two"):
+        (tmp_path / folder).mkdir(parents=True)
+        paths.append(write(tmp_path / folder, [{"text": folder}, {"id": "own" + folder, "text": "x"}]))
+    assert [each.id for each in read_documents(jsonl(paths[0]))] == ["part.jsonl:1", "ownen/one"]
+    ids = [each.id for each in read_documents(jsonl(f"{paths[1]},{paths[2]}"))]
+    assert ids == ["one/part.jsonl:1", "ownde/one", "two/part.jsonl:1", "ownde/two"]
+    ids = [each.id for each in read_documents(jsonl(f"{tmp_path}/**/*.jsonl"))][::2]
+    assert ids == ["de/one/part.jsonl:1", "de/two/part.jsonl:1", "en/one/part.jsonl:1"]
+    # Ids, and with them the splits, follow from the folders here, and so must the fingerprint.
+    names = [name for name, _ in corpus_fingerprint(jsonl(f"{paths[1]},{paths[2]}"))["files"]]
+    assert names == ["one/part.jsonl", "two/part.jsonl"]
+
+
+def test_files_of_one_name_whose_documents_have_ids_keep_their_fingerprint(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder, [{"id": folder, "text": folder}])
+    corpus = jsonl(f"{tmp_path}/*/part.jsonl")
+    assert [each.id for each in read_documents(corpus)] == ["a", "b"]
+    assert [name for name, _ in corpus_fingerprint(corpus)["files"]] == ["part.jsonl", "part.jsonl"]
+
+
+def test_a_file_given_twice_by_two_ways_is_still_refused(tmp_path):
+    path = write(tmp_path, [{"text": "x"}])
+    assert "occurs twice" in error_of(jsonl(f"{path}, {tmp_path}/../{tmp_path.name}/{path.name}"))
+
+
+@pytest.mark.parametrize("name", ["wiki[1], a.jsonl", "wiki[1].jsonl", "what?.jsonl", "d[1]/part.jsonl"])
+def test_files_are_found_by_their_literal_names(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    path = write(tmp_path, [{"id": "a", "text": "x"}], name)
+    assert [each.id for each in read_documents(jsonl(path))] == ["a"]
+    if "," not in name:
+        other = write(tmp_path, [{"id": "b", "text": "x"}], "b.jsonl")
+        assert [each.id for each in read_documents(jsonl(f"{path}, {other}"))] == ["a", "b"]
+        assert [each.id for each in read_documents(jsonl(f"{path.parent}/[!b]*.jsonl"))] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [

@@ -1,7 +1,10 @@
 """The corpus jsonl: one JSON object a line, in one or more files."""
 
+import collections
 import glob
-from collections.abc import Iterator
+import itertools
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,9 @@ from lacy_jax.errors import DataError
 def _files(patterns: str) -> list[Path]:
     """The files of comma-separated paths and globs: in the order given, those of one glob by name, each once."""
     paths: dict[str, None] = {}
-    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
-        matches = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
+    parts = [patterns] if os.path.isfile(patterns) else [part.strip() for part in patterns.split(",")]
+    for pattern in filter(None, parts):
+        matches = sorted(glob.glob(_literal_where_it_exists(pattern), recursive=True))
         if not all(Path(match).is_file() for match in matches) or not matches:
             raise DataError(f"config.corpus.files: no such file: {pattern}")
         for match in matches:
@@ -25,6 +29,42 @@ def _files(patterns: str) -> list[Path]:
     if not paths:
         raise DataError('config.corpus.files is empty: corpus "jsonl" needs a path or a glob')
     return [Path(path) for path in paths]
+
+
+def _literal_where_it_exists(pattern: str) -> str:
+    """The glob in which the folders and the file that are there by that very name, brackets and all, stand for it."""
+    parts = Path(pattern).parts
+    there = next(n for n in range(len(parts), -1, -1) if os.path.exists(os.path.join("", *parts[:n])) or not n)
+    return os.path.join(glob.escape(os.path.join("", *parts[:there])), *parts[there:])
+
+
+def _named_files(corpus: CorpusConfig) -> list[tuple[Path, str]]:
+    """The corpus' files, each with the name that ids are made of: the file's own, wherever it lies.
+
+    Files of one name in several folders, whose documents have no ids, have as many folders in it as tell them apart.
+    """
+    files = _files(corpus.files)
+    alike = collections.defaultdict(list)
+    for path in files:
+        alike[path.name].append(path)
+    names: dict[Path, str] = {}
+    for paths in alike.values():
+        names |= _names(paths, id_field=corpus.id_field)
+    return [(path, names[path]) for path in files]
+
+
+def _names(alike: Sequence[Path], *, id_field: str) -> dict[Path, str]:
+    if len(alike) == 1:
+        return {path: path.name for path in alike}
+    parts = {path: Path(os.path.abspath(path)).parts for path in alike}
+    deepest = max(map(len, parts.values()))
+    count = next((n for n in range(2, deepest) if len({own[-n:] for own in parts.values()}) == len(alike)), deepest)
+    # Where documents bring their ids, folders stay out: prepared data is found by a fingerprint that has these names.
+    return {path: path.name if _first_has_id(path, id_field) else "/".join(own[-count:]) for path, own in parts.items()}
+
+
+def _first_has_id(path: Path, id_field: str) -> bool:
+    return any(record.get(id_field) is not None for _, record in itertools.islice(read_json_lines(path), 1))
 
 
 def problems(corpus: CorpusConfig) -> Iterator[str]:
@@ -39,15 +79,17 @@ def problems(corpus: CorpusConfig) -> Iterator[str]:
 def documents(corpus: CorpusConfig) -> Iterator[tuple[str, Document]]:
     """One document a line, with the place of the line. A title may be missing; a missing id becomes "<file>:<line>".
 
+    Of files that have the same name in several folders, <file> holds as many folders as tell them apart.
+
     Raises:
         DataError: a file is missing or cut, or a line is no document.
     """
-    for path in _files(corpus.files):
+    for path, name in _named_files(corpus):
         for where, record in read_json_lines(path):
             line = where.rpartition(" ")[2]
             identity = record.get(corpus.id_field)
             if identity is None:
-                identity = f"{path.name}:{line}"
+                identity = f"{name}:{line}"
             elif isinstance(identity, bool) or not isinstance(identity, str | int):
                 raise DataError(f"{where}: the id, field {corpus.id_field!r}, must be a string or a whole number")
             title = record.get(corpus.title_field)
@@ -63,8 +105,8 @@ def documents(corpus: CorpusConfig) -> Iterator[tuple[str, Document]]:
 
 
 def fingerprint(corpus: CorpusConfig) -> dict[str, Any]:
-    """The fields that are read, and each file by its name and sha256, wherever it lies."""
+    """The fields that are read, and each file by its name (see `documents`) and sha256."""
     return {
         "fields": [corpus.id_field, corpus.title_field, corpus.text_field],
-        "files": [[path.name, file_sha256(path)] for path in _files(corpus.files)],
+        "files": [[name, file_sha256(path)] for path, name in _named_files(corpus)],
     }
