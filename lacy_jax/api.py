@@ -8,6 +8,7 @@ from lacy_jax.console import reporting
 from lacy_jax.data.check import data_problems
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.data.prepare import prepare as prepare_data
+from lacy_jax.paths import expand_home
 
 if TYPE_CHECKING:
     from lacy_jax.checkpoints.loading import LoadedModel
@@ -45,7 +46,7 @@ def train(config: Config, *, workdir: str = "", say: Say = "progress") -> "Loade
     from lacy_jax.training.loop import train as run_training
 
     config = parse(config_to_dict(config), check=data_problems)
-    workdir = workdir or config.workdir
+    workdir = expand_home(workdir) or config.workdir
     with reporting(quiet=say == "nothing") as reporter:
         if long := describe_long_run(config):
             reporter.say(long)

@@ -16,6 +16,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from lacy_jax.errors import ConfigError, did_you_mean
+from lacy_jax.paths import Path, Paths
 from lacy_jax.presets import METHODS
 
 Count = Annotated[int, Field(ge=0)]
@@ -76,12 +77,12 @@ class CorpusConfig:
         "The corpus: vital_articles, jsonl, tfds, biographies, or one that a package registers (docs/adding.md).",
     )
     biographies: BiographiesConfig = BiographiesConfig()
-    files: str = setting("", "jsonl: a path or glob, or several separated by commas (.jsonl, .jsonl.gz or .jsonl.zst).")
+    files: Paths = setting("", "jsonl: paths and globs, separated by commas (.jsonl, .jsonl.gz or .jsonl.zst).")
     id_field: str = setting("id", "jsonl: the field of a document's id. A document without one is named by its line.")
     title_field: str = setting("title", "jsonl: the field of the title, which a document may lack.")
     text_field: str = setting("text", "jsonl: the field of the text, which every document must have.")
     tfds_name: str = setting("wikipedia/20230601.en", "tfds: any TFDS dataset with the features title and text.")
-    tfds_dir: str = setting("", "tfds: the folder that it is read from, or prepared into.")
+    tfds_dir: Path = setting("", "tfds: the folder that it is read from, or prepared into.")
     tfds_download: bool = setting(False, "tfds: whether it may be downloaded where it is missing.")
     max_documents: Count = setting(0, "How many documents are read. 0: all of them.")
     validation_share: Annotated[float, Field(gt=0.0, lt=1.0)] = setting(
@@ -96,8 +97,8 @@ class AnnotateConfig:
     annotator: str = setting(
         "spacy", "Who marks: spacy, spans, oracle, or one that a package registers (docs/adding.md)."
     )
-    spacy_model: str = setting("", "spacy: the model. Empty: an installed en_core_web_sm, else its mirror package.")
-    spans_file: str = setting(
+    spacy_model: Path = setting("", "spacy: the model. Empty: an installed en_core_web_sm, else its mirror package.")
+    spans_file: Path = setting(
         "", 'spans: a .jsonl file (also .gz, .zst) of {"id": ..., "spans": [[start, end, kind], ...]}.'
     )
     oracle_precision: Annotated[float, Field(gt=0.0, le=1.0)] = setting(
@@ -125,7 +126,7 @@ class RuleConfig:
 class TokenizerConfig:
     """SentencePiece: trained on the corpus' training split, or loaded from `path`."""
 
-    path: str = setting("", "A SentencePiece model to load. Empty: one is trained.")
+    path: Path = setting("", "A SentencePiece model to load. Empty: one is trained.")
     vocab_size: Annotated[int, Field(ge=SMALLEST_VOCABULARY)] = setting(32_000, "Pieces; <CALL> comes on top.")
     train_characters: Positive = setting(200_000_000, "Characters that it is trained on at most.")
 
@@ -134,8 +135,8 @@ class TokenizerConfig:
 class DataConfig:
     """Where prepared data lies, and in what order it is read."""
 
-    directory: str = setting("runs/data", "The folder of prepared data; what is missing is prepared there.")
-    packed: str = setting("", "A packed dataset made elsewhere, its TFDS version folder, in place of the corpus.")
+    directory: Path = setting("runs/data", "The folder of prepared data; what is missing is prepared there.")
+    packed: Path = setting("", "A packed dataset made elsewhere, its TFDS version folder, in place of the corpus.")
     batch_size: Positive = setting(112, "Windows in a batch, over all devices.")
     seed: Count = setting(0, "Of the order in which windows are read.")
 
@@ -192,7 +193,7 @@ class ObjectiveConfig:
     vocab_chunks: Literal[1, 2, 4, 8, 16, 32, 64, 128] = setting(
         1, "Parts of the vocabulary; above 1 the head never holds all logits."
     )
-    reference: str = setting("", "excess_loss: the reference model's checkpoint.")
+    reference: Path = setting("", "excess_loss: the reference model's checkpoint.")
 
     @property
     def teaches_call(self) -> bool:

@@ -15,6 +15,7 @@ import ml_collections
 from lacy_jax.checks import parse
 from lacy_jax.config import Config
 from lacy_jax.errors import ConfigError, LacyError, did_you_mean
+from lacy_jax.paths import expand_home
 
 
 def call_in_file(spec: str, *, function: str, flag: str, argument: str | None = None) -> Any:
@@ -29,7 +30,7 @@ def call_in_file(spec: str, *, function: str, flag: str, argument: str | None = 
     """
     name, colon, own = spec.partition(":")
     argument = own if colon else argument
-    path, where = Path(name), f"--{flag}={spec}"
+    path, where = Path(expand_home(name)), f"--{flag}={spec}"
     if not path.is_file():
         raise ConfigError(f"{where}: there is no file {name}{did_you_mean(name, _neighbours(path))}")
     module_spec = importlib.util.spec_from_file_location(path.stem, path)

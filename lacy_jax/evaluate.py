@@ -40,7 +40,7 @@ _SUITE = (  # what suites are asked with, as `evidence.suites.Settings`
     replace(flags.PARTNER, help="real_text: who answers calls, as in lacy_jax.generate", default="documents"),
 )
 _STUDY = (
-    Flag("workdir", flags.Text, "Where the study's runs lie (default: runs/<its name>)"),
+    Flag("workdir", flags.Path, "Where the study's runs lie (default: runs/<its name>)"),
     Flag("workers", Positive, "Runs of the study at once; on CPUs each gets its share of cores", 1),
 )
 _FLAGS = (

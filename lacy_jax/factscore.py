@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from lacy_jax.evidence.judge import Judge
 
 _FLAGS = (
-    Flag("generations", flags.Text, "FActScore's JSON lines; with --checkpoint, written first", needed=True),
+    Flag("generations", flags.Path, "FActScore's JSON lines; with --checkpoint, written first", needed=True),
     flags.CHECKPOINT,
-    Flag("entities", str, "With --checkpoint: a file of entities, one per line (default: FActScore's)"),
+    Flag("entities", flags.Path, "With --checkpoint: a file of entities, one per line (default: FActScore's)"),
     Flag("limit", Count, "Only the first so many entities (default: 100) and lines; 0: all"),
     dataclasses.replace(flags.BATCH_SIZE, help="How many biographies are written at once", old=("rows",)),
     *flags.CASCADE,
-    Flag("knowledge", str, "FActScore's .db, or JSON lines of title and text"),
+    Flag("knowledge", flags.Path, "FActScore's .db, or JSON lines of title and text"),
     *flags.JUDGE,
-    Flag("demonstrations", str, "FActScore's demons.json, in place of our own four"),
+    Flag("demonstrations", flags.Path, "FActScore's demons.json, in place of our own four"),
     Flag("use_atomic_facts", bool, "Take the facts in the file, as FActScore's flag does", False),
     Flag("gamma", float, "Of the length penalty; 0: none (default: FActScore's)"),
 )

@@ -19,6 +19,7 @@ import absl.flags
 import pydantic
 from pydantic import Field
 
+from lacy_jax import paths
 from lacy_jax.config import CascadeConfig, Config, Count, NonNegative, Positive, explain, unknown_setting
 from lacy_jax.config_file import read_config
 from lacy_jax.errors import CheckpointError, ConfigError, PartnerError, did_you_mean
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from lacy_jax.evidence.judge import Cost, Judge
 
 Text = Annotated[str, Field(min_length=1)]
+Path = Annotated[paths.Path, Field(min_length=1)]
 SETTINGS_HINT = "settings are given as --config.<section>.<setting>=<value>"
 _HELP = ("help", "helpshort", "helpfull", "h", "?")
 
@@ -63,8 +65,8 @@ CONFIG = Flag(
     "config", Text, "A config file, with an argument or without: configs/slm_tiny.py:method=lacy", needed=True
 )
 PRINT_CONFIG = Flag("print_config", bool, "Print every setting with its value and its meaning, and do nothing", False)
-CHECKPOINT = Flag("checkpoint", Text, "A run's workdir, its checkpoints/, one step of it, or an export")
-OUT = Flag("out", Text, "The folder for results")
+CHECKPOINT = Flag("checkpoint", Path, "A run's workdir, its checkpoints/, one step of it, or an export")
+OUT = Flag("out", Path, "The folder for results")
 BATCH_SIZE = Flag("batch_size", Positive, "How many texts are worked on at once", 8)
 TEMPERATURE = Flag("temperature", NonNegative, "0 is greedy; above it tokens are drawn", 0.0)
 
@@ -84,7 +86,7 @@ _SETTINGS = (
     _of_cascade("span", "How far the partner writes at a call"),
     _of_cascade("timeout", "Seconds that the partner has to answer", old=("partner_timeout",)),
 )
-_DIRECTORY = Flag("directory", Text, "Where indexes of documents are kept (default: beside the data)")
+_DIRECTORY = Flag("directory", Path, "Where indexes of documents are kept (default: beside the data)")
 CASCADE = (*_SETTINGS, _DIRECTORY)  # of doors that open a cascade: what changes a checkpoint's own settings
 
 JUDGE_ADDRESS = Flag("judge", Text, "The judge: an OpenAI-compatible server, http://HOST:PORT/v1[#MODEL]")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _FLAGS = (
     flags.CHECKPOINT,
     Flag("prompt", list[str], "A text to complete; may be given several times", []),
-    Flag("prompts_file", str, "A text file of prompts, one per line"),
+    Flag("prompts_file", flags.Path, "A text file of prompts, one per line"),
     *flags.CASCADE,
     Flag("max_new_tokens", Positive, "SLM tokens to generate at most (default: the checkpoint's own setting)"),
     flags.TEMPERATURE,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _FLAGS = (
     flags.CONFIG,
     flags.PRINT_CONFIG,
-    Flag("workdir", flags.Text, "Where the run lies (default: runs/<config name>-<method>)"),
+    Flag("workdir", flags.Path, "Where the run lies (default: runs/<config name>-<method>)"),
     Flag(
         "distributed",
         Literal["auto", "on", "off"],

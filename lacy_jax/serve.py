@@ -30,7 +30,7 @@ _FLAGS = (
     flags.CHECKPOINT,
     *flags.CASCADE,
     Flag("model_name", str, "The model's name for clients (default: the name of its folder)"),
-    Flag("api_key_file", str, "A file with the key that clients must send"),
+    Flag("api_key_file", flags.Path, "A file with the key that clients must send"),
     *_SETTINGS,
 )
 

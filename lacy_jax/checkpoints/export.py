@@ -9,6 +9,7 @@ from lacy_jax.checkpoints.format import META_FILE, read_meta
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.data.tokenizer import Tokenizer
 from lacy_jax.errors import CheckpointError
+from lacy_jax.paths import expand_home
 
 
 def export(checkpoint: str, *, out: str) -> str:
@@ -17,7 +18,7 @@ def export(checkpoint: str, *, out: str) -> str:
     Raises:
         CheckpointError: there is no checkpoint, or `out` exists.
     """
-    target = epath.Path(out).absolute()
+    target = epath.Path(expand_home(out)).absolute()
     if target.exists():
         raise CheckpointError(f"--out={out} exists already; give a new folder, or delete it first")
     loaded = load_model(checkpoint)

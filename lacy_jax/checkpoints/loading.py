@@ -19,6 +19,7 @@ from lacy_jax.data.tokenizer import TextTokenizer, Tokenizer
 from lacy_jax.errors import CheckpointError, DataError
 from lacy_jax.model import decoder
 from lacy_jax.model.probe import FactualProbe
+from lacy_jax.paths import expand_home
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,7 @@ def load_model(path: str, *, params_dtype: ParamsDtype = "stored") -> LoadedMode
     Raises:
         CheckpointError: nothing usable at `path`; the message says what was looked for.
     """
+    path = expand_home(path)
     if (Path(path) / "config.json").is_file():
         return _load_hugging_face(Path(path), params_dtype=params_dtype)
     folder = find_checkpoint(path)

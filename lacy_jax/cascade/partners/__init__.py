@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from lacy_jax.config import CascadeConfig, CorpusConfig, Span
 from lacy_jax.errors import DataError, PartnerError, did_you_mean
+from lacy_jax.paths import expand_home, expand_homes
 from lacy_jax.registry import Registry
 
 FORMS = (
@@ -101,6 +102,8 @@ def make_partner(
 def read_spec(spec: str) -> tuple[str, str]:
     """The form of a partner and its argument: which of FORMS `spec` is, or the name of an entry point. Opens nothing.
 
+    Paths of our own forms begin with the home folder where `spec` has ~.
+
     Raises:
         PartnerError: it is none of them; says which form is meant, where that can be guessed.
     """
@@ -115,9 +118,10 @@ def read_spec(spec: str) -> tuple[str, str]:
         "https": argument.startswith("//"),
     }
     if complete.get(form, form in packages):
-        return form, argument
-    if not colon and os.path.isdir(spec):
-        return "checkpoint", spec
+        expand = {"documents": expand_homes, "database": expand_home, "checkpoint": expand_home}.get(form, str)
+        return form, expand(argument)
+    if not colon and os.path.isdir(folder := expand_home(spec)):
+        return "checkpoint", folder
     raise PartnerError(
         f"unknown partner {spec!r}; allowed: {FORMS}; registered by packages: {', '.join(packages) or 'none'}"
         f"{_meant(spec, [*complete, *packages])}"
@@ -142,7 +146,7 @@ def check_partner(spec: str) -> None:
 
         for problem in jsonl.problems(CorpusConfig(name="jsonl", files=argument)):
             raise DataError(problem.replace("config.corpus.files", "documents", 1))
-    elif form == "database" and not os.path.isfile(os.path.expanduser(argument)):
+    elif form == "database" and not os.path.isfile(argument):
         raise PartnerError(f"database: no such file: {argument}")
     elif form == "checkpoint" and not os.path.isfile(os.path.join(argument, "config.json")):  # of a Hugging Face folder
         from lacy_jax.checkpoints.format import find_checkpoint
