@@ -38,15 +38,17 @@ def train(config: Config, *, workdir: str = "", say: Say = "progress") -> "Loade
 
     Raises:
         ConfigError, DataError: the settings or the data cannot be used.
-        CheckpointError: the workdir holds a run with other settings or data.
+        CheckpointError: the workdir cannot keep checkpoints, or holds a run with other settings or data.
         MeshError: the devices, the batch or the model do not fit config.mesh.
     """
+    from lacy_jax.checkpoints.format import check_savable
     from lacy_jax.checkpoints.loading import load_model  # JAX: preparing needs none
     from lacy_jax.training.announce import describe_long_run
     from lacy_jax.training.loop import train as run_training
 
     config = parse(config_to_dict(config), check=data_problems)
     workdir = expand_home(workdir) or config.workdir
+    check_savable(workdir, name="workdir")
     with reporting(quiet=say == "nothing") as reporter:
         if long := describe_long_run(config):
             reporter.say(long)

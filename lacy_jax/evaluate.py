@@ -94,6 +94,7 @@ def _run_suite(given: Given, reporter: "Reporter") -> int:
 
 def _run_study(given: Given, reporter: "Reporter") -> int:
     _check_flags(given, task="--study", takes=("workdir", "workers"))
+    from lacy_jax.checkpoints.format import check_savable
     from lacy_jax.evidence.study.page import write_study_page
     from lacy_jax.evidence.study.plan import load_study
     from lacy_jax.evidence.study.runs import run_study
@@ -101,6 +102,7 @@ def _run_study(given: Given, reporter: "Reporter") -> int:
     study = load_study(given.study)
     workdir = given.workdir or f"runs/{study.name}"
     check_writable("--workdir", workdir)
+    check_savable(workdir, name="--workdir")
     failures = run_study(study, workdir=workdir, workers=given.workers, report=reporter.update)
     reporter.finish()
     for failure in failures:

@@ -23,13 +23,23 @@ def training_problems(config: Config, *, workdir: str) -> Iterator[str]:
     if config.objective.reference:
         yield from _raised("config.objective.reference", lambda: _find_checkpoint(config.objective.reference))
     yield from _raised("config.cascade.partner", lambda: _check_partner(config.cascade.partner))
-    yield from _unwritable("--workdir", workdir)
+    yield from _unsavable(workdir)
 
 
 def check_writable(name: str, folder: str) -> None:
     """Raises `ConfigError` where the folder that the flag `name` gives cannot be written or made."""
     for problem in _unwritable(name, folder):
         raise ConfigError(problem)
+
+
+def _unsavable(workdir: str) -> Iterator[str]:
+    from lacy_jax.checkpoints.format import check_savable
+
+    yield from _unwritable("--workdir", workdir)
+    try:
+        check_savable(workdir, name="--workdir")
+    except LacyError as error:
+        yield from error.problems
 
 
 def _raised(name: str, check: Callable[[], object]) -> Iterator[str]:

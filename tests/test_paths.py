@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,11 @@ import pytest
 import lacy_jax
 from lacy_jax import flags
 from lacy_jax.cascade.partners import read_spec
+from lacy_jax.checkpoints.format import check_savable
 from lacy_jax.config import Config, config_from_dict, config_to_dict
 from lacy_jax.data.corpora import jsonl
 from lacy_jax.errors import LacyError
+from lacy_jax.start import training_problems
 
 FLAGS = {
     "main": ["workdir"],
@@ -75,3 +79,21 @@ def test_a_corpus_in_the_home_folder_is_read(home: Path) -> None:
     (home / "a.jsonl").write_text('{"id": "a", "text": "x"}\n')
     corpus = config_from_dict({"corpus": {"name": "jsonl", "files": "~/a.jsonl"}}).corpus
     assert [document.id for _, document in jsonl.documents(corpus)] == ["a"]
+
+
+@pytest.mark.parametrize("folder", ["r [v2]", "a\\b", "[1]/r"])
+def test_folders_from_which_no_checkpoint_can_be_read_are_refused(home: Path, folder: str) -> None:
+    named = re.escape(f"workdir={folder}: a checkpoint cannot be read again from a path with [...] or \\")
+    with pytest.raises(LacyError, match=re.escape(f"--out={folder}: a checkpoint cannot")):
+        lacy_jax.export("nowhere", out=folder)
+    with pytest.raises(LacyError, match=named):
+        lacy_jax.train(Config(), workdir=folder)
+    assert any(re.match(f"--{named}", line) for line in training_problems(Config(), workdir=folder))
+    (home / folder).mkdir(parents=True)
+    os.chdir(home / folder)
+    assert any("a checkpoint cannot be read again" in line for line in training_problems(Config(), workdir="run"))
+
+
+@pytest.mark.parametrize("folder", ["r", "a b", "r]", "[r", "[/]", "gs://bucket/r", "a*?"])
+def test_other_folders_are_not(folder: str) -> None:
+    check_savable(folder, name="--workdir")

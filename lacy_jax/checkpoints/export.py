@@ -5,7 +5,7 @@ import json
 import orbax.checkpoint as ocp
 from etils import epath
 
-from lacy_jax.checkpoints.format import META_FILE, read_meta
+from lacy_jax.checkpoints.format import META_FILE, check_savable, read_meta
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.data.tokenizer import Tokenizer
 from lacy_jax.errors import CheckpointError
@@ -16,9 +16,11 @@ def export(checkpoint: str, *, out: str) -> str:
     """Writes the export and returns a line about it. An interrupted export leaves no folder of that name.
 
     Raises:
-        CheckpointError: there is no checkpoint, or `out` exists.
+        CheckpointError: there is no checkpoint, `out` exists, or could not be read again.
     """
-    target = epath.Path(expand_home(out)).absolute()
+    out = expand_home(out)
+    check_savable(out, name="--out")
+    target = epath.Path(out).absolute()
     if target.exists():
         raise CheckpointError(f"--out={out} exists already; give a new folder, or delete it first")
     loaded = load_model(checkpoint)

@@ -11,6 +11,7 @@ An export is one such folder without `train`.
 
 import base64
 import json
+import re
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Any
@@ -55,6 +56,19 @@ def model_meta(
         "call_scores": list(call_scores),
         "factual_probe": factual_probe and factual_probe.to_dict(),
     }
+
+
+def check_savable(folder: str, *, name: str) -> None:
+    """Raises `CheckpointError` where Orbax would write checkpoints below `folder`, given as `name`, that none can read.
+
+    It finds the parts of one by a glob, which takes brackets and backslashes in the folder's path for its own.
+    """
+    path = str(epath.Path(folder).absolute())
+    if re.search(r"\\|\[[^/]*\]", path):
+        raise CheckpointError(
+            f"{name}={folder}: a checkpoint cannot be read again from a path with [...] or \\ in it; name another "
+            f"folder (here it is {path})"
+        )
 
 
 def find_checkpoint(path: str) -> epath.Path:
