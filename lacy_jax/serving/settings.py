@@ -75,7 +75,7 @@ def read_key(file: str | None) -> str:
     if file is not None:
         name = f"--api_key_file={file}"
         try:
-            key = Path(file).read_text(encoding="utf-8")
+            key = Path(file).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{name}: cannot be read ({error})") from None
     if key is not None and not key.strip():

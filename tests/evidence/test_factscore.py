@@ -337,6 +337,13 @@ def test_factscores_entities_are_there() -> None:
     assert entities[:3] == ["Kang Ji-hwan", "Kalki Koechlin", "William Post"]
 
 
+def test_files_with_a_byte_order_mark_are_read_without_it(tmp_path: Path) -> None:
+    (tmp_path / "entities.txt").write_text("# people\nMarie Curie\n", encoding="utf-8-sig")
+    assert factscore.read_entities(str(tmp_path / "entities.txt")) == ["Marie Curie"]
+    (tmp_path / "demons.json").write_text('{"A frog jumps.": ["A frog jumps."]}', encoding="utf-8-sig")
+    assert atomic_facts.read_demonstrations(str(tmp_path / "demons.json")) == {"A frog jumps.": ["A frog jumps."]}
+
+
 def test_biographies_by_the_protocol(
     workdir: Path,  # noqa: F811
     tmp_path: Path,

@@ -186,6 +186,8 @@ def test_where_the_key_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     file = tmp_path / "key"
     file.write_text("other\n")
     assert read_key(str(file)) == "other"
+    file.write_text("other", encoding="utf-8-sig")
+    assert read_key(str(file)) == "other"
     file.write_text("\n")
     with pytest.raises(ConfigError, match="is empty"):
         read_key(str(file))

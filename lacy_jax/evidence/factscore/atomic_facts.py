@@ -64,7 +64,7 @@ def read_demonstrations(path: str) -> Demonstrations:
         DataError: it cannot be read, or is none.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         good = isinstance(found, dict) and all(isinstance(facts, list) for facts in found.values())
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as demonstrations ({error})") from None

@@ -93,7 +93,7 @@ def read_generations(path: str, *, use_atomic_facts: bool = False, limit: int = 
 def read_entities(path: str = ENTITIES_FILE, *, limit: int = ENTITIES) -> list[str]:
     """The first entities (`limit` 0: all) of a file, one per line; "#" begins a comment. Raises `DataError`."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
     entities = [line.strip() for line in lines if line.strip() and not line.startswith("#")][: limit or None]
