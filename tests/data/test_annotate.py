@@ -1,11 +1,14 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lacy_jax.config import AnnotateConfig, RuleConfig
 from lacy_jax.data.annotate import annotate_documents, annotator_fingerprint
@@ -168,6 +171,59 @@ def test_long_texts_are_cut_between_words(marker, monkeypatch, separator):
 def test_a_text_longer_than_spacy_takes_is_marked_to_its_end(marker):
     text = " " * 1_100_000 + "\n\nHe visited Paris."
     assert flagged(marker, text) == ["Paris"]
+
+
+RUNS = ["!", "\u2603", "(", "_", "\"'", "=)", ".(", "'s", "US$", "!?-"]
+AROUND = "Zoë met Marie Curie in Paris", "and left Poland in May 1999. She saw Paris again; 40 Danes saw her."
+
+
+@pytest.mark.parametrize("symbols", RUNS)
+@pytest.mark.parametrize("glued", ["", " "])
+def test_spacy_is_shown_little_of_a_long_run_of_symbols(marker, monkeypatch, symbols, glued):
+    before, after = AROUND
+    seen = []
+    real = marker._nlp.make_doc
+    monkeypatch.setattr(marker._nlp, "make_doc", lambda text: seen.append(len(text)) or real(text))
+    text = f"{before}{glued}{symbols * 10_000} {after}{symbols * 5_000}"
+    marked = document(text, title="!" * 9_000)
+    spans = marker.mark([marked])[0]
+    assert_well_formed(spans)
+    assert sum(seen) < 2_000 < len(text)  # the time that it takes follows from this
+    known = {word for part in AROUND for word in part.rstrip(".").replace(".", "").replace(";", "").split()}
+    found = [word for word in words(marked, spans) if word in known]
+    assert {"Curie", "Poland", "May", "1999", "Paris"} <= {*found}
+    assert all(full_text(marked)[start:end].strip() for start, end in zip(spans.starts, spans.ends, strict=True))
+
+
+@pytest.mark.parametrize("symbols", ["!", "(", "\u2603"])
+@pytest.mark.parametrize("glued", ["", " "])
+def test_words_beside_a_long_run_of_symbols_are_marked_as_if_spacy_saw_all_of_it(marker, monkeypatch, symbols, glued):
+    before, after = AROUND
+    text = f"{before}{glued}{symbols * 600} {after}{symbols * 300}\n\n{before}."
+    inside = set(range(len(before), text.index(after))) | set(
+        range(text.index(after) + len(after), text.rindex(before))
+    )
+
+    def outside(spans):
+        rows = zip(*as_plain(spans), strict=True)
+        return [row for row in rows if row[0] not in inside]
+
+    shown = marker.mark([document(text)])[0]
+    monkeypatch.setattr(spacy_words, "_LONG_RUN", re.compile("(?!)"))
+    assert outside(shown) == outside(marker.mark([document(text)])[0])
+
+
+@given(st.lists(st.sampled_from(["a", " ", "!" * 150, "(" * 500, "b c", "_" * 201, "-" * 200, "'s" * 300])))
+def test_offsets_in_a_shortened_text_lead_back(parts):
+    text = "".join(parts)
+    shown = spacy_words._shorten_runs(text)
+    at = np.arange(len(shown.text), dtype=np.uint64)
+    starts, ends = shown.start_in_text(at), shown.end_in_text(at + np.uint64(1))
+    assert "".join(text[start] for start in starts) == shown.text
+    assert (ends == starts + np.uint64(1)).all()
+    assert max((len(run) for run in re.findall(r"[^\w\s]+", shown.text)), default=0) <= 200 * 2
+    if not set(text) & set("!(_-'"):
+        assert shown.text == text
 
 
 def test_order_of_documents_and_batches_change_nothing(marker, monkeypatch):
