@@ -84,7 +84,7 @@ def loss_chart(lines: Sequence[Series]) -> Markup | None:
     """Lines of losses, the first cliff cut off."""
     return charts.line_chart(
         lines,
-        y_label="nats a token",
+        y_label="nats per token",
         value_format=three_decimals,
         y_high=charts.settled_high(lines) if lines else None,
     )
@@ -154,7 +154,7 @@ def health_charts(rows: Sequence[Row]) -> list[Chart]:
     keys = {
         "learning_rate": ("Learning rate", "learning rate"),
         "gradient_norm": ("Gradient norm", "norm before clipping"),
-        "tokens_per_second": ("Speed", "tokens a second"),
+        "tokens_per_second": ("Speed", "tokens per second"),
     }
     drawn = []
     for key, (title, y_label) in keys.items():

@@ -165,10 +165,10 @@ def headline(rows: Sequence[Row], pooled: Pooled) -> list[Tile]:
         roc = Tile(roc.name, curves.three_decimals(curve.area), f"factual against other, {len(pooled.scores):,} tokens")
     return [
         roc,
-        tile("Validation loss", "nats a token", curves.three_decimals, "nll/all", "loss", split="validation"),
+        tile("Validation loss", "nats per token", curves.three_decimals, "nll/all", "loss", split="validation"),
         tile("Bits per byte", "validation", curves.three_decimals, "bits_per_byte", split="validation"),
         tile("Targets taken", "share of all targets", charts.percent, "share/taken", split="train"),
-        tile("Speed", "tokens a second", charts.short_number, "tokens_per_second", split="train"),
+        tile("Speed", "tokens per second", charts.short_number, "tokens_per_second", split="train"),
     ]
 
 
