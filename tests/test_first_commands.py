@@ -1,4 +1,6 @@
-"""The first command of each page runs after `make demo`: here after a tiny run, with tiny sizes added."""
+"""The first command of each page runs after `make demo`: here after a tiny run, with tiny sizes added. So does every
+other command that trains.
+"""
 
 import importlib
 import json
@@ -16,7 +18,7 @@ import httpx
 import pytest
 
 from configs import slm_tiny
-from lacy_jax import doors
+from lacy_jax import doors, flags
 from lacy_jax.checks import parse
 from lacy_jax.config import Config, config_to_dict
 from lacy_jax.data.corpora import vital_articles
@@ -75,11 +77,11 @@ def flattened(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{name}", value
 
 
-def small_flags(config: Config) -> list[str]:
-    """What makes the demo's config file that of the tiny run."""
-    demo = dict(flattened(config_to_dict(parse(slm_tiny.get_config()))))
+def small_flags(config: Config, *, changed: Config | None = None) -> list[str]:
+    """What makes the demo's config file, or the settings `changed`, that of the tiny run."""
+    before = dict(flattened(config_to_dict(changed or parse(slm_tiny.get_config()))))
     wanted = dict(flattened(config_to_dict(config)))
-    return [f"--config.{name}={value}" for name, value in wanted.items() if value != demo[name]]
+    return [f"--config.{name}={value}" for name, value in wanted.items() if value != before[name]]
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,29 @@ def test_the_first_command_runs(
         importlib.import_module(command.module).main()
     else:
         assert run_door(command, extra) == 0
+
+
+# What trains, but for commands that are not whole and the one on texts of one's own.
+TRAINING = {
+    str(command): command
+    for page in PAGES
+    for command in shell_commands(page)
+    if command.module == "lacy_jax.main" and command not in FIRST.values()
+    if not re.search(r"\.\.\.|corpus\.files=", str(command))
+}
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_every_other_command_that_trains_runs(
+    name: str, after_demo: Path, small_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the sizes of the tiny run, on its articles; the method, the mesh and all else are the command's own."""
+    monkeypatch.chdir(after_demo)
+    command = TRAINING[name]
+    asked = flags.parse(importlib.import_module(command.module).DOOR.flags, command.arguments)
+    own = ("name", "method", "objective.", "mesh.", "cascade.")
+    small = [flag for flag in small_flags(small_config, changed=asked.config) if not flag[9:].startswith(own)]
+    assert run_door(command, [*small, *SAMPLES]) == 0
 
 
 def test_your_own_text_trains(
