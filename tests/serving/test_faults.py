@@ -107,7 +107,8 @@ def test_a_full_queue() -> None:
         assert refused.headers["retry-after"] == "1"
         assert refused.json()["error"]["code"] == "queue_full"
         second = ask_later(server, prompt="f")
-        server.until(lambda: server.metric("lacy_rows_waiting") >= 2)
+        # All four rows count as waiting until the first round is over.
+        server.until(lambda: server.metric("lacy_rows_waiting") == 4)
         assert server.post({"prompt": "g"}).status_code == 429
         scheduler.hold.set()
         assert [choice["text"] for choice in first.result(60).json()["choices"]] == ["a0 a1 ", "b0 b1 ", "c0 c1 "]
