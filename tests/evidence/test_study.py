@@ -34,8 +34,6 @@ CALL = Decode("log_odds", score="call_score", budgets=(0.22, 0.5))
 
 STUDY = """
 from lacy_jax.evidence.closed_world.decodes import Decode
-from lacy_jax.evidence.study.done import UNKNOWN_CODE, code_identity
-from lacy_jax.evidence.study.page import mixed_code, write_study_page
 from lacy_jax.evidence.study.plan import Arm, Contrast, Study
 
 CALL = Decode("log_odds", score="call_score", budgets=(0.22, 0.5))
