@@ -6,6 +6,7 @@ All in one process: a door's flags belong to the call.
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,11 +198,12 @@ def test_what_devices_and_processes_do_not_fit_is_one_line(
 
 
 def test_a_cascade_that_fails_at_the_end_leaves_a_report(
-    small_config: Config, small_data: Prepared, small_run: Path, capsys: pytest.CaptureFixture[str]
+    small_config: Config, small_data: Prepared, small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    workdir = str(shutil.copytree(small_run, tmp_path / "run"))
     cascade = replace(small_config.cascade, partner="database:gone.csv")
     config = replace(small_config, cascade=cascade)
-    page = report_run(config, prepared=small_data, workdir=str(small_run), command="", reporter=Reporter())
+    page = report_run(config, prepared=small_data, workdir=workdir, command="", reporter=Reporter())
     assert "the cascade failed, PartnerError: database: no such file: gone.csv" in Path(page).read_text()
     assert "report without samples" in capsys.readouterr().err
 
