@@ -1,11 +1,12 @@
-"""Files: a log that a crash cut off. Corpora's tests read JSON lines of every other kind."""
+"""Files: a log that a crash cut off, hashes that are remembered. Corpora's tests read other JSON lines."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
-from lacy_jax.data.files import read_json_log, written_whole
+from lacy_jax.data.files import file_sha256, read_json_log, remembered_hashes, written_whole
 
 
 def test_a_log_is_read_up_to_where_it_was_cut(tmp_path: Path) -> None:
@@ -37,3 +38,18 @@ def test_what_is_written_whole_is_there_in_one_go_or_not_at_all(tmp_path: Path) 
         fail()
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_processes_that_hash_at_once_keep_what_each_found(tmp_path: Path) -> None:
+    paths = [tmp_path / "one", tmp_path / "two"]
+    for path in paths:
+        path.write_text(path.name)
+    with remembered_hashes(tmp_path / "data"):
+        found = [file_sha256(paths[0])]
+        with remembered_hashes(tmp_path / "data"):
+            found.append(file_sha256(paths[1]))
+    kept = json.loads((tmp_path / "data" / "files.json").read_text())
+    assert [kept[str(path)] for path in paths] == [
+        [3, path.stat().st_mtime_ns, digest] for path, digest in zip(paths, found, strict=True)
+    ]
+    assert found == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
