@@ -6,7 +6,6 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -14,8 +13,8 @@ import pytest
 from lacy_jax.cascade.partners import make_partner
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.cascade.partners.http import HttpPartner, fitted
-from lacy_jax.cascade.remote.address import Address, parse_address
-from lacy_jax.cascade.remote.server import CONCURRENT, MAX_RESPONSE_BYTES, MOST_TRIES, retry_after
+from lacy_jax.cascade.remote.address import Address
+from lacy_jax.cascade.remote.server import CONCURRENT, MAX_RESPONSE_BYTES, MOST_TRIES
 from lacy_jax.config import CorpusConfig, Span
 from lacy_jax.errors import PartnerError
 from tests.cascade.http_server import (
@@ -230,14 +229,6 @@ def test_retry_after_is_honoured(server: Server, made: Made, pauses: list[float]
     assert pauses == [7.0]
 
 
-def test_what_a_retry_after_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lacy_jax.cascade.partners.http.time.time", lambda: 1_000_000_000.0)
-    assert retry_after("2") == 2
-    assert retry_after(formatdate(1_000_000_010, usegmt=True)) == 10
-    for odd in ("", "soon", "-1", "1e9", "nan", formatdate(0, usegmt=True)):
-        assert retry_after(odd) == 0
-
-
 def test_requests_run_at_once_and_are_bounded(server: Server, made: Made) -> None:
     full = threading.Barrier(CONCURRENT)  # none is answered before as many as may be are there
     texts = [str(number) for number in range(4 * CONCURRENT)]
@@ -372,20 +363,6 @@ def test_no_proxy_stands_before_this_machine(made: Made, monkeypatch: pytest.Mon
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
     assert made().complete(["1"]) == [" Answer1"]
-
-
-def test_addresses() -> None:
-    assert parse_address("http://h:1/v1") == Address("http://h:1/v1")
-    assert parse_address("https://h/v1/#org/Model%201") == Address("https://h/v1", model="org/Model 1")
-    assert parse_address("http://[::1]:80/v1?max_characters=9#m") == Address("http://[::1]:80/v1", "m", 9)
-    for odd in ("http://", "http:///v1", "http://h:x/v1", "http://h:99999/", "http://h/?max_characters=0", "http://h/?x=1",
-                "http://h/?max_characters=a", "http://[::1/v1", "http://h/?max_characters",
-                "http://a\x01/v1", "http://-x-.é/v1"):  # fmt: skip
-        with pytest.raises(PartnerError, match="has the form http://HOST:PORT/v1"):
-            parse_address(odd)
-    with pytest.raises(PartnerError, match="LACY_PARTNER_API_KEY") as refused:
-        parse_address(f"http://me:{SECRET}@h/v1")
-    assert SECRET not in str(refused.value)
 
 
 def test_long_texts_are_cut_at_a_border(server: Server, made: Made) -> None:
