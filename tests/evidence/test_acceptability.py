@@ -15,19 +15,19 @@ import pytest
 from starlette.responses import Response
 
 from lacy_jax import acceptability as door
-from lacy_jax.cascade.remote import server as remote
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.data.documents import full_text
 from lacy_jax.data.factual import factual_tokens
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.doors import enter
-from lacy_jax.evidence import judge as judges
 from lacy_jax.evidence.acceptability import mismatches as acceptability
 from lacy_jax.evidence.acceptability import page
 from lacy_jax.evidence.acceptability.mismatches import Target
 from lacy_jax.measures.intervals import shown
 from lacy_jax.model import decoder
 from tests.evidence.judge_server import JudgeServer, serving
+
+pytestmark = pytest.mark.usefixtures("quick_judge")
 
 
 @pytest.fixture
@@ -40,13 +40,6 @@ def server() -> Iterator[JudgeServer]:
 
     with serving(answer) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in judges.JUDGE.keys:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(remote, "BACKOFF_SECONDS", 0.001)
 
 
 def target(loss: float, factual: bool, *, document: int = 0, mismatch: bool = True) -> Target:

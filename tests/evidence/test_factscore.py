@@ -11,14 +11,14 @@ from starlette.responses import Response
 
 from lacy_jax import factscore as door
 from lacy_jax.cascade import Completion, Counts, Request
-from lacy_jax.cascade.remote import server as remote
 from lacy_jax.doors import enter
 from lacy_jax.errors import DataError
-from lacy_jax.evidence import judge as judges
 from lacy_jax.evidence.factscore import atomic_facts, knowledge
 from lacy_jax.evidence.factscore import scoring as factscore
 from tests.evidence.judge_server import JudgeServer, serving
 from tests.test_generate import workdir  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("quick_judge")
 
 BIOS = {
     "Marie Curie": "Marie Curie was born in Warsaw in 1867. She was a tailor.",
@@ -51,13 +51,6 @@ def knowing(prompt: str, _count: int) -> str | Response:
 def server() -> Iterator[JudgeServer]:
     with serving(knowing) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in judges.JUDGE.keys:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(remote, "BACKOFF_SECONDS", 0.001)
 
 
 @pytest.fixture

@@ -7,22 +7,15 @@ from pathlib import Path
 import pytest
 from starlette.responses import JSONResponse, Response
 
-from lacy_jax.cascade.remote import server as remote
 from lacy_jax.errors import JudgeError
-from lacy_jax.evidence import judge as judges
 from lacy_jax.evidence.judge import Judge, Settings
 from tests.evidence.judge_server import JudgeServer, serving
+
+pytestmark = pytest.mark.usefixtures("quick_judge")
 
 
 def echo(prompt: str, _count: int) -> str:
     return f"said {prompt}"
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in judges.JUDGE.keys:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(remote, "BACKOFF_SECONDS", 0.001)
 
 
 @pytest.fixture
