@@ -39,7 +39,9 @@ def report_run(config: Config, *, prepared: Prepared, workdir: str, command: str
     reporter.update("report", 0, 3)
     articles = article_scores(loaded, documents)
     reporter.update("report", 1, 3)
-    samples, why = _samples_or_why(config, loaded, documents=[document for document, _ in documents], reporter=reporter)
+    samples, why = _samples_or_why(
+        config, loaded, prepared=prepared, documents=[document for document, _ in documents], reporter=reporter
+    )
     reporter.update("report", 2, 3)
     metrics = read_metrics(workdir)
     last: dict[str, Any] = next((row for row in reversed(metrics) if row["split"] == "train"), {})
@@ -88,11 +90,11 @@ def make_sample_partner(config: Config, *, prepared: Prepared) -> Partner | None
 
 
 def _samples_or_why(
-    config: Config, loaded: LoadedModel, *, documents: Sequence[Document], reporter: Reporter
+    config: Config, loaded: LoadedModel, *, prepared: Prepared, documents: Sequence[Document], reporter: Reporter
 ) -> tuple[list[Completion], str]:
     """The samples, or why there are none: a training that is finished gets its report."""
     try:
-        return _samples(config, loaded, documents), ""
+        return _samples(config, loaded, prepared=prepared, documents=documents), ""
     except Exception as error:  # whatever a partner raises
         if not isinstance(error, LacyError):
             logging.exception("the samples of the report")
@@ -101,18 +103,13 @@ def _samples_or_why(
         return [], why
 
 
-def _samples(config: Config, loaded: LoadedModel, documents: Sequence[Document]) -> list[Completion]:
+def _samples(
+    config: Config, loaded: LoadedModel, *, prepared: Prepared, documents: Sequence[Document]
+) -> list[Completion]:
     """What the cascade writes after the openings of held-out documents."""
-    settings = config.cascade
-    if settings.partner == "none" or not documents or not settings.samples:
-        return []
     # The run's own settings, not those of the checkpoint that it may have gone on from: files may lie elsewhere now.
-    partner = make_partner(
-        settings.partner,
-        corpus=config.corpus,
-        directory=config.data.directory,
-        span=settings.span,
-        timeout=settings.timeout,
-    )
+    partner = make_sample_partner(config, prepared=prepared) if documents else None
+    if partner is None:
+        return []
     cascade = Cascade(dataclasses.replace(loaded, config=config), partner)
-    return cascade.generate([prompt_of(document) for document in documents[: settings.samples]])
+    return cascade.generate([prompt_of(document) for document in documents[: config.cascade.samples]])
