@@ -21,8 +21,9 @@ from lacy_jax.evidence.closed_world.decodes import ALONE, Decode, parse_decode
 from lacy_jax.evidence.closed_world.judging import Claim, Judged
 from lacy_jax.evidence.closed_world.kept import Evaluation, model_fingerprint, read_judged
 from lacy_jax.evidence.closed_world.scores import estimate
+from lacy_jax.evidence.reading import OTHER
 from lacy_jax.evidence.study.done import UNKNOWN_CODE, code_identity
-from lacy_jax.evidence.study.page import mixed_code, write_study_page
+from lacy_jax.evidence.study.page import delegated_rows, knowledge_rows, mixed_code, write_study_page
 from lacy_jax.evidence.study.plan import Arm, Contrast, Study, load_study
 from lacy_jax.evidence.study.results import Results, read_results
 from lacy_jax.evidence.study.runs import evaluate_command, evaluation_directory, finished, mark_finished, train_command
@@ -158,6 +159,27 @@ def test_paired_differences_by_hand() -> None:
     assert mean is not None
     assert mean.mean == 1.0
     assert results.token("a", "nll", "what") is None
+
+
+def test_the_models_own_score_is_the_one_that_the_cascade_took() -> None:
+    """Of a model that was trained to call the call score, of any other its uncertainty, and so on every page."""
+    own = Decode("own")
+    arms = (Arm("a", "lacy", "A", decodes=(own,)), Arm("b", "ntp", "B", decodes=(own,)))
+    pairs = (("a", "own"), ("b", "own"))
+    made = study(arms=arms, contrasts=(), seeds=(0,), curves=pairs)
+
+    def tokens(**areas: float) -> dict[str, object]:
+        return {
+            "scores": {name: {"0.22": {"area_both": area, "called": {OTHER: area}}} for name, area in areas.items()}
+        }
+
+    known = {"a": tokens(uncertainty=0.25, call_score=0.75), "b": tokens(uncertainty=0.5)}
+    results = Results(made, {(arm, 0): Evaluation({}, found) for arm, found in known.items()})
+    assert [row.cells[6] for row in knowledge_rows(results)] == ["0.750", "0.500"]
+    assert ["75%" in row.cells[-1] for row in delegated_rows(results)] == [True, False]
+    assert ["50%" in row.cells[-1] for row in delegated_rows(results)] == [False, True]
+    assert results.token_score("a", "uncertainty") == "uncertainty"
+    assert results.token_score("a", "call_probability") == "call_score"
 
 
 @pytest.mark.parametrize(

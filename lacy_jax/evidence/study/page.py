@@ -11,7 +11,6 @@ from markupsafe import Markup, escape
 
 import lacy_jax
 from lacy_jax.cascade.scores import CALL_SCORES
-from lacy_jax.config import Score
 from lacy_jax.evidence.closed_world.decodes import ALONE, DATABASE, Decode
 from lacy_jax.evidence.closed_world.judging import Judged
 from lacy_jax.evidence.closed_world.scores import SCORES
@@ -147,11 +146,10 @@ def main_rows(results: Results) -> list[Row]:
 
 
 def knowledge_rows(results: Results) -> list[Row]:
-    """What each model holds without calls, its NLL by class, and how well its score finds what it would get wrong."""
+    """What each model holds without calls, its NLL by class, and how well its own score finds what it gets wrong."""
     rows = []
     for arm in results.study.arms:
-        first = arm.decodes[0].score if arm.decodes else "auto"
-        score = "call_score" if first != "auto" and CALL_SCORES[first].needs_call else "uncertainty"
+        score = results.token_score(arm.name, "auto")
         both, gated = (("scores", name, f"{results.study.main_budget:g}") for name in (score, f"{score}, gated"))
         cells = [
             cell(results.score("strict", arm.name, ALONE.name)),
@@ -175,8 +173,7 @@ def delegated_rows(results: Results) -> list[Row]:
     rows, budget = [], f"{results.study.main_budget:g}"
     for arm, decode_name in dict.fromkeys((*results.study.curves, *results.study.variants)):
         decode = results.study.decode(arm, decode_name)
-        score: Score = "uncertainty" if decode.score == "auto" else decode.score
-        name = (CALL_SCORES[score].ranks_as or score) + (", gated" if decode.gate == "factual" else "")
+        name = results.token_score(arm, decode.score) + (", gated" if decode.gate == "factual" else "")
         cells = []
         for kind in (*RELATIONS, OTHER):
             value = results.token(arm, "scores", name, budget, "called", kind)

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lacy_jax.cascade.scores import CALL_SCORES
+from lacy_jax.config import Score, ScoreSetting
 from lacy_jax.evidence.closed_world.decodes import ALONE
 from lacy_jax.evidence.closed_world.judging import Judged
 from lacy_jax.evidence.closed_world.kept import Evaluation, read_evaluation
@@ -85,6 +87,14 @@ class Results:
             if isinstance(node, int | float):
                 values.append(float(node))
         return mean_of(values)
+
+    def token_score(self, arm: str, score: ScoreSetting) -> Score:
+        """The score of tokens.json that ranks as a decode's does; "auto" is the one that the cascade took."""
+        if score != "auto":
+            return CALL_SCORES[score].ranks_as or score
+        # Scores of `<CALL>` are there only of a model that was trained to call.
+        learned = any("call_score" in self.runs[arm, seed].tokens["scores"] for seed in self.seeds(arm))
+        return "call_score" if learned else "uncertainty"
 
     def tests(self) -> list[Tested]:
         """Every contrast that has two seeds or more on both sides."""
