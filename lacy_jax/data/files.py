@@ -22,6 +22,7 @@ from lacy_jax.errors import DataError
 HASHES_FILE = "files.json"
 _CHUNK = 2**14  # bytes that are decompressed at once; 4 bytes can stand for 128 KiB
 
+
 Stamp = tuple[int, int]  # a file's size in bytes, and when it was changed, in ns
 
 
@@ -180,8 +181,10 @@ def _json_object(line: bytes, *, where: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Where to write what stands at `path`, all of it, when the block is over. A block that fails leaves nothing."""
+def written_whole(path: Path | epath.Path) -> Iterator[Path | epath.Path]:
+    """Where to write what stands at `path` (local or in a bucket) when the block is over. A block that fails leaves
+    nothing: whoever reads `path` finds the old file or all of the new one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     unfinished.unlink(missing_ok=True)
@@ -193,8 +196,6 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path | epath.Path, content: bytes) -> None:
-    """Puts a file at `path` (local or in a bucket) in one go: whoever reads it finds the old one or all of the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f"{path.name}.partial"
-    partial.write_bytes(content)
-    partial.replace(path)
+    """Puts `content` into a file at `path`, as `written_whole` does."""
+    with written_whole(path) as unfinished:
+        unfinished.write_bytes(content)

@@ -135,6 +135,7 @@ def write_generations(
             file.flush()
             progress(len(rows), kept + len(missing))
     write_lines(path, [rows[entity] for entity in entities])
+    partial.unlink()
 
 
 def _finished_rows(partial: Path, *, written_by: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -154,7 +155,7 @@ def write_lines(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def partial_of(path: str) -> Path:
-    """Where a file lies until it is complete."""
+    """Where the texts of a file are kept until it is complete."""
     return Path(f"{path}.partial")
 
 
