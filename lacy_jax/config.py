@@ -59,13 +59,11 @@ class BiographiesConfig:
 
     people: Annotated[int, Field(ge=2, le=100_000)] = setting(1_000, "How many people the world has.")
     documents: Positive = setting(20_000, "Biographies of all people together, shared out by Zipf's law.")
-    held_out_share: Annotated[float, Field(ge=0.0, lt=1.0)] = setting(
-        0.05, "Share of the people of whom nothing is written."
-    )
+    held_out_share: Annotated[float, Field(ge=0.0, lt=1.0)] = setting(0.05, "Share of the people who get no biography.")
     wording: Literal["free", "fixed"] = setting(
         "free", "How sentences are worded. fixed: one sentence for each relation, the negative control."
     )
-    seed: Count = setting(0, "Of the world and its biographies.")
+    seed: Count = setting(0, "Seed of the world and its biographies.")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -103,8 +101,8 @@ class AnnotateConfig:
     )
     oracle_precision: Annotated[float, Field(gt=0.0, le=1.0)] = setting(
         1.0,
-        "oracle, which marks the words of every stated value in the corpus biographies: the precision of its marks, "
-        "made worse on purpose below 1.",
+        "oracle: the precision of its marks; below 1 some are wrong on purpose. It marks the words of every stated "
+        "value in the corpus biographies.",
     )
     oracle_recall: Share = setting(1.0, "oracle: the recall of its marks.")
     workers: Count = setting(0, "Processes that mark. 0: one for each core.")
@@ -119,7 +117,7 @@ class RuleConfig:
     )
     exclude_subjects: bool = setting(True, "Whether words of a grammatical subject do not count.")
     first_mention_only: bool = setting(True, "Whether a word counts only where it stands first in its document.")
-    sub_tokens: SubTokens = setting("all", "Which tokens of a word that counts are factual.")
+    sub_tokens: SubTokens = setting("all", "Which tokens of a word that counts are factual: all, or the first.")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -128,7 +126,7 @@ class TokenizerConfig:
 
     path: Path = setting("", "A SentencePiece model to load. Empty: one is trained.")
     vocab_size: Annotated[int, Field(ge=SMALLEST_VOCABULARY)] = setting(32_000, "Pieces; <CALL> comes on top.")
-    train_characters: Positive = setting(200_000_000, "Characters that it is trained on at most.")
+    train_characters: Positive = setting(200_000_000, "The most characters that it is trained on.")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -138,7 +136,7 @@ class DataConfig:
     directory: Path = setting("runs/data", "The folder of prepared data; what is missing is prepared there.")
     packed: Path = setting("", "A packed dataset made elsewhere, its TFDS version folder, in place of the corpus.")
     batch_size: Positive = setting(112, "Windows in a batch, over all devices.")
-    seed: Count = setting(0, "Of the order in which windows are read.")
+    seed: Count = setting(0, "Seed of the order in which windows are read.")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -151,9 +149,9 @@ class ModelConfig:
     kv_heads: Count = setting(0, "Heads of keys and values. 0: as many as heads.")
     mlp_width: Count = setting(0, "Width of the feed-forward layers. 0: four times the width.")
     context: Annotated[int, Field(ge=8)] = setting(1024, "Tokens in a window.")
-    positions: Literal["learned", "rope"] = setting("learned", "How a token's place is said: learned, or rotary.")
+    positions: Literal["learned", "rope"] = setting("learned", "How a token's place is encoded: learned, or rotary.")
     norm: Literal["layernorm", "rmsnorm"] = setting("layernorm", "The normalization before each block.")
-    activation: Literal["gelu", "swiglu"] = setting("gelu", "Of the feed-forward layers.")
+    activation: Literal["gelu", "swiglu"] = setting("gelu", "Activation of the feed-forward layers.")
     bias: bool = setting(True, "Whether linear layers and norms have biases.")
     tied_embedding: bool = setting(True, "Whether the output matrix is the embedding.")
     norm_epsilon: Above0 = setting(1e-5, "Added to the variance in a norm.")
@@ -161,18 +159,18 @@ class ModelConfig:
     rope_scaling: Literal["none", "linear", "llama3"] = setting(
         "none", "rope: how frequencies are changed in a model whose context was extended after training."
     )
-    rope_factor: Annotated[float, Field(ge=1.0)] = setting(1.0, "rope_scaling: by how much.")
+    rope_factor: Annotated[float, Field(ge=1.0)] = setting(1.0, "The factor of rope_scaling.")
     rope_low_factor: Above0 = setting(
         1.0, "llama3: frequencies that turn less often in the original context are divided."
     )
     rope_high_factor: Above0 = setting(4.0, "llama3: frequencies that turn more often than this are kept.")
     rope_original_context: Positive = setting(8192, "llama3: the context before it was extended.")
-    compute_dtype: ComputeDtype = setting("bfloat16", "Of matrix products; parameters are float32.")
+    compute_dtype: ComputeDtype = setting("bfloat16", "Type of matrix products; parameters are float32.")
     layer_loop: Literal["scan", "unroll"] = setting("scan", "scan compiles one layer once; unroll runs faster on CPUs.")
-    remat: Remat = setting("none", "What the way back computes again: nothing, all but matrix products, or all.")
+    remat: Remat = setting("none", "What the backward pass computes again: nothing, all but matrix products, or all.")
     attention: AttentionName = setting(
         "auto",
-        "In training. auto: splash on TPUs, else xla. cudnn, on NVIDIA GPUs, is asked for by name (docs/tpu.md).",
+        "Attention in training. auto: splash on TPUs, else xla. cudnn: only by name, NVIDIA GPUs (docs/tpu.md).",
     )
 
 
@@ -182,14 +180,14 @@ class ObjectiveConfig:
 
     rule: Rule = setting("factual_loss", "Which targets are taken.")
     rate: Share = setting(0.6, "How many are taken, as a share of the targets that rate_of names.")
-    rate_of: RateOf = setting("factual", "Of which targets rate is a share.")
+    rate_of: RateOf = setting("factual", "The targets of which rate is a share.")
     rate_warmup_steps: Count = setting(0, "Steps in which the rate rises from 0.")
     treatment: Treatment = setting("call", "What happens to taken targets: learn <CALL> there, nothing, or both.")
     normalizer: Normalizer = setting(
         "full", "The softmax of the other targets: without <CALL> (the paper's) or with it."
     )
     joint_weight: NonNegative = setting(1.0, "joint: weight of the term for <CALL>.")
-    scope: Literal["batch", "microbatch"] = setting("batch", "Over what the rule chooses.")
+    scope: Literal["batch", "microbatch"] = setting("batch", "The rule chooses over a batch or a microbatch.")
     vocab_chunks: Literal[1, 2, 4, 8, 16, 32, 64, 128] = setting(
         1, "Parts of the vocabulary; above 1 the head never holds all logits."
     )
@@ -210,9 +208,9 @@ class OptimizerConfig:
     warmup_steps: Count = setting(2_000, "Steps in which the learning rate rises from 0.")
     b1: Share = setting(0.9, "Decay of the mean of gradients.")
     b2: Share = setting(0.95, "Decay of the mean of their squares.")
-    epsilon: Above0 = setting(1e-8, "Added to the root of the latter.")
-    weight_decay: NonNegative = setting(0.1, "Of matrices; biases and norms have none.")
-    clip_norm: NonNegative = setting(1.0, "Longest gradient; longer ones are scaled down. 0: no clipping.")
+    epsilon: Above0 = setting(1e-8, "Added to the root of the mean of squares.")
+    weight_decay: NonNegative = setting(0.1, "Weight decay of matrices; biases and norms have none.")
+    clip_norm: NonNegative = setting(1.0, "Largest gradient norm; larger ones are scaled down. 0: no clipping.")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -224,16 +222,16 @@ class TrainingConfig:
     ground_truth_tokens: Count = setting(
         0, "Budget in targets that gave a ground-truth gradient: how the paper makes methods comparable."
     )
-    seed: Count = setting(0, "Of the parameters and of the random rules.")
+    seed: Count = setting(0, "Seed of the parameters and of the random rules.")
     microbatches: Positive = setting(1, "Parts that a batch is computed in, one after the other.")
     log_every: Positive = setting(50, "Steps between two records of metrics.jsonl.")
     evaluate_every: Positive = setting(1_000, "Steps between two validations.")
     evaluate_batches: Positive = setting(16, "Batches of a validation.")
     checkpoint_every: Positive = setting(1_000, "Steps between two checkpoints.")
-    keep_checkpoints: Positive = setting(2, "How many checkpoints are kept, the newest.")
+    keep_checkpoints: Positive = setting(2, "How many of the newest checkpoints are kept.")
     hang_seconds: NonNegative = setting(
         600.0,
-        "A step that takes longer prints the stack of every thread; three times that where it compiles. 0: never.",
+        "If a step takes longer, every thread's stack is printed; a step that compiles has three times that. 0: never.",
     )
 
 
@@ -246,7 +244,7 @@ class MeshConfig:
     tensor: int = setting(1, "Heads, feed-forward layers and vocabulary are split.")
     slice: int = setting(1, "Groups joined by a slower network: slices of TPUs, nodes of GPUs.")
     largest_replicated_mib: Positive = setting(
-        16, "Start only if no device holds more MiB of an array that fsdp or tensor could split and does not."
+        16, "The most MiB that a device may hold of an array that fsdp or tensor could split but does not."
     )
 
 
@@ -259,11 +257,11 @@ class CascadeConfig:
     window: Positive = setting(512, "How many of the last scores rank the next one.")
     score: ScoreSetting = setting(
         "auto",
-        "What decides who calls. auto: the call score of a model that was trained to call, else its uncertainty "
-        "(docs/cascade.md).",
+        "The score that decides where the model calls. auto: the call score of a model that was trained to call, else "
+        "its uncertainty (docs/cascade.md).",
     )
     gate: Gate = setting("none", "factual: the score is weighed by how likely the next token is a fact.")
-    account: Account = setting("row", "Whether each text keeps to the budget, or only all of them together.")
+    account: Account = setting("row", "row: each text keeps to the budget. shared: only all texts together do.")
     span: Span = setting("phrase", "How far the partner writes at a call.")
     timeout: Above0 = setting(30.0, "Seconds that the partner has to answer.")
     max_new_tokens: Positive = setting(64, "Tokens to write at most.")
@@ -274,7 +272,7 @@ class CascadeConfig:
 class Config:
     """A whole run."""
 
-    name: str = setting("custom", "Of the run: a part of its folder's name, and of the report.")
+    name: str = setting("custom", "Name of the run; its folder and its report are named after it.")
     corpus: CorpusConfig = CorpusConfig()
     annotate: AnnotateConfig = AnnotateConfig()
     rule: RuleConfig = RuleConfig()
@@ -289,10 +287,10 @@ class Config:
 
     @property
     def method(self) -> str:
-        """The entry of METHODS that the objective agrees with, "custom" where none does.
+        """The entry of METHODS that the objective agrees with, or "custom" if there is none.
 
         A method is which targets are taken and what happens to them; the softmax belongs to it where an entry names
-        one (lacy and lacy_full). How many are taken is a setting of a method, as the learning rate is.
+        one (lacy and lacy_full). How many are taken does not decide it, just as the learning rate does not.
         """
         for name, own in METHODS.items():
             defining = {"treatment": "call"} | {key: value for key, value in own.items() if key != "rate"}
@@ -317,8 +315,8 @@ def config_from_dict(
     """Settings from nested plain dicts, types and ranges checked. A stored method is not read: it follows from them.
 
     Args:
-        check: finds further problems of settings that are right in themselves, one line each. Where others are not, it
-            is given these at their defaults, and what it then says of them is left out.
+        check: finds further problems, one line each, in settings that are valid alone. It gets invalid settings at
+            their defaults; what it says about those is left out.
 
     Raises:
         ConfigError: all problems, each naming the field, what it got and what is allowed.

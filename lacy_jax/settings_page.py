@@ -29,7 +29,7 @@ python -m lacy_jax.main --config=configs/slm_tiny.py --config.training.steps=100
 
 This page is made from `lacy_jax/config.py` by `python -m lacy_jax.settings_page > docs/settings.md`. The defaults are
 those of a config file that changes nothing; each file in `configs/` says what it changes. Settings that are unknown,
-out of range or contradict each other are refused before anything starts, all of them at once.
+out of range or contradict each other are refused before anything starts. All of them are named at once.
 
 ## Groups of settings
 
@@ -41,8 +41,8 @@ A config file takes an argument, `--config=configs/slm_tiny.py:corpus=jsonl,meth
 _METHODS = """
 Their order does not matter: a preset is applied first, then a corpus, then a method. Flags come last.
 
-The method of a run is no setting of its own. It follows from `config.objective`: a run whose rule and treatment are
-those of a method has its name, whatever its rate, and one that no method agrees with is called `custom`. `lacy` and
+The method of a run is not a setting. It follows from `config.objective`: a run with the rule and the treatment of a
+method has the name of that method, whatever its rate. A run that agrees with no method is called `custom`. `lacy` and
 `lacy_full` differ in the normalizer.
 
 | method | `config.objective` |
@@ -75,7 +75,7 @@ def sections(config: Config) -> Iterator[Section]:
 
 
 def as_flags(config: Config) -> str:
-    """Every setting as a flag with its meaning, a line each, in a block for each section; fit for a shell."""
+    """Every setting as a flag with its meaning, one per line, one block per section; a shell can read it."""
     lines = [f"# {config.name}, method {config.method}"]
     for section in sections(config):
         lines += ["", f"# {section.meaning}"]
