@@ -1,6 +1,6 @@
 """Compiles the three configs for TPU slices that are not there, and writes the table of docs/tpu.md.
 
-    python -m benchmarks.compile_table                     # prints it; needs libtpu, about a minute a line
+    python -m benchmarks.compile_table                     # prints it; needs libtpu, about a minute per line
     python -m benchmarks.compile_table --write docs/tpu.md # and puts it between the file's two marks
 
 Every line is the real training step (method lacy, attention as a run would choose it) with the rows per chip and the

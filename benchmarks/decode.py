@@ -130,7 +130,7 @@ def partner_seconds(partner: Counted, loaded: LoadedModel, rates: Rates, *, cont
 
 
 def transformers_generate(slm: LoadedModel, prompts: Sequence[str], *, length: int) -> Callable[[int], float] | None:
-    """Tokens a second of PyTorch's `generate` for a batch; None where it is missing or the style is not GPT-2's."""
+    """Tokens per second of PyTorch's `generate` for a batch; None where it is missing or the style is not GPT-2's."""
     try:
         import torch
         import transformers
@@ -210,7 +210,7 @@ def report(
     """Times one cell against its peers and prints its line."""
 
     def run(guard: Callable[..., Guard], share: float) -> tuple[float, Counts, float, float]:
-        """Tokens a second, counts, texts per question, and the tokens a second of the floor with the partner."""
+        """Tokens per second, counts, texts per question, and the floor with the partner, in tokens per second."""
         partner = Counted(large, slots=setting.batch)
         asked = guard(partner)
         cascade = Cascade(slm, asked, budget=setting.budget, score="call_score", span="token")

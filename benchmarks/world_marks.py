@@ -47,7 +47,7 @@ def kinds(document: Document, spans: Spans, *, tokenizer: Tokenizer) -> dict[str
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints a line a rule."""
+    """Prints one line per rule."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--biographies", type=int, default=1_000)
     parser.add_argument("--workers", type=int, default=0, help="spaCy processes; 0: one per core")

@@ -1,8 +1,8 @@
 """lacy_jax: small language models that learn in pretraining what to predict and what to ask for.
 
-An open implementation of LaCy (arXiv 2602.12005). Text flows down, one stage a room: `data`, `model`, `objective`,
-`training`, `cascade`; docs/design.md is the map. From text to a cascade in ten lines: docs/python.md. In three, of a
-run that is there:
+An open implementation of LaCy (arXiv 2602.12005). Text passes through `data`, `model`, `objective`, `training`
+and `cascade`, one folder per stage; docs/design.md is the map. docs/python.md goes from text to a cascade in ten lines.
+With a finished run it takes three:
 
     slm = lacy_jax.load("runs/slm_tiny-lacy_full")
     cascade = lacy_jax.Cascade(slm, "documents", budget=0.22)
@@ -52,8 +52,8 @@ def __dir__() -> list[str]:
 
 
 class _Package(types.ModuleType):
-    """Keeps `lacy_jax.prepare` and `lacy_jax.export` functions where the programs of these names are imported, too:
-    Python sets a submodule as an attribute of its package.
+    """Keeps `lacy_jax.prepare` and `lacy_jax.export` functions when the programs of these names are imported:
+    Python would set a submodule as an attribute of its package, in their place.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:

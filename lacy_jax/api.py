@@ -30,8 +30,8 @@ def prepare(config: Config, *, say: Say = "progress") -> Prepared:
 def train(config: Config, *, workdir: str = "", say: Say = "progress") -> "LoadedModel":
     """Prepares what is missing, trains to the end of the budget, and gives the model.
 
-    The same call again continues a run that was stopped, or gives the model of one that is finished. A run that Ctrl-C
-    stops is saved, and its model given; `step` says how far it came.
+    Repeat the call to continue a run that was stopped, or to get the model of a finished one. If Ctrl-C stops the run,
+    it is saved and its model is returned; `step` says how far it came.
 
     Args:
         workdir: where the run lies; "": runs/<config name>-<method>.

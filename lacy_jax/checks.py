@@ -1,4 +1,4 @@
-"""The door of settings: what is right in itself but does not go together is refused here, all of it at once."""
+"""Checks across settings: those that are valid alone but not together are refused here, all at once."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -117,7 +117,7 @@ def _data(config: Config) -> Iterator[str]:
         )
     if annotate.annotator == "oracle" and corpus.name != "biographies":
         yield (
-            "config.annotate.annotator: oracle knows the corpus biographies alone, but config.corpus.name is "
+            "config.annotate.annotator: oracle works with the corpus biographies only, but config.corpus.name is "
             f"{corpus.name!r}; add --config.annotate.annotator=spacy"
         )
     world = corpus.biographies

@@ -1,8 +1,8 @@
-"""Compiles the training step for a TPU slice that is not there: does it fit, and what goes over the network?
+"""Compiles the training step for a TPU slice that you need not have: does it fit, and what goes over the network?
 
     python -m lacy_jax.compile_ahead --config=configs/slm_334m.py --topology=v5e:16x16 --config.data.batch_size=1024
 
-Runs on any machine with the package libtpu. Exit status: 0 it fits, 1 it does not, 2 it could not be asked.
+Runs on any machine with the package libtpu. Exit status: 0 it fits, 1 it does not, 2 it could not be found out.
 """
 
 from dataclasses import replace

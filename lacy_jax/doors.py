@@ -1,7 +1,7 @@
 """Doors: the programs that people start, `python -m lacy_jax.NAME`, and the one way in which all of them begin and end.
 
-A door ends with its own status; with 2 and a line a problem on stderr where its input cannot be used; with 130 and
-nothing said after Ctrl-C. What is a fault of the program keeps its traceback.
+A door ends with its own status. If its input cannot be used, it ends with 2 and one line per problem on stderr. After
+Ctrl-C it ends with 130 and says nothing. A fault of the program keeps its traceback.
 """
 
 import errno

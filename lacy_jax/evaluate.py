@@ -5,7 +5,7 @@
     python -m lacy_jax.evaluate --study=configs/study_biographies.py --workdir=runs/study_biographies --workers=2
 
 A suite prints its scores with 95% intervals and keeps what was generated in --out. A study trains what is missing, and
-writes its page there; run again, it goes on where it was. docs/biographies.md and docs/real_text.md explain them.
+writes its page there; repeat the command to go on. docs/biographies.md and docs/real_text.md explain them.
 """
 
 import sys
@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 _SUITE = (  # what suites are asked with, as `evidence.suites.Settings`
     Flag("people", Positive, "How many people are written about", 128),
     Flag("known", Share, "closed_world: share of the facts that the database knows", 0.9),
-    replace(flags.TEMPERATURE, help="closed_world: of the draw; 0 is greedy (default: the study's)", default=None),
+    replace(
+        flags.TEMPERATURE,
+        help="closed_world: temperature of the draw; 0 is greedy (default: the study's)",
+        default=None,
+    ),
     Flag(
         "decode",
         list[str],

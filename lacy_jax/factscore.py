@@ -35,7 +35,7 @@ _FLAGS = (
     *flags.JUDGE,
     Flag("demonstrations", flags.Path, "FActScore's demons.json, in place of our own four"),
     Flag("use_atomic_facts", bool, "Take the facts in the file, as FActScore's flag does", False),
-    Flag("gamma", float, "Of the length penalty; 0: none (default: FActScore's)"),
+    Flag("gamma", float, "Texts of fewer facts are penalised; 0: no penalty (default: FActScore's)"),
 )
 
 

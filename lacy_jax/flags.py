@@ -81,7 +81,7 @@ PARTNER = _of_cascade("partner", "Who answers calls: documents, none, checkpoint
 _SETTINGS = (
     PARTNER,
     _of_cascade("budget", "Share of the SLM's tokens to delegate: 0.22 for 22%"),
-    _of_cascade("score", "What decides who calls"),
+    _of_cascade("score", "The score that decides where the model calls"),
     _of_cascade("gate", "Weigh the score by P(factual)"),
     _of_cascade("span", "How far the partner writes at a call"),
     _of_cascade("timeout", "Seconds that the partner has to answer", old=("partner_timeout",)),
@@ -145,8 +145,8 @@ def _refuse_partner(config: Config, *, checkpoint: str) -> None:
         return
     asked = f"{partner!r} over the corpus {corpus!r}" if partner == "documents" else f"{partner!r}"
     raise PartnerError(
-        f"the checkpoint {checkpoint} asks for the partner {asked}, and what a checkpoint asks for is used only if "
-        f"you agree: add {shlex.quote(f'--partner={partner}')}, or --partner=none"
+        f"the checkpoint {checkpoint} asks for the partner {asked}, which is used only if you "
+        f"agree: add {shlex.quote(f'--partner={partner}')}, or --partner=none"
     )
 
 
@@ -211,7 +211,7 @@ def parse(
     given = Given(names=frozenset(flag.name for flag in flags if any(texts[name] for name in flag.names)))
     for flag in flags:
         found = [text for name in flag.names for text in texts[name]]
-        # What a program needs to work it needs not to print its settings.
+        # Flags that a program needs for its work are not needed to print its settings.
         optional = PRINT_CONFIG.name in given.names and flag.name != CONFIG.name
         try:
             setattr(given, flag.name, _value(replace(flag, needed=flag.needed and not optional), found))

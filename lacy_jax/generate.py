@@ -36,10 +36,10 @@ _FLAGS = (
         "Draw from the most likely tokens that hold this probability",
         1.0,
     ),
-    Flag("seed", Count, "Of the draw", 0),
+    Flag("seed", Count, "Seed of the draw", 0),
     Flag("repetition_penalty", float, "Above 1, tokens that are in sight become less likely", 1.0),
     dataclasses.replace(flags.BATCH_SIZE, help="How many prompts are worked on at once"),
-    Flag("json", bool, "Print one JSON object a prompt instead of marked text", False),
+    Flag("json", bool, "Print one JSON object per prompt instead of marked text", False),
 )
 
 

@@ -2,7 +2,7 @@
 
     python -m lacy_jax.main --config=configs/slm_tiny.py [--workdir=...] [--config.<section>.<setting>=...]
 
-The same command again continues a run, or says that it is finished.
+Repeat the command to continue a run; it says when the run is finished.
 """
 
 import time

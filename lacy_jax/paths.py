@@ -1,4 +1,4 @@
-"""Paths as people write them: ~ is the home folder, though no shell reads it so in `--workdir=~/run`."""
+"""Paths as people write them: ~ is the home folder, also in `--workdir=~/run`, where a shell leaves it as it is."""
 
 import os
 import re

@@ -1,7 +1,7 @@
-"""Names that stand for code: our own by a table, anybody's by an entry point, both as "module:object" or "module".
+"""Names that stand for code: ours from a table, others' from entry points, both as "module:object" or "module".
 
-A room that can be added to keeps one `Registry` beside the code that reads it; docs/adding.md lists them. What is named
-is imported when it is asked for, so a table may name a module that its reader must not import at the start.
+A folder that others can extend keeps one `Registry` beside the code that reads it; docs/adding.md lists them. A name is
+imported when it is asked for, so a table may name a module that its reader must not import at the start.
 """
 
 import importlib.metadata

@@ -2,8 +2,8 @@
 
     python -m lacy_jax.serve --checkpoint=runs/slm_tiny [--partner=documents] [--budget=0.22] [--port=8000]
 
-Listens on this machine only, unless --host says otherwise. A key that clients must send is read from the environment
-(LACY_API_KEY) or from --api_key_file. SIGTERM lets running requests end. See docs/serving.md.
+Listens on this machine only, unless --host names another address. Clients must send the key in the environment
+variable LACY_API_KEY or in --api_key_file, if there is one. SIGTERM lets running requests end. See docs/serving.md.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""What can be found wrong with a run before anything of it begins: files, checkpoints, a partner, places to write."""
+"""Problems of a run that can be found before it begins: with files, checkpoints, a partner, places to write."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from lacy_jax.errors import ConfigError, LacyError
 
 def preparing_problems(config: Config) -> Iterator[str]:
     """One line each: what `lacy_jax.prepare` would stumble over."""
-    from lacy_jax.data.check import data_problems  # rooms are imported when flags and settings are right
+    from lacy_jax.data.check import data_problems  # imported only once flags and settings are right
 
     yield from data_problems(config)
     if not config.data.packed:
@@ -18,7 +18,7 @@ def preparing_problems(config: Config) -> Iterator[str]:
 
 
 def training_problems(config: Config, *, workdir: str) -> Iterator[str]:
-    """One line each: what `lacy_jax.main` would stumble over, at its end or before."""
+    """One line each: what `lacy_jax.main` would stumble over, even at its end."""
     yield from preparing_problems(config)
     if config.objective.reference:
         yield from _raised("config.objective.reference", lambda: _find_checkpoint(config.objective.reference))

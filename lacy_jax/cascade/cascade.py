@@ -56,8 +56,8 @@ class Cascade:
         Args:
             slm: the model that writes; its checkpoint's `call_scores`, if any, start the running quantile.
             partner: who answers calls, or its spec for `make_partner`: "documents" are those the SLM was trained on.
-                Of a partner that is an object, the setting `span` only says what it does: unless "token", its words
-                and numbers are whole, and the SLM does not go on with them.
+                If it is an object, the setting `span` only describes it: unless "token", its words and numbers are
+                whole, and the SLM does not continue them.
             settings: None: the checkpoint's own.
             threshold: calls wherever the score is above it, in place of a budget.
             oracle: (text so far, the SLM's own next token) -> whether to call, where the truth is known; it goes with
@@ -65,8 +65,8 @@ class Cascade:
             directory: where indexes of documents and facts are kept; "": beside the data that the SLM was trained on.
             batch_size: how many texts a partner that is a checkpoint works on at once.
             changes: single settings that differ. `score="auto"` is the call score of a model that was trained to call,
-                and "uncertainty" of any other. `account="shared"` keeps only all rows together on the budget, and then
-                a row's text depends on those beside it.
+                and "uncertainty" of any other. With `account="shared"` only all rows together keep to the budget, and a
+                row's text depends on the other rows.
 
         Raises:
             ConfigError: a value out of range, or settings that do not go together.
@@ -121,7 +121,7 @@ class Cascade:
         """(index, completion) of each prompt, as they finish; at most `batch_size` run at once.
 
         A prompt that is a string is completed greedily, to `max_new_tokens` (None: as the settings say); a `Request`
-        says all that itself. A partner's piece is never cut, so a row may end some tokens above its length.
+        has settings of its own. A partner's piece is never cut, so a row may end some tokens above its length.
 
         Raises:
             ConfigError: one text in place of a list of them.
@@ -142,7 +142,7 @@ class Cascade:
 
 
 def _calling(slm: LoadedModel, settings: CascadeConfig, *, threshold: float | None, oracle: Oracle | None) -> Calling:
-    """Who calls, by settings; the scores of validation text stand for a row's first ones where they are of its kind."""
+    """Who calls, by settings. A row starts with the scores of validation text if they are of the score in use."""
     own: Score = "call_score" if slm.learned_to_call else "uncertainty"
     score: RankedBy = "oracle" if oracle is not None else own if settings.score == "auto" else settings.score
     return Calling(

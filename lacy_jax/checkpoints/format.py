@@ -59,9 +59,9 @@ def model_meta(
 
 
 def check_savable(folder: str, *, name: str) -> None:
-    """Raises `CheckpointError` where Orbax would write checkpoints below `folder`, given as `name`, that none can read.
+    """Raises `CheckpointError` if checkpoints below `folder`, given as `name`, could not be read again.
 
-    It finds the parts of one by a glob, which takes brackets and backslashes in the folder's path for its own.
+    Orbax finds the parts of one by a glob, which reads brackets and backslashes in the folder's path as patterns.
     """
     path = str(epath.Path(folder).absolute())
     if re.search(r"\\|\[[^/]*\]", path):

@@ -20,7 +20,7 @@ from lacy_jax.errors import DataError
 
 TOKENIZER_FILE = "tokenizer.json"
 
-# Where the ids of control tokens stand, in the order of their say.
+# Where the ids of control tokens stand; an earlier file has priority.
 _SETTINGS_FILES = ("config.json", "generation_config.json", "tokenizer_config.json")
 _SPACE = "\u2581"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
@@ -111,7 +111,7 @@ class HfTokenizer:
         return Encoding(ids=ids, starts=starts, ends=ends)
 
     def _spelt(self, text: str, index: int, offsets: tuple[int, int]) -> list[tuple[int, tuple[int, int]]]:
-        """A token and where it stands; in its place the characters where a control token's name stands in the text.
+        """A token and where it stands; its characters instead if the text only spells a control token's name.
 
         A Unigram model takes "</s>" or "<0x41>" in a text for the piece of that name.
         """

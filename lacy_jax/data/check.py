@@ -17,7 +17,7 @@ _SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 
 
 def data_problems(config: Config) -> Iterator[str]:
-    """What the settings of a corpus name and is not there, one line each; nothing is read.
+    """Files, folders and names in the settings that do not exist, one line each; nothing is read.
 
     A corpus or an annotator may add to it: its function `problems`, of the same settings, gives further lines.
     """

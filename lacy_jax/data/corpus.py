@@ -31,7 +31,7 @@ CORPORA = Registry(
     error=DataError,
 )
 
-# Those that read nothing but what is installed here.
+# These read only what is installed here.
 EMBEDDED = ("vital_articles", "biographies")
 
 
@@ -75,10 +75,10 @@ def corpus_fingerprint(corpus: CorpusConfig) -> dict[str, Any]:
 
 
 def corpus_of_checkpoint(corpus: CorpusConfig, *, data: dict[str, Any], directory: str) -> CorpusConfig:
-    """The corpus that a checkpoint's settings name, where it may be read on the checkpoint's word.
+    """The corpus that a checkpoint's settings name, if it may be read without asking the user.
 
     A checkpoint may come from anybody and name any file. Its JSON-lines files are read only if they are those that it
-    was trained on, by sha256, which whoever does not have them cannot know. Nothing is downloaded on its word.
+    was trained on, by sha256, which only somebody who has them can know. Nothing is downloaded.
 
     Args:
         data: the fingerprint of the data that the checkpoint was trained on.

@@ -28,7 +28,7 @@ Stamp = tuple[int, int]  # a file's size in bytes, and when it was changed, in n
 
 @dataclass
 class _Memory:
-    """Hashes by absolute path. known: those of earlier runs; new: those that this one has read files for."""
+    """Hashes by absolute path. known: those of earlier runs; new: those computed in this run."""
 
     known: dict[str, tuple[Stamp, str]]
     new: dict[str, tuple[Stamp, str]] = field(default_factory=dict)
@@ -182,8 +182,9 @@ def _json_object(line: bytes, *, where: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def written_whole(path: Path | epath.Path) -> Iterator[Path | epath.Path]:
-    """Where to write what stands at `path` (local or in a bucket) when the block is over. A block that fails leaves
-    nothing: whoever reads `path` finds the old file or all of the new one.
+    """A path to write to; the file is moved to `path` (local or in a bucket) when the block ends.
+
+    A block that fails leaves nothing: a reader of `path` finds the old file or the whole new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")

@@ -118,7 +118,7 @@ def prepare(config: Config, *, progress: Progress = lambda _stage, _done, _total
 
 
 def _open_elsewhere(config: Config) -> Prepared:
-    """The dataset of `config.data.packed`; what can be said of it without its corpus must fit the config."""
+    """The dataset of `config.data.packed`. All that can be checked without its corpus must fit the config."""
     expected: Fingerprint = {"rule": dataclasses.asdict(config.rule), "window": config.model.context}
     if config.tokenizer.path:
         expected["tokenizer"] = Tokenizer.from_file(config.tokenizer.path).fingerprint
@@ -155,7 +155,7 @@ def _tokenizer_fingerprint(config: Config, *, source: Fingerprint) -> Fingerprin
 
 
 def _tokenizer_file(config: Config, *, source: Fingerprint) -> Path:
-    """The one that the config names, there or not, else ours of these documents."""
+    """The file that the config names, whether it exists or not; else the one that is trained on these documents."""
     if config.tokenizer.path:
         return Path(config.tokenizer.path)
     name = datasets.fingerprint_name(config.corpus.name, _tokenizer_fingerprint(config, source=source))

@@ -210,7 +210,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, characters: int = 
 
 
 def _explain(error: str) -> str:
-    """What SentencePiece's trainer says, with the flag to add where it says how many pieces there can be."""
+    """A message of SentencePiece's trainer. If it says how many pieces there can be, ours names the flag to add."""
     said = error.rpartition("] ")[2]
     most = re.search(r"value <= (\d+)", said)
     if most is None:

@@ -121,7 +121,7 @@ def _cut(encoding: Encoding, length: int) -> Encoding:
 
 
 def _kinds(encoding: Encoding, *, text: str, spans: Spans) -> np.ndarray:
-    """The kind of each token; of kinds that share one the last by the alphabet."""
+    """The kind of each token; where kinds share a token, the last by the alphabet."""
     kinds = np.full(len(encoding), OTHER, dtype="U32")
     for kind in sorted({*spans.kinds}):
         chosen = np.array([each == kind for each in spans.kinds])

@@ -88,7 +88,7 @@ def plan_step(config: Config, devices: Sequence[jax.Device]) -> Plan:
 
     Raises:
         MeshError: the mesh does not fit devices, batch or model, or, as `OutOfMemory`, the step does not fit.
-        CheckpointError: config.objective.reference is no checkpoint; its settings tell the reference model's size.
+        CheckpointError: config.objective.reference is no checkpoint; its settings say how large the reference model is.
     """
     vocab = decoder.padded_vocab(config.tokenizer.vocab_size + 1)
     mesh = make_mesh(config, devices)

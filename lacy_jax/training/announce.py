@@ -37,7 +37,7 @@ def describe_run(config: Config, *, vocab: int, mesh: Mesh, state: TrainState, s
 def describe_long_run(config: Config) -> str:
     """The line about a run that takes more than an hour on this CPU, by arithmetic; "" for every other run.
 
-    For before anything is prepared: what the tokenizer will have is taken from the settings.
+    It is said before anything is prepared, so the size of the vocabulary is taken from the settings.
 
     Raises:
         MeshError: the devices, the batch or the model do not fit config.mesh.

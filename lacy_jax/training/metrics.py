@@ -1,6 +1,6 @@
 """What is measured of a batch, how sums become a record, and where records go.
 
-A record is one flat JSON object a line of `metrics.jsonl`, and the same numbers as TensorBoard events. Every
+A record is one flat JSON object on one line of `metrics.jsonl`, and the same numbers as TensorBoard events. Every
 method is measured on the same footing: NLL of the true token by class of target, with and without `<CALL>`
 in the normalizer, whatever the method trains on.
 """

@@ -129,7 +129,7 @@ def read_spec(spec: str) -> tuple[str, str]:
 
 
 def check_partner(spec: str) -> None:
-    """Returns where `spec` is a partner's, and its packages and the file or folder that it names are there.
+    """Returns if `spec` is a partner's, and its packages and the file or folder that it names exist.
 
     Raises:
         PartnerError, DataError, CheckpointError: it is not.
@@ -155,7 +155,7 @@ def check_partner(spec: str) -> None:
 
 
 def _meant(spec: str, forms: Iterable[str]) -> str:
-    """The form that somebody meant who wrote a file's name or a host alone, or a form that is not quite one."""
+    """A guess at what was meant by a file's name or a host alone, or by a misspelt form."""
     name = spec.lower()
     guesses = [
         (name.endswith((".csv", ".tsv", ".sqlite", ".db")), f"did you mean database:{spec}?"),

@@ -1,4 +1,4 @@
-"""A partner behind a server with the OpenAI interface for completions: vLLM, llama.cpp, TGI, our own.
+"""A partner on a server with the OpenAI interface for completions: vLLM, llama.cpp, TGI, our own.
 
 Every text is a request of its own, so that one that fails costs nothing to the others; several run at once, in one
 asyncio loop in a thread. See https://platform.openai.com/docs/api-reference/completions for the interface.

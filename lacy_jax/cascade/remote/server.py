@@ -60,7 +60,8 @@ def retry_after(value: str) -> float:
 class Server:
     """One server, asked from any thread; its loop runs in a thread of its own, a daemon.
 
-    A server that cannot be reached gets several tries a question, then, until it is back, one (`away`).
+    A server that cannot be reached gets several tries for a question, and after that one (`away`)
+    until it is back.
     """
 
     def __init__(self, url: str, *, role: Role, concurrent: int = CONCURRENT):

@@ -1,1 +1,1 @@
-"""Who marks facts: one module an annotator, each with `mark(documents, settings)` and `fingerprint(settings)`."""
+"""Who marks facts: one module per annotator, each with `mark(documents, settings)` and `fingerprint(settings)`."""

@@ -91,7 +91,8 @@ class SpacyMarker:
         missing = {"parser", "ner"}.difference(self._nlp.pipe_names)
         if missing:
             raise DataError(
-                f"config.annotate.spacy_model={model}: a model without {' and '.join(sorted(missing))} will not do"
+                f"config.annotate.spacy_model={model}: the model has no "
+                f"{' and no '.join(sorted(missing))}; name one that has both"
             )
         ids, strings = spacy.attrs.IDS, self._nlp.vocab.strings
         self._columns = [ids[name] for name in ("IDX", "LENGTH", "LOWER", "IS_SPACE", "POS", "ENT_TYPE", "DEP", "HEAD")]

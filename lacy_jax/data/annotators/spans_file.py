@@ -16,7 +16,7 @@ from lacy_jax.errors import DataError
 
 
 def problems(config: AnnotateConfig) -> Iterator[str]:
-    """That the file is not there. That none is named checks.py says."""
+    """One line if the file does not exist. checks.py reports where none is named."""
     if config.spans_file and not Path(config.spans_file).is_file():
         yield f"config.annotate.spans_file: there is no file {config.spans_file}"
 

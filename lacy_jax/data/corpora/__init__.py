@@ -1,1 +1,1 @@
-"""Where documents come from: one module a corpus, each with `documents(settings)` and `fingerprint(settings)`."""
+"""Where documents come from: one module per corpus, each with `documents(settings)` and `fingerprint(settings)`."""

@@ -1,4 +1,4 @@
-"""The corpus jsonl: one JSON object a line, in one or more files."""
+"""The corpus jsonl: one JSON object per line, in one or more files."""
 
 import collections
 import glob
@@ -32,7 +32,7 @@ def _files(patterns: str) -> list[Path]:
 
 
 def _literal_where_it_exists(pattern: str) -> str:
-    """The glob in which the folders and the file that are there by that very name, brackets and all, stand for it."""
+    """The glob, with its longest start that exists as a path of that exact name (brackets and all) escaped."""
     parts = Path(pattern).parts
     there = next(n for n in range(len(parts), -1, -1) if os.path.exists(os.path.join("", *parts[:n])) or not n)
     return os.path.join(glob.escape(os.path.join("", *parts[:there])), *parts[there:])
@@ -41,7 +41,7 @@ def _literal_where_it_exists(pattern: str) -> str:
 def _named_files(corpus: CorpusConfig) -> list[tuple[Path, str]]:
     """The corpus' files, each with the name that ids are made of: the file's own, wherever it lies.
 
-    Files of one name in several folders, whose documents have no ids, have as many folders in it as tell them apart.
+    If files in several folders share a name and their documents have no ids, it has enough folders to be unique.
     """
     files = _files(corpus.files)
     alike = collections.defaultdict(list)
@@ -59,7 +59,7 @@ def _names(alike: Sequence[Path], *, id_field: str) -> dict[Path, str]:
     parts = {path: Path(os.path.abspath(path)).parts for path in alike}
     deepest = max(map(len, parts.values()))
     count = next((n for n in range(2, deepest) if len({own[-n:] for own in parts.values()}) == len(alike)), deepest)
-    # Where documents bring their ids, folders stay out: prepared data is found by a fingerprint that has these names.
+    # Documents with ids need no folders in it: prepared data is found by a fingerprint that has these names.
     return {path: path.name if _first_has_id(path, id_field) else "/".join(own[-count:]) for path, own in parts.items()}
 
 
@@ -68,7 +68,7 @@ def _first_has_id(path: Path, id_field: str) -> bool:
 
 
 def problems(corpus: CorpusConfig) -> Iterator[str]:
-    """The files that are not there, without reading any. That none are named checks.py says."""
+    """One line if a file does not exist; reads none. checks.py reports where none is named."""
     try:
         if corpus.files:
             _files(corpus.files)
@@ -77,9 +77,9 @@ def problems(corpus: CorpusConfig) -> Iterator[str]:
 
 
 def documents(corpus: CorpusConfig) -> Iterator[tuple[str, Document]]:
-    """One document a line, with the place of the line. A title may be missing; a missing id becomes "<file>:<line>".
+    """One document per line, with the place of the line. A title may be missing; a missing id becomes "<file>:<line>".
 
-    Of files that have the same name in several folders, <file> holds as many folders as tell them apart.
+    If files in several folders share a name, <file> has enough folders to be unique.
 
     Raises:
         DataError: a file is missing or cut, or a line is no document.

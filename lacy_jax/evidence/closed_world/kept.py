@@ -61,7 +61,7 @@ def model_fingerprint(slm: LoadedModel) -> str:
 
 
 def claim_folder(folder: Path, slm: LoadedModel, *, decodes: Sequence[Decode], settings: Mapping[str, Any]) -> None:
-    """Notes what the folder is of, or refuses. Decodes may be added to it; a name may not change what it stands for.
+    """Notes which evaluation the folder holds, or refuses. Decodes may be added; a name may not change its meaning.
 
     Raises:
         DataError: it holds an evaluation of another model, or with other settings.

@@ -1,4 +1,4 @@
-"""Everything that the closed world asks of one checkpoint, kept in files (kept.py): what is there is not done again.
+"""Everything that the closed world asks of one checkpoint, kept in files (kept.py): a finished part is not repeated.
 
 biographies.py has them written, judging.py judges them, scores.py adds them up, tables.py shows them.
 """

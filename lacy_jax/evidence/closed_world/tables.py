@@ -31,7 +31,7 @@ def suite_table(found: Evaluation) -> list[str]:
 
 
 def token_table(found: Evaluation) -> list[str]:
-    """Markdown: a line a score of tokens of held-out biographies, with bootstrap intervals over biographies."""
+    """Markdown: one line per score of tokens of held-out biographies, with bootstrap intervals over biographies."""
     lines = [
         "| tokens of held-out biographies, ranked by | " + " | ".join(_TOKENS_PRINTED.values()) + " |",
         "|---|" + "---|" * len(_TOKENS_PRINTED),

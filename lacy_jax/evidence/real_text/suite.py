@@ -107,7 +107,7 @@ class RealTextResult:
 
 
 def run(slm: LoadedModel, settings: Settings, *, out: Path, progress: Progress) -> list[str]:
-    """Markdown: a line a budget, each score with its bootstrap interval over people; the records lie in `out`.
+    """Markdown: one line per budget, each score with its bootstrap interval over people; the records lie in `out`.
 
     Raises:
         ConfigError, PartnerError, DataError, CheckpointError: see `find_people` and `evaluate_real_text`.

@@ -1,4 +1,4 @@
-"""What is noted of a finished run of a study: how it was trained, in which ways it was evaluated, by which code.
+"""What is noted of a finished run of a study: how it was trained, how it was evaluated, and by which code.
 
 A file of JSON. Those of commit 60e64f2 and before have two lines, the commands, and do not say which code it was.
 """

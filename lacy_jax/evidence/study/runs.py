@@ -1,4 +1,4 @@
-"""Trains and evaluates what a study is missing: one process a run, several at once, whatever is finished is kept.
+"""Trains and evaluates what a study is missing: one process per run, several at once; whatever is finished is kept.
 
 <workdir>/data/, data.txt               prepared data, shared, and what was said of it
 <workdir>/<arm>/seed<k>/                a run of lacy_jax.main; log.txt has what it said
