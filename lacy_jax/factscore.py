@@ -28,7 +28,7 @@ _FLAGS = (
     Flag("generations", flags.Path, "FActScore's JSON lines; with --checkpoint, written first", needed=True),
     flags.CHECKPOINT,
     Flag("entities", flags.Path, "With --checkpoint: a file of entities, one per line (default: FActScore's)"),
-    Flag("limit", Count, "Only the first so many entities (default: 100) and lines; 0: all"),
+    Flag("limit", Count, "Only the first N entities (default: 100) and lines; 0: all"),
     dataclasses.replace(flags.BATCH_SIZE, help="How many biographies are written at once", old=("rows",)),
     *flags.CASCADE,
     Flag("knowledge", flags.Path, "FActScore's .db, or JSON lines of title and text"),

@@ -29,7 +29,7 @@ class CallScore:
         the logarithm of that.
     needs_call: it means something only where the model's training taught it `<CALL>`.
     title: what it is called for people.
-    ranks_as: the score that ranks tokens the same way without a gate, where there is one; the evidence measures that.
+    ranks_as: a score that ranks tokens the same way without a gate, if any; the evidence measures it instead.
     """
 
     formula: Callable[[Said], Number]

@@ -8,7 +8,7 @@ An annotator is a module, or any object, with two functions of `AnnotateConfig`:
     mark(documents, settings) -> Iterator[tuple[Document, Spans]]    each document, in order, with its spans
     fingerprint(settings) -> dict                                    what the marks depend on, as plain JSON values
 
-and, if it likes, `problems(settings) -> Iterator[str]`: lines about what is not there, said before anything starts.
+and optionally `problems(settings) -> Iterator[str]`: lines about missing files and the like, said before the start.
 """
 
 from collections.abc import Iterable, Iterator

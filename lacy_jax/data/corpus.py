@@ -5,7 +5,7 @@ A corpus is a module, or any object, with two functions of `CorpusConfig`:
     documents(settings) -> Iterator[tuple[str, Document]]    where each stands, for messages, and the document
     fingerprint(settings) -> dict                            what the documents depend on, as plain JSON values
 
-and, if it likes, `problems(settings) -> Iterator[str]`: lines about what is not there, said before anything starts.
+and optionally `problems(settings) -> Iterator[str]`: lines about missing files and the like, said before the start.
 """
 
 import dataclasses

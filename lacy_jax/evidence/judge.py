@@ -1,7 +1,7 @@
 """A large model on an OpenAI-compatible server that answers questions about texts.
 
 Every answer is written to a SQLite file as it arrives, under everything that it depends on (the body of its request),
-so that whoever was interrupted and asks again pays only for what is missing. `cost` says beforehand what that is.
+so that a run that was interrupted and asks again pays only for what is missing. `cost` says beforehand how much.
 See https://platform.openai.com/docs/api-reference/chat for the interface.
 """
 
@@ -157,7 +157,7 @@ class Judge:
             concurrent.futures.wait(running)  # what is under way is paid for, and kept
 
     def _count(self, error: Unanswered, *, in_a_row: int) -> None:
-        """Notes a failure; raises `JudgeError` where asking on is of no use."""
+        """Notes a failure; raises `JudgeError` if further questions are useless."""
         if error.status in REFUSALS:
             raise JudgeError(
                 f"the judge at {self._url} refuses us (status {error.status}); see its address, its model "
