@@ -124,7 +124,7 @@ def _data(config: Config) -> Iterator[str]:
     if corpus.name == "biographies" and world.documents < world.people:
         yield (
             f"config.corpus.biographies.documents: {world.documents} are too few for config.corpus.biographies.people "
-            f"({world.people}), each of whom needs one at least; add --config.corpus.biographies.documents={world.people}"
+            f"({world.people}), as each needs one; add --config.corpus.biographies.documents={world.people}"
         )
     if annotate.annotator == "spans" and not annotate.spans_file:
         yield (
