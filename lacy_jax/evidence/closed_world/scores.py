@@ -67,8 +67,8 @@ SCORES: dict[str, Ratio] = {
         lambda j: sum(not claim.called for claim in j.claims),
         True,
     ),
-    "tokens_per_right": Ratio("tokens a right claim", lambda j: j.generated, lambda j: j.right, False, percent=False),
-    "calls_per_right": Ratio("calls a right claim", lambda j: j.calls, lambda j: j.right, False, percent=False),
+    "tokens_per_right": Ratio("tokens per right claim", lambda j: j.generated, lambda j: j.right, False, percent=False),
+    "calls_per_right": Ratio("calls per right claim", lambda j: j.calls, lambda j: j.right, False, percent=False),
 }
 
 
