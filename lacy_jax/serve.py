@@ -23,6 +23,7 @@ _SETTINGS = (  # `serving.settings.Settings` says what is allowed
     Flag("max_tokens", int, "SLM tokens of a choice", 1024),
     Flag("max_prompt_characters", int, "Characters of a prompt", 32_768),
     Flag("max_body_bytes", int, "Bytes of a request's body", 1 << 20),
+    Flag("max_connections", int, "Connections at once; fewer where the process may open few files", 1000),
     Flag("request_seconds", float, "After that a request ends with the text it has", 120.0),
     Flag("grace_seconds", float, "What open requests get at SIGTERM", 30.0),
 )

@@ -74,7 +74,12 @@ def make_app(
             Route("/v1/completions", routes.completions, methods=["POST"]),
         ],
         middleware=[Middleware(Gate, settings=settings, metrics=measured)],
-        exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _unexpected},
+        exception_handlers={
+            ApiError: _api_error,
+            HTTPException: _http_error,
+            ClientDisconnect: _gone,
+            Exception: _unexpected,
+        },
         lifespan=lifespan,
     )
     app.state.service, app.state.worker = service, worker
@@ -129,8 +134,6 @@ class _Routes:
             return _EventStream(events, headers=headers, close=lambda: self._service.close(job))
         try:
             finished = await _unless_gone(request, self._collect(job))
-        except ClientDisconnect:
-            return Response(status_code=499)  # nobody reads it; nginx' number for a client that left
         finally:
             self._service.close(job)
         choices = [
@@ -240,6 +243,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
     answer = error_response(ApiError(error.status_code, message))
     answer.headers.update(error.headers or {})
     return answer
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    """Nobody reads it. The number is nginx' for a client that left."""
+    return Response(status_code=499)
 
 
 async def _unexpected(request: Request, _: Exception) -> Response:

@@ -1,5 +1,7 @@
 """What every request passes first: the key, the host it was sent to, the count of answers."""
 
+import asyncio
+import contextlib
 import hashlib
 import hmac
 from urllib.parse import urlsplit
@@ -14,6 +16,7 @@ from lacy_jax.serving.settings import Settings
 
 _OPEN = ("/", "/health")
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+UNWANTED_SECONDS, UNWANTED_BYTES = 10.0, 1 << 26  # of a body that is refused: how much of it is read and thrown away
 _ROUTES = ("/", "/health", "/metrics", "/v1/completions", "/v1/models")
 
 
@@ -37,8 +40,11 @@ class Gate:
         path = scope["path"]
         route = path if path in _ROUTES else "/v1/models" if path.startswith("/v1/models/") else "other"
 
+        body = _Body(receive, scope)
+
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
+                await body.discard()
                 self._metrics.requests.labels(route, str(message["status"])).inc()
                 headers = MutableHeaders(scope=message)
                 headers.setdefault("X-Content-Type-Options", "nosniff")
@@ -47,7 +53,7 @@ class Gate:
 
         error = self._refusal(path, Headers(scope=scope))
         app = self._app if error is None else error_response(error)
-        await app(scope, receive, counted)
+        await app(scope, body.receive, counted)
 
     def _refusal(self, path: str, headers: Headers) -> ApiError | None:
         if self._names is not None and _host_name(headers.get("host", "")) not in self._names:
@@ -60,6 +66,28 @@ class Gate:
             return None
         message = "no API key given; send it as 'Authorization: Bearer KEY'" if not scheme else "incorrect API key"
         return ApiError(401, message, code="invalid_api_key")
+
+
+class _Body:
+    """A request's body on its way."""
+
+    def __init__(self, receive: Receive, scope: Scope):
+        self._receive = receive
+        # Such a client sends its body only when it is asked for.
+        self._ended = any(name == b"expect" for name, _ in scope["headers"])
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._ended = not message.get("more_body", False)
+        return message
+
+    async def discard(self) -> None:
+        """Reads what is left of it: a client that is still sending would lose an answer that closes the connection."""
+        left = UNWANTED_BYTES
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(UNWANTED_SECONDS):
+                while not self._ended and left > 0:
+                    left -= len((await self.receive()).get("body", b""))
 
 
 def error_response(error: ApiError) -> JSONResponse:

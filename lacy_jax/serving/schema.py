@@ -9,6 +9,7 @@ import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field
 
 from lacy_jax.cascade import Request, Sampling
+from lacy_jax.errors import did_you_mean
 from lacy_jax.serving.errors import ApiError
 from lacy_jax.serving.settings import Settings
 
@@ -27,16 +28,24 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
 }
+# Fields about the client, its account or its bill: they change no text, and have no meaning here.
+IGNORED = ("user", "metadata", "store", "service_tier", "prompt_cache_key", "safety_identifier")
+
+
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class _StreamOptions(BaseModel):
+    model_config = _STRICT
+
     include_usage: bool | None = None
+    include_obfuscation: bool | None = None  # OpenAI's padding of a stream's parts; there is none here
 
 
 class _Body(BaseModel):
-    """Types and ranges. Unknown fields are ignored, as OpenAI does; null means "not given"."""
+    """Types and ranges. Unknown fields are refused, as OpenAI does; null means "not given"."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+    model_config = _STRICT
 
     prompt: list[str]
     model: str | None = None
@@ -90,8 +99,11 @@ def parse(body: bytes, settings: Settings) -> Asked:
         given = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise ApiError(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
+    checked = given
+    if isinstance(given, dict):
+        checked = {name: value for name, value in given.items() if name not in _UNSUPPORTED and name not in IGNORED}
     try:
-        asked = _Body.model_validate(given)
+        asked = _Body.model_validate(checked)
     except pydantic.ValidationError as error:
         raise _describe(error) from None
     for name, harmless in _UNSUPPORTED.items():
@@ -150,6 +162,16 @@ def _rows(asked: _Body, settings: Settings) -> tuple[Request, ...]:
 def _describe(error: pydantic.ValidationError) -> ApiError:
     """The first thing that is wrong, in one line."""
     first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "extra_forbidden":
+        return _unknown([str(part) for part in first["loc"]])
     where = ".".join(map(str, first["loc"]))
     message = first["msg"].removeprefix("Value error, ")
     return ApiError(400, f"{where}: {message}" if where else message, param=str(first["loc"][0]) if where else None)
+
+
+def _unknown(path: list[str]) -> ApiError:
+    *above, name = path
+    known = _StreamOptions.model_fields if above else [*_Body.model_fields, *_UNSUPPORTED, *IGNORED]
+    shown = ".".join([*above, name])[:80]
+    message = f"unknown parameter {shown!r}{did_you_mean(name[:80], known)}"
+    return ApiError(400, message, param=shown, code="unknown_parameter")

@@ -16,11 +16,13 @@ from starlette.applications import Starlette
 from lacy_jax.cascade import Cascade
 from lacy_jax.errors import ConfigError
 from lacy_jax.serving.app import make_app
+from lacy_jax.serving.connections import ACCEPTED_AT_ONCE, Connections, Quiet, most_connections
 from lacy_jax.serving.service import Service
 from lacy_jax.serving.settings import Settings
 from lacy_jax.serving.worker import Worker
 
 CLOSE_SECONDS = 5  # for answers that are complete to reach their clients
+BACKLOG = 1024  # connections that the system holds until they are taken on
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +38,12 @@ class DrainingServer(uvicorn.Server):
         self._service = service
         self._grace_seconds = grace_seconds
         self._deadline = float("inf")
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """asyncio takes on as many connections at once as it is told of a backlog, before it looks at any of them."""
+        await super().startup(sockets)
+        for each in sockets or []:
+            each.listen(BACKLOG)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """Called in the main thread, between two of the event loop's steps."""
@@ -53,6 +61,7 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
+        self._service.end_lost()
         if self._service.draining:
             overdue = time.monotonic() > self._deadline
             if overdue:
@@ -93,11 +102,16 @@ def bind(settings: Settings) -> socket.socket:
 
 
 def make_server(app: Starlette, settings: Settings) -> DrainingServer:
-    """uvicorn with the parts that are always there: asyncio and h11."""
+    """uvicorn with the parts that are always there: asyncio and h11.
+
+    Raises:
+        ConfigError: see `most_connections`.
+    """
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http="h11",
+        http=Connections(most_connections(settings.max_connections)).protocol,  # type: ignore[arg-type]
+        backlog=ACCEPTED_AT_ONCE,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -144,6 +158,8 @@ def serve(cascade: Cascade, settings: Settings, *, bound: socket.socket) -> int:
         partner=guard,
     )
     server = make_server(app, settings)
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).addFilter(Quiet())
     server.run(sockets=[bound])
     if threading.active_count() > 1:
         # A round on the device, or a partner that hangs. Python ends badly while foreign code runs in a thread.

@@ -14,6 +14,8 @@ from lacy_jax.serving.metrics import Metrics
 from lacy_jax.serving.settings import Settings
 from lacy_jax.serving.worker import State, Update, Worker
 
+_NOT_ABLE = "the server is not able to work; see its log"
+
 Ending = Literal["complete", "refused", "disconnect", "time", "error", "shutdown"]
 
 
@@ -89,7 +91,12 @@ class Service:
 
     @property
     def state(self) -> State | str:
-        return "draining" if self.draining and self._worker.state == "ready" else self._worker.state
+        """The worker's; "draining" where no more requests are taken on, "stuck" where a round outlasts any request."""
+        if self._worker.state != "ready":
+            return self._worker.state
+        if self.round_seconds() > self.settings.request_seconds:
+            return "stuck"
+        return "draining" if self.draining else "ready"
 
     def round_seconds(self) -> float:
         began = self._worker.round_began
@@ -118,10 +125,10 @@ class Service:
     def _submit(self, requests: tuple[Request, ...], began: float) -> Job:
         if self.draining:
             raise ApiError(503, "the server is shutting down", retry_after=10)
-        if self._worker.state == "starting":
+        if self.state == "starting":
             raise ApiError(503, "the server is starting; try again later", retry_after=5)
-        if self._worker.state != "ready":
-            raise ApiError(503, "the server is not able to work; see its log")
+        if self.state != "ready":
+            raise ApiError(503, _NOT_ABLE)
         limit = self.settings.batch_size + self.settings.max_queue
         if self.open_rows + len(requests) > limit:
             message = f"the queue is full: {self.open_rows} of {limit} rows are taken; try again later"
@@ -196,8 +203,13 @@ class Service:
         if job.ending not in ("complete", "refused"):
             self._metrics.interrupted.labels(job.ending).inc()
 
+    def end_lost(self) -> None:
+        """Ends all jobs where the worker's thread is gone: nobody would ever answer them."""
+        if self._jobs and not self._worker.alive:
+            self.abort(_NOT_ABLE)
+
     def abort(self, message: str) -> None:
-        """Ends all jobs with an error: the grace time of a shutdown is over."""
+        """Ends all jobs with an error: the grace time of a shutdown is over, or there is no worker."""
         for job in list(self._jobs.values()):
             for row in job.open:
                 job.updates.put_nowait(Update(row, error=ApiError(503, message)))

@@ -12,7 +12,8 @@ KEY_VARIABLE = "LACY_API_KEY"
 
 @dataclass(frozen=True)
 class Settings:
-    """Limits are for one request, except `batch_size` and `max_queue`, which count rows of all requests together.
+    """Limits are for one request, except `batch_size` and `max_queue`, which count rows of all requests together, and
+    `max_connections`.
 
     model, partner, budget: what the page and /v1/models say of the cascade; partner is its kind.
     api_key: "" asks for none.
@@ -36,11 +37,13 @@ class Settings:
     max_tokens: int = 1024
     max_prompt_characters: int = 32_768
     max_body_bytes: int = 1 << 20
+    max_connections: int = 1000
     request_seconds: float = 120.0
     grace_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        lowest = {"batch_size": 1, "max_choices": 1, "max_tokens": 1, "max_prompt_characters": 1, "max_body_bytes": 256}
+        above_0 = ("batch_size", "max_choices", "max_tokens", "max_prompt_characters", "max_connections")
+        lowest = dict.fromkeys(above_0, 1) | {"max_body_bytes": 256}
         for each in fields(self):
             value = getattr(self, each.name)
             if isinstance(value, int | float) and not value >= lowest.get(each.name, 0):  # "not >=": NaN too

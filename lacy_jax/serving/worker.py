@@ -103,11 +103,12 @@ class Worker:
                 self._take_commands()
                 if self._rows and self._state == "ready":
                     self._round()
+                self.running = self._scheduler.running
             except BaseException as error:  # whatever it is, nobody may be left waiting
                 _log.critical("the scheduler failed; all open requests end", exc_info=error)
                 self._state = "failed"
+                self.running = 0
                 self._end_all("the server failed while it worked on this request; see its log")
-            self.running = self._scheduler.running if self._state == "ready" else 0
 
     def _take_commands(self) -> None:
         """All commands that wait; for the first one, it sleeps where there is nothing else to do."""

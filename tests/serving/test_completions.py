@@ -94,7 +94,7 @@ def test_what_is_asked_reaches_the_scheduler(server: Running) -> None:
         seed=-1,
         stop=["x", "y"],
         user="somebody",
-        extra_body={"budget": 0.125, "repetition_penalty": 1.2, "something_new": {"a": 1}},
+        extra_body={"budget": 0.125, "repetition_penalty": 1.2, "metadata": {"a": "b"}, "store": False},
     )
     request = server.scheduler.requests[0]
     assert (request.prompt, request.max_new_tokens, request.budget, request.stop) == ("p", 1, 0.125, ("x", "y"))

@@ -153,15 +153,15 @@ def test_the_time_limit_gives_what_is_there(monkeypatch: pytest.MonkeyPatch) -> 
         assert 'reason="disconnect"' not in server.get("/metrics").text
 
 
-def test_time_that_is_over_before_the_first_piece_is_an_error() -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_time_that_is_over_before_the_first_piece_is_an_error(stream: bool) -> None:
     scheduler = held()
     with serving(scheduler, request_seconds=0.3) as server:
-        for stream in (False, True):
-            answer = server.post({"prompt": "a", "stream": stream})
-            error = answer.json() if answer.status_code == 503 else json.loads(answer.text.removeprefix("data: "))
-            assert error["error"]["code"] == "timeout"
+        answer = server.post({"prompt": "a", "stream": stream})
+        error = answer.json() if answer.status_code == 503 else json.loads(answer.text.removeprefix("data: "))
+        assert error["error"]["code"] == "timeout"
         scheduler.hold.set()
-        server.until(lambda: server.scheduler.cancelled == [0] or len(server.scheduler.cancelled) == 2)
+        server.until(lambda: server.scheduler.cancelled == [0])
 
 
 def test_health_tells_of_a_round_that_hangs() -> None:
@@ -172,6 +172,33 @@ def test_health_tells_of_a_round_that_hangs() -> None:
         assert server.metric("lacy_round_seconds") > 0.05
         scheduler.hold.set()
         assert future.result(60).status_code == 200
+
+
+def test_a_round_that_outlasts_any_request_turns_health_red() -> None:
+    scheduler = held()
+    with serving(scheduler, request_seconds=0.2) as server:
+        first = ask_later(server)
+        server.until(lambda: server.get("/health").status_code == 503)
+        assert server.get("/health").json()["status"] == "stuck"
+        assert first.result(60).json()["error"]["code"] == "timeout"
+        later = server.post({"prompt": "a"})
+        assert (later.status_code, later.json()["error"]["code"]) == (503, None)  # at once, not after its time
+        scheduler.hold.set()
+        server.until(lambda: server.get("/health").status_code == 200)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_is_gone_turns_health_red_and_answers_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise SystemExit
+
+    with serving(FakeScheduler(fail_at=1)) as server:
+        monkeypatch.setattr(server.worker, "_end_all", die)  # where no error of the worker's is caught any more
+        lost = server.post({"prompt": "a", "max_tokens": 5})
+        assert (lost.status_code, lost.json()["error"]["type"]) == (503, "server_error")
+        health = server.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "failed")
+        assert server.post({"prompt": "a"}).status_code == 503
 
 
 def drain(server: Running) -> None:

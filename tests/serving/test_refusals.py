@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from lacy_jax.errors import ConfigError
-from lacy_jax.serving.schema import parse
+from lacy_jax.serving.schema import IGNORED, parse
 from lacy_jax.serving.settings import Settings, read_key
 from tests.serving.conftest import FakeScheduler, Running, serving
 
@@ -54,6 +54,11 @@ def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
         ({"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "not supported"),
         ({"presence_penalty": -0.5}, "presence_penalty", "not supported"),
+        ({"max_token": 5}, "max_token", "unknown parameter 'max_token'; did you mean max_tokens?"),
+        ({"something_new": None}, "something_new", "unknown parameter 'something_new'"),
+        ({"messages": []}, "messages", "unknown parameter"),
+        ({"stream_options": {"includes_usage": True}}, "stream_options.includes_usage", "did you mean include_usage?"),
+        ({"x\n" * 50: 1}, ("x\n" * 50)[:80], "unknown parameter"),
         ({"prompt": "refuse"}, None, "prompt: refused, says the scheduler"),
     ],
     ids=str,
@@ -91,6 +96,17 @@ def test_bodies_that_are_no_request(limited: Running, body: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     error_of(limited.post(content=body, headers=headers), 400)
     assert limited.post({"prompt": "a", "max_tokens": 1}).status_code == 200
+
+
+def test_fields_of_openai_that_change_no_text_are_ignored(limited: Running) -> None:
+    plain = limited.post({"prompt": "a", "max_tokens": 3}).json()["choices"]
+    for name in IGNORED:
+        assert limited.post({"prompt": "a", "max_tokens": 3, name: "x"}).json()["choices"] == plain
+    options = {"stream_options": {"include_obfuscation": True, "include_usage": False}, "stream": True}
+    assert limited.post({"prompt": "a", "max_tokens": 3, **options}).text.endswith("[DONE]\n\n")
+    with pytest.raises(openai.BadRequestError) as caught:
+        limited.client().completions.create(model="tiny", prompt="a", extra_body={"top_k": 5})
+    assert (caught.value.param, caught.value.code) == ("top_k", "unknown_parameter")
 
 
 def test_a_length_that_is_not_given_is_within_the_limit() -> None:
@@ -159,6 +175,7 @@ def test_a_key() -> None:
         ({"grace_seconds": float("nan")}, "--grace_seconds=nan"),
         ({"max_choices": 300}, "never fits"),
         ({"max_queue": -1}, "--max_queue=-1"),
+        ({"max_connections": 0}, "--max_connections=0"),
     ],
     ids=str,
 )
