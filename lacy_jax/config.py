@@ -229,6 +229,7 @@ class TrainingConfig:
     evaluate_batches: Positive = setting(16, "Batches of a validation.")
     checkpoint_every: Positive = setting(1_000, "Steps between two checkpoints.")
     keep_checkpoints: Positive = setting(2, "How many of the newest checkpoints are kept.")
+    checksums: bool = setting(True, "Whether checkpoints hold checksums of their arrays, which every reader compares.")
     hang_seconds: NonNegative = setting(
         600.0,
         "If a step takes longer, every thread's stack is printed; a step that compiles has three times that. 0: never.",

@@ -28,6 +28,10 @@ class CheckpointError(LacyError):
     """A checkpoint that is missing, unfinished or of another kind than asked for."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint whose files were cut or changed after they were written: an older step may do in its place."""
+
+
 class MeshError(LacyError):
     """A mesh that the devices, the batch or the model do not fit, or processes of one run that disagree."""
 

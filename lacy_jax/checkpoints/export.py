@@ -5,7 +5,7 @@ import json
 import orbax.checkpoint as ocp
 from etils import epath
 
-from lacy_jax.checkpoints.format import META_FILE, check_savable, read_meta
+from lacy_jax.checkpoints.format import META_FILE, check_savable, read_meta, with_checksums
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.data.tokenizer import Tokenizer
 from lacy_jax.errors import CheckpointError
@@ -33,6 +33,7 @@ def export(checkpoint: str, *, out: str) -> str:
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(partial / "params", loaded.params)
     (partial / "tokenizer.model").write_bytes(loaded.tokenizer.model_proto)
-    (partial / META_FILE).write_text(json.dumps(read_meta(epath.Path(loaded.path))))
+    meta = with_checksums(read_meta(epath.Path(loaded.path)), {"params": loaded.params})
+    (partial / META_FILE).write_text(json.dumps(meta))
     partial.rename(target)
     return f"{loaded.path} (step {loaded.step:,}) -> {target}"

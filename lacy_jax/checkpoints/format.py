@@ -4,30 +4,36 @@ A step's folder is self-contained, so that `generate`, `evaluate` and `export` n
 
     <workdir>/checkpoints/<step>/params/    Orbax, a plain nested dict of float32 arrays
                                  train/     Orbax, optimizer state and counters (absent from an export)
-                                 meta/      JSON: settings, tokenizer, data fingerprint, versions
+                                 meta/      JSON: settings, tokenizer, data fingerprint, versions, checksums
 
 An export is one such folder without `train`.
+
+`checksums` of the JSON has the checksum of every array of each item, `sha256` that of the rest of the JSON
+(checksums.py). Every reader compares them; what an older lacy_jax wrote has none.
 """
 
 import base64
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import logging
 from etils import epath
 
+from lacy_jax.checkpoints.checksums import SIGNATURE, Checksums, array_checksums, is_genuine, signed
 from lacy_jax.config import Config, config_from_dict, config_to_dict
 from lacy_jax.data.tokenizer import Tokenizer
-from lacy_jax.errors import CheckpointError, ConfigError
+from lacy_jax.errors import CheckpointError, ConfigError, DamagedError
 from lacy_jax.model.probe import FactualProbe
 
 FORMAT = 1
 META_FILE = "meta/metadata"  # where Orbax puts the item `meta` of a JsonSave
 _ITEM_FILES = ("_METADATA", "manifest.ocdbt")  # Orbax writes them for every tree of arrays
 _VERSIONED = ("lacy_jax", "jax", "flax", "optax", "orbax-checkpoint")
+
+_T = TypeVar("_T")
 
 
 def model_meta(
@@ -58,6 +64,17 @@ def model_meta(
     }
 
 
+def with_checksums(meta: dict[str, Any], items: Mapping[str, Any]) -> dict[str, Any]:
+    """The description with the checksums of the arrays of each item ({"params": params, ...}), signed."""
+    return signed({**meta, "checksums": {name: array_checksums(tree) for name, tree in items.items()}})
+
+
+def read_checksums(meta: dict[str, Any], *, item: str) -> Checksums:
+    """What `with_checksums` wrote of an item; {} where it was saved without checksums."""
+    checksums: Checksums = meta.get("checksums", {}).get(item, {})
+    return checksums
+
+
 def check_savable(folder: str, *, name: str) -> None:
     """Raises `CheckpointError` if checkpoints below `folder`, given as `name`, could not be read again.
 
@@ -71,10 +88,33 @@ def check_savable(folder: str, *, name: str) -> None:
         )
 
 
-def find_checkpoint(path: str) -> epath.Path:
+def first_readable(path: str, read: Callable[[epath.Path], _T]) -> _T:
+    """What `read` makes of the newest step at `path` that is whole and can be read (see `find_checkpoint`).
+
+    A step that turns out to be damaged while it is read is passed over as one that is not whole, unless `path` names
+    just this one.
+
+    Raises:
+        CheckpointError: no step can be read, or `read` raises one that is no `DamagedError`.
+    """
+    damaged: dict[epath.Path, str] = {}
+    while True:
+        folder = find_checkpoint(path, damaged=damaged)
+        try:
+            return read(folder)
+        except DamagedError as error:
+            if folder == epath.Path(path).absolute():
+                raise
+            damaged[folder] = str(error).removeprefix(f"{folder}/")
+
+
+def find_checkpoint(path: str, *, damaged: Mapping[epath.Path, str] | None = None) -> epath.Path:
     """The folder of one step: `path` itself, or the newest whole step under it (a workdir or its checkpoints/).
 
     A newer step that is not whole is passed over with a warning.
+
+    Args:
+        damaged: as for `newest_steps`.
 
     Raises:
         CheckpointError: nothing whole lies there.
@@ -84,7 +124,7 @@ def find_checkpoint(path: str) -> epath.Path:
         return root
     found = "it holds no finished checkpoint" if root.exists() else "there is no such folder"
     for folder in (root / "checkpoints", root):
-        broken, whole = newest_steps(folder)
+        broken, whole = newest_steps(folder, damaged=damaged)
         if whole:
             for step, fault in broken.items():
                 logging.warning("%s is not whole (%s): step %s is used", step, fault, whole.name)
@@ -100,13 +140,16 @@ def find_checkpoint(path: str) -> epath.Path:
 
 
 def newest_steps(
-    folder: epath.Path, *, items: Sequence[str] = ("params",)
+    folder: epath.Path, *, items: Sequence[str] = ("params",), damaged: Mapping[epath.Path, str] | None = None
 ) -> tuple[dict[epath.Path, str], epath.Path | None]:
-    """The newest whole step in `folder`, and before it the newer ones that are not whole, each with what it lacks."""
+    """The newest whole step in `folder`, and before it the newer ones that are not whole, each with what it lacks.
+
+    The arrays are not read. damaged: steps that were found damaged when they were, each with what is wrong there.
+    """
     broken: dict[epath.Path, str] = {}
     children = [child for child in folder.iterdir() if child.name.isdecimal()] if folder.is_dir() else []
     for step in sorted(children, key=lambda child: int(child.name), reverse=True):
-        fault = _fault(step, items)
+        fault = (damaged or {}).get(step) or _fault(step, items)
         if not fault:
             return broken, step
         broken[step] = fault
@@ -114,15 +157,17 @@ def newest_steps(
 
 
 def _fault(step: epath.Path, items: Sequence[str]) -> str:
-    """What a step's folder lacks, "" where its files are there. The arrays are not read."""
+    """What a step's folder lacks, "" where its files are there."""
     if not step.is_dir() or not any(step.iterdir()):
         return "it is empty"
     if not (step / META_FILE).exists():
         return f"{META_FILE} is missing"
     try:
-        json.loads((step / META_FILE).read_text())
+        meta = json.loads((step / META_FILE).read_text())
     except (OSError, ValueError):
         return f"{META_FILE} is cut off"
+    if isinstance(meta, dict) and not is_genuine(meta):
+        return f"{META_FILE} is damaged"
     missing = [f"{item}/{name}" for item in items for name in _ITEM_FILES if not (step / item / name).exists()]
     return f"{missing[0]} is missing" if missing else ""
 
@@ -132,13 +177,24 @@ def read_meta(folder: epath.Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: not ours, or written by a newer format.
+        DamagedError: it is no JSON, or was changed since.
     """
     try:
         meta: dict[str, Any] = json.loads((folder / META_FILE).read_text())
+    except ValueError as error:
+        raise DamagedError(f"{folder / META_FILE} is damaged: it is not JSON ({error})") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {folder / META_FILE} ({error.strerror})") from None
+    if isinstance(meta, dict) and not is_genuine(meta):
+        raise DamagedError(
+            f"{folder / META_FILE} is damaged: its content is not that of its {SIGNATURE} (whoever edits it by hand "
+            f'takes out the entry "{SIGNATURE}")'
+        )
+    try:
         written = int(meta["format"])
         if written <= FORMAT and "config" not in meta:
             raise KeyError("config")
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{folder / META_FILE} is not the description of a lacy_jax checkpoint: {error}"
         ) from error
@@ -147,6 +203,25 @@ def read_meta(folder: epath.Path) -> dict[str, Any]:
             f"{folder} has checkpoint format {written}, this lacy_jax reads up to {FORMAT}: upgrade it"
         )
     return meta
+
+
+def read_tokenizer(meta: dict[str, Any], *, folder: epath.Path) -> Tokenizer:
+    """The tokenizer in a description; `folder` is for messages.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not the one that the data was prepared with, by its sha256.
+    """
+    try:
+        tokenizer = Tokenizer.from_bytes(base64.b64decode(meta["tokenizer"]))
+    except (KeyError, ValueError, TypeError) as error:  # DataError is a ValueError
+        raise CheckpointError(f"{folder / META_FILE}: its tokenizer cannot be read ({error})") from None
+    expected = (meta.get("data") or {}).get("tokenizer", tokenizer.fingerprint)
+    if tokenizer.fingerprint != expected:
+        raise DamagedError(
+            f"{folder / META_FILE} is damaged: its tokenizer is not the one that its data was prepared with (sha256 "
+            f"{tokenizer.fingerprint}, expected {expected})"
+        )
+    return tokenizer
 
 
 def read_config(meta: dict[str, Any], *, folder: epath.Path) -> Config:

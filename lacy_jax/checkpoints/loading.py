@@ -4,8 +4,11 @@ A Hugging Face folder (config.json, model.safetensors, tokenizer.json) of the GP
 is ever downloaded.
 """
 
-import base64
+import asyncio
+import contextlib
 import dataclasses
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,15 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from lacy_jax.checkpoints.format import META_FILE, find_checkpoint, read_config, read_meta
+from lacy_jax.checkpoints.checksums import Checksums, array_checksums, differing
+from lacy_jax.checkpoints.format import first_readable, read_checksums, read_config, read_meta, read_tokenizer
 from lacy_jax.config import Config, ModelConfig, ObjectiveConfig, ParamsDtype
-from lacy_jax.data.tokenizer import TextTokenizer, Tokenizer
-from lacy_jax.errors import CheckpointError, DataError
+from lacy_jax.data.tokenizer import TextTokenizer
+from lacy_jax.errors import CheckpointError, DamagedError, DataError
 from lacy_jax.model import decoder
 from lacy_jax.model.probe import FactualProbe
 from lacy_jax.paths import expand_home
+from lacy_jax.runtime import distributed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +61,17 @@ class LoadedModel:
         return not self.family and self.config.objective.teaches_call
 
 
+# What TensorStore says where not the files are at fault but the way to them: nothing is set aside for it.
+_UNREACHABLE = re.compile(
+    r"(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED)\b"
+)
+
+
 def load_model(path: str, *, params_dtype: ParamsDtype = "stored") -> LoadedModel:
     """Parameters, settings and tokenizer of a checkpoint, the arrays on this process' first device.
 
     Args:
-        path: of one of ours (see `find_checkpoint`), or a Hugging Face folder; nothing is ever downloaded.
+        path: of one of ours (see `first_readable`), or a Hugging Face folder; nothing is ever downloaded.
         params_dtype: of the parameters in memory. What the model computes in is another matter.
 
     Raises:
@@ -69,14 +80,15 @@ def load_model(path: str, *, params_dtype: ParamsDtype = "stored") -> LoadedMode
     path = expand_home(path)
     if (Path(path) / "config.json").is_file():
         return _load_hugging_face(Path(path), params_dtype=params_dtype)
-    folder = find_checkpoint(path)
+    return first_readable(path, lambda folder: _load_own(folder, params_dtype=params_dtype))
+
+
+def _load_own(folder: epath.Path, *, params_dtype: ParamsDtype) -> LoadedModel:
     meta = read_meta(folder)
     config = read_config(meta, folder=folder)
-    try:
-        tokenizer = Tokenizer.from_bytes(base64.b64decode(meta["tokenizer"]))
-    except (ValueError, TypeError) as error:  # DataError is a ValueError
-        raise CheckpointError(f"{folder / META_FILE}: its tokenizer cannot be read ({error})") from None
-    params = restore_params(folder, config.model, vocab=decoder.padded_vocab(tokenizer.vocab_size))
+    tokenizer = read_tokenizer(meta, folder=folder)
+    vocab, checksums = decoder.padded_vocab(tokenizer.vocab_size), read_checksums(meta, item="params")
+    params = restore_params(folder, config.model, vocab=vocab, checksums=checksums)
     if params_dtype != "stored":
         params = jax.tree.map(lambda leaf: leaf.astype(params_dtype), params)
     probe = meta.get("factual_probe")
@@ -112,19 +124,85 @@ def _load_hugging_face(folder: Path, *, params_dtype: ParamsDtype) -> LoadedMode
     )
 
 
-def restore_params(folder: epath.Path, model: ModelConfig, *, vocab: int, shardings: Any = None) -> decoder.Params:
+def restore_params(
+    folder: epath.Path, model: ModelConfig, *, vocab: int, checksums: Checksums, shardings: Any = None
+) -> decoder.Params:
     """Parameters of a step's folder, placed by `shardings` (a matching tree; default: the first local device).
 
+    Args:
+        checksums: see `restore_arrays`.
+
     Raises:
-        CheckpointError: the arrays do not have the shapes that the settings beside them ask for.
+        DamagedError: as `restore_arrays`.
     """
     shapes = jax.eval_shape(lambda: decoder.init_params(model, vocab=vocab, key=jax.random.key(0)))
     if shardings is None:
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shardings = jax.tree.map(lambda _: first, shapes)
     target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-    with ocp.StandardCheckpointer() as checkpointer:
-        try:
-            return checkpointer.restore(folder / "params", target)
-        except (ValueError, KeyError, FileNotFoundError) as error:
-            raise CheckpointError(f"cannot restore the parameters in {folder}: {error}") from error
+    params: decoder.Params = restore_arrays(folder / "params", target, checksums=checksums)
+    return params
+
+
+def restore_arrays(folder: epath.Path, target: Any, *, checksums: Checksums) -> Any:
+    """The arrays that Orbax wrote into `folder`, with the shapes, dtypes and shardings of `target`.
+
+    All processes of a run call this together, and all of them raise where one cannot read its part.
+
+    Args:
+        checksums: what the arrays must have; {} where none were written.
+
+    Raises:
+        DamagedError: they cannot be read, do not fit the target, or do not have their checksums.
+    """
+    restored, fault = None, ""
+    try:
+        with _every_read_awaited():
+            # The handler by itself: a `Checkpointer` lets processes wait for one that has failed.
+            restored = ocp.StandardCheckpointHandler().restore(folder, args=ocp.args.StandardRestore(target))
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:  # of damaged files Orbax, TensorStore and JSON raise nearly every kind
+        if _UNREACHABLE.search(str(error)) or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError)):
+            raise CheckpointError(f"cannot read {folder}: {_first_line(error)}") from error
+        fault = f"it cannot be read ({_first_line(error)})"
+    if distributed.anywhere(bool(fault)):
+        raise DamagedError(f"{folder} is damaged: {fault or 'another process cannot read it'}")
+    wrong = differing(array_checksums(restored), checksums) if checksums else []
+    if wrong:
+        more = f" and {len(wrong) - 1} others" if len(wrong) > 1 else ""
+        raise DamagedError(f"{folder} is damaged: {wrong[0]}{more} changed after saving (by its checksum)")
+    return restored
+
+
+def _first_line(error: Exception) -> str:
+    words = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {words[:160]}"
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop that lets its tasks come to their end before it is closed."""
+
+    def close(self) -> None:
+        if not self.is_closed() and (left := asyncio.all_tasks(self)):
+            self.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        super().close()
+
+
+class _Loops(asyncio.DefaultEventLoopPolicy):
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        return _Loop()
+
+
+@contextlib.contextmanager
+def _every_read_awaited() -> Iterator[None]:
+    """Orbax closes the event loop of a restore at the first error, while TensorStore still reads other arrays.
+
+    Each of those would print a traceback when it is done.
+    """
+    before = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(_Loops())
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop_policy(before)

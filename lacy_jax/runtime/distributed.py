@@ -114,3 +114,10 @@ def _appears(path: epath.Path) -> bool:
             return False
         time.sleep(min(1.0, FOLDER_SECONDS))
     return True
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether the flag is set in any process of this run; waits for all of them."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.asarray(multihost_utils.process_allgather(np.bool(flag))).any())

@@ -8,9 +8,17 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
-from lacy_jax.checkpoints.format import newest_steps, read_config, read_meta
+from lacy_jax.checkpoints.format import (
+    newest_steps,
+    read_checksums,
+    read_config,
+    read_meta,
+    read_tokenizer,
+    with_checksums,
+)
+from lacy_jax.checkpoints.loading import restore_arrays
 from lacy_jax.config import Config, config_to_dict
-from lacy_jax.errors import CheckpointError
+from lacy_jax.errors import CheckpointError, DamagedError
 from lacy_jax.runtime import distributed
 from lacy_jax.training.state import TrainState, init_state
 
@@ -28,9 +36,13 @@ _FREE = (
 
 
 class Checkpoints:
-    """The checkpoints of one run, `<workdir>/checkpoints`; saving is asynchronous, a failed save raises at the next."""
+    """The checkpoints of one run, `<workdir>/checkpoints`; saving is asynchronous, a failed save raises at the next.
 
-    def __init__(self, workdir: str, *, keep: int):
+    checksums: whether they are written with them.
+    """
+
+    def __init__(self, workdir: str, *, keep: int, checksums: bool = True):
+        self._checksums = checksums
         self._folder = epath.Path(workdir).absolute() / "checkpoints"
         self._folder.mkdir(parents=True, exist_ok=True)
         _set_aside(self._folder)
@@ -44,13 +56,11 @@ class Checkpoints:
 
     def save(self, state: TrainState, *, step: int, meta: dict[str, Any]) -> None:
         """Starts writing step `step`; training may go on and donate the state."""
-        train = {name: getattr(state, name) for name in ("step", "tokens", "ground_truth_tokens", "optimizer")}
-        items = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
-            train=ocp.args.StandardSave(train),
-            meta=ocp.args.JsonSave(meta),
-        )
-        self._manager.save(step, args=items, force=True)
+        arrays = _items(state)
+        if self._checksums:
+            meta = with_checksums(meta, arrays)
+        items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+        self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)), force=True)
 
     def wait(self) -> None:
         """Until everything is on disk; raises what went wrong there."""
@@ -64,24 +74,44 @@ class Checkpoints:
     def restore(self, config: Config, *, vocab: int, shardings: TrainState, data: Any) -> tuple[TrainState, Any]:
         """The newest state, placed by `shardings` on whatever devices there are now, and its meta.
 
+        A step that turns out to be damaged is set aside, as one that is not whole, and the next older one is taken.
+
         Raises:
-            CheckpointError: it was made with other settings or other data than this run's, or cannot be read.
+            CheckpointError: it was made with other settings or other data than this run's, or none can be read.
         """
-        step = self.latest
-        folder = self._folder / str(step)
-        meta = read_meta(folder)
-        _refuse_other_run(meta, config, data=data, folder=folder)
-        shapes = jax.eval_shape(lambda: init_state(config, vocab=vocab))
-        target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-        train = {name: getattr(target, name) for name in ("step", "tokens", "ground_truth_tokens", "optimizer")}
-        items = ocp.args.Composite(
-            params=ocp.args.StandardRestore(target.params), train=ocp.args.StandardRestore(train)
-        )
-        restored = self._manager.restore(step, args=items)
-        return TrainState(params=restored["params"], **restored["train"]), meta
+        damaged: dict[epath.Path, str] = {}
+        while True:
+            folder = self._folder / str(self.latest)
+            meta = read_meta(folder)
+            try:
+                _refuse_other_run(meta, config, data=data, folder=folder)
+                return _restore(folder, meta, config, vocab=vocab, shardings=shardings), meta
+            except DamagedError as error:
+                damaged[folder] = str(error).removeprefix(f"{folder}/")
+            _set_aside(self._folder, damaged=damaged)
+            self._manager.reload()
 
 
-def _set_aside(folder: epath.Path) -> None:
+def _items(state: TrainState) -> dict[str, Any]:
+    """The arrays of a step's folder, by the name of what holds them."""
+    train = {name: getattr(state, name) for name in ("step", "tokens", "ground_truth_tokens", "optimizer")}
+    return {"params": state.params, "train": train}
+
+
+def _restore(
+    folder: epath.Path, meta: dict[str, Any], config: Config, *, vocab: int, shardings: TrainState
+) -> TrainState:
+    """The state in a step's folder; raises `DamagedError`."""
+    shapes = jax.eval_shape(lambda: init_state(config, vocab=vocab))
+    target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    restored = {
+        name: restore_arrays(folder / name, tree, checksums=read_checksums(meta, item=name))
+        for name, tree in _items(target).items()
+    }
+    return TrainState(params=restored["params"], **restored["train"])
+
+
+def _set_aside(folder: epath.Path, *, damaged: dict[epath.Path, str] | None = None) -> None:
     """Renames steps that are newer than the newest whole one to N.incomplete: the run goes on there, and comes to N.
 
     Orbax would take them for the newest, and delete whole ones in their place.
@@ -89,7 +119,7 @@ def _set_aside(folder: epath.Path) -> None:
     Raises:
         CheckpointError: there are steps, and none is whole.
     """
-    broken, whole = newest_steps(folder, items=("params", "train"))
+    broken, whole = newest_steps(folder, items=("params", "train"), damaged=damaged)
     if whole and jax.process_index() == 0:
         for step, fault in broken.items():
             names = (f"{step.name}.incomplete{number or ''}" for number in itertools.count())
@@ -112,7 +142,7 @@ def _refuse_other_run(meta: dict[str, Any], config: Config, *, data: Any, folder
     differing = [
         f"config.{name}: here {ours[name]!r}, there {theirs[name]!r}" for name in binding if ours[name] != theirs[name]
     ]
-    if meta["data"] != data:
+    if meta["data"] != data or read_tokenizer(meta, folder=folder).fingerprint != data["tokenizer"]:
         differing.append("the prepared data (corpus, annotator, rule, tokenizer or window length) is another")
     if differing:
         raise CheckpointError(

@@ -82,7 +82,8 @@ def train(config: Config, *, prepared: Prepared, workdir: str, reporter: Reporte
     with jax.set_mesh(mesh):
         tokenizer = prepared.tokenizer.fingerprint
         reference = load_reference(config, tokenizer=tokenizer, vocab=vocab, mesh=mesh)
-        checkpoints = Checkpoints(workdir, keep=config.training.keep_checkpoints)
+        training = config.training
+        checkpoints = Checkpoints(workdir, keep=training.keep_checkpoints, checksums=training.checksums)
         run = _Run(config, prepared, mesh, vocab, checkpoints, reporter, reference)
         try:
             with stop_requests() as stop_asked:

@@ -3,9 +3,17 @@
 import dataclasses
 
 import jax
+from etils import epath
 from jax.sharding import Mesh
 
-from lacy_jax.checkpoints.format import find_checkpoint, read_config, read_meta
+from lacy_jax.checkpoints.format import (
+    find_checkpoint,
+    first_readable,
+    read_checksums,
+    read_config,
+    read_meta,
+    read_tokenizer,
+)
 from lacy_jax.checkpoints.loading import restore_params
 from lacy_jax.config import Config, ModelConfig
 from lacy_jax.errors import CheckpointError
@@ -33,16 +41,21 @@ def load_reference(config: Config, *, tokenizer: str, vocab: int, mesh: Mesh) ->
     """
     if not config.objective.reference:
         return None
-    folder = find_checkpoint(config.objective.reference)
-    meta = read_meta(folder)
-    if meta["data"]["tokenizer"] != tokenizer:
-        raise CheckpointError(
-            f"config.objective.reference: {folder} has another tokenizer than this run's data; train the reference on "
-            "data with the same tokenizer (config.tokenizer.path)"
-        )
-    model = read_config(meta, folder=folder).model
-    shardings = param_shardings(mesh, _shapes(model, vocab=vocab))
-    return Reference(restore_params(folder, model, vocab=vocab, shardings=shardings), model)
+
+    def load(folder: epath.Path) -> Reference:
+        meta = read_meta(folder)
+        if read_tokenizer(meta, folder=folder).fingerprint != tokenizer:
+            raise CheckpointError(
+                f"config.objective.reference: {folder} has another tokenizer than this run's data; train the reference "
+                "on data with the same tokenizer (config.tokenizer.path)"
+            )
+        model = read_config(meta, folder=folder).model
+        shardings = param_shardings(mesh, _shapes(model, vocab=vocab))
+        checksums = read_checksums(meta, item="params")
+        params = restore_params(folder, model, vocab=vocab, checksums=checksums, shardings=shardings)
+        return Reference(params, model)
+
+    return first_readable(config.objective.reference, load)
 
 
 def reference_shapes(config: Config, *, vocab: int, mesh: Mesh) -> Reference | None:

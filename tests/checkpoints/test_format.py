@@ -32,6 +32,7 @@ def edited(small_run: Path, tmp_path: Path) -> Callable[[Edit], Path]:
         shutil.copytree(small_run, workdir)
         path = workdir / "checkpoints" / "6" / META_FILE
         meta = json.loads(path.read_text())
+        del meta["sha256"]  # or the edit would be refused
         edit(meta)
         path.write_text(json.dumps(meta))
         return workdir
@@ -102,11 +103,18 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def change(file: Path, old: bytes, new: bytes) -> None:
+    before = file.read_bytes()
+    assert before.count(old) == 1
+    file.write_bytes(before.replace(old, new))
+
+
 BROKEN: dict[str, Callable[[Path], Any]] = {
     "empty": lambda step: [shutil.rmtree(step), step.mkdir()],
     "no meta": lambda step: shutil.rmtree(step / "meta"),
     "empty meta": lambda step: (step / META_FILE).write_text(""),
     "cut meta": lambda step: cut(step / META_FILE),
+    "changed meta": lambda step: change(step / META_FILE, b'"step": 6', b'"step": 7'),
     "no params": lambda step: shutil.rmtree(step / "params"),
     "half of params": lambda step: (step / "params" / "manifest.ocdbt").unlink(),
 }

@@ -1,0 +1,216 @@
+"""Checksums: the same as a slow one in NumPy on any mesh, and no changed bit of a checkpoint goes unnoticed."""
+
+import dataclasses
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lacy_jax.checkpoints.checksums import array_checksums, differing, is_genuine, signed
+from lacy_jax.checkpoints.export import export
+from lacy_jax.checkpoints.format import META_FILE
+from lacy_jax.checkpoints.loading import load_model
+from lacy_jax.config import Config, ObjectiveConfig
+from lacy_jax.console import Reporter
+from lacy_jax.data.prepare import Prepared
+from lacy_jax.errors import CheckpointError, DamagedError, LacyError
+from lacy_jax.training.loop import train
+
+
+def slow(array: np.ndarray) -> str:
+    """The checksum by its definition, element by element in Python's own integers."""
+    total = 0
+    unsigned = array.astype(np.uint32) if array.dtype == np.bool_ else array.view(f"u{array.dtype.itemsize}")
+    for index, element in enumerate(unsigned.reshape(-1).tolist()):
+        x = (element + index * 0x9E3779B9) % 2**32
+        x = (x ^ x >> 16) * 0x85EBCA6B % 2**32
+        x = (x ^ x >> 13) * 0xC2B2AE35 % 2**32
+        total += x ^ x >> 16
+    return f"{total % 2**32:08x}"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float16, np.int32, np.int8, np.bool_])
+@pytest.mark.parametrize("shape", [(), (1,), (8, 6), (2, 3, 8)])
+def test_the_checksum_is_that_of_its_definition(dtype: type, shape: tuple[int, ...]) -> None:
+    array = (np.random.default_rng(0).normal(size=shape) * 50).astype(dtype)
+    assert array_checksums({"a": {"b": jnp.asarray(array)}}) == {"a/b": slow(np.asarray(array).reshape(shape or (1,)))}
+
+
+@pytest.mark.parametrize("spec", [("x", None), (None, "x"), (("x", "y"), None), ("y", "x"), (None, None)])
+def test_it_does_not_depend_on_the_mesh(spec: tuple) -> None:
+    array = np.random.default_rng(1).normal(size=(16, 8)).astype(np.float32)
+    mesh = jax.make_mesh((2, 4), ("x", "y"))
+    placed = jax.device_put(array, NamedSharding(mesh, PartitionSpec(*spec)))
+    assert array_checksums([placed]) == {"0": slow(array)}
+
+
+def test_every_bit_counts_and_so_does_every_place() -> None:
+    array = np.random.default_rng(2).normal(size=(3, 5)).astype(np.float32)
+    own = array_checksums([array])
+    found = set()
+    for element in range(array.size):
+        for bit in range(32):
+            changed = array.copy()
+            changed.reshape(-1).view(np.uint32)[element] ^= np.uint32(1 << bit)
+            found.add(array_checksums([changed])["0"])
+    assert len(found) == 15 * 32
+    assert own["0"] not in found
+    assert array_checksums([array[::-1].copy()]) != own
+    assert array_checksums([np.zeros((2, 3), np.float32)]) != array_checksums([np.zeros((2, 2), np.float32)])
+
+
+def test_differing_names_what_is_missing_on_either_side() -> None:
+    assert differing({"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "0", "d": "4"}) == ["b", "c", "d"]
+
+
+def test_a_signature_holds_through_json_and_for_nothing_else() -> None:
+    description = signed({"step": 3, "scores": (0.1, 1e-30), "name": "Ä", "sha256": "an old one"})
+    read = json.loads(json.dumps(description))
+    assert is_genuine(read)
+    assert is_genuine(signed(read))
+    assert is_genuine({"step": 4})  # never signed
+    assert not is_genuine(read | {"step": 4})
+    assert not is_genuine({name: value for name, value in read.items() if name != "name"})
+    assert not is_genuine(read | {"sha256": None})
+
+
+@pytest.fixture
+def copy(small_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run of six steps, with checkpoints 3 and 6."""
+    shutil.copytree(small_run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def damage_arrays(step: Path, item: str = "params") -> None:
+    """Flips a bit in the largest file of arrays, where the values of a large array lie."""
+    largest = max((step / item).rglob("*"), key=lambda file: file.stat().st_size if file.is_file() else 0)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+
+
+def cut_arrays(step: Path, item: str = "params") -> None:
+    largest = max((step / item).rglob("*"), key=lambda file: file.stat().st_size if file.is_file() else 0)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [damage_arrays, cut_arrays])
+def test_every_reader_passes_a_damaged_newest_step_over_in_one_line(
+    copy: Path,
+    small_config: Config,
+    small_data: Prepared,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    damage: Callable[[Path], None],
+) -> None:
+    newest = copy / "checkpoints" / "6"
+    before = load_model(str(copy))
+    damage(newest)
+
+    def said() -> list[str]:
+        lines = [record.getMessage() for record in caplog.records if "not whole" in record.getMessage()]
+        caplog.clear()
+        return lines
+
+    assert load_model(str(copy)).step == 3
+    (line,) = said()
+    assert line.startswith(f"{newest} is not whole (params is damaged: ")
+    assert line.endswith("): step 3 is used")
+    assert "\n" not in line
+    assert "(step 3)" in export(str(copy), out=str(tmp_path / "out"))
+    assert len(said()) == 1
+    rho = dataclasses.replace(small_config, objective=ObjectiveConfig(rule="excess_loss", reference=str(copy)))
+    train(rho, prepared=small_data, workdir=str(tmp_path / "rho"), reporter=Reporter(quiet=True))
+    assert len(said()) == 1
+    with pytest.raises(DamagedError, match="params is damaged") as named:
+        load_model(str(newest))
+    assert "\n" not in str(named.value)
+    assert train(small_config, prepared=small_data, workdir=str(copy), reporter=Reporter(quiet=True)).step == 6
+    assert len(said()) == 1
+    assert (copy / "checkpoints" / "6.incomplete").is_dir()
+    after = load_model(str(copy))
+    assert after.step == 6
+    for left, right in zip(jax.tree.leaves(after.params), jax.tree.leaves(before.params), strict=True):
+        assert (left == right).all()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_damaged_optimizer_stops_a_resume_but_no_reader(
+    copy: Path, small_config: Config, small_data: Prepared, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage_arrays(copy / "checkpoints" / "6", "train")
+    assert load_model(str(copy)).step == 6
+    assert not caplog.records
+    train(small_config, prepared=small_data, workdir=str(copy), reporter=Reporter(quiet=True))
+    assert "(train is damaged: optimizer/" in caplog.records[0].getMessage()
+
+
+def test_no_step_that_can_be_read_is_one_line(copy: Path, small_config: Config, small_data: Prepared) -> None:
+    for step in ("3", "6"):
+        damage_arrays(copy / "checkpoints" / step)
+    with pytest.raises(CheckpointError, match=r"no finished checkpoint \(6: params is damaged") as error:
+        load_model(str(copy))
+    assert "\n" not in str(error.value)
+    with pytest.raises(CheckpointError, match=r"3 is not whole \(params is damaged.*, and no older step is"):
+        train(small_config, prepared=small_data, workdir=str(copy), reporter=Reporter(quiet=True))
+    assert (copy / "checkpoints" / "3").is_dir()
+    assert (copy / "checkpoints" / "6.incomplete").is_dir()
+
+
+def test_another_tokenizer_than_that_of_the_data_is_damage(copy: Path) -> None:
+    """What was saved without checksums still holds the hash of its tokenizer."""
+    for step in ("3", "6"):
+        path = copy / "checkpoints" / step / META_FILE
+        meta = json.loads(path.read_text())
+        del meta["sha256"]
+        meta["data"]["tokenizer"] = "0" * 64
+        path.write_text(json.dumps(meta))
+    with pytest.raises(CheckpointError, match="its tokenizer is not the one that its data was prepared with"):
+        load_model(str(copy / "checkpoints" / "6"))
+
+
+def test_without_checksums_nothing_is_compared(
+    small_config: Config, small_data: Prepared, small_run: Path, tmp_path: Path
+) -> None:
+    training = dataclasses.replace(small_config.training, checksums=False)
+    config = dataclasses.replace(small_config, training=training)
+    train(config, prepared=small_data, workdir=str(tmp_path / "run"), reporter=Reporter(quiet=True))
+    meta = json.loads((tmp_path / "run" / "checkpoints" / "6" / META_FILE).read_text())
+    assert "checksums" not in meta
+    assert "sha256" not in meta
+    pairs = [jax.tree.leaves(load_model(str(path)).params) for path in (tmp_path / "run", small_run)]
+    assert all((left == right).all() for left, right in zip(*pairs, strict=True))
+
+
+def test_flips_anywhere_in_an_export_are_refused_or_have_no_effect(copy: Path, tmp_path: Path) -> None:
+    """30 of them; `python -m benchmarks.faults` does thousands."""
+    source, target = tmp_path / "whole", tmp_path / "flipped"
+    export(str(copy), out=str(source))
+    whole = load_model(str(source))
+    rng = random.Random(0)
+    files = sorted(file.relative_to(source) for file in source.rglob("*") if file.is_file() and file.stat().st_size)
+    refused = 0
+    for _ in range(30):
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+        file = target / rng.choice(files)
+        content = bytearray(file.read_bytes())
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        file.write_bytes(content)
+        try:
+            found = load_model(str(target))
+        except LacyError:
+            refused += 1
+            continue
+        assert array_checksums(found.params) == array_checksums(whole.params)
+        assert (found.config, found.tokenizer.fingerprint) == (whole.config, whole.tokenizer.fingerprint)
+        assert found.call_scores == whole.call_scores
+    assert refused > 5
