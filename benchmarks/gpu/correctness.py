@@ -1,0 +1,192 @@
+"""Compares what this device computes with something independent: float64 NumPy, and the same programs on the CPU.
+
+    python -m benchmarks.gpu.correctness
+
+- the objective, forward and backward, against tests/objective/reference.py (float64, from the paper's wording);
+- the decoder's hidden states, float32 and bfloat16, against the CPU's in float32;
+- two training steps against the CPU's;
+- on an NVIDIA GPU: the step that main runs calls cuDNN's attention, and its values and gradients are xla's.
+
+Beside each error, ||here - there|| / ||there||, stands the most that rounding explains. Ends with status 1 if one is
+larger.
+"""
+
+import argparse
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.training_step import method_config, random_batch
+from lacy_jax.config import Config, MeshConfig, ModelConfig
+from lacy_jax.model import attention, decoder
+from lacy_jax.objective import head_scalars, objective_sums
+from lacy_jax.runtime import sharding
+from lacy_jax.training.compiled import compile_train_step
+from lacy_jax.training.state import init_state
+from tests.objective import reference
+
+# A product's rounding error, relative: bfloat16 keeps 8 bits; float32 has 24, and long sums lose some of them.
+BOUNDS = {"float32": 1e-5, "bfloat16": 2e-2}
+MODEL = ModelConfig(layers=4, width=256, heads=4, context=256, compute_dtype="float32")
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """name: what was compared. error: relative. bound: the most that rounding explains."""
+
+    name: str
+    error: float
+    bound: float
+
+    @property
+    def good(self) -> bool:
+        """Whether the error is a number within the bound."""
+        return self.error <= self.bound
+
+
+def distance(here: Any, there: Any) -> float:
+    """||here - there|| / ||there||, over all arrays of two trees, in float64."""
+    pairs = zip(jax.tree.leaves(here), jax.tree.leaves(there), strict=True)
+    differences = [(np.asarray(a, np.float64) - np.asarray(b, np.float64), np.asarray(b, np.float64)) for a, b in pairs]
+    parts = [(np.sum(difference**2), np.sum(b**2)) for difference, b in differences]
+    return float(np.sqrt(sum(part[0] for part in parts) / sum(part[1] for part in parts)))
+
+
+def objective_checks() -> Iterator[Check]:
+    """Loss and gradients of LaCy's objective, from hidden states in both dtypes."""
+    inputs = reference.random_inputs(0, batch=4, time=64, width=64, vocab=1024)
+    taken = inputs.factual & inputs.valid
+    for dtype, bound in BOUNDS.items():
+        # The reference reads the rounded numbers: what is compared is the arithmetic on them.
+        hidden, embedding = (np.asarray(jnp.asarray(x, dtype), np.float32) for x in (inputs.hidden, inputs.embedding))
+        expected = reference.objective(
+            hidden,
+            embedding,
+            inputs.targets,
+            taken,
+            inputs.valid,
+            call_id=inputs.call_id,
+            treatment="call",
+            normalizer="full",
+        )
+
+        def loss(hidden: jax.Array, embedding: jax.Array) -> jax.Array:
+            scalars = head_scalars(hidden, embedding, inputs.targets, inputs.call_id)
+            return objective_sums(scalars, taken, inputs.valid, treatment="call", normalizer="full").loss
+
+        with jax.default_matmul_precision("float32"):
+            program = jax.jit(jax.value_and_grad(loss, (0, 1)))
+            value, gradients = program(jnp.asarray(hidden, dtype), jnp.asarray(embedding, dtype))
+        yield Check(f"objective, {dtype}: loss", distance(value, expected.losses.sum()), bound)
+        both = (expected.d_hidden, expected.d_embedding)
+        yield Check(f"objective, {dtype}: gradients", distance(gradients, both), bound)
+
+
+def on(device: jax.Device, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the jitted function gives on a device, as NumPy."""
+    return jax.device_get(jax.jit(function)(*jax.device_put(arguments, device)))
+
+
+def decoder_checks(here: jax.Device, cpu: jax.Device) -> Iterator[Check]:
+    """Hidden states of GPT-2's style and Llama's."""
+    llama = {"positions": "rope", "norm": "rmsnorm", "activation": "swiglu", "bias": False, "kv_heads": 2}
+    for name, style in (("GPT-2", MODEL), ("Llama", dataclasses.replace(MODEL, **llama))):  # type: ignore[arg-type]
+        params = on(cpu, lambda style=style: decoder.init_params(style, vocab=1024, key=jax.random.key(0)))
+        tokens_BT = np.random.default_rng(0).integers(0, 1024, (2, style.context), np.int32)
+        expected = on(cpu, functools.partial(decoder.forward, config=style), params, tokens_BT)
+        for dtype, bound in BOUNDS.items():
+            model = dataclasses.replace(style, compute_dtype=dtype)  # type: ignore[arg-type]
+            found = on(here, functools.partial(decoder.forward, config=model), params, tokens_BT)
+            yield Check(f"decoder, {name}, {dtype}", distance(found, expected), bound)
+
+
+def two_steps(config: Config, device: jax.Device) -> tuple[Any, list[float]]:
+    """Parameters after two steps of the program that main runs, and the loss of each."""
+    vocab, call_id = decoder.padded_vocab(config.tokenizer.vocab_size + 1), config.tokenizer.vocab_size
+    mesh = sharding.make_mesh(MeshConfig(), batch_size=config.data.batch_size, devices=[device])
+    with jax.default_device(device), jax.set_mesh(mesh):
+        state = jax.jit(lambda: init_state(config, vocab=vocab))()
+        batch = random_batch(config, call_id=call_id)
+        program = compile_train_step(config, vocab=vocab, call_id=call_id, mesh=mesh)
+        losses = []
+        for _ in range(2):
+            state, sums = program(state, batch, None)
+            losses.append(float(sums["loss"]) / float(sums["weight"]))
+    return jax.device_get(state.params), losses
+
+
+def step_checks(here: jax.Device, cpu: jax.Device) -> Iterator[Check]:
+    """What two steps do to the parameters, less what they were, and their losses."""
+    settings = [f"model.{name}={getattr(MODEL, name)}" for name in ("layers", "width", "heads", "context")]
+    config = method_config("configs/slm_tiny.py", "lacy", [*settings, "optimizer.learning_rate=1e-3"])
+    # AdamW's first steps are the gradient's signs: an element near 0 may turn over, a loss may not.
+    for dtype, bound in BOUNDS.items():
+        model = dataclasses.replace(config.model, compute_dtype=dtype)  # type: ignore[arg-type]
+        _, losses = two_steps(dataclasses.replace(config, model=model), here)
+        _, expected = two_steps(
+            dataclasses.replace(config, model=dataclasses.replace(model, compute_dtype="float32")), cpu
+        )
+        yield Check(
+            f"two steps, {dtype}: losses", distance(losses, expected), bound / 10 if dtype == "bfloat16" else bound
+        )
+
+
+def cudnn_checks(here: jax.Device) -> Iterator[Check]:
+    """cuDNN's attention is in the step that main runs, and gives what xla's gives."""
+    settings = ["model.layers=2", "model.width=256", "model.heads=4", "model.context=256"]
+    config = method_config(
+        "configs/slm_tiny.py", "lacy", [*settings, "model.compute_dtype=bfloat16", "model.attention=cudnn"]
+    )
+    vocab, call_id = decoder.padded_vocab(config.tokenizer.vocab_size + 1), config.tokenizer.vocab_size
+    mesh = sharding.make_mesh(MeshConfig(), batch_size=config.data.batch_size, devices=[here])
+    with jax.set_mesh(mesh):
+        text = compile_train_step(config, vocab=vocab, call_id=call_id, mesh=mesh).as_text()
+    yield Check("cuDNN's attention is called, 0: yes", float("cudnn$fmha" not in (text or "")), 0.0)
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, k, v, weight = (jax.random.normal(key, (2, 256, 4, 64), jnp.bfloat16) for key in keys)
+
+    def both(implementation: Any) -> Any:
+        def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            mixed = attention.attend(q, k, v, implementation=implementation)
+            return jnp.sum(mixed.astype(jnp.float32) * weight)
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(q, k, v)
+
+    yield Check("cuDNN's attention against xla's: gradients", distance(both("cudnn")[1], both("xla")[1]), 2e-2)
+
+
+def checks() -> Iterator[Check]:
+    """All of them, in order."""
+    here, cpu = jax.devices()[0], jax.devices("cpu")[0]
+    yield from objective_checks()
+    yield from decoder_checks(here, cpu)
+    yield from step_checks(here, cpu)
+    if here.platform == "gpu":
+        yield from cudnn_checks(here)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints a line for each check; 1 if one failed."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(
+        arguments
+    )
+    device = jax.devices()[0]
+    print(f"{device.device_kind} ({device.platform}), jax {jax.__version__}; relative errors")
+    failed = 0
+    for check in checks():
+        print(
+            f"{check.name:44}{check.error:10.1e}   at most {check.bound:.0e}   {'' if check.good else 'FAILED'}",
+            flush=True,
+        )
+        failed += not check.good
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
