@@ -61,6 +61,7 @@ def distance(here: Any, there: Any) -> float:
 def objective_checks() -> Iterator[Check]:
     """Loss and gradients of LaCy's objective, from hidden states in both dtypes."""
     inputs = reference.random_inputs(0, batch=4, time=64, width=64, vocab=1024)
+    targets, valid = jnp.asarray(inputs.targets), jnp.asarray(inputs.valid)
     taken = inputs.factual & inputs.valid
     for dtype, bound in BOUNDS.items():
         # The reference reads the rounded numbers: what is compared is the arithmetic on them.
@@ -77,8 +78,8 @@ def objective_checks() -> Iterator[Check]:
         )
 
         def loss(hidden: jax.Array, embedding: jax.Array) -> jax.Array:
-            scalars = head_scalars(hidden, embedding, inputs.targets, inputs.call_id)
-            return objective_sums(scalars, taken, inputs.valid, treatment="call", normalizer="full").loss
+            scalars = head_scalars(hidden, embedding, targets, inputs.call_id)
+            return objective_sums(scalars, jnp.asarray(taken), valid, treatment="call", normalizer="full").loss
 
         with jax.default_matmul_precision("float32"):
             program = jax.jit(jax.value_and_grad(loss, (0, 1)))

@@ -1,12 +1,18 @@
 """Options of XLA for the training step, by platform.
 
-They go with the compile request, not through the environment: what XLA does not know is then an error that
-names it, where in XLA_FLAGS it would end the process; and nothing else that the process compiles is changed.
+They go with the compile request, not through the environment: nothing else that the process compiles is changed, and
+what this XLA does not know is left out, where in XLA_FLAGS it would end the process.
 """
 
+import logging
 import os
+import re
+
+import jax
 
 Options = dict[str, str | bool]
+
+_log = logging.getLogger(__name__)
 
 # Collectives of FSDP and data parallelism beside the computation, instead of before and after it. Source: "Tips" of
 # docs.jax.dev/en/latest/gpu_performance_tips.html and docs.nvidia.com/jax-toolbox; github.com/AI-Hypercomputer/maxtext
@@ -35,6 +41,23 @@ def compiler_options(platform: str) -> Options:
     given = f"{os.environ.get('XLA_FLAGS', '')} {os.environ.get('LIBTPU_INIT_ARGS', '')}"
     named = {word.lstrip("-").partition("=")[0] for word in given.split()}
     return {name: value for name, value in _OPTIONS.get(platform, {}).items() if name not in named}
+
+
+def compile_with_options(lowered: jax.stages.Lowered, *, platform: str) -> jax.stages.Compiled:
+    """The program, compiled with this platform's options; one that this XLA does not know is left out, with a warning.
+
+    XLA gains and loses options with every release: jaxlib 0.11.2 has no xla_gpu_enable_pipelined_all_gather any more.
+    """
+    options = compiler_options(platform)
+    while True:
+        try:
+            return lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            unknown = re.search(r"No such compile option: '(\w+)'", str(error))
+            if unknown is None or unknown[1] not in options:
+                raise
+            _log.warning("this XLA has no option %s: the step is compiled without it", unknown[1])
+            options = {name: value for name, value in options.items() if name != unknown[1]}
 
 
 def describe_options(platform: str) -> str:

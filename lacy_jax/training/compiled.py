@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from lacy_jax.config import Config
 from lacy_jax.data.batch import Batch
 from lacy_jax.errors import MeshError
-from lacy_jax.runtime.platforms import compiler_options
+from lacy_jax.runtime.platforms import compile_with_options
 from lacy_jax.training.reference import Reference
 from lacy_jax.training.state import init_state
 from lacy_jax.training.step import jit_train_step
@@ -43,7 +43,7 @@ def compile_train_step(
     batch = jax.eval_shape(lambda: _empty_batch(config))
     platform = mesh.devices.flat[0].platform
     try:
-        return step.lower(state, batch, reference).compile(compiler_options=compiler_options(platform))
+        return compile_with_options(step.lower(state, batch, reference), platform=platform)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -121,6 +121,20 @@ def test_xla_knows_the_options(platform: str) -> None:
         lowered.compile(compiler_options={"xla_gpu_not_an_option": True})
 
 
+def test_an_option_that_this_xla_does_not_know_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lowered = jax.jit(lambda x: x + 1).lower(jnp.float32(1))
+    options = {"xla_gpu_not_an_option": True, "xla_cpu_enable_fast_math": False}
+    monkeypatch.setitem(platforms._OPTIONS, "cpu", options)
+    assert platforms.compile_with_options(lowered, platform="cpu")(jnp.float32(1)) == 2
+    assert "xla_gpu_not_an_option" in caplog.text
+    assert "fast_math" not in caplog.text
+    monkeypatch.setitem(platforms._OPTIONS, "cpu", {"xla_cpu_enable_fast_math": "perhaps"})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="perhaps"):
+        platforms.compile_with_options(lowered, platform="cpu")
+
+
 def test_what_the_user_set_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "xla_gpu_enable_latency_hiding_scheduler"
     assert name in platforms.compiler_options("gpu")
