@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from absl import logging
 from tensorflow_datasets.core.dataset_info import read_from_json
 from tensorflow_datasets.core.read_only_builder import ReadOnlyBuilder
 
+from lacy_jax.data.checksums import check_files, write_checksums
 from lacy_jax.data.documents import Document, Spans
 from lacy_jax.errors import DataError
 
@@ -63,6 +64,14 @@ class Settings(tfds.core.BuilderConfig):
     shards: Callable[[Path], dict[str, list[Shard]]] = lambda _: {}
 
 
+class _Info(tfds.core.DatasetInfo):
+    """What TFDS writes last, before it gives the folder its name; the checksums follow."""
+
+    def write_to_directory(self, dataset_info_dir: Any, all_metadata: bool = True) -> None:
+        super().write_to_directory(dataset_info_dir, all_metadata=all_metadata)
+        write_checksums(dataset_info_dir)
+
+
 class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Shard by shard: `GeneratorBasedBuilder` would sort all records in memory, and above 1 GB ask for TensorFlow."""
 
@@ -71,7 +80,7 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
 
     def _info(self) -> tfds.core.DatasetInfo:
         settings = self.builder_config
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             features=tfds.features.FeaturesDict(settings.features),
             disable_shuffling=True,
@@ -119,11 +128,13 @@ def write_dataset(settings: Settings, kind: Kind, *, directory: Path) -> None:
 def open_dataset(directory: Path, kind: Kind) -> Any:
     """A TFDS builder to read from a version folder.
 
-    Its records are read by features made here. TFDS would import whatever classes the folder's files name.
+    Its files are compared with their checksums (checksums.py). Its records are read by features made here: TFDS would
+    import whatever classes the folder's files name.
 
     Raises:
-        DataError: there is no such dataset, or it has other features than ours.
+        DataError: there is no such dataset, it is damaged, or it has other features than ours.
     """
+    check_files(directory)
     none = DataError(f"{directory} is no complete {kind} dataset: name the version folder of one, or prepare it")
     try:
         info = read_from_json(directory / "dataset_info.json")
@@ -143,6 +154,34 @@ def open_dataset(directory: Path, kind: Kind) -> Any:
     if not complete:
         raise none
     return builder
+
+
+class Records(Sequence[Record]):
+    """The records of one split of an open dataset, by number.
+
+    A record that is damaged raises `DataError` when it is read.
+    """
+
+    def __init__(self, builder: Any, split: str) -> None:
+        """Raises `DataError` where the dataset has no such split, or its files cannot be read."""
+        self._where = f"{builder.data_path}, split {split}"
+        try:
+            self._source = builder.as_data_source(split=split)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise self._damaged(error) from None
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: Any) -> Any:
+        try:
+            return self._source[index]
+        except (OSError, RuntimeError, ValueError) as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> DataError:
+        said = str(error).partition("\n")[0][:300]
+        return DataError(f"{self._where} is damaged ({said}); delete that folder and prepare it anew, or copy it again")
 
 
 def _own_features(stored: Any, kind: Kind, *, path: Path) -> dict[str, Any]:
@@ -242,7 +281,7 @@ class AnnotatedSource:
         builder = open_dataset(directory, "annotated")
         self.fingerprint: Fingerprint = builder.info.metadata["fingerprint"]
         self.statistics: dict[str, int] = builder.info.metadata["statistics"]["documents"]
-        self._records = builder.as_data_source(split="documents")
+        self._records = Records(builder, "documents")
 
     def __len__(self) -> int:
         return len(self._records)

@@ -59,7 +59,9 @@ def file_sha256(path: str | Path) -> str:
 
 @contextlib.contextmanager
 def remembered_hashes(folder: str | Path) -> Iterator[None]:
-    """Lets `file_sha256` remember, in `folder`/files.json: a file's path -> [size, time of change in ns, sha256].
+    """Lets `file_sha256` remember, in `folder`/files.json: path -> [size, time of change in ns, sha256, check].
+
+    The check is of the path and the three; an entry that does not have it is not used.
 
     Where that cannot be read or written, files are read again; nothing else follows from it.
     """
@@ -76,16 +78,23 @@ def remembered_hashes(folder: str | Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path.parent / ".lock"):  # of several processes none loses what another one found
             every = _read_hashes(path) | memory.new
-            rows = {key: [*stamp, digest] for key, (stamp, digest) in sorted(every.items())}
+            rows = {key: [*stamp, digest, _check(key, stamp, digest)] for key, (stamp, digest) in sorted(every.items())}
             write_whole(path, json.dumps(rows, indent=2).encode())
 
 
 def _read_hashes(path: Path) -> dict[str, tuple[Stamp, str]]:
     try:
-        rows = json.loads(path.read_text())
-        return {key: ((size, changed), digest) for key, (size, changed, digest) in rows.items()}
+        return {
+            key: ((size, changed), digest)
+            for key, (size, changed, digest, check) in json.loads(path.read_text()).items()
+            if check == _check(key, (size, changed), digest)
+        }
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
+
+
+def _check(key: str, stamp: Stamp, digest: str) -> str:
+    return f"{zlib.crc32(json.dumps([key, *stamp, digest]).encode()):08x}"
 
 
 def read_json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:

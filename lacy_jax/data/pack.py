@@ -228,8 +228,8 @@ def open_packed(directory: str | Path, *, expected: Fingerprint | None = None) -
         directory=Path(directory),
         fingerprint=fingerprint,
         statistics=builder.info.metadata["statistics"],
-        train=PackedSource(builder.as_data_source(split="train")),
-        validation=PackedSource(builder.as_data_source(split="validation")),
+        train=PackedSource(datasets.Records(builder, "train")),
+        validation=PackedSource(datasets.Records(builder, "validation")),
         tokenizer=tokenizer,
     )
 

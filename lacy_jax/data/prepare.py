@@ -12,6 +12,7 @@ stage is simply started anew; processes that want the same folder wait for the o
 """
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import shutil
@@ -44,6 +45,7 @@ from lacy_jax.data.pack import (
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
 from lacy_jax.errors import DataError
 
+FINGERPRINT_FILE = "fingerprint.json"  # beside a tokenizer that was trained here
 FORMAT = 1  # of all folders; raise it when what the same settings give changes
 
 T = TypeVar("T")
@@ -103,7 +105,7 @@ def prepare(config: Config, *, progress: Progress = lambda _stage, _done, _total
         source = _source_fingerprint(config)
     annotated = _annotated_directory(root, source)
     tokenizer_file = _tokenizer_file(config, source=source)
-    tokenizer = Tokenizer.from_file(tokenizer_file) if config.tokenizer.path or tokenizer_file.exists() else None
+    tokenizer = _open_tokenizer(tokenizer_file) if config.tokenizer.path or tokenizer_file.exists() else None
     if tokenizer is None or not _packed_directory(config, source=source, tokenizer=tokenizer).exists():
         _annotate(config, directory=annotated, fingerprint=source, progress=progress)
         documents = AnnotatedSource(annotated)
@@ -225,11 +227,27 @@ def _tokenize(
     def build() -> None:
         texts = _training_texts(documents, config=config, progress=progress)
         model = train_tokenizer(texts, vocab_size=settings.vocab_size, characters=settings.train_characters)
-        fingerprint = _tokenizer_fingerprint(config, source=source)
-        write_whole(file.parent / "fingerprint.json", json.dumps(fingerprint, indent=2).encode())
+        about = _tokenizer_fingerprint(config, source=source) | {"sha256": hashlib.sha256(model).hexdigest()}
+        write_whole(file.parent / FINGERPRINT_FILE, json.dumps(about, indent=2).encode())
         write_whole(file, model)
 
     _once(file, build, progress=progress)
+    return Tokenizer.from_file(file)
+
+
+def _open_tokenizer(file: Path) -> Tokenizer:
+    """A tokenizer, compared with the sha256 beside it, which one that we trained has.
+
+    Raises:
+        DataError: it is missing, no tokenizer, or damaged.
+    """
+    about = file.parent / FINGERPRINT_FILE
+    try:
+        expected = json.loads(about.read_text()).get("sha256", "") if about.exists() else ""
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{about} is damaged ({error}); delete {file.parent}, and it is trained anew") from None
+    if expected and file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+        raise DataError(f"{file} is damaged (by its sha256); delete {file.parent}, and it is trained anew")
     return Tokenizer.from_file(file)
 
 

@@ -91,7 +91,10 @@ class Tokenizer:
         self.end_id: int = processor.eos_id()
         self.start_id = self.end_id
         self.vocab_size = self.pieces + 1
-        self._bytes = [_piece_bytes(processor, index) for index in range(self.pieces)] + [b""]
+        try:
+            self._bytes = [_piece_bytes(processor, index) for index in range(self.pieces)] + [b""]
+        except UnicodeDecodeError as error:
+            raise DataError(f"tokenizer: not a SentencePiece model (a piece is not UTF-8: {error})") from None
         self.byte_lengths = np.array([len(each) for each in self._bytes], dtype=np.int32)
         self._adds_space = "".join(processor.encode("a", return_type=str)).startswith(_SPACE)
         mark = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]

@@ -49,7 +49,7 @@ def test_processes_that_hash_at_once_keep_what_each_found(tmp_path: Path) -> Non
         with remembered_hashes(tmp_path / "data"):
             found.append(file_sha256(paths[1]))
     kept = json.loads((tmp_path / "data" / "files.json").read_text())
-    assert [kept[str(path)] for path in paths] == [
+    assert [kept[str(path)][:3] for path in paths] == [
         [3, path.stat().st_mtime_ns, digest] for path, digest in zip(paths, found, strict=True)
     ]
     assert found == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]

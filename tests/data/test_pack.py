@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 
 from lacy_jax.config import RuleConfig
 from lacy_jax.data import datasets, pack
+from lacy_jax.data.checksums import write_checksums
 from lacy_jax.data.datasets import AnnotatedSource, write_annotated
 from lacy_jax.data.documents import Document, Spans, split_of
 from lacy_jax.data.pack import PackedSource, encode_documents, open_packed, write_packed
@@ -233,6 +234,7 @@ def test_another_tokenizer_in_the_folder_is_refused(tmp_path: Path, tokenizer: T
     directory = pack_all(tmp_path, tokenizer)
     other = train_tokenizer([document.text for document, _ in DOCUMENTS], vocab_size=350)
     (directory / "tokenizer.model").write_bytes(other)
+    write_checksums(directory)
     with pytest.raises(DataError, match=r"tokenizer\.model: expected"):
         open_packed(directory)
 
@@ -277,6 +279,7 @@ def test_classes_that_a_dataset_names_are_not_imported(
     if file == "dataset_info.json":
         content = json.loads((directory / file).read_text()) | {"features": features}
     (directory / file).write_text(json.dumps(content))
+    write_checksums(directory)  # as whoever crafts a file does
     if file == "dataset_info.json" or place == "inner":  # what is stored there is not used
         assert [document for document, _ in AnnotatedSource(directory)] == [document for document, _ in source]
     else:

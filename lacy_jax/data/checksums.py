@@ -1,0 +1,57 @@
+"""What makes a changed file of prepared data known: `checksums.json` beside the files of a dataset.
+
+It holds the size of every file, and the sha256 of the small ones: JSON and the tokenizer. The records need none, since
+ArrayRecord keeps a hash of each chunk of them and compares it when it is read. So opening a dataset costs the same
+whatever its size. A dataset without the file was written by an older lacy_jax.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from etils import epath
+
+from lacy_jax.errors import DataError
+
+CHECKSUMS_FILE = "checksums.json"
+_SMALL = (".json", ".model")  # ends of the names of files that have no hashes inside
+
+
+def write_checksums(folder: epath.PathLike) -> None:
+    """Describes all files of a folder, which is complete but for this one."""
+    files = [file for file in epath.Path(folder).iterdir() if file.name != CHECKSUMS_FILE]
+    rows = {file.name: _describe(file) for file in sorted(files, key=lambda file: file.name)}
+    (epath.Path(folder) / CHECKSUMS_FILE).write_text(json.dumps(rows, indent=2))
+
+
+def check_files(folder: epath.PathLike) -> None:
+    """Returns where the files of a folder are as `write_checksums` found them, or it was never called.
+
+    Raises:
+        DataError: one was changed, cut, or is missing.
+    """
+    path = epath.Path(folder) / CHECKSUMS_FILE
+    if not path.exists():
+        return
+    try:
+        rows: dict[str, Any] = json.loads(path.read_text())
+        if any("/" in name for name in rows):
+            raise ValueError("a name of another folder")
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}); {_mend(folder)}") from None
+    for name, row in rows.items():
+        file = epath.Path(folder) / name
+        found = _describe(file) if file.exists() else "no file"
+        if found != row:
+            raise DataError(f"{file} is damaged: expected {row}, found {found}; {_mend(folder)}")
+
+
+def _mend(folder: epath.PathLike) -> str:
+    return f"delete {folder}, and it is prepared anew, or copy it again from where it was made"
+
+
+def _describe(file: epath.Path) -> dict[str, Any]:
+    size: dict[str, Any] = {"size": file.stat().length}
+    if not file.name.endswith(_SMALL):
+        return size
+    return size | {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
