@@ -1,5 +1,6 @@
 """Whatever a partner does costs only its own texts, and nobody waits for it for long."""
 
+import itertools
 import logging
 import threading
 import time
@@ -112,9 +113,59 @@ class Untellable(Exception):
         raise RuntimeError("no message")
 
 
+class Untold(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(4)
+
+
+class Nameless(type):
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise SystemExit(5)
+
+
+class Unnamed(Exception, metaclass=Nameless):
+    pass
+
+
+class OddText(str):
+    """Text whose every method is the partner's own code."""
+
+    __slots__ = ()
+
+    def fail(self, *_: object) -> Any:
+        raise SystemExit(6)
+
+    __eq__ = __ne__ = __len__ = __bool__ = __str__ = __repr__ = __format__ = __getitem__ = __iter__ = fail
+    __hash__ = str.__hash__
+    encode = strip = split = fail
+
+
+class Pretender:
+    """No text, though it says so."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return str
+
+
+class Unasked:
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        raise SystemExit(7)
+
+
 @pytest.mark.parametrize(
     "odd",
     [
+        lambda: raising(Untold()),
+        lambda: raising(Unnamed("x")),
+        lambda: raising(MemoryError()),
+        lambda: raising(RecursionError()),
+        Pretender,
+        Unasked,
+        lambda: OddText(" \ud800"),
+        lambda: OddText("x" * 201),
         lambda: raising(ValueError("broken")),
         lambda: raising(SystemExit(3)),
         lambda: raising(KeyboardInterrupt()),
@@ -134,6 +185,60 @@ def test_an_odd_text_costs_only_itself(odd: Callable[[], Any]) -> None:
     assert guard.complete(["odd"]) == [""]
     found = guard.statistics
     assert (found.questions, found.answered, found.failed) == (4, 2, 2)
+
+
+def test_text_of_a_class_of_the_partners_becomes_plain_text() -> None:
+    guard = Guard(Scripted(lambda text: OddText("" if text == "b" else f" {text}")))
+    answers = guard.complete(["a", "b", "c"])
+    assert answers == [" a", "", " c"]
+    assert [type(each) for each in answers] == [str] * 3
+    assert (guard.statistics.answered, guard.statistics.empty, guard.statistics.batches) == (2, 1, 1)
+
+
+class LongerThanItSays(list):
+    def __len__(self) -> int:
+        return 3
+
+
+class Endless(list):
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.repeat(" x")
+
+
+class Unreadable(list):
+    def __iter__(self) -> Iterator[Any]:
+        raise SystemExit(8)
+
+    def __repr__(self) -> str:
+        raise SystemExit(9)
+
+
+@pytest.mark.parametrize("whole", [LongerThanItSays("ab"), LongerThanItSays("abcd"), Endless("abc"), Unreadable("abc")])
+def test_a_list_of_the_partners_own_kind_costs_only_its_texts(whole: Any) -> None:
+    partner = Scripted(whole=whole)
+    guard = Guard(partner)
+    assert guard.complete(["a", "b", "c"]) == ["", "", ""]
+    assert guard.statistics.failed == 3
+    partner.whole = None
+    assert guard.complete(["d"]) == [" d"]  # it lives
+
+
+@pytest.mark.parametrize("failures", [3, {"a": "b"}, {3: 1}, [("x",)], None])
+def test_reasons_of_another_form_are_none(failures: Any) -> None:
+    partner = Scripted()
+    partner.failures = failures  # type: ignore[attr-defined]
+    assert Guard(partner).reasons == {}
+    partner.failures = {"late": 2}  # type: ignore[attr-defined]
+    assert Guard(partner).reasons == {"late": 2}
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(3)])
+def test_a_partner_that_cannot_prepare_is_asked_all_the_same(error: BaseException) -> None:
+    partner = Scripted()
+    partner.warm_up = lambda: raising(error)  # type: ignore[attr-defined]
+    guard = Guard(partner)
+    assert guard.warm_up() == 0
+    assert guard.complete(["a"]) == [" a"]
 
 
 @pytest.mark.parametrize("whole", [[], ["x"], ["x"] * 4, "abc", b"abc", 3, {"a": 1}, iter("abc"), object()])

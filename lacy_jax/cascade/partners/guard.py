@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import logging
 import reprlib
 import threading
@@ -50,7 +51,7 @@ class PartnerStatistics:
 
 @dataclass
 class _Question:
-    """Texts on their way. `answers`: what the partner gave, _LATE until it is there, _FAILED where it failed."""
+    """Texts on their way. `answers`: the partner's texts, _LATE until one is there, _FAILED where it gave none."""
 
     texts: list[str]
     future: Future[list[str]]
@@ -98,7 +99,11 @@ class Guard:
     @property
     def reasons(self) -> dict[str, int]:
         """Why texts went unanswered, where the partner within says so (`failures`: reason -> number of texts)."""
-        return dict(getattr(self._partner, "failures", {}))
+        try:
+            failures = dict(getattr(self._partner, "failures", {}))
+            return {str.__str__(reason): int(texts) for reason, texts in failures.items()}
+        except Exception:
+            return {}
 
     def complete(self, texts: Sequence[str]) -> list[str]:
         """See `Partner.complete`; never raises."""
@@ -111,7 +116,7 @@ class Guard:
             return 0
         try:
             return int(prepare())
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # Ctrl-C may be the user's
             self._warn(f"could not prepare: {_described(error)}")
             return 0
 
@@ -176,18 +181,20 @@ class Guard:
         with self._lock:
             self._statistics = dataclasses.replace(self._statistics, batches=self._statistics.batches + 1)
         try:
-            pieces: object = self._partner.complete([question.texts[row] for row in rows])
-            if not isinstance(pieces, list | tuple) or len(pieces) != len(rows):
-                raise ValueError(f"{len(rows)} texts, answered by {reprlib.repr(pieces)}")
-            answers: list[object] = list(pieces)
+            given: object = self._partner.complete([question.texts[row] for row in rows])
+            pieces = [*itertools.islice(given, len(rows) + 1)] if isinstance(given, list | tuple) else []
+            if len(pieces) != len(rows):
+                raise ValueError(f"{len(rows)} texts, answered by {reprlib.repr(given)}")
+            answers: list[object] = [_plain(piece) for piece in pieces]
+            done = True
         except BaseException as error:  # even SystemExit: the thread must live to answer
             self._warn(f"failed on {len(rows)} text(s): {_described(error)}")
-            answers = [_FAILED] * len(rows)
+            answers, done = [_FAILED] * len(rows), False
         with self._lock:
             if not question.settled:
                 for row, answer in zip(rows, answers, strict=True):
                     question.answers[row] = answer
-        return answers[0] is not _FAILED
+        return done
 
     def _expire(self, question: _Question) -> None:
         """Time is up: what is there by now counts. Those that wait after it would wait in vain."""
@@ -210,8 +217,8 @@ class Guard:
                 self._open.popleft()
             answers = question.answers
             late = sum(answer is _LATE for answer in answers)
-            empty = sum(isinstance(answer, str) and answer == "" for answer in answers)
-            pieces = [answer if isinstance(answer, str) and usable(answer) else "" for answer in answers]
+            empty = sum(answer == "" for answer in answers)
+            pieces = [answer if isinstance(answer, str) else "" for answer in answers]
             answered = sum(map(bool, pieces))
             seconds = self._clock.now() - question.begun if question.begun is not None else 0.0
             before = self._statistics
@@ -246,9 +253,15 @@ def usable(piece: object) -> bool:
     return True
 
 
+def _plain(piece: object) -> object:
+    """What a partner gave as a string without code of the partner's, which a subclass may have; _FAILED if unusable."""
+    text = str.__str__(piece) if issubclass(type(piece), str) else None
+    return text if text == "" or usable(text) else _FAILED
+
+
 def _described(error: BaseException) -> str:
-    """An exception's type and message, in short; a foreign one may fail to tell its own."""
+    """An exception's type and message, in short and in one line; a foreign one may fail to tell its own."""
     try:
-        return f"{type(error).__name__}: {str(error)[:200]}"
-    except Exception:
-        return type(error).__name__
+        return f"{type(error).__name__}: {' '.join(str.__str__(str(error))[:200].split())}"
+    except BaseException:
+        return "an exception that cannot say what it is"
