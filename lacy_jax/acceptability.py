@@ -9,6 +9,7 @@ Writes <out>/acceptability.html and <out>/mismatches.jsonl.
 import dataclasses
 import functools
 import itertools
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,15 +17,19 @@ from typing import TYPE_CHECKING
 from lacy_jax import flags
 from lacy_jax.config import Positive
 from lacy_jax.doors import Door, run
-from lacy_jax.flags import Flag, Given
+from lacy_jax.errors import ConfigError, DataError
+from lacy_jax.flags import Flag, Given, Text
 
 if TYPE_CHECKING:
+    from lacy_jax.checkpoints.loading import LoadedModel
     from lacy_jax.console import Reporter
+    from lacy_jax.data.prepare import Prepared
     from lacy_jax.evidence.judge import Judge
 
 _FLAGS = (
     flags.CHECKPOINT,
     *flags.JUDGE,
+    Flag("corpus", Text, "Agreement to read a checkpoint's corpus that may run code of its own: its name, as tfds"),
     Flag("documents", Positive, "Held-out documents that are read (the paper: 112)", 112),
     Flag("mismatches", Positive, "How many of the mismatches the judge sees", 2_000),
 )
@@ -42,19 +47,19 @@ def main(given: Given) -> int:
 
 def _judge(given: Given, *, judge: "Judge", reporter: "Reporter") -> int:
     from lacy_jax.checkpoints.loading import load_model
-    from lacy_jax.data.prepare import prepare
     from lacy_jax.evidence.acceptability import mismatches as acceptability
     from lacy_jax.evidence.acceptability.page import write_acceptability_page
     from lacy_jax.evidence.factscore.scoring import write_lines
     from lacy_jax.measures.intervals import shown
 
     slm = load_model(flags.given_checkpoint(given))
-    prepared = prepare(slm.config, progress=reporter.update)
+    prepared = _own_data(slm, given, reporter=reporter)
     documents = list(itertools.islice(prepared.validation_documents(), given.documents))
     targets = acceptability.read_targets(slm, documents)
     mismatches = acceptability.draw_mismatches(targets, count=given.mismatches)
     questions = [acceptability.question(each) for each in mismatches]
     cost = judge.cost(questions, max_tokens=acceptability.VERDICT_TOKENS)
+    flags.say_judge(judge)
     flags.say_cost("judge mismatches", cost, given)
     if given.dry_run:
         return 0
@@ -85,6 +90,29 @@ def _judge(given: Given, *, judge: "Judge", reporter: "Reporter") -> int:
         print(f"acceptability: questions without an answer ({reasons}) are left out; the same command asks only those "
               "again", file=sys.stderr)  # fmt: skip
     return 1 if judge.failures else 0
+
+
+def _own_data(slm: "LoadedModel", given: Given, *, reporter: "Reporter") -> "Prepared":
+    """The data that the checkpoint was trained on, prepared again where it is not there.
+
+    A checkpoint may come from anybody, and what its settings name goes to the judge: only data with the fingerprint of
+    its own is read, which only somebody who has that data can know.
+    """
+    from lacy_jax.data.corpus import EMBEDDED, corpus_of_checkpoint
+    from lacy_jax.data.prepare import prepare
+
+    config = slm.config
+    name = config.corpus.name
+    if name not in (*EMBEDDED, "jsonl") and given.corpus != name:
+        raise ConfigError(
+            f"the checkpoint {given.checkpoint} asks for the corpus {name!r}, which may run code of its own and is "
+            f"read only if you agree: add --corpus={name}"
+        )
+    corpus = corpus_of_checkpoint(config.corpus, data=slm.data, directory=config.data.directory)
+    prepared = prepare(dataclasses.replace(config, corpus=corpus), progress=reporter.update)
+    if slm.data and json.loads(json.dumps(prepared.fingerprint)) != slm.data:
+        raise DataError(f"the data that {given.checkpoint} names is not what it was trained on, so it is not judged")
+    return prepared
 
 
 DOOR = Door("acceptability", __doc__, _FLAGS, main)

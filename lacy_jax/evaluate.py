@@ -77,6 +77,7 @@ def _check_flags(given: Given, *, task: str, takes: Sequence[str]) -> None:
 def _run_suite(given: Given, reporter: "Reporter") -> int:
     from lacy_jax.checkpoints.loading import load_model
     from lacy_jax.evidence.closed_world.biographies import TEMPERATURE
+    from lacy_jax.evidence.closed_world.decodes import DATABASE, parse_decode
     from lacy_jax.evidence.suites import Settings, load_suite
 
     suite = load_suite(given.suite)
@@ -89,7 +90,13 @@ def _run_suite(given: Given, reporter: "Reporter") -> int:
     own["temperature"] = TEMPERATURE if given.temperature is None else given.temperature
     settings = Settings(**own | {"decode": tuple(given.decode)})
 
-    lines = suite.run(load_model(checkpoint), settings, out=out, progress=reporter.update)
+    slm = load_model(checkpoint)
+    if flags.PARTNER.name in suite.FLAGS:
+        flags.say_partner(settings.partner, slm.config)
+    for spec in dict.fromkeys(parse_decode(text).partner for text in settings.decode):
+        if spec != DATABASE:
+            flags.say_partner(spec, slm.config)
+    lines = suite.run(slm, settings, out=out, progress=reporter.update)
     reporter.finish()
     print("\n".join(lines))
     print(f"texts and their claims: {out}", file=sys.stderr)

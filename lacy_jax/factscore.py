@@ -88,6 +88,7 @@ def _score(given: Given, *, judge: "Judge", reporter: "Reporter") -> int:
     )
     articles = read_articles(given.knowledge, titles=[generation.topic for generation in generations])
     splitting, checking = factscore.expected_cost(judge, generations, articles=articles, demonstrations=shown)
+    flags.say_judge(judge)
     flags.say_cost("split into facts", splitting, given)
     guess = " (a guess: it depends on how many they are)" if splitting.requests else ""
     flags.say_cost(f"check the facts{guess}", checking, given)

@@ -116,7 +116,7 @@ def given_checkpoint(given: Given) -> str:
 
 
 def open_given_cascade(given: Given, *, batch_size: int) -> "Cascade":
-    """The cascade that the flags CHECKPOINT and CASCADE ask for.
+    """The cascade that the flags CHECKPOINT and CASCADE ask for; says on stderr who will answer its calls.
 
     Raises:
         ConfigError, CheckpointError, PartnerError, DataError: a flag, or what it names, cannot be used.
@@ -130,7 +130,17 @@ def open_given_cascade(given: Given, *, batch_size: int) -> "Cascade":
     if PARTNER.name not in given.names:
         _refuse_partner(slm.config, checkpoint=given.checkpoint)
     settings = change_cascade(slm.config.cascade, changes)
-    return Cascade(slm, settings.partner, settings=settings, directory=given.directory or "", batch_size=batch_size)
+    directory = given.directory or ""
+    cascade = Cascade(slm, settings.partner, settings=settings, directory=directory, batch_size=batch_size)
+    say_partner(settings.partner, slm.config)
+    return cascade
+
+
+def say_partner(spec: str, config: Config) -> None:
+    """One line about who answers calls, on stderr."""
+    from lacy_jax.cascade.partners import describe_partner
+
+    print(f"partner: {describe_partner(spec, corpus=config.corpus)}", file=sys.stderr, flush=True)
 
 
 def _refuse_partner(config: Config, *, checkpoint: str) -> None:
@@ -176,6 +186,11 @@ def given_judge(given: Given) -> "Judge":
             concurrent=given.concurrent,
         )
     )
+
+
+def say_judge(judge: "Judge") -> None:
+    """One line about who judges, on stderr."""
+    print(f"judge: {judge.described}", file=sys.stderr, flush=True)
 
 
 def say_cost(stage: str, cost: "Cost", given: Given) -> None:

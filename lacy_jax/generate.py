@@ -66,6 +66,8 @@ def main(given: Given) -> int:
 
 
 def _prompts(given: Given) -> list[str]:
+    from lacy_jax.data.documents import clean_text
+
     prompts = list(given.prompt)
     if given.prompts_file is not None:
         try:
@@ -78,6 +80,9 @@ def _prompts(given: Given) -> list[str]:
         raise ConfigError("no prompt; give --prompt=... or --prompts_file=FILE with one per line")
     if not all(prompt.strip() for prompt in prompts):
         raise ConfigError("--prompt: empty; give at least one word")
+    for prompt in prompts:
+        if clean_text(prompt) != prompt:
+            raise ConfigError(f"--prompt: not valid Unicode (a lone surrogate?): {prompt[:80]!a}")
     return prompts
 
 

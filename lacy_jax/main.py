@@ -49,6 +49,7 @@ def main(given: Given) -> int:
 def _run(config: Config, *, workdir: str, command: str, reporter: "Reporter") -> int:
     import jax
 
+    from lacy_jax.cascade.partners import describe_partner
     from lacy_jax.console import duration
     from lacy_jax.data.prepare import prepare
     from lacy_jax.evidence.run_report.report import make_sample_partner, report_run
@@ -60,8 +61,11 @@ def _run(config: Config, *, workdir: str, command: str, reporter: "Reporter") ->
         reporter.say(long)
     prepared = prepare(config, progress=reporter.update)
     reporter.finish()
-    if jax.process_count() == 1:
-        make_sample_partner(config, prepared=prepared)  # one that cannot be made ends a run before its first step
+    # One that cannot be made ends a run before its first step.
+    if jax.process_count() == 1 and make_sample_partner(config, prepared=prepared) is not None:
+        reporter.say(
+            f"partner     {describe_partner(config.cascade.partner, corpus=config.corpus)}, for the report's samples"
+        )
     result = train(config, prepared=prepared, workdir=workdir, reporter=reporter)
     reporter.finish()
     if not result.finished:

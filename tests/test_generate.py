@@ -71,6 +71,7 @@ def test_prints_marked_text_and_the_share(workdir: Path, capsys: pytest.CaptureF
     assert "⟦" in out
     assert "\x1b" not in out
     assert err.strip().splitlines()[-1].startswith("share 0.")
+    assert f"partner: the documents of {workdir}/articles.jsonl\n" in err
     assert list((workdir / "data").glob("documents-*.sqlite"))  # beside the prepared data
 
 
@@ -131,7 +132,9 @@ def test_a_partner_on_the_command_is_agreement(
     checkpoint = foreign(workdir, tmp_path / "run", cascade={"partner": spec})
     words = [f"--checkpoint={checkpoint}", f"--partner={spec}", "--prompt=Marie Curie was born in", "--budget=1"]
     assert run(*words, "--max_new_tokens=3", "--json") == 0
-    assert " Warsaw" in json.loads(capsys.readouterr().out)["text"]
+    out, err = capsys.readouterr()
+    assert " Warsaw" in json.loads(out)["text"]
+    assert f"partner: the documents of {workdir}/articles.jsonl\n" in err
 
 
 @pytest.mark.parametrize("agreed", [(), ("--partner=documents",)])

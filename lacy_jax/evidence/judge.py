@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lacy_jax.cascade.remote.address import Role, parse_address
+from lacy_jax.cascade.remote.address import Role, describe, parse_address
 from lacy_jax.cascade.remote.server import CONCURRENT, Server, Unanswered
 from lacy_jax.errors import JudgeError
 
@@ -80,6 +80,7 @@ class Judge:
         self.model = settings.model or address.model
         if not self.model:
             raise JudgeError("no model of the judge is named; answers are kept by it, so give one")
+        self.described = describe(address, model=self.model, role=JUDGE)  # who is asked, in words for the user
         self._settings, self._url = settings, address.url
         self.failures: Counter[str] = Counter()
         self.requests = 0  # questions sent so far, retries not counted

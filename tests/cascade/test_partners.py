@@ -13,7 +13,9 @@ from tokenizers import Tokenizer
 
 from lacy_jax.cascade import Cascade, make_partner
 from lacy_jax.cascade.decoding.engine import MOST_STEPS, encode_text, window_start
+from lacy_jax.cascade.partners import describe_partner
 from lacy_jax.cascade.partners.checkpoint import CheckpointPartner, begin
+from lacy_jax.cascade.remote.address import PARTNER
 from lacy_jax.cascade.text.extent import complete_extent
 from lacy_jax.checkpoints.hf_tokenizer import HfTokenizer
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
@@ -211,3 +213,20 @@ def test_specs(tmp_path: Path, checkpoint: Path) -> None:
 def test_specs_that_are_refused(tmp_path: Path, spec: str, error: type[Exception], named: str) -> None:
     with pytest.raises(error, match=named):
         make_partner(spec, corpus=CorpusConfig(), directory=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("none", "nobody, the model writes all by itself"),
+        ("documents", "the documents of the corpus vital_articles"),
+        ("documents:a.jsonl,b.jsonl", "the documents of a.jsonl,b.jsonl"),
+        ("database:facts.csv", "the database facts.csv"),
+        ("checkpoint:runs/large", "the checkpoint runs/large"),
+        ("https://host/v1#m", "the server https://host/v1, model m, with no key"),
+    ],
+)
+def test_who_is_asked_is_said(spec: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PARTNER.keys:
+        monkeypatch.delenv(name, raising=False)
+    assert describe_partner(spec, corpus=CorpusConfig()) == said

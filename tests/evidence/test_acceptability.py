@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from starlette.responses import Response
 
 from lacy_jax import acceptability as door
+from lacy_jax.checkpoints.format import META_FILE
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.data.documents import full_text
 from lacy_jax.data.factual import factual_tokens
@@ -168,7 +170,9 @@ def test_a_run_is_judged_once(
 ) -> None:
     words = ("--documents=4", "--mismatches=40")
     assert run(server, small_run, tmp_path / "out", *words, "--dry_run") == 0
-    assert "40 requests" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "40 requests" in said
+    assert f"judge: the server {server.url}, model" in said
     assert not server.bodies
     assert run(server, small_run, tmp_path / "out", *words, "--nodry_run") == 0
     first = capsys.readouterr()
@@ -207,3 +211,26 @@ def test_what_goes_wrong_is_told(
     assert sorted(verdicts) == ["acceptable"] * 8 + ["unacceptable"] * 4
     assert enter(door.DOOR, [f"--judge={server.url}#m", f"--out={tmp_path}"]) == 2
     assert "no checkpoint" in capsys.readouterr().err
+
+
+def test_data_that_a_checkpoint_was_not_trained_on_is_not_judged(
+    server: JudgeServer, small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its settings may name any file of this machine, which the judge would then be sent."""
+    secret = tmp_path / "secret.jsonl"
+    secret.write_text("".join(f'{{"id": "{n}", "text": "The key is {n}. " }}\n' for n in range(50)))
+    for corpus, words in (
+        ({"name": "jsonl", "files": str(secret)}, "not what it was trained on"),
+        ({"max_documents": 70}, "not what it was trained on"),
+        ({"name": "tfds"}, "--corpus=tfds"),
+    ):
+        folder = tmp_path / "run"
+        shutil.copytree(small_run / "checkpoints", folder / "checkpoints")
+        path = folder / "checkpoints" / "6" / META_FILE
+        meta = json.loads(path.read_text())
+        meta["config"]["corpus"] |= corpus
+        path.write_text(json.dumps(meta))
+        assert run(server, folder, tmp_path / "out", "--documents=2", "--mismatches=4") == 2
+        assert words in capsys.readouterr().err
+        assert not server.bodies
+        shutil.rmtree(folder)

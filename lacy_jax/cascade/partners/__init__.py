@@ -128,6 +128,26 @@ def read_spec(spec: str) -> tuple[str, str]:
     )
 
 
+def describe_partner(spec: str, *, corpus: CorpusConfig) -> str:
+    """Who will be asked, in words for the user: the address of a server, a file, a folder. `corpus`: of `documents`.
+
+    Raises:
+        PartnerError: see `read_spec`.
+    """
+    form, argument = read_spec(spec)
+    if form in ("http", "https"):
+        from lacy_jax.cascade.remote.address import describe, parse_address
+
+        return describe(parse_address(spec))
+    files = argument or (corpus.files if corpus.name == "jsonl" else "")
+    return {
+        "none": "nobody, the model writes all by itself",
+        "documents": f"the documents of {files}" if files else f"the documents of the corpus {corpus.name}",
+        "database": f"the database {argument}",
+        "checkpoint": f"the checkpoint {argument}",
+    }.get(form, f"{spec}, of an installed package")
+
+
 def check_partner(spec: str) -> None:
     """Returns if `spec` is a partner's, and its packages and the file or folder that it names exist.
 

@@ -58,13 +58,25 @@ def parse_address(spec: str, *, role: Role = PARTNER) -> Address:
     return Address(url=url, model=urllib.parse.unquote(parts.fragment), max_characters=characters)
 
 
+def key_variable(role: Role) -> str:
+    """The first of the role's environment variables that is set, "" for none."""
+    return next((name for name in role.keys if os.environ.get(name)), "")
+
+
+def describe(address: Address, *, model: str = "", role: Role = PARTNER) -> str:
+    """Who will be asked, and what key it will be sent, without the key."""
+    named, variable = model or address.model, key_variable(role)
+    key = f"the key in {variable}" if variable else "no key"
+    return f"the server {address.url}{f', model {named}' if named else ''}, with {key}"
+
+
 def api_key(role: Role) -> str:
     """The key from the first of the role's environment variables that is set, "" for none.
 
     Raises:
         LacyError: the role's: it could not be sent; the message does not show it.
     """
-    variable = next((name for name in role.keys if os.environ.get(name)), role.keys[0])
+    variable = key_variable(role)
     key = os.environ.get(variable, "").strip()
     if not (key.isascii() and key.isprintable()):
         raise role.error(f"the environment variable {variable} holds characters that no key has")
