@@ -37,7 +37,28 @@ def train_step(
     config: Config,
     call_id: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update. The sums are float32 scalars of this batch, before the update (training/metrics.py)."""
+    """One step: an update, or none where the batch's loss or gradient norm is not finite. See `update` for the sums.
+
+    A batch that is skipped leaves parameters, moments and the count of ground-truth-gradient tokens as they are. It was
+    read, so the step and the count of tokens go on: the next step reads the next batch. Loss and norm are of the global
+    batch, so all devices skip it or none does.
+    """
+    new, sums = update(state, batch, reference=reference, config=config, call_id=call_id)
+    finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(sums["gradient_norm"])
+    skipped = dataclasses.replace(state, step=new.step, tokens=new.tokens)
+    kept = jax.tree.map(lambda applied, old: jnp.where(finite, applied, old), new, skipped)
+    return kept, {**sums, "ground_truth_tokens": kept.ground_truth_tokens}
+
+
+def update(
+    state: TrainState,
+    batch: Batch[jax.Array],
+    *,
+    reference: Reference | None,
+    config: Config,
+    call_id: int,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update, finite or not. The sums are float32 scalars of the batch, before the update (training/metrics.py)."""
     grads, found = batch_gradient(
         state.params, batch, config=config, call_id=call_id, step=state.step, reference=reference
     )

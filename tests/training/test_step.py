@@ -12,8 +12,9 @@ from lacy_jax.config import Config, MeshConfig, ModelConfig, ObjectiveConfig, Op
 from lacy_jax.data.batch import Batch
 from lacy_jax.model import decoder
 from lacy_jax.runtime import sharding
+from lacy_jax.training import step as training_step
 from lacy_jax.training.loss import take_targets
-from lacy_jax.training.state import add_count, count_value, init_state, state_shardings
+from lacy_jax.training.state import TrainState, add_count, count_value, init_state, state_shardings
 from lacy_jax.training.step import jit_train_step
 
 VOCAB, CALL = 256, 200
@@ -38,18 +39,66 @@ def make_batch(seed: int, rows: int = 16) -> Batch:
 
 
 def run(config: Config, *, steps: int = 3) -> tuple[list, dict]:
-    """Losses and sums of some steps, and final parameters, on one device (tests/runtime/test_sharding.py: on more)."""
+    """Sums of some steps, and final parameters, on one device (tests/runtime/test_sharding.py: on more)."""
+    records, states = run_batches(config, [make_batch(index) for index in range(steps)])
+    return records, states[-1].params
+
+
+def run_batches(config: Config, batches: list[Batch], *, start: TrainState | None = None) -> tuple[list, list]:
+    """Sums of a step on each batch, and the states after them, on one device; `start`: a new state where not given."""
     mesh = sharding.make_mesh(MeshConfig(), batch_size=16, devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
         placed = state_shardings(config, vocab=VOCAB, mesh=mesh)
         state = jax.jit(lambda: init_state(config, vocab=VOCAB), out_shardings=placed)()
+        state = state if start is None else jax.device_put(start, placed)
         step = jit_train_step(config, vocab=VOCAB, call_id=CALL, mesh=mesh)
-        records = []
-        for index in range(steps):
-            batch = jax.device_put(make_batch(index), sharding.batch_sharding(mesh))
-            state, sums = step(state, batch, None)
+        records, states = [], []
+        for batch in batches:
+            state, sums = step(state, jax.device_put(batch, sharding.batch_sharding(mesh)), None)
             records.append(jax.device_get(sums))
-        return records, jax.device_get(state.params)
+            states.append(jax.device_get(state))
+        return records, states
+
+
+def assert_same_bits(found: TrainState, expected: TrainState) -> None:
+    for (path, one), other in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True):
+        assert np.asarray(one).tobytes() == np.asarray(other).tobytes(), jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("microbatches", [1, 4])
+def test_a_batch_that_is_not_finite_is_skipped(microbatches: int) -> None:
+    """The run goes on as if the batch had been read and not learned from."""
+    config = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, microbatches=microbatches))
+    batches = [make_batch(index) for index in range(3)]
+    batches[1].tokens[5, 0] = 10**6  # no row of the embedding: NaN
+    records, states = run_batches(config, batches)
+    assert [bool(np.isfinite(each["loss"])) for each in records] == [True, False, True]
+    targets = int(np.maximum(batches[1].lengths - 1, 0).sum())
+    read = np.array([0, count_value(states[0].tokens) + targets], np.int32)
+    skipped = dataclasses.replace(states[0], step=np.int32(2), tokens=read)
+    assert_same_bits(states[1], skipped)
+    assert count_value(records[1]["ground_truth_tokens"]) == count_value(records[0]["ground_truth_tokens"]) > 0
+    _, alone = run_batches(config, batches[2:], start=skipped)
+    assert_same_bits(states[2], alone[0])
+
+
+def test_a_gradient_alone_that_is_not_finite_is_skipped() -> None:
+    """A norm that overflows would leave Adam's moments at infinity; the loss is a number all the same."""
+    start = jax.device_get(init_state(CONFIG, vocab=VOCAB))
+    start.params["final_norm"]["scale"] = start.params["final_norm"]["scale"] * np.float32(1e22)
+    start.params["embedding"]["embedding"] = start.params["embedding"]["embedding"] * np.float32(1e-22)
+    records, states = run_batches(CONFIG, [make_batch(0)], start=start)
+    assert np.isfinite(records[0]["loss"])
+    assert not np.isfinite(records[0]["gradient_norm"])
+    assert_same_bits(states[0], dataclasses.replace(start, step=np.int32(1), tokens=states[0].tokens))
+
+
+def test_the_check_changes_no_bit_of_a_healthy_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [make_batch(index) for index in range(3)]
+    _, checked = run_batches(CONFIG, batches)
+    monkeypatch.setattr(training_step, "train_step", training_step.update)
+    _, unchecked = run_batches(CONFIG, batches)
+    assert_same_bits(checked[-1], unchecked[-1])
 
 
 @pytest.mark.parametrize(
