@@ -16,6 +16,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from lacy_jax.errors import ConfigError, did_you_mean
+from lacy_jax.invalid import explain, without
 from lacy_jax.paths import Path, Paths
 from lacy_jax.presets import METHODS
 
@@ -328,7 +329,7 @@ def config_from_dict(
         config, wrong = reader.validate_python(settings), []
     except pydantic.ValidationError as error:
         wrong = error.errors()
-        config = reader.validate_python(_without(settings, [problem["loc"] for problem in wrong]))
+        config = reader.validate_python(without(settings, [problem["loc"] for problem in wrong]))
     named = [f"config.{'.'.join(map(str, problem['loc']))}" for problem in wrong]
     further = [line for line in check(config) if not any(name in line for name in named)]
     problems = [*(_describe(problem) for problem in wrong), *further]
@@ -354,18 +355,6 @@ def change_cascade(settings: CascadeConfig, changes: dict[str, Any]) -> CascadeC
         raise ConfigError(*(f"{each['loc'][0]}={each['input']}: {explain(each)}" for each in error.errors())) from None
 
 
-def explain(problem: Any) -> str:
-    """What one of pydantic's errors says, and how a share is written that was given in percent."""
-    if problem["type"] == "string_too_short":
-        return "it is empty"
-    said = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
-    if problem["type"] in ("less_than_equal", "less_than") and 1.0 in problem["ctx"].values():
-        value = float(problem["input"])
-        if 1 < value <= 100:
-            return f"{said}; write {value / 100:g} for {value:g}%"
-    return said
-
-
 def unknown_setting(path: Sequence[str]) -> str:
     """The line about a setting that does not exist; `path` is its sections, as far as they do, and its name."""
     *sections, name = path
@@ -382,17 +371,3 @@ def _describe(problem: Any) -> str:
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return unknown_setting(path)
     return f"config.{'.'.join(path)}: got {problem['input']!r}; {explain(problem)}"
-
-
-def _without(settings: dict[str, Any], paths: Iterable[Sequence[Any]]) -> dict[str, Any]:
-    """A copy of nested dicts without the values at some paths."""
-    gone = {tuple(path) for path in paths}
-
-    def kept(node: dict[str, Any], above: tuple[Any, ...]) -> dict[str, Any]:
-        return {
-            name: kept(value, (*above, name)) if isinstance(value, dict) else value
-            for name, value in node.items()
-            if (*above, name) not in gone
-        }
-
-    return kept(settings, ())
