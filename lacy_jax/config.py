@@ -231,6 +231,16 @@ class TrainingConfig:
     checkpoint_every: Positive = setting(1_000, "Steps between two checkpoints.")
     keep_checkpoints: Positive = setting(2, "How many of the newest checkpoints are kept.")
     checksums: bool = setting(True, "Whether checkpoints hold checksums of their arrays, which every reader compares.")
+    skip_nonfinite: Count = setting(
+        3,
+        "How many steps in a row are skipped because their loss or gradient norm is not finite. The next one ends the "
+        "run with status 3 (docs/training.md).",
+    )
+    spike_deviations: NonNegative = setting(
+        6.0,
+        "A loss is logged as a spike, with its texts, if it is this many standard deviations over the mean of the last "
+        "100. 0: never.",
+    )
     hang_seconds: NonNegative = setting(
         600.0,
         "If a step takes longer, every thread's stack is printed; a step that compiles has three times that. 0: never.",

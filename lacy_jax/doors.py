@@ -1,7 +1,8 @@
 """Doors: the programs that people start, `python -m lacy_jax.NAME`, and the one way in which all of them begin and end.
 
-A door ends with its own status. If its input cannot be used, it ends with 2 and one line per problem on stderr. After
-Ctrl-C it ends with 130 and says nothing. A fault of the program keeps its traceback.
+A door ends with its own status. If its input cannot be used, it ends with 2 and one line per problem on stderr. A run
+whose numbers are finite no longer ends with 3 and one line. After Ctrl-C a door ends with 130 and says nothing. A fault
+of the program keeps its traceback.
 """
 
 import errno
@@ -68,7 +69,7 @@ def enter(door: Door, words: Sequence[str]) -> int:
     try:
         return _do(door, words)
     except LacyError as error:
-        return _refused(door, error.problems)
+        return _refused(door, error.problems, status=error.status)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -103,10 +104,10 @@ def _do(door: Door, words: Sequence[str]) -> int:
     return status
 
 
-def _refused(door: Door, problems: Iterable[str]) -> int:
+def _refused(door: Door, problems: Iterable[str], *, status: int = WRONG_INPUT) -> int:
     for problem in problems:
         print(f"{_process()}{door.prefix or door.name}: {' '.join(problem.split())}", file=sys.stderr)
-    return WRONG_INPUT
+    return status
 
 
 def _process() -> str:

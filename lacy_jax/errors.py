@@ -9,7 +9,12 @@ from collections.abc import Iterable
 
 
 class LacyError(ValueError):
-    """Input that cannot be used. `problems` are messages for the user, one line each where a door prints them."""
+    """Input that cannot be used. `problems` are messages for the user, one line each where a door prints them.
+
+    status: what a door ends with.
+    """
+
+    status = 2
 
     def __init__(self, *problems: str):
         super().__init__("\n".join(problems))
@@ -34,6 +39,12 @@ class DamagedError(CheckpointError):
 
 class MeshError(LacyError):
     """A mesh that the devices, the batch or the model do not fit, or processes of one run that disagree."""
+
+
+class NotFiniteError(LacyError):
+    """A run whose numbers are finite no longer: says since which batch, and what is saved."""
+
+    status = 3
 
 
 class PartnerError(LacyError):

@@ -31,7 +31,7 @@ _FLAGS = (
 
 
 def main(given: Given) -> int:
-    """The whole job; returns 0 when the run is finished, 143 when a signal stopped it."""
+    """The whole job; returns 0 when the run is finished, 143 when a signal stopped it (3: see `NotFiniteError`)."""
     from lacy_jax.runtime.allocator import keep_freed_memory
     from lacy_jax.runtime.distributed import initialize
 

@@ -33,9 +33,15 @@ def batch_at(source: Windows, step: int, *, batch_size: int, seed: int, rows: Ro
     Raises:
         DataError: no windows, or a row that the batch does not have.
     """
+    windows = batch_windows(source, step, batch_size=batch_size, seed=seed, rows=rows)
+    return _collate([source[window] for window in windows])
+
+
+def batch_windows(source: Windows, step: int, *, batch_size: int, seed: int, rows: Rows | None = None) -> list[int]:
+    """The numbers of the windows that `batch_at` reads, a row after the other; raises as it does."""
     chosen = _chosen(source, rows, batch_size=batch_size)
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-    return _collate([source[order[step * batch_size + row]] for row in chosen])
+    return [int(order[step * batch_size + row]) for row in chosen]
 
 
 def window_batch(source: Windows, index: int, *, batch_size: int, rows: Rows | None = None) -> Batch[np.ndarray]:

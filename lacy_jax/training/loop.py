@@ -1,7 +1,7 @@
 """A run from its first step, or its newest checkpoint, to the end of its budget.
 
-The loop never waits for a step's result: metrics are read one step late, checkpoints are written in the
-background. What a step does depends on the step number and the state alone, so a run that was killed and
+The loop never waits for a step's result: its loss and gradient norm are looked at one step late, checkpoints are
+written in the background. What a step does depends on the step number and the state alone, so a run that was killed and
 started again ends with the same bits as one that never was.
 """
 
@@ -20,6 +20,7 @@ from lacy_jax.config import Config, config_from_dict, config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.loader import prefetch
 from lacy_jax.data.prepare import Prepared
+from lacy_jax.errors import CheckpointError, NotFiniteError
 from lacy_jax.model import decoder
 from lacy_jax.runtime import distributed, sharding
 from lacy_jax.training.announce import describe_jump, describe_run
@@ -28,14 +29,17 @@ from lacy_jax.training.checkpoints import Checkpoints
 from lacy_jax.training.compiled import compile_train_step
 from lacy_jax.training.evaluate import Evaluator, place_batch
 from lacy_jax.training.flops import flops_per_token, mesh_peak
-from lacy_jax.training.metrics import MetricWriter, training_record, validation_record
+from lacy_jax.training.health import Health, all_finite, read_health
+from lacy_jax.training.metrics import MetricWriter, mean_loss, training_record, validation_record
 from lacy_jax.training.probe import fit_probe
 from lacy_jax.training.reference import Reference, load_reference
+from lacy_jax.training.replay import batch_texts
 from lacy_jax.training.state import TrainState, init_state, state_shardings
 from lacy_jax.training.stopping import stop_requests
 from lacy_jax.training.watchdog import Watchdog
 
 SCORE_QUANTILES = 201  # of the validation call scores, saved with a checkpoint to start a cascade's budget
+TEXTS_SAID = 3  # of a batch, in the line about it; its record has all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,33 +91,38 @@ def train(config: Config, *, prepared: Prepared, workdir: str, reporter: Reporte
         run = _Run(config, prepared, mesh, vocab, checkpoints, reporter, reference)
         try:
             with stop_requests() as stop_asked:
-                state, scores = _start(run)
+                state, meta = _start(run)
                 stop_asked(int(state.step))  # compiling takes minutes: a signal may come before the first step
                 take_step = compile_train_step(config, vocab=vocab, call_id=run.call_id, mesh=mesh, reference=reference)
                 for line in describe_run(config, vocab=vocab, mesh=mesh, state=state, step=take_step):
                     reporter.say(line)
-                return _loop(run, state, scores, workdir=workdir, take_step=take_step, stop_asked=stop_asked)
+                return _loop(run, state, meta, workdir=workdir, take_step=take_step, stop_asked=stop_asked)
         finally:
             checkpoints.close()
 
 
-def _start(run: _Run) -> tuple[TrainState, list[float]]:
-    """The newest checkpoint's state and score quantiles, or a new state made in place on the devices."""
+def _start(run: _Run) -> tuple[TrainState, dict[str, Any]]:
+    """The newest checkpoint's state and meta, or a new state made in place on the devices, and {}."""
     placed = state_shardings(run.config, vocab=run.vocab, mesh=run.mesh)
     if run.checkpoints.latest is None:
-        return jax.jit(lambda: init_state(run.config, vocab=run.vocab), out_shardings=placed)(), []
+        return jax.jit(lambda: init_state(run.config, vocab=run.vocab), out_shardings=placed)(), {}
     data = run.prepared.fingerprint
     state, meta = run.checkpoints.restore(run.config, vocab=run.vocab, shardings=placed, data=data)
+    if not all_finite((state.params, state.optimizer)):
+        raise CheckpointError(
+            f"the training state of step {run.checkpoints.latest} has numbers that are not finite, and cannot be "
+            "continued; remove the folder of that step to go on from an older one, or give this run another --workdir"
+        )
     run.reporter.say(f"continuing from step {int(state.step):,}")
     if jump := describe_jump(run.config, config_from_dict(meta["config"]), state):
         run.reporter.say(jump)
-    return state, meta["call_scores"]
+    return state, meta
 
 
 def _loop(
     run: _Run,
     state: TrainState,
-    scores: list[float],
+    meta: dict[str, Any],
     *,
     workdir: str,
     take_step: jax.stages.Compiled,
@@ -122,53 +131,82 @@ def _loop(
     training = run.config.training
     evaluate = Evaluator(run.config, call_id=run.call_id, mesh=run.mesh)
     started = time.monotonic()
-    step = evaluated = saved = int(state.step)
+    step = saved = int(state.step)
     meter = BudgetMeter(run.config, state)
-    log = _Log(run, workdir, step=step, meter=meter)
-
-    def validate() -> list[float]:
-        watchdog.watch("validation after step", step)
-        log.flush()
-        tokens = evaluate(state.params, run.prepared.validation, step=state.step, reference=run.reference)
-        log.write(validation_record(tokens, byte_lengths=run.prepared.tokenizer.byte_lengths), step, "validation")
-        return [float(q) for q in np.quantile(tokens["call_score"], np.linspace(0, 1, SCORE_QUANTILES))]
-
-    def save() -> None:
-        watchdog.watch("saving step", step)
-        log.flush()
-        count = training.evaluate_batches
-        probe = fit_probe(state.params, run.prepared.train, config=run.config, mesh=run.mesh, batches=count)
-        meta = model_meta(
-            run.config,
-            tokenizer=run.prepared.tokenizer,
-            step=step,
-            data=run.prepared.fingerprint,
-            call_scores=scores,
-            factual_probe=probe,
-        )
-        run.checkpoints.save(state, step=step, meta=meta)
-
+    log = _Log(run, workdir, step=step, meter=meter, health=read_health(meta.get("health")))
+    scores: list[float] = meta.get("call_scores", [])
     with (
         Watchdog(training.hang_seconds) as watchdog,
         contextlib.closing(_batches(run, step)) as batches,
         contextlib.closing(log),
     ):
-        while not meter.spent(step, state) and not stop_asked(step):
+
+        def save() -> None:
+            watchdog.watch("saving step", step)
+            log.flush()
+            _save(run, state, step=step, scores=scores, health=log.health)
+
+        finished = meter.spent(step, state)
+        while not finished and not stop_asked(step):
             watchdog.watch("step", step + 1)
             state, sums = take_step(state, next(batches), run.reference)
             step += 1
             log.after_step(step, sums)
-            if step % training.evaluate_every == 0:
-                scores, evaluated = validate(), step
-            if step % training.checkpoint_every == 0:
+            finished = meter.spent(step, state)
+            # The last step is validated before it is saved: a run that is killed in between comes here again.
+            if finished or step % training.evaluate_every == 0:
+                watchdog.watch("validation after step", step)
+                log.flush()
+                record, found = _validate(run, state, evaluate)
+                log.write(record, step, "validation")
+                scores = found or scores
+            if finished or step % training.checkpoint_every == 0:
                 save()
                 saved = step
-        finished = meter.spent(step, state)
-        if finished and evaluated != step:
-            scores = validate()
         if saved != step:
             save()
     return TrainResult(step=step, finished=finished, seconds=time.monotonic() - started)
+
+
+def _validate(run: _Run, state: TrainState, evaluate: Evaluator) -> tuple[dict[str, float], list[float]]:
+    """The record of a validation, and quantiles of its finite call scores, ascending; [] where it has none."""
+    tokens = evaluate(state.params, run.prepared.validation, step=state.step, reference=run.reference)
+    record = validation_record(tokens, byte_lengths=run.prepared.tokenizer.byte_lengths)
+    scores = tokens["call_score"][np.isfinite(tokens["call_score"])]
+    return record, [float(q) for q in np.quantile(scores, np.linspace(0, 1, SCORE_QUANTILES))] if scores.size else []
+
+
+def _save(run: _Run, state: TrainState, *, step: int, scores: list[float], health: Health) -> None:
+    """Starts saving a step.
+
+    Raises:
+        NotFiniteError: the state has numbers that are not finite.
+    """
+    _check_savable(state, step=step, checkpoints=run.checkpoints)
+    count = run.config.training.evaluate_batches
+    probe = fit_probe(state.params, run.prepared.train, config=run.config, mesh=run.mesh, batches=count)
+    meta = model_meta(
+        run.config,
+        tokenizer=run.prepared.tokenizer,
+        step=step,
+        data=run.prepared.fingerprint,
+        call_scores=scores,
+        factual_probe=probe,
+    )
+    run.checkpoints.save(state, step=step, meta=meta | {"health": health.to_dict()})
+
+
+def _check_savable(state: TrainState, *, step: int, checkpoints: Checkpoints) -> None:
+    """Raises `NotFiniteError` where the state is not finite: saved, it would in time take the place of a good one."""
+    if not all_finite((state.params, state.optimizer)):
+        raise NotFiniteError(
+            f"the parameters after step {step:,} are not finite, so they are not saved; {_kept(checkpoints)}; a lower "
+            "config.optimizer.learning_rate (in another --workdir) may help"
+        )
+
+
+def _kept(checkpoints: Checkpoints) -> str:
+    return "there is no checkpoint" if checkpoints.latest is None else f"the newest checkpoint is {checkpoints.latest}"
 
 
 def _batches(run: _Run, step: int) -> Any:
@@ -180,10 +218,10 @@ def _batches(run: _Run, step: int) -> Any:
 
 
 class _Log:
-    """Reads a step's sums one step late, so that the device never waits, and writes its record."""
+    """Looks at every step one step late, so that the device never waits, and writes its record where one is due."""
 
-    def __init__(self, run: _Run, workdir: str, *, step: int, meter: BudgetMeter):
-        self._run, self._first, self._meter = run, step, meter
+    def __init__(self, run: _Run, workdir: str, *, step: int, meter: BudgetMeter, health: Health):
+        self._run, self._first, self._meter, self.health = run, step, meter, health
         self._writer = MetricWriter(workdir, resume_step=step) if jax.process_index() == 0 else None
         self._waiting: tuple[int, dict[str, jax.Array]] | None = None
         self._clock: tuple[float, int] | None = None
@@ -192,16 +230,47 @@ class _Log:
 
     def after_step(self, step: int, sums: dict[str, jax.Array]) -> None:
         self.flush()
-        if step % self._run.config.training.log_every == 0 or step == self._first + 1:
-            self._waiting = (step, sums)
+        self._waiting = (step, sums)
         budget = self._meter.budget
         name = budget.unit.replace("_", " ")
         self._run.reporter.update(f"train ({name})", self._meter.used(step), budget.limit, self._note)
 
     def flush(self) -> None:
+        """Looks at the step that waits, if any.
+
+        Raises:
+            NotFiniteError: it is one more to be skipped than `config.training.skip_nonfinite` allows in a row.
+        """
         if self._waiting is None:
             return
         (step, sums), self._waiting = self._waiting, None
+        numbers = jax.device_get({name: sums[name] for name in ("loss", "weight", "gradient_norm")})
+        loss, norm = mean_loss(numbers), float(numbers["gradient_norm"])
+        deviations = self.health.deviations(loss)
+        self.health = self.health.after(loss=loss, gradient_norm=norm)
+        limit = self._run.config.training.spike_deviations
+        marks: dict[str, Any] = {}
+        if self.health.skipped:
+            marks = {"skipped": self.health.skipped}
+            self._say(step, f"loss {loss:.4g}, gradient norm {norm:.4g}: not finite, so the step is skipped", marks)
+        elif limit and deviations > limit:
+            marks = {"spike": deviations}
+            self._say(step, f"loss {loss:.4g} is {deviations:.1f} standard deviations over those before it", marks)
+        if marks or step % self._run.config.training.log_every == 0 or step == self._first + 1:
+            self._record(step, sums, marks)
+        if self.health.skipped > self._run.config.training.skip_nonfinite:
+            self._stop(step)
+
+    def write(self, record: dict[str, Any], step: int, split: str) -> None:
+        if self._writer is not None:
+            self._writer.write(record, step=step, split=split)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _record(self, step: int, sums: dict[str, jax.Array], marks: dict[str, Any]) -> None:
+        """Writes a step's record, with its speed and with what makes it remarkable."""
         record = training_record(jax.device_get(sums))
         self._meter.note(step, record)
         now, tokens = time.monotonic(), record["tokens"]
@@ -216,12 +285,24 @@ class _Log:
             self._note = f"loss {record['loss']:.3f}"
         self._clock = (now, int(tokens))
         record["seconds"] = now - self._started + (self._writer.seconds_before if self._writer else 0.0)
-        self.write(record, step, "train")
+        self.write(record | marks, step, "train")
 
-    def write(self, record: dict[str, Any], step: int, split: str) -> None:
-        if self._writer is not None:
-            self._writer.write(record, step=step, split=split)
+    def _say(self, step: int, what: str, marks: dict[str, Any]) -> None:
+        """Says what is remarkable about a step and how its texts begin, and adds these to `marks`, for its record."""
+        if self._writer is None:
+            return
+        batch, data = step - 1, self._run.config.data
+        texts = batch_texts(self._run.prepared, batch, data)
+        marks |= {"batch": batch, "texts": texts}
+        said = ", ".join(map(repr, texts[:TEXTS_SAID]))
+        more = f" and {len(texts) - TEXTS_SAID} more" if len(texts) > TEXTS_SAID else ""
+        line = f"batch {batch} (step {step}): {what}; it reads {said}{more}; --replay_step={batch} shows it"
+        self._run.reporter.say(line)
 
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+    def _stop(self, step: int) -> None:
+        count = self.health.skipped
+        raise NotFiniteError(
+            f"the loss or the gradient norm of {count} steps in a row is not finite (batches {step - count} to "
+            f"{step - 1}), more than config.training.skip_nonfinite={count - 1}: the run ends and saves nothing; "
+            f"{_kept(self._run.checkpoints)}; --replay_step={step - count} shows the first of these batches"
+        )

@@ -1,11 +1,13 @@
 """What is measured of a batch, how sums become a record, and where records go.
 
-A record is one flat JSON object on one line of `metrics.jsonl`, and the same numbers as TensorBoard events. Every
+A record is one flat JSON object on one line of `metrics.jsonl`, and the same numbers as TensorBoard events. A number
+that is not finite is null: JSON has no other word for it. Every
 method is measured on the same footing: NLL of the true token by class of target, with and without `<CALL>`
 in the normalizer, whatever the method trains on.
 """
 
 import json
+import math
 from typing import Any
 
 import jax
@@ -43,10 +45,15 @@ def class_sums(
     return sums
 
 
+def mean_loss(sums: dict[str, Any]) -> float:
+    """The loss that a step minimised, in nats per unit of weight, from the host's copy of its sums."""
+    return float(sums["loss"]) / max(float(sums["weight"]), 1.0)
+
+
 def training_record(sums: dict[str, Any]) -> dict[str, float | int]:
     """The record of one step, from the host's copy of what `train_step` returned. Empty classes are left out."""
     counts = {name: float(sums[f"count/{name}"]) for name in CLASSES}
-    record: dict[str, float | int] = {"loss": float(sums["loss"]) / max(float(sums["weight"]), 1.0)}
+    record: dict[str, float | int] = {"loss": mean_loss(sums)}
     for what in ("nll", "nll_full", "call_score", "call_probability"):
         for name in CLASSES:
             if counts[name] > 0:
@@ -67,6 +74,8 @@ def validation_record(tokens: dict[str, np.ndarray], *, byte_lengths: np.ndarray
       tokens: per valid target, flat arrays of one length: nll, nll_full, call_score (float32), factual, taken,
         greedy_right (bool), target (int32 token ids).
       byte_lengths: int32 [V], UTF-8 bytes that a token stands for.
+
+    How well scores separate is left out where one of them is not finite.
     """
     nll, score, factual = tokens["nll"], tokens["call_score"], tokens["factual"]
     masks = {"all": np.ones_like(factual), "factual": factual, "other": ~factual}
@@ -84,6 +93,8 @@ def validation_record(tokens: dict[str, np.ndarray], *, byte_lengths: np.ndarray
     record["share/factual"] = float(factual.mean())
     record["share/taken"] = float(tokens["taken"].mean())
     record["accuracy"] = float(tokens["greedy_right"].mean())
+    if not np.isfinite(score).all():
+        return record  # scores that are no numbers have no order
     wanted = {"factual": factual, "greedy_wrong": ~tokens["greedy_right"]}
     wanted["factual_and_wrong"] = wanted["factual"] & wanted["greedy_wrong"]
     for name, positive in wanted.items():
@@ -117,15 +128,24 @@ class MetricWriter:
             self._write_all()
         else:
             with self._path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(_line(line))
         for name, value in record.items():
-            self._events.add_scalar(f"{split}/{name}", value, step)
+            if isinstance(value, int | float) and math.isfinite(value):
+                self._events.add_scalar(f"{split}/{name}", value, step)
 
     def close(self) -> None:
         self._events.close()
 
     def _write_all(self) -> None:
-        write_whole(self._path, "".join(json.dumps(record) + "\n" for record in self._records).encode())
+        write_whole(self._path, "".join(map(_line, self._records)).encode())
+
+
+def _line(record: dict[str, Any]) -> str:
+    """A record as a line of strict JSON; null stands for a number that is not finite."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()
+    }
+    return json.dumps(finite, allow_nan=False) + "\n"
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:

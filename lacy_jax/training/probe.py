@@ -29,7 +29,10 @@ RIDGE = 10.0
 def fit_probe(
     params: decoder.Params, source: PackedSource, *, config: Config, mesh: Mesh, batches: int
 ) -> FactualProbe | None:
-    """Fits a probe to the first windows of `source`; None where they have no factual token, or no other."""
+    """Fits a probe to the first windows of `source`; None where they have no factual token, or no other.
+
+    So it is where a hidden state is not finite.
+    """
     size = config.data.batch_size
     rows = sharding.process_rows(mesh, size)
     parts = []
@@ -38,7 +41,7 @@ def fit_probe(
         hidden_ND, factual_N, valid_N = jax.device_get(_some_tokens(params, batch, config.model, mesh))
         parts.append((hidden_ND[valid_N], factual_N[valid_N]))
     hidden_ND, factual_N = (np.concatenate(part) for part in zip(*parts, strict=True))
-    if factual_N.all() or not factual_N.any():
+    if factual_N.all() or not factual_N.any() or not np.isfinite(hidden_ND).all():
         return None
     mean_D, spread_D = hidden_ND.mean(axis=0), hidden_ND.std(axis=0) + 1e-6
     fitted = fit_logistic((hidden_ND - mean_D) / spread_D, factual_N)
