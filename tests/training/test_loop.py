@@ -1,5 +1,6 @@
 """A run: killed and resumed, stopped by a budget or a signal, refused where it does not fit."""
 
+import base64
 import dataclasses
 import hashlib
 import threading
@@ -177,11 +178,15 @@ def test_a_workdir_of_another_run_is_refused(
     assert arrays(small_run, 6).keys() == before
 
 
-def test_parts_of_a_batch_are_the_machines_matter_unless_targets_are_chosen_in_each() -> None:
+def test_parts_of_a_batch_are_the_machines_matter_unless_targets_are_chosen_in_each(small_data: Prepared) -> None:
+    tokenizer = small_data.tokenizer
+    stored = {"data": small_data.fingerprint, "tokenizer": base64.b64encode(tokenizer.model_proto).decode("ascii")}
+
     def resume(scope: Literal["batch", "microbatch"]) -> None:
         old = Config(objective=ObjectiveConfig(scope=scope), training=TrainingConfig(steps=6, microbatches=2))
         new = dataclasses.replace(old, training=TrainingConfig(steps=6, microbatches=4))
-        checkpoint._refuse_other_run({"config": config_to_dict(old), "data": 1}, new, data=1, folder=epath.Path("a"))
+        meta = stored | {"config": config_to_dict(old)}
+        checkpoint._refuse_other_run(meta, new, data=small_data.fingerprint, folder=epath.Path("a"))
 
     resume("batch")
     with pytest.raises(CheckpointError, match=r"config\.training\.microbatches: here 4, there 2"):
