@@ -2,14 +2,14 @@
 
     python -m lacy_jax.main --config=configs/slm_tiny.py [--workdir=...] [--config.<section>.<setting>=...]
 
-Repeat the command to continue a run; it says when the run is finished.
+Repeat the command to continue a run; it says when the run is finished. --replay_step=11 shows what batch 11 holds.
 """
 
 import time
 from typing import TYPE_CHECKING, Literal
 
 from lacy_jax import flags
-from lacy_jax.config import Config
+from lacy_jax.config import Config, Count
 from lacy_jax.doors import Door, run
 from lacy_jax.flags import Flag, Given
 from lacy_jax.start import training_problems
@@ -27,6 +27,11 @@ _FLAGS = (
         "Whether this is one process of several of one run; auto: where a TPU pod, GKE, slurm or MPI says so",
         "auto",
     ),
+    Flag(
+        "replay_step",
+        Count,
+        "Run the batch of this index again, print its documents, loss, gradient norm and rows, and save nothing",
+    ),
 )
 
 
@@ -43,7 +48,23 @@ def main(given: Given) -> int:
 
     config = given.config
     with reporting(quiet=jax.process_index() > 0) as reporter:
+        if given.replay_step is not None:
+            return _replay(config, workdir=given.workdir or config.workdir, batch=given.replay_step, reporter=reporter)
         return _run(config, workdir=given.workdir or config.workdir, command=given.command, reporter=reporter)
+
+
+def _replay(config: Config, *, workdir: str, batch: int, reporter: "Reporter") -> int:
+    import jax
+
+    from lacy_jax.data.prepare import prepare
+    from lacy_jax.training.replay import replay
+
+    prepared = prepare(config, progress=reporter.update)
+    lines = replay(config, prepared=prepared, workdir=workdir, batch=batch, reporter=reporter)
+    reporter.finish()
+    if jax.process_index() == 0:
+        print("\n".join(lines))
+    return 0
 
 
 def _run(config: Config, *, workdir: str, command: str, reporter: "Reporter") -> int:

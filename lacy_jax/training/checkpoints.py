@@ -92,6 +92,25 @@ class Checkpoints:
             self._manager.reload()
 
 
+def read_state(
+    workdir: str, config: Config, *, at_most: int, vocab: int, shardings: TrainState, data: Any
+) -> TrainState | None:
+    """The state of the newest whole step up to `at_most`, None where there is none; nothing on disk is changed.
+
+    Raises:
+        CheckpointError: it was made with other settings or other data than this run's, or is damaged.
+    """
+    parent = epath.Path(workdir).absolute() / "checkpoints"
+    names = [child.name for child in parent.iterdir()] if parent.is_dir() else []
+    later = {parent / name: "later" for name in names if name.isdecimal() and int(name) > at_most}
+    _, folder = newest_steps(parent, items=("params", "train"), damaged=later)
+    if folder is None:
+        return None
+    meta = read_meta(folder)
+    _refuse_other_run(meta, config, data=data, folder=folder)
+    return _restore(folder, meta, config, vocab=vocab, shardings=shardings)
+
+
 def _items(state: TrainState) -> dict[str, Any]:
     """The arrays of a step's folder, by the name of what holds them."""
     train = {name: getattr(state, name) for name in ("step", "tokens", "ground_truth_tokens", "optimizer")}

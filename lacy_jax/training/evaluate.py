@@ -94,6 +94,13 @@ class Evaluator:
         parts = []
         for index in range(batches):
             batch = place_batch(window_batch(source, index, batch_size=size, rows=rows), self._mesh, batch_size=size)
-            found = jax.device_get(self._values(params, batch, step, reference))
+            found = self.of_batch(params, batch, step=step, reference=reference)
             parts.append({name: value[found["valid"]] for name, value in found.items() if name != "valid"})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def of_batch(
+        self, params: decoder.Params, batch: Batch[jax.Array], *, step: jax.Array, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """What `target_values` gives, on the host: [B, T] each, all rows of the global batch."""
+        found: dict[str, np.ndarray] = jax.device_get(self._values(params, batch, step, reference))
+        return found

@@ -19,6 +19,7 @@ from lacy_jax.checkpoints.format import model_meta
 from lacy_jax.config import Config, config_from_dict, config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.loader import prefetch
+from lacy_jax.data.origin import batch_texts
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.errors import CheckpointError, NotFiniteError
 from lacy_jax.model import decoder
@@ -33,7 +34,6 @@ from lacy_jax.training.health import Health, all_finite, read_health
 from lacy_jax.training.metrics import MetricWriter, mean_loss, training_record, validation_record
 from lacy_jax.training.probe import fit_probe
 from lacy_jax.training.reference import Reference, load_reference
-from lacy_jax.training.replay import batch_texts
 from lacy_jax.training.state import TrainState, init_state, state_shardings
 from lacy_jax.training.stopping import stop_requests
 from lacy_jax.training.watchdog import Watchdog

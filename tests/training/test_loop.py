@@ -70,6 +70,12 @@ def arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(trees)}
 
 
+def contents_of(folder: Path) -> dict[str, str]:
+    """The files under a folder, by their hashes."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
 def test_killed_and_resumed_equals_never_killed_to_the_bit(
     small_config: Config, small_data: Prepared, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,61 @@
+"""Where the rows of a training batch come from: how their texts begin, and the documents in their windows."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from lacy_jax.config import DataConfig
+from lacy_jax.data.documents import split_of
+from lacy_jax.data.loader import batch_windows
+from lacy_jax.data.pack import Progress
+from lacy_jax.data.prepare import Prepared
+
+TEXT_CHARACTERS = 60
+
+
+def batch_texts(prepared: Prepared, batch: int, data: DataConfig) -> list[str]:
+    """How the text of each row of a batch begins, in one line of at most TEXT_CHARACTERS."""
+    windows = batch_windows(prepared.train, batch, batch_size=data.batch_size, seed=data.seed)
+    return [_beginning(prepared, window) for window in windows]
+
+
+def window_documents(prepared: Prepared, windows: Iterable[int], *, progress: Progress) -> dict[int, list[str]]:
+    """The ids of the documents in some windows of the training split, by window.
+
+    Nothing beside the packed data says where documents lie, so all windows up to the last of these are read, and then
+    the documents up to the last of theirs.
+
+    Raises:
+        DataError: the annotated documents are not there.
+    """
+    numbers = _document_numbers(prepared, frozenset(windows), progress=progress)
+    last, share = max(max(each, default=-1) for each in numbers.values()), prepared.fingerprint["validation_share"]
+    ids: list[str] = []
+    for document in prepared.documents():
+        if len(ids) > last:
+            break
+        if split_of(document.id, validation_share=share) == "train":
+            ids.append(document.id)
+            progress("look documents up", len(ids), last + 1)
+    return {window: [ids[number] for number in each] for window, each in numbers.items()}
+
+
+def _document_numbers(prepared: Prepared, windows: frozenset[int], *, progress: Progress) -> dict[int, Sequence[int]]:
+    """The documents in each window, by their place in the stream of the split (docs/data_format.md)."""
+    found: dict[int, Sequence[int]] = {}
+    before = 0  # ends of documents up to the window; the stream opens with one
+    for window in range(max(windows) + 1):
+        record = prepared.train[window]
+        ends = record["tokens"][: record["length"]] == prepared.tokenizer.end_id
+        if window in windows:
+            found[window] = np.unique((before + np.cumsum(ends) - 1)[~ends]).tolist()
+        before += int(ends[: len(record["tokens"]) - 1].sum())  # the last token opens the next window
+        progress("look windows up", window + 1, max(windows) + 1)
+    return found
+
+
+def _beginning(prepared: Prepared, window: int) -> str:
+    record, known = prepared.train[window], prepared.tokenizer.vocab_size
+    ids = record["tokens"][: record["length"]].tolist()
+    text = prepared.tokenizer.decode(each for each in ids if each < known)  # a damaged window may hold others
+    return " ".join(text[: 4 * TEXT_CHARACTERS].split())[:TEXT_CHARACTERS]
