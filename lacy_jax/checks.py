@@ -66,6 +66,18 @@ def _training(config: Config) -> Iterator[str]:
             f"config.training.microbatches: {training.microbatches} does not divide config.data.batch_size "
             f"({config.data.batch_size})"
         )
+    if training.keep_every % training.checkpoint_every:
+        yield (
+            f"config.training.keep_every: {training.keep_every} is no multiple of config.training.checkpoint_every "
+            f"({training.checkpoint_every}), so there may be no checkpoint to keep"
+        )
+    if training.keep_best != "none" and training.checkpoint_every % training.evaluate_every:
+        yield (
+            f"config.training.keep_best: checkpoints are compared by their own validation, but "
+            f"config.training.checkpoint_every ({training.checkpoint_every}) is no multiple of "
+            f"config.training.evaluate_every ({training.evaluate_every}); add "
+            f"--config.training.evaluate_every={training.checkpoint_every}"
+        )
 
 
 def _budget_problem(training: TrainingConfig) -> str:

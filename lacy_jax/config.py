@@ -44,6 +44,9 @@ ScoreSetting = Literal["auto", Score]
 Gate = Literal["none", "factual"]
 Account = Literal["row", "shared"]
 Span = Literal["token", "word", "phrase"]
+BestBy = Literal[
+    "none", "loss", "nll/factual", "nll/other", "bits_per_byte", "accuracy", "roc/factual", "roc/factual_and_wrong"
+]
 
 _STRICT = pydantic.ConfigDict(extra="forbid")
 _T = TypeVar("_T")
@@ -230,6 +233,10 @@ class TrainingConfig:
     evaluate_batches: Positive = setting(16, "Batches of a validation.")
     checkpoint_every: Positive = setting(1_000, "Steps between two checkpoints.")
     keep_checkpoints: Positive = setting(2, "How many of the newest checkpoints are kept.")
+    keep_every: Count = setting(0, "Checkpoints of steps that this number divides are kept for ever. 0: none.")
+    keep_best: BestBy = setting(
+        "none", "The checkpoint that is the best by this number of its own validation is kept, too."
+    )
     checksums: bool = setting(True, "Whether checkpoints hold checksums of their arrays, which every reader compares.")
     skip_nonfinite: Count = setting(
         3,

@@ -1,12 +1,16 @@
 """Saving and resuming a run with Orbax. What lies in a step's folder: lacy_jax/checkpoints/format.py."""
 
+import functools
 import itertools
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
 
 from lacy_jax.checkpoints.format import (
     newest_steps,
@@ -17,7 +21,7 @@ from lacy_jax.checkpoints.format import (
     with_checksums,
 )
 from lacy_jax.checkpoints.loading import restore_arrays
-from lacy_jax.config import Config, config_to_dict
+from lacy_jax.config import Config, TrainingConfig, config_to_dict
 from lacy_jax.errors import CheckpointError, DamagedError
 from lacy_jax.runtime import distributed
 from lacy_jax.training.state import TrainState, init_state
@@ -38,15 +42,20 @@ _FREE = (
 class Checkpoints:
     """The checkpoints of one run, `<workdir>/checkpoints`; saving is asynchronous, a failed save raises at the next.
 
-    checksums: whether they are written with them.
+    training: says which are kept, and whether they are written with checksums.
     """
 
-    def __init__(self, workdir: str, *, keep: int, checksums: bool = True):
-        self._checksums = checksums
+    def __init__(self, workdir: str, training: TrainingConfig):
+        self._training = training
         self._folder = epath.Path(workdir).absolute() / "checkpoints"
         self._folder.mkdir(parents=True, exist_ok=True)
         _set_aside(self._folder)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_kept(training),
+            # Where this is not given, Orbax writes no metrics.
+            best_fn=None if training.keep_best == "none" else functools.partial(_value, training.keep_best),
+            cleanup_tmp_directories=True,
+        )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     @property
@@ -54,13 +63,22 @@ class Checkpoints:
         step: int | None = self._manager.latest_step()
         return step
 
-    def save(self, state: TrainState, *, step: int, meta: dict[str, Any]) -> None:
-        """Starts writing step `step`; training may go on and donate the state."""
+    def save(
+        self, state: TrainState, *, step: int, meta: dict[str, Any], validation: Mapping[str, float] | None = None
+    ) -> None:
+        """Starts writing step `step`; training may go on and donate the state.
+
+        Args:
+            validation: the record of the validation of this very step, if there was one.
+        """
         arrays = _items(state)
-        if self._checksums:
+        if self._training.checksums:
             meta = with_checksums(meta, arrays)
         items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
-        self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)), force=True)
+        args = ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta))
+        value = (validation or {}).get(self._training.keep_best, math.nan)
+        metrics = {self._training.keep_best: value} if math.isfinite(value) else {}
+        self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def wait(self) -> None:
         """Until everything is on disk; raises what went wrong there."""
@@ -90,6 +108,23 @@ class Checkpoints:
                 damaged[folder] = str(error).removeprefix(f"{folder}/")
             _set_aside(self._folder, damaged=damaged)
             self._manager.reload()
+
+
+def _kept(training: TrainingConfig) -> policies.PreservationPolicy:
+    """Which checkpoints Orbax leaves: the newest, those of an interval, and the best."""
+    kept: list[policies.PreservationPolicy] = [policies.LatestN(training.keep_checkpoints)]
+    if training.keep_every:
+        kept.append(policies.EveryNSteps(training.keep_every))
+    if training.keep_best != "none":
+        value = functools.partial(_value, training.keep_best)
+        kept.append(policies.BestN(get_metric_fn=value, n=1, keep_checkpoints_without_metrics=False))
+    return policies.AnyPreservationPolicy(kept)
+
+
+def _value(name: str, metrics: Mapping[str, float]) -> float:
+    """What is the larger the better a checkpoint is; the smallest for one that was not validated, or not by `name`."""
+    sign = 1.0 if name.startswith(("accuracy", "roc/")) else -1.0
+    return sign * metrics[name] if name in metrics else -math.inf
 
 
 def read_state(

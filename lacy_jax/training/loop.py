@@ -86,8 +86,7 @@ def train(config: Config, *, prepared: Prepared, workdir: str, reporter: Reporte
     with jax.set_mesh(mesh):
         tokenizer = prepared.tokenizer.fingerprint
         reference = load_reference(config, tokenizer=tokenizer, vocab=vocab, mesh=mesh)
-        training = config.training
-        checkpoints = Checkpoints(workdir, keep=training.keep_checkpoints, checksums=training.checksums)
+        checkpoints = Checkpoints(workdir, config.training)
         run = _Run(config, prepared, mesh, vocab, checkpoints, reporter, reference)
         try:
             with stop_requests() as stop_asked:
@@ -135,6 +134,8 @@ def _loop(
     meter = BudgetMeter(run.config, state)
     log = _Log(run, workdir, step=step, meter=meter, health=read_health(meta.get("health")))
     scores: list[float] = meta.get("call_scores", [])
+    record: dict[str, float] = {}
+    validated = -1  # the step that `record` is of
     with (
         Watchdog(training.hang_seconds) as watchdog,
         contextlib.closing(_batches(run, step)) as batches,
@@ -144,7 +145,8 @@ def _loop(
         def save() -> None:
             watchdog.watch("saving step", step)
             log.flush()
-            _save(run, state, step=step, scores=scores, health=log.health)
+            own = record if validated == step else None
+            _save(run, state, step=step, scores=scores, validation=own, health=log.health)
 
         finished = meter.spent(step, state)
         while not finished and not stop_asked(step):
@@ -159,7 +161,7 @@ def _loop(
                 log.flush()
                 record, found = _validate(run, state, evaluate)
                 log.write(record, step, "validation")
-                scores = found or scores
+                scores, validated = found or scores, step
             if finished or step % training.checkpoint_every == 0:
                 save()
                 saved = step
@@ -176,8 +178,16 @@ def _validate(run: _Run, state: TrainState, evaluate: Evaluator) -> tuple[dict[s
     return record, [float(q) for q in np.quantile(scores, np.linspace(0, 1, SCORE_QUANTILES))] if scores.size else []
 
 
-def _save(run: _Run, state: TrainState, *, step: int, scores: list[float], health: Health) -> None:
-    """Starts saving a step.
+def _save(
+    run: _Run,
+    state: TrainState,
+    *,
+    step: int,
+    scores: list[float],
+    validation: dict[str, float] | None,
+    health: Health,
+) -> None:
+    """Starts saving a step; `validation` is the record of its own validation, if it had one.
 
     Raises:
         NotFiniteError: the state has numbers that are not finite.
@@ -193,7 +203,7 @@ def _save(run: _Run, state: TrainState, *, step: int, scores: list[float], healt
         call_scores=scores,
         factual_probe=probe,
     )
-    run.checkpoints.save(state, step=step, meta=meta | {"health": health.to_dict()})
+    run.checkpoints.save(state, step=step, meta=meta | {"health": health.to_dict()}, validation=validation)
 
 
 def _check_savable(state: TrainState, *, step: int, checkpoints: Checkpoints) -> None:

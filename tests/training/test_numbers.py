@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from lacy_jax.checkpoints.loading import load_model
+from lacy_jax.checks import parse
 from lacy_jax.config import Config, OptimizerConfig
 from lacy_jax.console import Reporter
 from lacy_jax.data import loader
 from lacy_jax.data.prepare import Prepared
-from lacy_jax.errors import CheckpointError, NotFiniteError
+from lacy_jax.errors import CheckpointError, ConfigError, NotFiniteError
 from lacy_jax.training import health, loop
 from lacy_jax.training.evaluate import Evaluator
 from lacy_jax.training.health import Health, read_health
@@ -235,3 +236,54 @@ def test_the_last_step_is_validated_before_it_is_saved(
     assert validated == sorted({step for step in range(1, 7) if step % evaluate_every == 0} | {6})
     assert len(load_model(str(tmp_path)).call_scores) == 201
     assert load_model(str(tmp_path)).step == 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "values", "expected"),
+    [
+        ({"keep_checkpoints": 1}, [5, 4, 3, 2, 1, 6], [6]),
+        ({"keep_checkpoints": 2, "keep_every": 3}, [5, 4, 3, 2, 1, 6], [3, 5, 6]),
+        ({"keep_checkpoints": 1, "keep_best": "loss"}, [5, 1, 3, 2, 4, 6], [2, 6]),
+        ({"keep_checkpoints": 1, "keep_best": "accuracy"}, [5, 1, 9, 2, 4, 6], [3, 6]),
+        ({"keep_checkpoints": 1, "keep_best": "roc/factual", "keep_every": 4}, [5, 1, 4, 2, 4, 4], [1, 4, 6]),
+        ({"keep_checkpoints": 1, "keep_best": "loss"}, [math.nan, 7, 8, math.nan, 9, math.inf], [2, 6]),
+    ],
+    ids=range(6),
+)
+def test_checkpoints_are_kept_by_interval_and_by_a_number_of_the_validation(
+    small_config: Config,
+    small_data: Prepared,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+    values: list[float],
+    expected: list[int],
+) -> None:
+    name = settings.get("keep_best", "loss")
+    waiting = iter(values)
+    monkeypatch.setattr(loop, "validation_record", lambda *_, **__: {name: float(next(waiting))})
+    for limit in (4, 6):  # the second run goes on from step 4, and knows the numbers of before
+        config = change(small_config, steps=limit, checkpoint_every=1, evaluate_every=1, **settings)
+        train(config, prepared=small_data, workdir=str(tmp_path), reporter=Reporter(quiet=True))
+    assert steps(tmp_path) == expected
+    assert load_model(str(tmp_path)).step == 6
+    assert (tmp_path / "checkpoints" / "6" / "metrics").is_dir() == ("keep_best" in settings)
+
+
+def test_what_cannot_be_kept_is_refused_at_the_door() -> None:
+    def problems(**training: Any) -> str:
+        with pytest.raises(ConfigError) as error:
+            parse({"training": {"steps": 10, **training}})
+        return str(error.value)
+
+    assert "keep_every: 15 is no multiple of config.training.checkpoint_every (10)" in problems(
+        keep_every=15, checkpoint_every=10
+    )
+    assert "add --config.training.evaluate_every=10" in problems(
+        keep_best="loss", checkpoint_every=10, evaluate_every=4
+    )
+    assert "config.training.keep_best" in problems(keep_best="nll")
+    assert "config.training.skip_nonfinite" in problems(skip_nonfinite=-1)
+    parse(
+        {"training": {"steps": 10, "keep_every": 20, "keep_best": "loss", "checkpoint_every": 10, "evaluate_every": 5}}
+    )
