@@ -24,7 +24,7 @@ from lacy_jax.presets import apply_variant
 from lacy_jax.training.ahead import MEMORY_GIB, make_mesh, plan_step, topology_devices
 from lacy_jax.training.compiled import OutOfMemory
 from lacy_jax.training.flops import expected_step
-from lacy_jax.training.step import with_attention
+from lacy_jax.training.step import for_devices
 
 BEGIN, END = "<!-- compile_table: begin -->", "<!-- compile_table: end -->"
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4", "v6e:16x16")
@@ -58,7 +58,7 @@ def line(name: str, topology: str) -> str:
     memory = MEMORY_GIB[devices[0].device_kind]
     expected = expected_step(config, vocab=decoder.padded_vocab(config.tokenizer.vocab_size + 1), mesh=mesh)
     assert expected is not None
-    attention = with_attention(config, mesh).model.attention
+    attention = for_devices(config, mesh).model.attention
     start = f"| `{name}` | {topology} | {rows} | {config.data.batch_size} | {axes} | {attention}"
     try:
         plan = plan_step(config, devices)

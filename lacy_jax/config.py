@@ -170,11 +170,13 @@ class ModelConfig:
     rope_high_factor: Above0 = setting(4.0, "llama3: frequencies that turn more often than this are kept.")
     rope_original_context: Positive = setting(8192, "llama3: the context before it was extended.")
     compute_dtype: ComputeDtype = setting("bfloat16", "Type of matrix products; parameters are float32.")
-    layer_loop: Literal["scan", "unroll"] = setting("scan", "scan compiles one layer once; unroll runs faster on CPUs.")
+    layer_loop: Literal["auto", "scan", "unroll"] = setting(
+        "auto", "scan compiles one layer once; unroll runs faster on CPUs and GPUs. auto: unroll on GPUs, else scan."
+    )
     remat: Remat = setting("none", "What the backward pass computes again: nothing, all but matrix products, or all.")
     attention: AttentionName = setting(
         "auto",
-        "Attention in training. auto: splash on TPUs, else xla. cudnn: only by name, NVIDIA GPUs (docs/tpu.md).",
+        "Attention in training. auto: splash on TPUs, cudnn on NVIDIA GPUs, else xla (docs/tpu.md).",
     )
 
 

@@ -19,6 +19,7 @@ from lacy_jax.data.documents import Document, Spans, full_text
 from lacy_jax.data.factual import factual_tokens
 from lacy_jax.data.tokenizer import Encoding
 from lacy_jax.model import decoder
+from lacy_jax.model.precision import product_precision
 from lacy_jax.model.probe import probe_weights
 
 ROWS = 8  # documents read at once
@@ -107,8 +108,9 @@ def read_tokens(slm: LoadedModel, tokens: np.ndarray) -> Said:
 def _values(
     params: decoder.Params, probe_E: jax.Array, tokens: jax.Array, *, config: ModelConfig, call_id: int
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-    hidden_BTD = decoder.forward(params, tokens[:, :-1], config=config).astype(jnp.float32)
-    logits_BTV = hidden_BTD @ decoder.output_matrix(params).astype(jnp.float32).T
+    with product_precision(config):
+        hidden_BTD = decoder.forward(params, tokens[:, :-1], config=config).astype(jnp.float32)
+        logits_BTV = hidden_BTD @ decoder.output_matrix(params).astype(jnp.float32).T
     log_p = jax.nn.log_softmax(logits_BTV[..., :call_id])
     nll = -jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1)[..., 0]
     said_BT5 = what_is_said(logits_BTV, factual_probability(hidden_BTD, probe_E), call_id=call_id)

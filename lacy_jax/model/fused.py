@@ -23,13 +23,20 @@ _log = logging.getLogger(__name__)
 
 
 def resolve(model: ModelConfig, *, platform: str) -> ModelConfig:
-    """The model with `attention` as it will run on `platform` ("cpu", "gpu", "tpu"): "xla", "cudnn" or "splash".
+    """The model as it will run on `platform` ("cpu", "gpu", "tpu"): no choice in it is "auto".
 
-    "auto" is splash on TPUs where it fits, else xla. What was asked for by name and cannot be had is replaced by xla,
-    with a warning that says why.
+    Attention "auto" is splash on TPUs and cuDNN's on NVIDIA GPUs where they fit, else xla. What was asked for by name
+    and cannot be had is replaced by xla, with a warning that says why. The loop over layers "auto" is unrolled on GPUs,
+    where a scan's copies take a third of a step (docs/performance.md), and a scan elsewhere.
     """
+    if model.layer_loop == "auto":
+        model = dataclasses.replace(model, layer_loop="unroll" if platform == "gpu" else "scan")
     if model.attention == "auto":
-        chosen: AttentionName = "splash" if platform == "tpu" and not _splash_problem(model, platform) else "xla"
+        chosen: AttentionName = "xla"
+        if platform == "tpu" and not _splash_problem(model, platform):
+            chosen = "splash"
+        elif platform == "gpu" and not _cudnn_problem(model, platform):
+            chosen = "cudnn"
         return dataclasses.replace(model, attention=chosen)
     problem = ""
     if model.attention == "splash":

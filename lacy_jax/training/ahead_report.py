@@ -16,7 +16,7 @@ from lacy_jax.training.ahead import MEMORY_GIB, Plan, make_mesh, plan_step
 from lacy_jax.training.announce import describe_mesh
 from lacy_jax.training.compiled import OutOfMemory
 from lacy_jax.training.flops import expected_step
-from lacy_jax.training.step import with_attention
+from lacy_jax.training.step import for_devices
 
 MOST_TRIES = 4
 
@@ -25,7 +25,7 @@ def report(config: Config, devices: Sequence[jax.Device]) -> bool:
     """Compiles and prints; whether it fits."""
     mesh, vocab = make_mesh(config, devices), decoder.padded_vocab(config.tokenizer.vocab_size + 1)
     print(f"{config.name}, method {config.method}, {describe(config, devices)}; {describe_mesh(mesh)}", flush=True)
-    print(f"attention: {with_attention(config, mesh).model.attention}; {describe_options('tpu')}", flush=True)
+    print(f"attention: {for_devices(config, mesh).model.attention}; {describe_options('tpu')}", flush=True)
     memory = MEMORY_GIB.get(devices[0].device_kind)
     of = f" of {memory} GiB" if memory else ""
     began = time.monotonic()

@@ -16,7 +16,7 @@ from lacy_jax.training.budget import Budget, BudgetMeter
 from lacy_jax.training.flops import expected_step, flops_per_token, parameter_count
 from lacy_jax.training.optimizer import learning_rate
 from lacy_jax.training.state import TrainState
-from lacy_jax.training.step import with_attention
+from lacy_jax.training.step import for_devices
 
 
 def describe_run(config: Config, *, vocab: int, mesh: Mesh, state: TrainState, step: jax.stages.Compiled) -> list[str]:
@@ -27,7 +27,7 @@ def describe_run(config: Config, *, vocab: int, mesh: Mesh, state: TrainState, s
         f"{config.name}, method {config.method}: {count / 1e6:.1f}M parameters, {flops / 1e6:,.0f} MFLOP per token",
         describe_objective(config),
         describe_mesh(mesh),
-        f"attention: {with_attention(config, mesh).model.attention}",
+        f"attention: {for_devices(config, mesh).model.attention}",
         describe_options(mesh.local_devices[0].platform),
         describe_memory(state, step, device=mesh.local_devices[0]),
         describe_time(config, vocab=vocab, mesh=mesh, state=state),

@@ -12,10 +12,11 @@ from lacy_jax.data.batch import Batch
 from lacy_jax.data.loader import window_batch
 from lacy_jax.data.pack import PackedSource
 from lacy_jax.model import decoder
+from lacy_jax.model.precision import product_precision
 from lacy_jax.runtime import sharding
 from lacy_jax.training.loss import join_rows, reference_losses, split_rows, take_targets
 from lacy_jax.training.reference import Reference
-from lacy_jax.training.step import with_attention
+from lacy_jax.training.step import for_devices
 
 
 def place_batch(batch: Batch[np.ndarray], mesh: Mesh, *, batch_size: int) -> Batch[jax.Array]:
@@ -40,10 +41,11 @@ def target_values(
     chunks, count = config.objective.vocab_chunks, config.training.microbatches
 
     def values_of(rows: Batch[jax.Array]) -> dict[str, jax.Array]:
-        hidden_BTD = decoder.forward(params, rows.inputs, config=config.model)
         matrix = decoder.output_matrix(params)
-        scalars = objective.head_scalars(hidden_BTD, matrix, rows.targets, call_id, vocab_chunks=chunks)
-        greedy = objective.greedy_tokens(hidden_BTD, matrix, call_id, vocab_chunks=chunks)
+        with product_precision(config.model):
+            hidden_BTD = decoder.forward(params, rows.inputs, config=config.model)
+            scalars = objective.head_scalars(hidden_BTD, matrix, rows.targets, call_id, vocab_chunks=chunks)
+            greedy = objective.greedy_tokens(hidden_BTD, matrix, call_id, vocab_chunks=chunks)
         values = {
             "nll": objective.nll_without_call(scalars),
             "nll_full": objective.nll_with_call(scalars),
@@ -73,7 +75,7 @@ class Evaluator:
     """Compiled once a run; call it with the parameters of any step."""
 
     def __init__(self, config: Config, *, call_id: int, mesh: Mesh):
-        config = with_attention(config, mesh)
+        config = for_devices(config, mesh)
         self._config, self._mesh = config, mesh
 
         values = functools.partial(target_values, config=config, call_id=call_id)

@@ -17,6 +17,7 @@ from lacy_jax import objective
 from lacy_jax.config import Config, ModelConfig
 from lacy_jax.data.batch import Batch
 from lacy_jax.model import decoder
+from lacy_jax.model.precision import product_precision
 from lacy_jax.training.metrics import class_sums
 from lacy_jax.training.reference import Reference
 
@@ -80,9 +81,10 @@ def token_scalars(
 def reference_losses(reference: Reference, batch: Batch[jax.Array], *, config: Config, call_id: int) -> jax.Array:
     """NLL without `<CALL>` of the reference model, float32 [B, T]."""
     chunks = config.objective.vocab_chunks
-    return objective.nll_without_call(
-        token_scalars(reference.params, batch, model=reference.model, call_id=call_id, vocab_chunks=chunks)
-    )
+    with product_precision(reference.model):
+        return objective.nll_without_call(
+            token_scalars(reference.params, batch, model=reference.model, call_id=call_id, vocab_chunks=chunks)
+        )
 
 
 def take_targets(

@@ -16,6 +16,7 @@ from lacy_jax.data.batch import Batch
 from lacy_jax.data.loader import window_batch
 from lacy_jax.data.pack import PackedSource
 from lacy_jax.model import decoder
+from lacy_jax.model.precision import product_precision
 from lacy_jax.model.probe import FactualProbe
 from lacy_jax.runtime import sharding
 from lacy_jax.training.evaluate import place_batch
@@ -54,7 +55,8 @@ def _some_tokens(
     params: decoder.Params, batch: Batch[jax.Array], model: ModelConfig, mesh: Mesh
 ) -> tuple[jax.Array, ...]:
     """(hidden states float32 [N, D], factual [N], valid [N]) of evenly spaced targets of a batch, on every device."""
-    hidden_BTD = decoder.forward(params, batch.inputs, config=model)
+    with product_precision(model):
+        hidden_BTD = decoder.forward(params, batch.inputs, config=model)
     stride = max(1, batch.valid.size // TOKENS_PER_BATCH)
     picked = (
         hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[::stride].astype(jnp.float32),

@@ -12,6 +12,7 @@ from lacy_jax import objective
 from lacy_jax.config import Config
 from lacy_jax.data.batch import Batch
 from lacy_jax.model import fused
+from lacy_jax.model.precision import product_precision
 from lacy_jax.runtime import sharding
 from lacy_jax.training.loss import batch_gradient
 from lacy_jax.training.optimizer import learning_rate, make_optimizer
@@ -59,9 +60,10 @@ def update(
     call_id: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update, finite or not. The sums are float32 scalars of the batch, before the update (training/metrics.py)."""
-    grads, found = batch_gradient(
-        state.params, batch, config=config, call_id=call_id, step=state.step, reference=reference
-    )
+    with product_precision(config.model):
+        grads, found = batch_gradient(
+            state.params, batch, config=config, call_id=call_id, step=state.step, reference=reference
+        )
     sums = found.objective
     grads = jax.tree.map(lambda g: g / jnp.maximum(sums.weight, 1.0), grads)
     rate = learning_rate(config.optimizer, step=state.step, progress=_progress(state, config))
@@ -81,15 +83,15 @@ def update(
     return new_state, {**found.classes, "loss": sums.loss, "weight": sums.weight, **counters, **scalars}
 
 
-def with_attention(config: Config, mesh: Mesh) -> Config:
-    """The config with the attention that the mesh's devices will run (`model.fused.resolve`)."""
+def for_devices(config: Config, mesh: Mesh) -> Config:
+    """The config with the attention and the loop over layers that the mesh's devices will run (`fused.resolve`)."""
     return dataclasses.replace(config, model=fused.resolve(config.model, platform=mesh.devices.flat[0].platform))
 
 
 def jit_train_step(config: Config, *, vocab: int, call_id: int, mesh: Mesh) -> jax.stages.Wrapped:
     """`train_step` of (state, batch, reference) for a mesh: state donated, batch's rows split, sums replicated."""
     placed = state_shardings(config, vocab=vocab, mesh=mesh)
-    config = with_attention(config, mesh)
+    config = for_devices(config, mesh)
     rows, whole = sharding.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
 
     def step(state: TrainState, batch: Batch[jax.Array], reference: Reference | None) -> Any:

@@ -109,10 +109,20 @@ def test_who_gets_which(
     assert bool(said) == bool(warning)
 
 
-def test_cudnn_where_the_trial_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("asked", ["cudnn", "auto"])
+def test_cudnn_where_the_trial_succeeds(monkeypatch: pytest.MonkeyPatch, asked: Any) -> None:
     def stands_in(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return jax.nn.dot_product_attention(q, k, v, is_causal=True)
 
     monkeypatch.setattr(fused, "attend_cudnn", stands_in)
-    model = ModelConfig(**{**vars(MODEL), "attention": "cudnn", "kv_heads": 2, "context": 64})
+    model = ModelConfig(**{**vars(MODEL), "attention": asked, "kv_heads": 2, "context": 64})
     assert fused.resolve(model, platform="gpu").attention == "cudnn"
+
+
+@pytest.mark.parametrize(
+    ("asked", "platform", "chosen"),
+    [("auto", "gpu", "unroll"), ("auto", "tpu", "scan"), ("auto", "cpu", "scan"), ("scan", "gpu", "scan")],
+)
+def test_layers_are_unrolled_on_gpus(asked: Any, platform: str, chosen: str) -> None:
+    model = ModelConfig(**{**vars(MODEL), "layer_loop": asked, "attention": "xla"})
+    assert fused.resolve(model, platform=platform).layer_loop == chosen

@@ -18,6 +18,7 @@ from lacy_jax.cascade.decoding.sampling import SamplingRows, best, pick
 from lacy_jax.config import ModelConfig
 from lacy_jax.model import decoder
 from lacy_jax.model.attention import KVCache
+from lacy_jax.model.precision import product_precision
 
 # The most steps that one call runs.
 MOST_STEPS = 16
@@ -145,21 +146,16 @@ def _with_rows(cache: KVCache, slots_R: jax.Array | None, rows: KVCache) -> KVCa
     return rows if slots_R is None else jax.tree.map(lambda x, part: x.at[slots_R].set(part), cache, rows)
 
 
-def _precision(config: ModelConfig) -> Any:
-    """Without it, GPUs and TPUs would multiply float32 in fewer bits."""
-    return jax.default_matmul_precision("float32" if config.compute_dtype == "float32" else None)
-
-
 def _forward(
     weights: Weights, tokens_RT: jax.Array, positions_RT: jax.Array, cache: KVCache, *, config: ModelConfig
 ) -> tuple[jax.Array, KVCache]:
-    with _precision(config):
+    with product_precision(config):
         return decoder.forward_cached(weights.params, tokens_RT, positions_BT=positions_RT, cache=cache, config=config)
 
 
 def _head(weights: Weights, hidden_RD: jax.Array, *, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
     """Logits, float32 [R, V], and how probable it is that a fact comes next, [R]."""
-    with _precision(config):
+    with product_precision(config):
         factual_R = factual_probability(hidden_RD, weights.probe)
         matrix_VD = decoder.output_matrix(weights.params).astype(hidden_RD.dtype)
         logits_RV = jnp.einsum("rd,vd->rv", hidden_RD, matrix_VD, preferred_element_type=jnp.float32)
