@@ -51,8 +51,8 @@ if [ "$size" = tiny ]; then
   decode=(--batches "1,2" --budgets "0,0.22" --length 16 --rounds 1) train=(--config.training.steps=4)
 else
   small=(--config configs/slm_150m.py --set data.batch_size=32) large=(--config configs/slm_334m.py --set data.batch_size=16)
-  fast=(--set model.attention=cudnn --set model.remat=none --set model.layer_loop=scan) rounds=(--rounds 7 --repeat 3)
-  all=(--profile lacy) few=(--variants "ntp;lacy;lacy, unrolled") kernels=()
+  fast=(--set model.remat=none) rounds=(--rounds 7 --repeat 3)
+  all=(--profile lacy) few=(--variants "ntp;lacy;lacy, scan of layers") kernels=()
   decode=(--slm configs/slm_150m.py --partner configs/slm_334m.py --batches "1,8,64" --budgets "0,0.22" --rounds 2)
   train=(--config.model.layers=12 --config.model.width=512 --config.model.heads=8 --config.model.compute_dtype=bfloat16
     --config.data.batch_size=64 --config.training.steps=600)

@@ -84,18 +84,26 @@ class Theirs:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.peak = 0
 
-    def steps(self, count: int) -> float:
-        """Seconds a step."""
+    def begin(self, count: int) -> None:
+        """Has it run so many steps, without waiting for them."""
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
         self.process.stdin.write(f"{count}\n")
         self.process.stdin.flush()
+
+    def end(self) -> float:
+        """Waits for the steps that were begun; seconds a step."""
+        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit("the peer ended: what it said stands above; --peer none goes without it")
         answer = json.loads(line)
         self.peak = answer["peak_bytes"]
         return float(answer["seconds"])
+
+    def steps(self, count: int) -> float:
+        """Seconds a step."""
+        self.begin(count)
+        return self.end()
 
     def close(self) -> None:
         """Ends the process."""
@@ -108,10 +116,12 @@ def measure(config: Config, *, peer: bool, rounds: int, repeat: int) -> tuple[Ti
     """Our step, the peer's, and the rate of a matrix product in FLOP/s, each round after round."""
     vocab = decoder.padded_vocab(config.tokenizer.vocab_size + 1)
     theirs = Theirs(config, vocab=vocab) if peer else None
+    if theirs is not None:
+        theirs.begin(3)  # compiles, as ours does meanwhile
     ours = Ours(config, vocab=vocab, call_id=config.tokenizer.vocab_size)
     ours.steps(3)  # warms up
     if theirs is not None:
-        theirs.steps(3)  # compiles besides
+        theirs.end()
     own, others, rates = [], [], []
     for _ in range(rounds):
         own.append(ours.steps(repeat))
