@@ -83,9 +83,8 @@ def _run_suite(given: Given, reporter: "Reporter") -> int:
     suite = load_suite(given.suite)
     _check_flags(given, task=f"--suite={given.suite}", takes=("checkpoint", "out", *suite.FLAGS))
     checkpoint = flags.given_checkpoint(given)
-    if given.out:
-        check_writable("--out", given.out)
-    out = Path(given.out or f"{checkpoint.rstrip('/')}/{given.suite}")
+    out = given.out or f"{checkpoint.rstrip('/')}/{given.suite}"
+    check_writable("--out", out)
     own = {flag.name: getattr(given, flag.name) for flag in _SUITE}
     own["temperature"] = TEMPERATURE if given.temperature is None else given.temperature
     settings = Settings(**own | {"decode": tuple(given.decode)})
@@ -96,7 +95,7 @@ def _run_suite(given: Given, reporter: "Reporter") -> int:
     for spec in dict.fromkeys(parse_decode(text).partner for text in settings.decode):
         if spec != DATABASE:
             flags.say_partner(spec, slm.config)
-    lines = suite.run(slm, settings, out=out, progress=reporter.update)
+    lines = suite.run(slm, settings, out=Path(out), progress=reporter.update)
     reporter.finish()
     print("\n".join(lines))
     print(f"texts and their claims: {out}", file=sys.stderr)

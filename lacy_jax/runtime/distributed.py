@@ -4,14 +4,17 @@ import json
 import os
 import time
 import zlib
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
-from etils import epath
 from jax.experimental import multihost_utils
 
 from lacy_jax.errors import MeshError
+from lacy_jax.paths import absolute
+
+if TYPE_CHECKING:
+    from etils import epath
 
 FOLDER_SECONDS = 40.0  # NFS clients look again after 30 at first (nfs(5), acdirmin)
 
@@ -84,7 +87,7 @@ def check_one_folder(workdir: str) -> None:
     """
     if jax.process_count() == 1:
         return
-    mark = epath.Path(workdir) / "process_0_was_here"
+    mark = absolute(workdir) / "process_0_was_here"
     if jax.process_index() == 0:
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.write_text("")
@@ -106,7 +109,7 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def _appears(path: epath.Path) -> bool:
+def _appears(path: "epath.Path") -> bool:
     """Whether a file is there, now or soon: a network file system may show late what another machine wrote."""
     deadline = time.monotonic() + FOLDER_SECONDS
     while not path.exists():
