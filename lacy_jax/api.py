@@ -41,10 +41,12 @@ def train(config: Config, *, workdir: str = "", say: Say = "progress") -> "Loade
     Raises:
         ConfigError, DataError: the settings, the data or the workdir cannot be used.
         CheckpointError: the workdir cannot keep checkpoints, or holds a run with other settings or data.
+        FolderError: another run works in the workdir.
         MeshError: the devices, the batch or the model do not fit config.mesh.
     """
     from lacy_jax.checkpoints.format import check_savable
     from lacy_jax.checkpoints.loading import load_model  # JAX: preparing needs none
+    from lacy_jax.runtime.distributed import claimed_by_all
     from lacy_jax.training.announce import describe_long_run
     from lacy_jax.training.loop import train as run_training
 
@@ -53,7 +55,7 @@ def train(config: Config, *, workdir: str = "", say: Say = "progress") -> "Loade
     check_savable(workdir, name="workdir")
     if problem := unwritable(workdir, buckets="allowed"):
         raise ConfigError(f"workdir={workdir}: {problem}")
-    with reporting(quiet=say == "nothing") as reporter:
+    with reporting(quiet=say == "nothing") as reporter, claimed_by_all(workdir, say=reporter.say):
         if long := describe_long_run(config):
             reporter.say(long)
         prepared = prepare_data(config, progress=reporter.update)

@@ -108,12 +108,14 @@ def _run_study(given: Given, reporter: "Reporter") -> int:
     from lacy_jax.evidence.study.page import write_study_page
     from lacy_jax.evidence.study.plan import load_study
     from lacy_jax.evidence.study.runs import run_study
+    from lacy_jax.runtime.claims import claimed
 
     study = load_study(given.study)
     workdir = given.workdir or f"runs/{study.name}"
     check_writable("--workdir", workdir)
     check_savable(workdir, name="--workdir")
-    failures = run_study(study, workdir=workdir, workers=given.workers, report=reporter.update)
+    with claimed(workdir, say=reporter.say):
+        failures = run_study(study, workdir=workdir, workers=given.workers, report=reporter.update)
     reporter.finish()
     for failure in failures:
         reporter.say(f"failed      {failure.arm}, seed {failure.seed}: see {failure.log}")

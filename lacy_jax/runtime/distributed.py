@@ -1,17 +1,20 @@
 """One run of several processes: finding each other at the start, and noticing at once where they disagree."""
 
+import contextlib
 import json
 import os
 import time
 import zlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from lacy_jax.errors import MeshError
+from lacy_jax.errors import FolderError, MeshError
 from lacy_jax.paths import absolute
+from lacy_jax.runtime.claims import claimed
 
 if TYPE_CHECKING:
     from etils import epath
@@ -101,6 +104,27 @@ def check_one_folder(workdir: str) -> None:
             f"--workdir={workdir} is another folder for process {', '.join(map(str, others))} than for process 0: give "
             "one that all machines of this run share, or a bucket (gs://...)"
         )
+
+
+@contextlib.contextmanager
+def claimed_by_all(workdir: str, *, say: Callable[[str], None]) -> Iterator[None]:
+    """Holds a work folder while the block runs, process 0 for all of a run (`claims.claimed`).
+
+    Raises:
+        FolderError: another run holds it; in every process, process 0 says which.
+    """
+    with contextlib.ExitStack() as stack:
+        refused = ""
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(claimed(workdir, say=say))
+            except FolderError as error:
+                refused = str(error)
+        if jax.process_count() > 1 and np.any(multihost_utils.process_allgather(np.bool(refused))):
+            refused = refused or f"{workdir}: another run works there; process 0 says which"
+        if refused:
+            raise FolderError(refused)
+        yield
 
 
 def wait_for_all(what: str) -> None:
