@@ -17,11 +17,18 @@ from gcp_storage_emulator.handlers import objects
 
 BUCKET = "runs"
 Handler = Callable[..., None]
+watchers: list[Callable[[str], None]] = []  # called with an object's name before it is written
+
+
+def object_name(request: Any) -> str:
+    """Of the object that a request is about."""
+    name: str = request.params.get("object_id") or request.query.get("name", [None])[0] or request.data["meta"]["name"]
+    return name
 
 
 def _generation(request: Any, storage: Any) -> str:
-    """The generation of the object that a request is about; "0" where there is none."""
-    name = request.params.get("object_id") or request.query.get("name", [None])[0] or request.data["meta"]["name"]
+    """Of the object that a request is about; "0" where there is none."""
+    name = object_name(request)
     try:
         return str(storage.get_file_obj(request.params["bucket_name"], name)["generation"])
     except NotFound:
@@ -30,6 +37,9 @@ def _generation(request: Any, storage: Any) -> str:
 
 def _conditional(handler: Handler) -> Handler:
     def handle(request: Any, response: Any, storage: Any, *args: Any, **kwargs: Any) -> None:
+        if request.method == "POST":
+            for watcher in list(watchers):
+                watcher(object_name(request))
         now = _generation(request, storage) if "upload_id" not in request.query else ""
         wanted, unwanted = (request.query.get(f"ifGeneration{word}Match", [None])[0] for word in ("", "Not"))
         if wanted is not None and wanted != now:
@@ -82,6 +92,16 @@ def settings(address: str) -> dict[str, str]:
         "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",  # TensorStore asks for no token elsewhere
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # gcsfs would ask by gRPC what kind of bucket it is
     }
+
+
+@contextlib.contextmanager
+def watching(watcher: Callable[[str], None]) -> Iterator[None]:
+    """Lets `watcher` know the name of every object before it is written, while the block runs."""
+    watchers.append(watcher)
+    try:
+        yield
+    finally:
+        watchers.remove(watcher)
 
 
 @contextlib.contextmanager
