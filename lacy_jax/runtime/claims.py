@@ -1,7 +1,7 @@
 """A work folder belongs to one run at a time: `<folder>/.lock` says which, and a second run is refused.
 
 In a folder on a disk the file is held by a POSIX record lock: it ends with the process that holds it, however that
-ends, is not handed on to processes that it starts, and is seen over NFS.
+ends, is not handed on to processes that it starts, and is seen over NFS. A holder that ends in good order removes it.
 
 In a bucket the file is a lease. Its holder writes it again every `BEAT_SECONDS`, each time only if it is as the holder
 left it (a precondition on the object's generation). Whoever finds a lease watches it: if it changes, its holder lives;
@@ -85,33 +85,47 @@ def _refused(workdir: str, content: bytes) -> FolderError:
 @contextlib.contextmanager
 def _locked(workdir: str, *, say: Say) -> Iterator[None]:
     path = Path(workdir).absolute() / LOCK_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
     key = str(path.resolve())
     if key in _held:  # a record lock belongs to a process: it would be given twice
-        raise _refused(workdir, path.read_bytes())
+        raise _refused(workdir, json.dumps(_holder()).encode())
+    new = not path.parent.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = _lock(path, workdir=workdir, say=say)
+    _held[key] = lambda: ""
     try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise _refused(workdir, os.read(descriptor, 4096)) from None
-            say(f"{path} cannot be locked ({error.strerror}): a second run in this folder is not refused")
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps(_holder()).encode())
-        _held[key] = lambda: ""
-        try:
-            yield
-        finally:
-            del _held[key]
-            os.ftruncate(descriptor, 0)
+        yield
     finally:
+        del _held[key]
+        with contextlib.suppress(OSError):
+            path.unlink()
+            if new:
+                path.parent.rmdir()  # of a run that ended before it wrote anything
         os.close(descriptor)
+
+
+def _lock(path: Path, *, workdir: str, say: Say) -> int:
+    """An open file descriptor of the file at `path`, locked."""
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, lockf
+    except ImportError:  # on Windows
+        return os.open(path, os.O_RDWR | os.O_CREAT)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            lockf(descriptor, LOCK_EX | LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                content = os.read(descriptor, 4096)
+                os.close(descriptor)
+                raise _refused(workdir, content) from None
+            say(f"{path} cannot be locked ({error.strerror}): a second run in this folder is not refused")
+            return descriptor
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        os.close(descriptor)  # its last holder has removed it meanwhile
 
 
 @contextlib.contextmanager

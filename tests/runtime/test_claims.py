@@ -50,6 +50,7 @@ def test_a_second_run_is_refused_and_told_which_is_the_first(tmp_path: Path) -> 
         other.communicate()
     with claimed(str(tmp_path)):
         assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
+    assert not (tmp_path / LOCK_FILE).exists()
 
 
 def test_a_killed_holder_frees_it_though_its_children_live(tmp_path: Path) -> None:
@@ -76,6 +77,30 @@ def test_one_process_gets_it_once(tmp_path: Path) -> None:
             pass
     with claimed(str(tmp_path / "run")):
         check_claim(str(tmp_path / "run"))
+
+
+def test_a_run_that_wrote_nothing_leaves_nothing(tmp_path: Path) -> None:
+    with claimed(str(tmp_path / "new")):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with claimed(str(tmp_path / "old")):
+        (tmp_path / "old" / "a").touch()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "old", tmp_path / "old" / "a"]
+
+
+def test_a_file_that_is_removed_while_it_is_opened_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, opened, original = tmp_path / LOCK_FILE, list[int](), os.open
+
+    def late(name: Path, *flags: int) -> int:
+        opened.append(original(name, *flags))
+        if len(opened) == 1:
+            path.unlink()  # as its holder does, between our opening and our locking
+        return opened[-1]
+
+    monkeypatch.setattr(os, "open", late)
+    with claimed(str(tmp_path)):
+        assert len(opened) == 2
+        assert os.path.samestat(path.stat(), os.fstat(opened[1]))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid": 1}', b"\xff", b'{"pid": "x", "host": 1, "since": 2}'])
