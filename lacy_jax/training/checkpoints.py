@@ -18,12 +18,12 @@ from lacy_jax.checkpoints.format import (
     read_config,
     read_meta,
     read_tokenizer,
+    step_fault,
     with_checksums,
 )
 from lacy_jax.checkpoints.loading import restore_arrays
 from lacy_jax.config import Config, TrainingConfig, config_to_dict
 from lacy_jax.errors import CheckpointError, DamagedError
-from lacy_jax.paths import absolute
 from lacy_jax.runtime import distributed
 from lacy_jax.training.state import TrainState, init_state
 
@@ -40,6 +40,9 @@ _FREE = (
 )
 
 
+_ITEMS = ("params", "train")  # the folders of arrays in a step's folder
+
+
 class Checkpoints:
     """The checkpoints of one run, `<workdir>/checkpoints`; saving is asynchronous, a failed save raises at the next.
 
@@ -48,7 +51,8 @@ class Checkpoints:
 
     def __init__(self, workdir: str, training: TrainingConfig):
         self._training = training
-        self._folder = absolute(workdir) / "checkpoints"
+        self._unread: epath.Path | None = None  # the step that was saved last, until it is read back
+        self._folder = epath.Path(workdir).absolute() / "checkpoints"
         self._folder.mkdir(parents=True, exist_ok=True)
         _set_aside(self._folder)
         options = ocp.CheckpointManagerOptions(
@@ -79,12 +83,25 @@ class Checkpoints:
         args = ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta))
         value = (validation or {}).get(self._training.keep_best, math.nan)
         metrics = {self._training.keep_best: value} if math.isfinite(value) else {}
+        self.wait()
         self._manager.save(step, args=args, metrics=metrics, force=True)
+        self._unread = self._folder / str(step)
 
     def wait(self) -> None:
-        """Until everything is on disk; raises what went wrong there."""
+        """Until everything is on disk; raises what went wrong there.
+
+        What was saved last is read back as far as that is cheap: its files must be there, and its description genuine.
+
+        Raises:
+            CheckpointError: it is not whole.
+        """
         self._manager.wait_until_finished()
         self._manager.check_for_errors()
+        step, self._unread = self._unread, None
+        if step is not None and jax.process_index() == 0 and (fault := step_fault(step, _ITEMS)):
+            raise CheckpointError(
+                f"{step} was saved, and is not whole when it is read back ({fault}): look at the disk"
+            )
 
     def close(self) -> None:
         self.wait()
@@ -104,7 +121,7 @@ class Checkpoints:
             meta = read_meta(folder)
             try:
                 _refuse_other_run(meta, config, data=data, folder=folder)
-                return _restore(folder, meta, config, vocab=vocab, shardings=shardings), meta
+                return restore_step(folder, meta, config, vocab=vocab, shardings=shardings), meta
             except DamagedError as error:
                 damaged[folder] = str(error).removeprefix(f"{folder}/")
             _set_aside(self._folder, damaged=damaged)
@@ -139,12 +156,12 @@ def read_state(
     parent = epath.Path(workdir).absolute() / "checkpoints"
     names = [child.name for child in parent.iterdir()] if parent.is_dir() else []
     later = {parent / name: "later" for name in names if name.isdecimal() and int(name) > at_most}
-    _, folder = newest_steps(parent, items=("params", "train"), damaged=later)
+    _, folder = newest_steps(parent, items=_ITEMS, damaged=later)
     if folder is None:
         return None
     meta = read_meta(folder)
     _refuse_other_run(meta, config, data=data, folder=folder)
-    return _restore(folder, meta, config, vocab=vocab, shardings=shardings)
+    return restore_step(folder, meta, config, vocab=vocab, shardings=shardings)
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -153,7 +170,7 @@ def _items(state: TrainState) -> dict[str, Any]:
     return {"params": state.params, "train": train}
 
 
-def _restore(
+def restore_step(
     folder: epath.Path, meta: dict[str, Any], config: Config, *, vocab: int, shardings: TrainState
 ) -> TrainState:
     """The state in a step's folder; raises `DamagedError`."""
@@ -174,7 +191,7 @@ def _set_aside(folder: epath.Path, *, damaged: dict[epath.Path, str] | None = No
     Raises:
         CheckpointError: there are steps, and none is whole.
     """
-    broken, whole = newest_steps(folder, items=("params", "train"), damaged=damaged)
+    broken, whole = newest_steps(folder, items=_ITEMS, damaged=damaged)
     if whole and jax.process_index() == 0:
         for step, fault in broken.items():
             names = (f"{step.name}.incomplete{number or ''}" for number in itertools.count())

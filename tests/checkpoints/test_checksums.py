@@ -15,13 +15,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lacy_jax.checkpoints.checksums import array_checksums, differing, is_genuine, signed
 from lacy_jax.checkpoints.export import export
-from lacy_jax.checkpoints.format import META_FILE
+from lacy_jax.checkpoints.format import META_FILE, model_meta
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.config import Config, ObjectiveConfig
 from lacy_jax.console import Reporter
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.errors import CheckpointError, DamagedError, LacyError
+from lacy_jax.model import decoder
+from lacy_jax.training.checkpoints import Checkpoints
 from lacy_jax.training.loop import train
+from lacy_jax.training.state import init_state
 
 
 def slow(array: np.ndarray) -> str:
@@ -214,3 +217,18 @@ def test_flips_anywhere_in_an_export_are_refused_or_have_no_effect(copy: Path, t
         assert (found.config, found.tokenizer.fingerprint) == (whole.config, whole.tokenizer.fingerprint)
         assert found.call_scores == whole.call_scores
     assert refused > 5
+
+
+def test_a_save_is_read_back(small_config: Config, small_data: Prepared, tmp_path: Path) -> None:
+    """Not the arrays: that their files are there, and that the description is the one that was written."""
+    vocab = decoder.padded_vocab(small_data.tokenizer.vocab_size)
+    meta = model_meta(small_config, tokenizer=small_data.tokenizer, step=1, data=small_data.fingerprint)
+    checkpoints = Checkpoints(str(tmp_path), small_config.training)
+    checkpoints.save(init_state(small_config, vocab=vocab), step=1, meta=meta)
+    checkpoints._manager.wait_until_finished()
+    change = (tmp_path / "checkpoints" / "1" / META_FILE).read_text().replace('"step": 1', '"step": 2')
+    (tmp_path / "checkpoints" / "1" / META_FILE).write_text(change)
+    with pytest.raises(
+        CheckpointError, match=r"was saved, and is not whole when it is read back \(meta/metadata is damaged"
+    ):
+        checkpoints.close()

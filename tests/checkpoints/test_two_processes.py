@@ -1,0 +1,79 @@
+"""Arrays of two processes: their checksums are those of one process, and both see what only one cannot read."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.xla import xla_flags
+
+PROGRAM = """
+import sys
+from pathlib import Path
+
+import jax, jax.numpy as jnp, numpy as np, orbax.checkpoint as ocp
+from etils import epath
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lacy_jax.checkpoints.checksums import array_checksums
+from lacy_jax.checkpoints.loading import restore_arrays
+from lacy_jax.errors import DamagedError
+from lacy_jax.runtime import distributed
+
+out, folder = open(sys.argv[1], "w"), epath.Path(sys.argv[2])
+distributed.initialize("auto")
+mesh = jax.make_mesh((4,), ("fsdp",))
+placed = NamedSharding(mesh, PartitionSpec("fsdp"))
+whole = np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)
+array = jax.make_array_from_callback(whole.shape, placed, lambda index: whole[index])
+own = array_checksums({"a": array})
+print(own == array_checksums({"a": jnp.asarray(whole)}), file=out)
+with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(folder, {"a": array})
+target = {"a": jax.ShapeDtypeStruct(whole.shape, np.float32, sharding=placed)}
+halves = {"a": jax.ShapeDtypeStruct(whole.shape, np.float32, sharding=NamedSharding(mesh, PartitionSpec(None, "fsdp")))}
+print(array_checksums(restore_arrays(folder, target, checksums=own)) == own, file=out)
+print(array_checksums(restore_arrays(folder, halves, checksums=own)) == own, file=out)
+distributed.wait_for_all("read")
+if jax.process_index() == 0:
+    file = max(Path(folder / "ocdbt.process_1").rglob("*"), key=lambda file: file.stat().st_size * file.is_file())
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+distributed.wait_for_all("cut")
+try:
+    restore_arrays(folder, target, checksums=own)
+except DamagedError as error:
+    print(error, file=out)
+print(distributed.anywhere(jax.process_index() == 1), distributed.anywhere(False), file=out)
+"""
+
+
+def test_one_process_that_cannot_read_its_part_ends_no_other(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": xla_flags(devices=2),
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": "2",
+    }
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(tmp_path / str(index)), str(tmp_path / "arrays")],
+            cwd=Path(__file__).parents[2],
+            env={**environment, "JAX_PROCESS_ID": str(index)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    said = [process.communicate(timeout=600)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    for index in range(2):
+        lines = (tmp_path / str(index)).read_text().splitlines()
+        assert lines[:3] == ["True"] * 3
+        assert lines[4] == "True False"
+        assert f"{tmp_path / 'arrays'} is damaged: " in lines[3]
+        assert ("another process cannot read it" in lines[3]) == (index == 0)
