@@ -8,6 +8,8 @@ from lacy_jax.console import reporting
 from lacy_jax.data.check import data_problems
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.data.prepare import prepare as prepare_data
+from lacy_jax.errors import ConfigError
+from lacy_jax.folders import unwritable
 from lacy_jax.paths import expand_home
 
 if TYPE_CHECKING:
@@ -37,19 +39,23 @@ def train(config: Config, *, workdir: str = "", say: Say = "progress") -> "Loade
         workdir: where the run lies; "": runs/<config name>-<method>.
 
     Raises:
-        ConfigError, DataError: the settings or the data cannot be used.
+        ConfigError, DataError: the settings, the data or the workdir cannot be used.
         CheckpointError: the workdir cannot keep checkpoints, or holds a run with other settings or data.
+        FolderError: another run works in the workdir.
         MeshError: the devices, the batch or the model do not fit config.mesh.
     """
     from lacy_jax.checkpoints.format import check_savable
     from lacy_jax.checkpoints.loading import load_model  # JAX: preparing needs none
+    from lacy_jax.runtime.distributed import claimed_by_all
     from lacy_jax.training.announce import describe_long_run
     from lacy_jax.training.loop import train as run_training
 
     config = parse(config_to_dict(config), check=data_problems)
     workdir = expand_home(workdir) or config.workdir
     check_savable(workdir, name="workdir")
-    with reporting(quiet=say == "nothing") as reporter:
+    if problem := unwritable(workdir, buckets="allowed"):
+        raise ConfigError(f"workdir={workdir}: {problem}")
+    with reporting(quiet=say == "nothing") as reporter, claimed_by_all(workdir, say=reporter.say):
         if long := describe_long_run(config):
             reporter.say(long)
         prepared = prepare_data(config, progress=reporter.update)

@@ -1,8 +1,8 @@
 """Doors: the programs that people start, `python -m lacy_jax.NAME`, and the one way in which all of them begin and end.
 
 A door ends with its own status. If its input cannot be used, it ends with 2 and one line per problem on stderr. A run
-whose numbers are finite no longer ends with 3 and one line. After Ctrl-C a door ends with 130 and says nothing. A fault
-of the program keeps its traceback.
+whose numbers are finite no longer ends with 3 and one line, and work for which a disk is full or a bucket out of reach
+with 4 and one line. After Ctrl-C a door ends with 130 and says nothing. A fault of the program keeps its traceback.
 """
 
 import errno
@@ -34,6 +34,8 @@ EXTRAS = {
     "tokenizers": "partners",
     "spacy": "prepare",
     "libtpu": "tpu",
+    "gcsfs": "gs",
+    "s3fs": "s3",
 }
 _NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 

@@ -47,6 +47,16 @@ class NotFiniteError(LacyError):
     status = 3
 
 
+class FolderError(LacyError):
+    """A work folder that another run holds."""
+
+
+class StorageError(LacyError):
+    """A disk that is full or gone, or a bucket that cannot be reached, in the middle of the work."""
+
+    status = 4
+
+
 class PartnerError(LacyError):
     """A partner that cannot be made: says what was asked for and what is allowed."""
 

@@ -83,9 +83,8 @@ def _run_suite(given: Given, reporter: "Reporter") -> int:
     suite = load_suite(given.suite)
     _check_flags(given, task=f"--suite={given.suite}", takes=("checkpoint", "out", *suite.FLAGS))
     checkpoint = flags.given_checkpoint(given)
-    if given.out:
-        check_writable("--out", given.out)
-    out = Path(given.out or f"{checkpoint.rstrip('/')}/{given.suite}")
+    out = given.out or f"{checkpoint.rstrip('/')}/{given.suite}"
+    check_writable("--out", out)
     own = {flag.name: getattr(given, flag.name) for flag in _SUITE}
     own["temperature"] = TEMPERATURE if given.temperature is None else given.temperature
     settings = Settings(**own | {"decode": tuple(given.decode)})
@@ -96,7 +95,7 @@ def _run_suite(given: Given, reporter: "Reporter") -> int:
     for spec in dict.fromkeys(parse_decode(text).partner for text in settings.decode):
         if spec != DATABASE:
             flags.say_partner(spec, slm.config)
-    lines = suite.run(slm, settings, out=out, progress=reporter.update)
+    lines = suite.run(slm, settings, out=Path(out), progress=reporter.update)
     reporter.finish()
     print("\n".join(lines))
     print(f"texts and their claims: {out}", file=sys.stderr)
@@ -109,12 +108,14 @@ def _run_study(given: Given, reporter: "Reporter") -> int:
     from lacy_jax.evidence.study.page import write_study_page
     from lacy_jax.evidence.study.plan import load_study
     from lacy_jax.evidence.study.runs import run_study
+    from lacy_jax.runtime.claims import claimed
 
     study = load_study(given.study)
     workdir = given.workdir or f"runs/{study.name}"
     check_writable("--workdir", workdir)
     check_savable(workdir, name="--workdir")
-    failures = run_study(study, workdir=workdir, workers=given.workers, report=reporter.update)
+    with claimed(workdir, say=reporter.say):
+        failures = run_study(study, workdir=workdir, workers=given.workers, report=reporter.update)
     reporter.finish()
     for failure in failures:
         reporter.say(f"failed      {failure.arm}, seed {failure.seed}: see {failure.log}")

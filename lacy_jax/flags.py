@@ -23,6 +23,7 @@ from lacy_jax import paths
 from lacy_jax.config import CascadeConfig, Config, Count, NonNegative, Positive, unknown_setting
 from lacy_jax.config_file import read_config
 from lacy_jax.errors import CheckpointError, ConfigError, PartnerError, did_you_mean
+from lacy_jax.folders import unwritable
 from lacy_jax.invalid import explain
 
 if TYPE_CHECKING:
@@ -171,6 +172,8 @@ def given_judge(given: Given) -> "Judge":
 
     if not given.judge or not given.out:
         raise ConfigError("--judge=http://HOST:PORT/v1 and --out=FOLDER are both needed")
+    if problem := unwritable(given.out):
+        raise ConfigError(f"--out={given.out}: {problem}")
     try:
         body = json.loads(given.judge_body)
     except ValueError as error:

@@ -38,7 +38,7 @@ _FLAGS = (
 def main(given: Given) -> int:
     """The whole job; returns 0 when the run is finished, 143 when a signal stopped it (3: see `NotFiniteError`)."""
     from lacy_jax.runtime.allocator import keep_freed_memory
-    from lacy_jax.runtime.distributed import initialize
+    from lacy_jax.runtime.distributed import claimed_by_all, initialize
 
     keep_freed_memory()
     initialize(given.distributed)
@@ -46,11 +46,11 @@ def main(given: Given) -> int:
 
     from lacy_jax.console import reporting
 
-    config = given.config
-    with reporting(quiet=jax.process_index() > 0) as reporter:
+    config, workdir = given.config, given.workdir or given.config.workdir
+    with reporting(quiet=jax.process_index() > 0) as reporter, claimed_by_all(workdir, say=reporter.say):
         if given.replay_step is not None:
-            return _replay(config, workdir=given.workdir or config.workdir, batch=given.replay_step, reporter=reporter)
-        return _run(config, workdir=given.workdir or config.workdir, command=given.command, reporter=reporter)
+            return _replay(config, workdir=workdir, batch=given.replay_step, reporter=reporter)
+        return _run(config, workdir=workdir, command=given.command, reporter=reporter)
 
 
 def _replay(config: Config, *, workdir: str, batch: int, reporter: "Reporter") -> int:

@@ -1,10 +1,13 @@
-"""Paths as people write them: ~ is the home folder, also in `--workdir=~/run`, where a shell leaves it as it is."""
+"""Paths as people write them: of files, with ~ for the home folder, also in `--workdir=~/run`; of buckets, gs://..."""
 
 import os
 import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator
+
+if TYPE_CHECKING:
+    from etils import epath
 
 
 def expand_home(path: str) -> str:
@@ -19,3 +22,25 @@ def expand_homes(paths: str) -> str:
 
 Path = Annotated[str, AfterValidator(expand_home)]
 Paths = Annotated[str, AfterValidator(expand_homes)]
+
+
+def is_bucket(path: str | os.PathLike[str]) -> bool:
+    """Whether a path lies in a bucket (gs://..., s3://...) or, at least, on no disk of this machine."""
+    return "://" in os.fspath(path)
+
+
+def absolute(path: str | os.PathLike[str]) -> "epath.Path":
+    """The path from the root, as Orbax wants it; one in a bucket as it is (`epath.Path.absolute` makes it a local one).
+
+    Whatever may lie in a bucket is opened by this: two programs may look at one bucket, and TensorStore writes past
+    fsspec, so no listing of a folder may be remembered.
+    """
+    from etils import epath
+
+    if not is_bucket(path):
+        return epath.Path(path).absolute()
+    import fsspec
+
+    for scheme in ("gs", "s3"):
+        fsspec.config.conf.setdefault(scheme, {}).setdefault("use_listings_cache", False)
+    return epath.Path(path)

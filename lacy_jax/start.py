@@ -1,11 +1,11 @@
 """Problems of a run that can be found before it begins: with files, checkpoints, a partner, places to write."""
 
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from lacy_jax.config import Config
 from lacy_jax.errors import ConfigError, LacyError
+from lacy_jax.folders import unwritable
+from lacy_jax.paths import is_bucket
 
 
 def preparing_problems(config: Config) -> Iterator[str]:
@@ -13,8 +13,10 @@ def preparing_problems(config: Config) -> Iterator[str]:
     from lacy_jax.data.check import data_problems  # imported only once flags and settings are right
 
     yield from data_problems(config)
-    if not config.data.packed:
-        yield from _unwritable("config.data.directory", config.data.directory)
+    directory = config.data.directory
+    problem = unwritable(directory) if is_bucket(directory) or not config.data.packed else ""
+    if problem:
+        yield f"config.data.directory={directory}: {problem}"
 
 
 def training_problems(config: Config, *, workdir: str) -> Iterator[str]:
@@ -27,15 +29,16 @@ def training_problems(config: Config, *, workdir: str) -> Iterator[str]:
 
 
 def check_writable(name: str, folder: str) -> None:
-    """Raises `ConfigError` where the folder that the flag `name` gives cannot be written or made."""
-    for problem in _unwritable(name, folder):
-        raise ConfigError(problem)
+    """Raises `ConfigError` where the folder that the flag `name` gives is on no disk here, or cannot be written."""
+    if problem := unwritable(folder):
+        raise ConfigError(f"{name}={folder}: {problem}")
 
 
 def _unsavable(workdir: str) -> Iterator[str]:
     from lacy_jax.checkpoints.format import check_savable
 
-    yield from _unwritable("--workdir", workdir)
+    if problem := unwritable(workdir, buckets="allowed"):
+        yield f"--workdir={workdir}: {problem}"
     try:
         check_savable(workdir, name="--workdir")
     except LacyError as error:
@@ -59,15 +62,3 @@ def _check_partner(spec: str) -> None:
     from lacy_jax.cascade.partners import check_partner
 
     check_partner(spec)
-
-
-def _unwritable(name: str, folder: str) -> Iterator[str]:
-    """A folder that is a file, or cannot be written or made; of those on other machines (gs://...) nothing is known."""
-    if "://" in folder:
-        return
-    path = Path(folder).absolute()
-    there = next(each for each in (path, *path.parents) if each.exists())
-    if not there.is_dir():
-        yield f"{name}={folder}: {there} is a file, not a folder"
-    elif not os.access(there, os.W_OK | os.X_OK):
-        yield f"{name}={folder}: cannot write to {there}"

@@ -26,11 +26,14 @@ from lacy_jax.checkpoints.checksums import SIGNATURE, Checksums, array_checksums
 from lacy_jax.config import Config, config_from_dict, config_to_dict
 from lacy_jax.data.tokenizer import Tokenizer
 from lacy_jax.errors import CheckpointError, ConfigError, DamagedError
+from lacy_jax.folders import unreadable
 from lacy_jax.model.probe import FactualProbe
+from lacy_jax.paths import absolute, is_bucket
 
 FORMAT = 1
 META_FILE = "meta/metadata"  # where Orbax puts the item `meta` of a JsonSave
 _ITEM_FILES = ("_METADATA", "manifest.ocdbt")  # Orbax writes them for every tree of arrays
+_FINISHED_FILE = "commit_success.txt"  # Orbax writes it last
 _VERSIONED = ("lacy_jax", "jax", "flax", "optax", "orbax-checkpoint")
 
 _T = TypeVar("_T")
@@ -80,7 +83,7 @@ def check_savable(folder: str, *, name: str) -> None:
 
     Orbax finds the parts of one by a glob, which reads brackets and backslashes in the folder's path as patterns.
     """
-    path = str(epath.Path(folder).absolute())
+    path = str(absolute(folder))
     if re.search(r"\\|\[[^/]*\]", path):
         raise CheckpointError(
             f"{name}={folder}: a checkpoint cannot be read again from a path with [...] or \\ in it; name another "
@@ -103,7 +106,7 @@ def first_readable(path: str, read: Callable[[epath.Path], _T]) -> _T:
         try:
             return read(folder)
         except DamagedError as error:
-            if folder == epath.Path(path).absolute():
+            if folder == absolute(path):
                 raise
             damaged[folder] = str(error).removeprefix(f"{folder}/")
 
@@ -119,8 +122,10 @@ def find_checkpoint(path: str, *, damaged: Mapping[epath.Path, str] | None = Non
     Raises:
         CheckpointError: nothing whole lies there.
     """
-    root = epath.Path(path).absolute()  # Orbax reads no relative paths
-    if (root / META_FILE).exists():
+    if problem := unreadable(path):
+        raise CheckpointError(f"no checkpoint at {path!r}: {problem}")
+    root = absolute(path)
+    if (root / META_FILE).exists() and (_is_step(root) or not root.name.isdecimal()):
         return root
     found = "it holds no finished checkpoint" if root.exists() else "there is no such folder"
     for folder in (root / "checkpoints", root):
@@ -147,13 +152,18 @@ def newest_steps(
     The arrays are not read. damaged: steps that were found damaged when they were, each with what is wrong there.
     """
     broken: dict[epath.Path, str] = {}
-    children = [child for child in folder.iterdir() if child.name.isdecimal()] if folder.is_dir() else []
+    children = [child for child in folder.iterdir() if _is_step(child)] if folder.is_dir() else []
     for step in sorted(children, key=lambda child: int(child.name), reverse=True):
         fault = (damaged or {}).get(step) or step_fault(step, items)
         if not fault:
             return broken, step
         broken[step] = fault
     return broken, None
+
+
+def _is_step(folder: epath.Path) -> bool:
+    """Whether it is a step that was saved to its end: on a disk its name says so, in a bucket a file does."""
+    return folder.name.isdecimal() and (not is_bucket(folder) or (folder / _FINISHED_FILE).exists())
 
 
 def step_fault(step: epath.Path, items: Sequence[str]) -> str:

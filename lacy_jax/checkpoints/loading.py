@@ -21,9 +21,10 @@ from lacy_jax.checkpoints.format import first_readable, read_checksums, read_con
 from lacy_jax.config import Config, ModelConfig, ObjectiveConfig, ParamsDtype
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import CheckpointError, DamagedError, DataError
+from lacy_jax.folders import local_copy
 from lacy_jax.model import decoder
 from lacy_jax.model.probe import FactualProbe
-from lacy_jax.paths import expand_home
+from lacy_jax.paths import absolute, expand_home
 from lacy_jax.runtime import distributed
 
 
@@ -154,8 +155,11 @@ def restore_arrays(folder: epath.Path, target: Any, *, checksums: Checksums) -> 
 
     Raises:
         DamagedError: they cannot be read, do not fit the target, or do not have their checksums.
+        StorageError: they lie in s3:// and cannot be copied.
     """
     restored, fault = None, ""
+    if str(folder).startswith("s3://"):  # Orbax has no driver for it
+        folder = absolute(local_copy(str(folder)))
     try:
         with _every_read_awaited():
             # The handler by itself: a `Checkpointer` lets processes wait for one that has failed.

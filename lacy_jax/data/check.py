@@ -10,6 +10,8 @@ from lacy_jax.data.corpus import CORPORA
 from lacy_jax.data.documents import Document, full_text, split_of
 from lacy_jax.data.tokenizer import train_tokenizer
 from lacy_jax.errors import DataError, did_you_mean
+from lacy_jax.folders import unreadable
+from lacy_jax.paths import absolute
 from lacy_jax.registry import Registry
 
 SMALL = 2_000_000  # characters; so short a text trains a tokenizer in seconds, and may be too short for its vocabulary
@@ -22,7 +24,9 @@ def data_problems(config: Config) -> Iterator[str]:
     A corpus or an annotator may add to it: its function `problems`, of the same settings, gives further lines.
     """
     if config.data.packed:
-        if not Path(config.data.packed).is_dir():
+        if problem := unreadable(config.data.packed):
+            yield f"config.data.packed={config.data.packed}: {problem}"
+        elif not absolute(config.data.packed).is_dir():
             yield f"config.data.packed: there is no folder {config.data.packed}"
         return
     yield from _named(CORPORA, "config.corpus.name", config.corpus.name, settings=config.corpus)

@@ -18,6 +18,7 @@ import zstandard
 from etils import epath
 
 from lacy_jax.errors import DataError
+from lacy_jax.paths import is_bucket
 
 HASHES_FILE = "files.json"
 _CHUNK = 2**14  # bytes that are decompressed at once; 4 bytes can stand for 128 KiB
@@ -191,10 +192,14 @@ def _json_object(line: bytes, *, where: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def written_whole(path: Path | epath.Path) -> Iterator[Path | epath.Path]:
-    """A path to write to; the file is moved to `path` (local or in a bucket) when the block ends.
+    """A path to write to; the file is moved to `path` when the block ends.
 
-    A block that fails leaves nothing: a reader of `path` finds the old file or the whole new one.
+    A block that fails leaves nothing: a reader of `path` finds the old file or the whole new one. In a bucket, where
+    an object is there only when it is whole, the path is `path` itself.
     """
+    if is_bucket(path):
+        yield path
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     unfinished.unlink(missing_ok=True)

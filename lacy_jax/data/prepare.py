@@ -44,6 +44,7 @@ from lacy_jax.data.pack import (
 )
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
 from lacy_jax.errors import DataError
+from lacy_jax.folders import local_copy
 
 FINGERPRINT_FILE = "fingerprint.json"  # beside a tokenizer that was trained here
 FORMAT = 1  # of all folders; raise it when what the same settings give changes
@@ -97,9 +98,10 @@ def prepare(config: Config, *, progress: Progress = lambda _stage, _done, _total
 
     Raises:
         DataError: the corpus, a spans file or a tokenizer cannot be read, or the dataset named is another one.
+        StorageError: the dataset named lies in a bucket and cannot be copied.
     """
     if config.data.packed:
-        return _open_elsewhere(config)
+        return _open_elsewhere(config, progress=progress)
     root = Path(config.data.directory)
     with remembered_hashes(root):
         source = _source_fingerprint(config)
@@ -119,12 +121,16 @@ def prepare(config: Config, *, progress: Progress = lambda _stage, _done, _total
     return Prepared(packed=packed, annotated_directory=annotated)
 
 
-def _open_elsewhere(config: Config) -> Prepared:
-    """The dataset of `config.data.packed`. All that can be checked without its corpus must fit the config."""
+def _open_elsewhere(config: Config, *, progress: Progress) -> Prepared:
+    """The dataset of `config.data.packed`, copied first where it lies in a bucket.
+
+    All that can be checked without its corpus must fit the config.
+    """
     expected: Fingerprint = {"rule": dataclasses.asdict(config.rule), "window": config.model.context}
     if config.tokenizer.path:
         expected["tokenizer"] = Tokenizer.from_file(config.tokenizer.path).fingerprint
-    directory = Path(config.data.packed)
+    # Batches read records at random, one at a time: from a bucket, each would be a request.
+    directory = local_copy(config.data.packed, progress=progress)
     packed = open_packed(directory, expected=expected)
     root = directory.absolute().parent.parent.parent
     return Prepared(packed=packed, annotated_directory=_annotated_directory(root, packed.fingerprint))

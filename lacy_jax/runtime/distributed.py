@@ -1,17 +1,23 @@
 """One run of several processes: finding each other at the start, and noticing at once where they disagree."""
 
+import contextlib
 import json
 import os
 import time
 import zlib
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
-from etils import epath
 from jax.experimental import multihost_utils
 
-from lacy_jax.errors import MeshError
+from lacy_jax.errors import FolderError, MeshError
+from lacy_jax.paths import absolute
+from lacy_jax.runtime.claims import claimed
+
+if TYPE_CHECKING:
+    from etils import epath
 
 FOLDER_SECONDS = 40.0  # NFS clients look again after 30 at first (nfs(5), acdirmin)
 
@@ -84,7 +90,7 @@ def check_one_folder(workdir: str) -> None:
     """
     if jax.process_count() == 1:
         return
-    mark = epath.Path(workdir) / "process_0_was_here"
+    mark = absolute(workdir) / "process_0_was_here"
     if jax.process_index() == 0:
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.write_text("")
@@ -100,13 +106,34 @@ def check_one_folder(workdir: str) -> None:
         )
 
 
+@contextlib.contextmanager
+def claimed_by_all(workdir: str, *, say: Callable[[str], None]) -> Iterator[None]:
+    """Holds a work folder while the block runs, process 0 for all of a run (`claims.claimed`).
+
+    Raises:
+        FolderError: another run holds it; in every process, process 0 says which.
+    """
+    with contextlib.ExitStack() as stack:
+        refused = ""
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(claimed(workdir, say=say))
+            except FolderError as error:
+                refused = str(error)
+        if jax.process_count() > 1 and np.any(multihost_utils.process_allgather(np.bool(refused))):
+            refused = refused or f"{workdir}: another run works there; process 0 says which"
+        if refused:
+            raise FolderError(refused)
+        yield
+
+
 def wait_for_all(what: str) -> None:
     """Returns when every process has come here; `what` names the place."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
 
-def _appears(path: epath.Path) -> bool:
+def _appears(path: "epath.Path") -> bool:
     """Whether a file is there, now or soon: a network file system may show late what another machine wrote."""
     deadline = time.monotonic() + FOLDER_SECONDS
     while not path.exists():

@@ -24,6 +24,7 @@ from lacy_jax.checkpoints.format import (
 from lacy_jax.checkpoints.loading import restore_arrays
 from lacy_jax.config import Config, TrainingConfig, config_to_dict
 from lacy_jax.errors import CheckpointError, DamagedError
+from lacy_jax.paths import absolute
 from lacy_jax.runtime import distributed
 from lacy_jax.training.state import TrainState, init_state
 
@@ -52,7 +53,7 @@ class Checkpoints:
     def __init__(self, workdir: str, training: TrainingConfig):
         self._training = training
         self._unread: epath.Path | None = None  # the step that was saved last, until it is read back
-        self._folder = epath.Path(workdir).absolute() / "checkpoints"
+        self._folder = absolute(workdir) / "checkpoints"
         self._folder.mkdir(parents=True, exist_ok=True)
         _set_aside(self._folder)
         options = ocp.CheckpointManagerOptions(

@@ -24,6 +24,7 @@ from lacy_jax.data.prepare import Prepared
 from lacy_jax.errors import CheckpointError, NotFiniteError
 from lacy_jax.model import decoder
 from lacy_jax.runtime import distributed, sharding
+from lacy_jax.runtime.claims import check_claim
 from lacy_jax.training.announce import describe_jump, describe_run
 from lacy_jax.training.budget import BudgetMeter
 from lacy_jax.training.checkpoints import Checkpoints
@@ -144,7 +145,7 @@ def _loop(
 
         def save() -> None:
             watchdog.watch("saving step", step)
-            log.flush()
+            log.sync()
             own = record if validated == step else None
             _save(run, state, step=step, scores=scores, validation=own, health=log.health)
 
@@ -232,18 +233,20 @@ class _Log:
 
     def __init__(self, run: _Run, workdir: str, *, step: int, meter: BudgetMeter, health: Health):
         self._run, self._first, self._meter, self.health = run, step, meter, health
+        self._workdir = workdir
         self._writer = MetricWriter(workdir, resume_step=step) if jax.process_index() == 0 else None
         self._waiting: tuple[int, dict[str, jax.Array]] | None = None
         self._clock: tuple[float, int] | None = None
         self._started = time.monotonic()
-        self._note = "compiling"
+        self._note = ""
 
     def after_step(self, step: int, sums: dict[str, jax.Array]) -> None:
         self.flush()
         self._waiting = (step, sums)
         budget = self._meter.budget
         name = budget.unit.replace("_", " ")
-        self._run.reporter.update(f"train ({name})", self._meter.used(step), budget.limit, self._note)
+        note = "compiling" if step == self._first + 1 else self._note
+        self._run.reporter.update(f"train ({name})", self._meter.used(step), budget.limit, note)
 
     def flush(self) -> None:
         """Looks at the step that waits, if any.
@@ -266,7 +269,7 @@ class _Log:
         elif limit and deviations > limit:
             marks = {"spike": deviations}
             self._say(step, f"loss {loss:.4g} is {deviations:.1f} standard deviations over those before it", marks)
-        if marks or step % self._run.config.training.log_every == 0 or step == self._first + 1:
+        if marks or step % self._run.config.training.log_every == 0 or step == 1:
             self._record(step, sums, marks)
         if self.health.skipped > self._run.config.training.skip_nonfinite:
             self._stop(step)
@@ -274,6 +277,13 @@ class _Log:
     def write(self, record: dict[str, Any], step: int, split: str) -> None:
         if self._writer is not None:
             self._writer.write(record, step=step, split=split)
+
+    def sync(self) -> None:
+        """To be called before a save: records of its steps are never written again, and the folder is still ours."""
+        self.flush()
+        check_claim(self._workdir)
+        if self._writer is not None:
+            self._writer.sync()
 
     def close(self) -> None:
         if self._writer is not None:

@@ -6,21 +6,30 @@ method is measured on the same footing: NLL of the true token by class of target
 in the normalizer, whatever the method trains on.
 """
 
+import contextlib
 import json
 import math
+import time
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import scalar
 
 from lacy_jax import objective
 from lacy_jax.data.files import read_json_log, write_whole
+from lacy_jax.errors import StorageError
 from lacy_jax.measures import separation
+from lacy_jax.paths import absolute, is_bucket
+from lacy_jax.training.mirror import Mirror
 from lacy_jax.training.state import count_value
 
+METRICS_FILE = "metrics.jsonl"
 CLASSES = ("all", "factual", "other", "taken", "untaken")
 BUDGETS = (0.05, 0.1, 0.15, 0.22, 0.3, 0.5, 0.8)
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -110,34 +119,57 @@ def validation_record(tokens: dict[str, np.ndarray], *, byte_lengths: np.ndarray
 
 
 class MetricWriter:
-    """Appends records to `<workdir>/metrics.jsonl` and mirrors them to TensorBoard; for one process of a run."""
+    """Appends records to `<workdir>/metrics.jsonl` and mirrors them to TensorBoard; for one process of a run.
+
+    In a bucket both are copied now and then (`Mirror`), and by `sync`.
+    """
 
     def __init__(self, workdir: str, *, resume_step: int):
-        self._path = epath.Path(workdir) / "metrics.jsonl"
+        self._mirror = Mirror(absolute(workdir)) if is_bucket(workdir) else None
+        folder = self._mirror.local if self._mirror else Path(workdir)
+        self._path = folder / METRICS_FILE
         # A run cut off after its last checkpoint repeats those steps: their old records go.
-        self._records = [r for r in read_metrics(workdir) if r["step"] <= resume_step]
-        self._write_all()
+        kept = [record for record in read_metrics(workdir) if record["step"] <= resume_step]
+        content = "".join(_line(record) for record in kept).encode()
+        if not self._path.exists() or self._path.read_bytes() != content:
+            write_whole(self._path, content)
         # Wall time of the whole run, earlier attempts included.
-        self.seconds_before = max((r.get("seconds", 0.0) for r in self._records), default=0.0)
-        self._events = SummaryWriter(str(epath.Path(workdir) / "tensorboard"), purge_step=resume_step + 1)
+        self.seconds_before = max((r.get("seconds", 0.0) for r in kept), default=0.0)
+        (folder / "tensorboard").mkdir(exist_ok=True)
+        # Not its SummaryWriter: that one waits for ever where its thread has met a full disk.
+        self._events = EventsWriter(str(folder / "tensorboard" / "events"))
+        self._events.write_event(Event(step=resume_step + 1, file_version="brain.Event:2"))
+        self._events.write_event(Event(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, record: dict[str, Any], *, step: int, split: str) -> None:
-        line = {"step": step, "split": split, **record}
-        self._records.append(line)
-        if str(self._path).startswith("gs://"):  # object stores cannot append
-            self._write_all()
-        else:
+        """Appends one record.
+
+        Raises:
+            StorageError: the disk is full or gone.
+        """
+        numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
+        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        values = [each for name, value in finite.items() for each in scalar(f"{split}/{name}", value).value]
+        try:
             with self._path.open("a") as file:
-                file.write(_line(line))
-        for name, value in record.items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                self._events.add_scalar(f"{split}/{name}", value, step)
+                file.write(_line({"step": step, "split": split, **record}))
+            self._events.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+            self._events.flush()
+        except OSError as error:
+            raise StorageError(f"{self._path} cannot be written ({error.strerror})") from error
+        if self._mirror:
+            self._mirror.tick()
+
+    def sync(self) -> None:
+        """Returns when all records are where the run lies. Raises `StorageError` where they cannot be written."""
+        if self._mirror:
+            self._mirror.sync()
 
     def close(self) -> None:
-        self._events.close()
-
-    def _write_all(self) -> None:
-        write_whole(self._path, "".join(map(_line, self._records)).encode())
+        with contextlib.suppress(OSError):  # on a full disk again; said before
+            self._events.close()
+        if self._mirror:
+            self._mirror.close()
 
 
 def _line(record: dict[str, Any]) -> str:
@@ -150,4 +182,4 @@ def _line(record: dict[str, Any]) -> str:
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
     """All records of a run; a last line cut off by a crash is dropped."""
-    return read_json_log(epath.Path(workdir) / "metrics.jsonl")
+    return read_json_log(absolute(workdir) / METRICS_FILE)

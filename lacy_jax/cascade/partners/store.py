@@ -10,6 +10,7 @@ from typing import Any
 
 from lacy_jax.data.files import written_whole
 from lacy_jax.errors import PartnerError
+from lacy_jax.paths import is_bucket
 
 
 def build(path: Path, *, fingerprint: dict[str, Any], fill: Callable[[sqlite3.Connection], None]) -> None:
@@ -32,6 +33,8 @@ def find_or_build(
         PartnerError: it cannot be written.
         Exception: what `fill` raises, except for errors of the file system and of SQLite.
     """
+    if is_bucket(directory):
+        raise PartnerError(f"{name}: indexes lie on a disk, not in {directory}; give --directory=FOLDER")
     digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:12]
     path = Path(directory).expanduser() / f"{name}-{digest}.sqlite"
     if not _is_whole(path, fingerprint=fingerprint):

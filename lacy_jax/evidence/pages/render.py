@@ -3,9 +3,9 @@
 from typing import Any
 
 import jinja2
-from etils import epath
 
 from lacy_jax.data.files import write_whole
+from lacy_jax.paths import absolute
 
 
 def render(template: str, **values: Any) -> str:
@@ -23,4 +23,4 @@ def render(template: str, **values: Any) -> str:
 def write_page(path: str, page: str) -> None:
     """Puts a page at `path` (local or in a bucket), whole or not at all."""
     # A lone surrogate from a corpus is no reason to lose a page.
-    write_whole(epath.Path(path), page.encode("utf-8", "replace"))
+    write_whole(absolute(path), page.encode("utf-8", "replace"))

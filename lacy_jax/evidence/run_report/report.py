@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 from absl import logging
-from etils import epath
 
 from lacy_jax.cascade import Cascade, Completion
 from lacy_jax.cascade.partners import Partner, make_partner
@@ -20,6 +19,7 @@ from lacy_jax.errors import LacyError
 from lacy_jax.evidence.pages.render import write_page
 from lacy_jax.evidence.run_report.page import RunSummary, render_report
 from lacy_jax.evidence.run_report.samples import article_scores, prompt_of
+from lacy_jax.paths import absolute
 from lacy_jax.training.flops import parameter_count
 from lacy_jax.training.metrics import read_metrics
 
@@ -45,7 +45,7 @@ def report_run(config: Config, *, prepared: Prepared, workdir: str, command: str
     reporter.update("report", 2, 3)
     metrics = read_metrics(workdir)
     last: dict[str, Any] = next((row for row in reversed(metrics) if row["split"] == "train"), {})
-    path = epath.Path(workdir) / "report.html"
+    path = absolute(workdir) / "report.html"
     page = render_report(
         summary=RunSummary(
             name=config.name,

@@ -1,0 +1,222 @@
+"""A work folder belongs to one run at a time: `<folder>/.lock` says which, and a second run is refused.
+
+In a folder on a disk the file is held by a POSIX record lock: it ends with the process that holds it, however that
+ends, is not handed on to processes that it starts, and is seen over NFS. A holder that ends in good order removes it.
+
+In a bucket the file is a lease. Its holder writes it again every `BEAT_SECONDS`, each time only if it is as the holder
+left it (a precondition on the object's generation). Whoever finds a lease watches it: if it changes, its holder lives;
+if it has not changed for `EXPIRY_SECONDS`, it is taken over. Only one can, by the same precondition, and no clocks are
+compared. A holder that was stopped for longer finds its lease changed, and does not save any more.
+"""
+
+import contextlib
+import datetime
+import errno
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from lacy_jax.errors import FolderError, StorageError
+from lacy_jax.paths import is_bucket
+
+LOCK_FILE = ".lock"
+BEAT_SECONDS = 20.0
+EXPIRY_SECONDS = 120.0
+
+_held: dict[str, Callable[[], str]] = {}  # folders of this process -> who else has it now, "" where that is nobody
+
+Say = Callable[[str], None]
+
+
+def claimed(workdir: str, *, say: Say = lambda _line: None) -> contextlib.AbstractContextManager[None]:
+    """Holds a work folder while a block runs; of several processes of a run one does it (`distributed.claimed_by_all`).
+
+    say: gets a line where this takes long, or cannot be done.
+
+    Raises:
+        FolderError: another run holds it; says which.
+        StorageError: the bucket cannot be reached.
+    """
+    return _leased(workdir, say=say) if is_bucket(workdir) else _locked(workdir, say=say)
+
+
+def check_claim(workdir: str) -> None:
+    """Returns if a folder that this process claimed is still its own; to be called before anything is written over.
+
+    Raises:
+        FolderError: its lease was taken over.
+    """
+    if other := _held.get(workdir, lambda: "")():
+        raise FolderError(
+            f"{workdir}: this run did not renew its lease for {EXPIRY_SECONDS:.0f} s, and another run took the folder "
+            f"over ({other}); this one ends without saving"
+        )
+
+
+def _holder() -> dict[str, Any]:
+    now = datetime.datetime.now(datetime.UTC)
+    return {"host": socket.gethostname(), "pid": os.getpid(), "since": f"{now:%Y-%m-%d %H:%M:%S} UTC"}
+
+
+def _described(content: bytes) -> str:
+    try:
+        found = json.loads(content)
+        host, since = ("".join(filter(str.isprintable, str(found[key])[:64])) for key in ("host", "since"))
+        return f"process {int(found['pid'])} on {host}, since {since}"
+    except (ValueError, TypeError, KeyError):
+        return "it does not say which"
+
+
+def _refused(workdir: str, content: bytes) -> FolderError:
+    return FolderError(
+        f"{workdir}: another run works there ({_described(content)}); wait for it or stop it, or give this run "
+        "another workdir"
+    )
+
+
+@contextlib.contextmanager
+def _locked(workdir: str, *, say: Say) -> Iterator[None]:
+    path = Path(workdir).absolute() / LOCK_FILE
+    key = str(path.resolve())
+    if key in _held:  # a record lock belongs to a process: it would be given twice
+        raise _refused(workdir, json.dumps(_holder()).encode())
+    new = not path.parent.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = _lock(path, workdir=workdir, say=say)
+    _held[key] = lambda: ""
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps(_holder()).encode())
+        yield
+    finally:
+        del _held[key]
+        with contextlib.suppress(OSError):
+            path.unlink()
+            if new:
+                path.parent.rmdir()  # of a run that ended before it wrote anything
+        os.close(descriptor)
+
+
+def _lock(path: Path, *, workdir: str, say: Say) -> int:
+    """An open file descriptor of the file at `path`, locked."""
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, lockf
+    except ImportError:  # on Windows
+        return os.open(path, os.O_RDWR | os.O_CREAT)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            lockf(descriptor, LOCK_EX | LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                content = os.read(descriptor, 4096)
+                os.close(descriptor)
+                raise _refused(workdir, content) from None
+            say(f"{path} cannot be locked ({error.strerror}): a second run in this folder is not refused")
+            return descriptor
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        os.close(descriptor)  # its last holder has removed it meanwhile
+
+
+@contextlib.contextmanager
+def _leased(workdir: str, *, say: Say) -> Iterator[None]:
+    try:
+        lease = _Lease(f"{workdir.rstrip('/')}/{LOCK_FILE}")
+        _take(lease, workdir=workdir, say=say)
+    except FolderError:
+        raise
+    except Exception as error:  # of google.auth, google.api_core and requests
+        raise StorageError(f"{workdir} cannot be claimed ({type(error).__name__}: {error})") from error
+    ended = threading.Event()
+    beats = threading.Thread(target=_beat, args=(lease, ended), name="lease", daemon=True)
+    beats.start()
+    _held[workdir] = lambda: lease.lost
+    try:
+        yield
+    finally:
+        del _held[workdir]
+        ended.set()
+        beats.join()
+        lease.release()
+
+
+def _take(lease: "_Lease", *, workdir: str, say: Say) -> None:
+    """Writes the lease where there is none, or one whose holder is gone."""
+    generation, content = lease.read()
+    if generation and content:
+        say(f"{workdir} was claimed by {_described(content)}: looking whether that still runs")
+    deadline = time.monotonic() + EXPIRY_SECONDS
+    while not lease.write(generation if time.monotonic() >= deadline else 0):
+        now, content = lease.read()
+        if generation and now and now != generation:
+            raise _refused(workdir, content)
+        generation = now
+        time.sleep(min(BEAT_SECONDS / 4, EXPIRY_SECONDS))
+
+
+def _beat(lease: "_Lease", ended: threading.Event) -> None:
+    while not lease.lost and not ended.wait(BEAT_SECONDS):
+        try:
+            _renew(lease)
+        except Exception:  # the network's; the next beat may come through
+            logging.warning("%s could not be renewed", lease.path, exc_info=True)
+
+
+def _renew(lease: "_Lease") -> None:
+    if not lease.write(lease.generation):
+        lease.lost = _described(lease.read()[1])
+
+
+class _Lease:
+    """The object of a lease. generation: of what this process wrote last. lost: who took it over."""
+
+    def __init__(self, path: str):
+        from google.cloud import storage  # gcsfs brings it; it has preconditions, which gcsfs has only for new objects
+
+        bucket, _, name = path.removeprefix("gs://").partition("/")
+        self.path, self.generation, self.lost = path, 0, ""
+        self._bucket, self._name = storage.Client().bucket(bucket), name
+        self._content = json.dumps({**_holder(), "run": uuid.uuid4().hex}).encode()
+
+    def read(self) -> tuple[int, bytes]:
+        """Generation and content of what is there; 0 where nothing is."""
+        from google.api_core.exceptions import NotFound
+
+        blob = self._bucket.get_blob(self._name)
+        if blob is None:
+            return 0, b""
+        try:
+            return int(blob.generation), blob.download_as_bytes()
+        except NotFound:  # between the two calls
+            return 0, b""
+
+    def write(self, generation: int) -> bool:
+        """Writes it in place of `generation`, 0 for nothing; whether that was there."""
+        from google.api_core.exceptions import PreconditionFailed
+
+        blob = self._bucket.blob(self._name)
+        try:
+            blob.upload_from_string(self._content, if_generation_match=generation)
+            self.generation = int(blob.generation)
+        except PreconditionFailed:
+            there, content = self.read()
+            if content != self._content:
+                return False
+            self.generation = there  # an answer got lost, and the client asked again
+        return True
+
+    def release(self) -> None:
+        try:
+            self._bucket.blob(self._name).delete(if_generation_match=self.generation)
+        except Exception as error:  # gone, another's by now, or the network: it expires
+            logging.warning("%s was not removed: %s", self.path, error)

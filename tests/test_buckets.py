@@ -1,0 +1,349 @@
+"""Runs, checkpoints, exports, logs and data in gs://, against an emulator over HTTP (tests/buckets.py)."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fsspec
+import httpx
+import jax
+import numpy as np
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+import lacy_jax
+from lacy_jax import folders
+from lacy_jax.checkpoints.export import export
+from lacy_jax.checkpoints.format import find_checkpoint
+from lacy_jax.config import Config, config_to_dict
+from lacy_jax.console import Reporter
+from lacy_jax.data.check import data_problems
+from lacy_jax.data.prepare import Prepared, prepare
+from lacy_jax.doors import enter
+from lacy_jax.errors import CheckpointError, StorageError
+from lacy_jax.evidence.run_report.report import report_run
+from lacy_jax.folders import local_copy
+from lacy_jax.paths import absolute
+from lacy_jax.start import training_problems
+from lacy_jax.training import mirror
+from lacy_jax.training.loop import train
+from lacy_jax.training.metrics import MetricWriter, read_metrics
+from tests.buckets import bucket_server, settings, watching
+from tests.test_serve import serving
+from tests.xla import xla_flags
+
+ROOT = Path(__file__).parent.parent
+CLOCKS = {"seconds", "tokens_per_second", "mfu"}
+# A lease of a killed run runs out at once.
+SHORT_LEASE = "from lacy_jax.runtime import claims; claims.BEAT_SECONDS, claims.EXPIRY_SECONDS = 0.2, 1.0"
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with bucket_server() as address, pytest.MonkeyPatch.context() as patch:
+        for name, value in settings(address).items():
+            patch.setenv(name, value)
+        yield "gs://runs"
+
+
+def records(workdir: str | Path) -> list[dict[str, Any]]:
+    """The log without what depends on the clock."""
+    return [{k: v for k, v in record.items() if k not in CLOCKS} for record in read_metrics(str(workdir))]
+
+
+def assert_same_model(one: str | Path, other: str | Path) -> None:
+    leaves = [jax.tree.leaves(lacy_jax.load(str(each)).params) for each in (one, other)]
+    for first, second in zip(*leaves, strict=True):
+        assert np.asarray(first).tobytes() == np.asarray(second).tobytes()
+
+
+def objects(folder: str) -> list[str]:
+    """Names of all objects below a folder."""
+    files, root = fsspec.url_to_fs(folder)
+    absolute(folder)
+    return [name.removeprefix(f"{root}/") for name in files.find(root)]
+
+
+def test_a_path_in_a_bucket_stays_one() -> None:
+    assert str(absolute("gs://a/b").parent / "c") == "gs://a/c"
+    assert str(absolute("s3://a/b")) == "s3://a/b"
+    assert str(absolute("a")) == f"{Path.cwd()}/a"
+
+
+def test_a_run_in_a_bucket(bucket: str, small_config: Config, small_data: Prepared, small_run: Path) -> None:
+    """Trained, gone on with, exported and reported there: what a folder on a disk holds, to the bit."""
+    run = f"{bucket}/small/run"
+    train(small_config, prepared=small_data, workdir=run, reporter=Reporter())
+    assert records(run) == records(small_run)
+    assert_same_model(run, small_run)
+    assert train(small_config, prepared=small_data, workdir=run, reporter=Reporter()).step == 6
+    assert records(run) == records(small_run)
+    path = report_run(small_config, prepared=small_data, workdir=run, command="c", reporter=Reporter())
+    assert path == f"{run}/report.html"
+    assert absolute(path).read_text().startswith("<!DOCTYPE html>")
+    assert any("tensorboard/events" in name for name in objects(run))
+
+    export(run, out=f"{bucket}/small/export")
+    assert_same_model(f"{bucket}/small/export", small_run)
+    with pytest.raises(CheckpointError, match="exists already"):
+        export(run, out=f"{bucket}/small/export")
+    assert not Path("gs:").exists()
+
+
+def test_a_save_that_was_cut_off_is_no_checkpoint(bucket: str, small_run: Path) -> None:
+    files, _ = fsspec.url_to_fs(bucket)
+    files.put(f"{small_run}/checkpoints/", f"{bucket}/cut/checkpoints/", recursive=True)
+    newest = absolute(f"{bucket}/cut/checkpoints/6")
+    assert find_checkpoint(f"{bucket}/cut") == newest
+    (newest / "commit_success.txt").unlink()
+    assert find_checkpoint(f"{bucket}/cut").name == "3"
+    with pytest.raises(CheckpointError, match="no finished checkpoint"):
+        find_checkpoint(str(newest))
+
+
+def test_an_export_that_was_cut_off_is_no_checkpoint(
+    bucket: str, small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lacy_jax.checkpoints.export.with_checksums", cut)
+    with pytest.raises(KeyboardInterrupt):
+        export(str(small_run), out=f"{bucket}/cut_export")
+    assert objects(f"{bucket}/cut_export")
+    with pytest.raises(CheckpointError, match="no finished checkpoint"):
+        lacy_jax.load(f"{bucket}/cut_export")
+
+
+def test_prepared_data_is_copied_once(
+    bucket: str, small_config: Config, small_data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LACY_CACHE", str(tmp_path))
+    files, _ = fsspec.url_to_fs(bucket)
+    there = f"{bucket}/data/packed/small-1/1.0.0"
+    files.put(f"{small_data.packed.directory}/", f"{there}/", recursive=True)
+    config = Config(**{**vars(small_config), "data": {**vars(small_config.data), "packed": there}})
+    assert list(data_problems(config)) == []
+    said: list[tuple[str, int, int | None]] = []
+    found = prepare(config, progress=lambda *each: said.append(each))
+    assert found.fingerprint == small_data.fingerprint
+    for split in ("train", "validation"):
+        own, copied = getattr(small_data, split), getattr(found, split)
+        assert len(own) == len(copied)
+        assert all(np.array_equal(own[k]["tokens"], copied[k]["tokens"]) for k in range(len(own)))
+    size = sum(path.stat().st_size for path in small_data.packed.directory.rglob("*") if path.is_file())
+    assert said[-1] == ("copy data", size, size)
+    said.clear()
+    prepare(config, progress=lambda *each: said.append(each))
+    assert not said
+
+    missing = Config(**{**vars(small_config), "data": {**vars(small_config.data), "packed": f"{bucket}/data/none"}})
+    assert list(data_problems(missing)) == [f"config.data.packed: there is no folder {bucket}/data/none"]
+
+
+def test_a_copy_that_was_cut_off_is_gone_on_with(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LACY_CACHE", str(tmp_path))
+    for name in ("a", "b/c"):
+        (absolute(f"{bucket}/copy/x") / name).write_text(name)
+    (absolute(f"{bucket}/copy/x") / "0").write_text("0")
+    fetched, original = list[str](), folders._fetch
+
+    def fetch(files: Any, source: str, *, into: Path) -> int:
+        if source.endswith("c") and "again" not in fetched:
+            raise OSError(28, "No space left on device")
+        fetched.append(source)
+        return original(files, source, into=into)
+
+    monkeypatch.setattr(folders, "_fetch", fetch)
+    monkeypatch.setattr(folders, "_COPIES", 1)
+    with pytest.raises(StorageError, match=r"cannot be copied to .* No space left on device"):
+        local_copy(f"{bucket}/copy/x")
+    assert fetched == ["runs/copy/x/0", "runs/copy/x/a"]
+    fetched.append("again")
+    copy = local_copy(f"{bucket}/copy/x/")
+    assert fetched == ["runs/copy/x/0", "runs/copy/x/a", "again", "runs/copy/x/b/c"]
+    assert (copy / "b" / "c").read_text() == "b/c"
+    (absolute(f"{bucket}/copy/x") / "a").write_text("other")
+    assert (local_copy(f"{bucket}/copy/x") / "a").read_text() == "other"
+
+
+def test_an_object_cannot_leave_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bucket:
+        def find(self, root: str, **_: bool) -> dict[str, Any]:
+            return {f"{root}/../../../out": {"size": 3}}
+
+    monkeypatch.setenv("LACY_CACHE", str(tmp_path))
+    monkeypatch.setattr(fsspec, "url_to_fs", lambda _: (Bucket(), "bad/x"))
+    with pytest.raises(StorageError, match=r"has \.\. in it"):
+        local_copy("gs://bad/x")
+    assert not list(tmp_path.rglob("*"))
+
+
+class S3(MemoryFileSystem):
+    """Stands for s3fs: fsspec's own memory. No server of S3 is asked in these tests."""
+
+    protocol = ("s3",)
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.removeprefix("s3://")))
+
+
+def test_a_checkpoint_is_read_from_s3(tmp_path: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("s3", S3, clobber=True)
+    monkeypatch.setitem(folders.PACKAGES, "s3", "fsspec")
+    monkeypatch.setenv("LACY_CACHE", str(tmp_path))
+    S3().put(f"{small_run}/checkpoints/", "s3://mine/run/checkpoints/", recursive=True)
+    assert_same_model("s3://mine/run", small_run)
+    assert_same_model("s3://mine/run/checkpoints/6", small_run)
+
+
+def test_records_reach_the_bucket_before_a_save(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    workdir = f"{bucket}/records"
+    writer = MetricWriter(workdir, resume_step=0)
+    writer.write({"loss": 1.0}, step=1, split="train")
+    assert read_metrics(workdir) == []  # once a minute is enough
+    writer.sync()
+    assert [record["step"] for record in read_metrics(workdir)] == [1]
+    writer.write({"loss": 1.0}, step=2, split="train")
+    monkeypatch.setattr(mirror, "SECONDS", 0.0)
+    writer.write({"loss": 1.0}, step=3, split="train")
+    writer.close()
+    assert [record["step"] for record in read_metrics(workdir)] == [1, 2, 3]
+    again = MetricWriter(workdir, resume_step=2)
+    again.write({"loss": 2.0}, step=3, split="train")
+    again.close()
+    assert [record["loss"] for record in read_metrics(workdir)] == [1.0, 1.0, 2.0]
+
+
+def test_a_bucket_that_takes_nothing_more_ends_the_run_in_one_line(
+    bucket: str, small_config: Config, small_data: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("Forbidden, 403")
+
+    monkeypatch.setattr(mirror.Mirror, "_copy", fail)
+    with pytest.raises(StorageError, match=r"gs://runs/closed cannot be written to .*Forbidden, 403"):
+        train(small_config, prepared=small_data, workdir=f"{bucket}/closed", reporter=Reporter())
+
+
+PROBLEMS = {
+    "gs://none/run": "--workdir=gs://none/run: there is no bucket gs://none",
+    "gs:///run": "--workdir=gs:///run: there is no bucket gs://",
+    "s3://a/run": "s3:// is only read",
+    "az://a/run": "az:// is not known; buckets are gs://... and s3://...",
+}
+
+
+@pytest.mark.parametrize("workdir", PROBLEMS)
+def test_a_bucket_that_is_not_there_is_named_before_anything_runs(
+    bucket: str, workdir: str, small_config: Config
+) -> None:
+    assert bucket
+    (line,) = training_problems(small_config, workdir=workdir)
+    assert PROBLEMS[workdir] in line
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, small_config: Config) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("gcsfs", "s3fs") else find(name))
+    (line,) = training_problems(small_config, workdir="gs://a/run")
+    assert line == '--workdir=gs://a/run: gs:// needs the package gcsfs: pip install "lacy_jax[gs]"'
+    for scheme, package in folders.PACKAGES.items():
+        with pytest.raises(CheckpointError, match=f'needs the package {package}: pip install "lacy_jax.{scheme}."'):
+            lacy_jax.load(f"{scheme}://a/run")
+
+
+DISK_ONLY = {
+    "--config.data.directory": ("prepare", "--config=configs/slm_tiny.py", "--config.data.directory=gs://runs/d"),
+    "--out": ("evaluate", "--suite=real_text", "--checkpoint=gs://runs/r"),
+    "--workdir": ("evaluate", "--study=configs/study_biographies.py", "--workdir=gs://runs/s"),
+    "--judge": ("acceptability", "--checkpoint=x", "--judge=http://localhost:1/v1#m", "--out=gs://runs/o"),
+}
+
+
+@pytest.mark.parametrize("flag", DISK_ONLY)
+def test_what_needs_a_disk_says_so(
+    flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    name, *words = DISK_ONLY[flag]
+    assert enter(importlib.import_module(f"lacy_jax.{name}").DOOR, words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "must be a folder on a disk of this machine" in line
+    assert not Path("gs:").exists()
+
+
+def main_command(config: Path, *words: str) -> list[str]:
+    code = f"{SHORT_LEASE}; from lacy_jax.doors import run; from lacy_jax.main import DOOR; run(DOOR)"
+    return [sys.executable, "-c", code, f"--config={config}", *words]
+
+
+@pytest.mark.slow
+def test_killed_while_saving_to_a_bucket_and_gone_on_with(
+    bucket: str, small_config: Config, small_data: Prepared, small_run: Path, tmp_path: Path
+) -> None:
+    """The commands as a user runs them: data from a bucket, a run killed in a save, resumed, served, exported."""
+    files, _ = fsspec.url_to_fs(bucket)
+    packed, workdir = f"{bucket}/all/data/packed/small-1/1.0.0", f"{bucket}/all/run"
+    files.put(f"{small_data.packed.directory}/", f"{packed}/", recursive=True)
+    config = tmp_path / "small.py"
+    own = {name: value for name, value in config_to_dict(small_config).items() if name != "method"}
+    config.write_text(
+        "import json\nfrom lacy_jax.config import base_config\n\ndef get_config():\n    config = base_config()\n"
+        f"    config.update(json.loads({json.dumps(own)!r}))\n    return config\n"
+    )
+    command = main_command(config, f"--workdir={workdir}", f"--config.data.packed={packed}")
+    environment = {**os.environ, "LACY_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+
+    def kill(name: str) -> None:
+        if name.startswith("all/run/checkpoints/6/train/"):
+            first.kill()
+
+    with watching(kill):
+        _, said = first.communicate()
+    assert first.returncode == -9, said
+    assert ".lock" in objects(workdir)
+    assert find_checkpoint(workdir).name == "3"
+
+    second = subprocess.run(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    assert second.returncode == 0, second.stderr
+    assert "was claimed by process" in second.stderr
+    assert "continuing from step 3" in second.stderr
+    assert ".lock" not in objects(workdir)
+    assert not any(".incomplete" in name for name in objects(workdir))
+    assert records(workdir) == records(small_run)
+    assert_same_model(workdir, small_run)
+    assert absolute(f"{workdir}/report.html").exists()
+
+    served_and_exported(workdir, small_run, out=f"{bucket}/all/export", here=tmp_path)
+
+
+def door(name: str, *words: str) -> str:
+    """What a door prints, in a process of its own."""
+    command = [sys.executable, "-m", f"lacy_jax.{name}", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def served_and_exported(workdir: str, small_run: Path, *, out: str, here: Path) -> None:
+    door("export", f"--checkpoint={workdir}", f"--out={out}")
+    door("export", f"--checkpoint={out}", f"--out={here}/export")
+    assert_same_model(out, here / "export")
+    asked = ("--partner=none", "--prompt=The", "--max_new_tokens=5")
+    written = door("generate", f"--checkpoint={workdir}", *asked)
+    assert written == door("generate", f"--checkpoint={small_run}", *asked)
+    with serving(f"--checkpoint={workdir}", "--partner=none", XLA_FLAGS=xla_flags(devices=1)) as (_, url):
+        body = {"prompt": "The", "max_tokens": 5, "temperature": 0}
+        answer = httpx.post(f"{url}/v1/completions", json=body, timeout=300, trust_env=False).json()
+    assert answer["choices"][0]["text"] in written
+    assert not Path("gs:").exists()
