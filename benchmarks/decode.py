@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.objective import matmul_rate
+from benchmarks.training_step import method_config
 from lacy_jax.cascade import Cascade, Counts, scheduler
 from lacy_jax.cascade.partners.checkpoint import CheckpointPartner, _Answer
 from lacy_jax.cascade.partners.guard import Guard
@@ -146,13 +147,14 @@ def transformers_generate(slm: LoadedModel, prompts: Sequence[str], *, length: i
         n_layer=model.layers,
         n_head=model.heads,
     )
-    peer = transformers.GPT2LMHeadModel(config).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    peer = transformers.GPT2LMHeadModel(config).eval().to(device)
     ids = [slm.tokenizer.encode(prompt).ids.tolist() for prompt in prompts]
 
     def run(batch: int) -> float:
         width = max(map(len, ids[:batch]))
-        padded = torch.tensor([[0] * (width - len(row)) + row for row in ids[:batch]])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids[:batch]])
+        padded = torch.tensor([[0] * (width - len(row)) + row for row in ids[:batch]], device=device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids[:batch]], device=device)
         started = time.perf_counter()
         with torch.inference_mode():
             peer.generate(
@@ -169,10 +171,19 @@ def transformers_generate(slm: LoadedModel, prompts: Sequence[str], *, length: i
     return run
 
 
+def model_of(path: str | None) -> ModelConfig | None:
+    """The model of a config file, in float32 as cascades run it."""
+    if path is None:
+        return None
+    return dataclasses.replace(method_config(path, "ntp", []).model, compute_dtype="float32")
+
+
 def main() -> None:
     """Runs every cell, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", help="the SLM; default: random weights of slm_tiny's size")
+    parser.add_argument("--checkpoint", help="the SLM; default: random weights")
+    parser.add_argument("--slm", metavar="CONFIG", help="whose model the random SLM has; default: slm_tiny's size")
+    parser.add_argument("--partner", metavar="CONFIG", help="the partner's; default: six times slm_tiny")
     parser.add_argument("--budgets", default="0,0.05,0.22,0.8")
     parser.add_argument("--batches", default="1,8,64")
     parser.add_argument("--length", type=int, default=64, help="new tokens per row")
@@ -181,9 +192,13 @@ def main() -> None:
     documents = [document for document, _ in zip(read_documents(CorpusConfig()), range(2000), strict=False)]
     texts = [full_text(document) for document in documents]
     tokenizer = Tokenizer.from_bytes(train_tokenizer(texts, vocab_size=4096))
-    slm = load_model(options.checkpoint) if options.checkpoint else random_model(SLM, tokenizer, seed=0)
+    slm = (
+        load_model(options.checkpoint)
+        if options.checkpoint
+        else random_model(model_of(options.slm) or SLM, tokenizer, seed=0)
+    )
     other = Tokenizer.from_bytes(train_tokenizer(texts[:500], vocab_size=6000))
-    large = random_model(PARTNER, other, seed=1)
+    large = random_model(model_of(options.partner) or PARTNER, other, seed=1)
     prompts = [prompt_of(document) for document in documents[: max(map(int, options.batches.split(",")))]]
     device = jax.devices()[0]
     print(f"{device.device_kind} ({device.platform}), float32; {options.length} new tokens, {options.rounds} rounds")

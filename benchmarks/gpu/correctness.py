@@ -25,6 +25,7 @@ import numpy as np
 from benchmarks.training_step import method_config, random_batch
 from lacy_jax.config import Config, MeshConfig, ModelConfig
 from lacy_jax.model import attention, decoder
+from lacy_jax.model.precision import product_precision
 from lacy_jax.objective import head_scalars, objective_sums
 from lacy_jax.runtime import sharding
 from lacy_jax.training.compiled import compile_train_step
@@ -94,16 +95,22 @@ def on(device: jax.Device, function: Callable[..., Any], *arguments: Any) -> Any
     return jax.device_get(jax.jit(function)(*jax.device_put(arguments, device)))
 
 
+def hidden_states(params: decoder.Params, tokens_BT: jax.Array, *, model: ModelConfig) -> jax.Array:
+    """As training and decoding run the decoder."""
+    with product_precision(model):
+        return decoder.forward(params, tokens_BT, config=model)
+
+
 def decoder_checks(here: jax.Device, cpu: jax.Device) -> Iterator[Check]:
     """Hidden states of GPT-2's style and Llama's."""
     llama = {"positions": "rope", "norm": "rmsnorm", "activation": "swiglu", "bias": False, "kv_heads": 2}
     for name, style in (("GPT-2", MODEL), ("Llama", dataclasses.replace(MODEL, **llama))):  # type: ignore[arg-type]
         params = on(cpu, lambda style=style: decoder.init_params(style, vocab=1024, key=jax.random.key(0)))
         tokens_BT = np.random.default_rng(0).integers(0, 1024, (2, style.context), np.int32)
-        expected = on(cpu, functools.partial(decoder.forward, config=style), params, tokens_BT)
+        expected = on(cpu, functools.partial(hidden_states, model=style), params, tokens_BT)
         for dtype, bound in BOUNDS.items():
             model = dataclasses.replace(style, compute_dtype=dtype)  # type: ignore[arg-type]
-            found = on(here, functools.partial(decoder.forward, config=model), params, tokens_BT)
+            found = on(here, functools.partial(hidden_states, model=model), params, tokens_BT)
             yield Check(f"decoder, {name}, {dtype}", distance(found, expected), bound)
 
 
