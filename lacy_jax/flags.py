@@ -5,7 +5,6 @@ are. A door that takes `--config` takes every setting of it as a flag, too: `--c
 """
 
 import dataclasses
-import json
 import shlex
 import sys
 import textwrap
@@ -168,6 +167,7 @@ def given_judge(given: Given) -> "Judge":
     Raises:
         ConfigError, JudgeError: a flag cannot be used.
     """
+    from lacy_jax.data.files import parse_json
     from lacy_jax.evidence.judge import Judge, Settings
 
     if not given.judge or not given.out:
@@ -175,7 +175,7 @@ def given_judge(given: Given) -> "Judge":
     if problem := unwritable(given.out):
         raise ConfigError(f"--out={given.out}: {problem}")
     try:
-        body = json.loads(given.judge_body)
+        body = parse_json(given.judge_body)
     except ValueError as error:
         raise ConfigError(f"--judge_body={given.judge_body}: not JSON ({error})") from None
     if not isinstance(body, dict):

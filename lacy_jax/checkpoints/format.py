@@ -13,7 +13,6 @@ An export is one such folder without `train`.
 """
 
 import base64
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
@@ -24,6 +23,7 @@ from etils import epath
 
 from lacy_jax.checkpoints.checksums import SIGNATURE, Checksums, array_checksums, is_genuine, signed
 from lacy_jax.config import Config, config_from_dict, config_to_dict
+from lacy_jax.data.files import parse_json
 from lacy_jax.data.tokenizer import Tokenizer
 from lacy_jax.errors import CheckpointError, ConfigError, DamagedError
 from lacy_jax.folders import unreadable
@@ -173,7 +173,7 @@ def step_fault(step: epath.Path, items: Sequence[str]) -> str:
     if not (step / META_FILE).exists():
         return f"{META_FILE} is missing"
     try:
-        meta = json.loads((step / META_FILE).read_text())
+        meta = parse_json((step / META_FILE).read_bytes())
     except (OSError, ValueError):
         return f"{META_FILE} is cut off"
     if isinstance(meta, dict) and not is_genuine(meta):
@@ -190,7 +190,7 @@ def read_meta(folder: epath.Path) -> dict[str, Any]:
         DamagedError: it is no JSON, or was changed since.
     """
     try:
-        meta: dict[str, Any] = json.loads((folder / META_FILE).read_text())
+        meta: dict[str, Any] = parse_json((folder / META_FILE).read_bytes())
     except ValueError as error:
         raise DamagedError(f"{folder / META_FILE} is damaged: it is not JSON ({error})") from None
     except OSError as error:
@@ -202,9 +202,9 @@ def read_meta(folder: epath.Path) -> dict[str, Any]:
         )
     try:
         written = int(meta["format"])
-        if written <= FORMAT and "config" not in meta:
-            raise KeyError("config")
-    except (KeyError, TypeError, ValueError) as error:
+        if written <= FORMAT:
+            _check_kinds(meta)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
             f"{folder / META_FILE} is not the description of a lacy_jax checkpoint: {error}"
         ) from error
@@ -213,6 +213,23 @@ def read_meta(folder: epath.Path) -> dict[str, Any]:
             f"{folder} has checkpoint format {written}, this lacy_jax reads up to {FORMAT}: upgrade it"
         )
     return meta
+
+
+def _check_kinds(meta: dict[str, Any]) -> None:
+    """Returns if what is read of a description has the kinds that it should have.
+
+    Raises:
+        KeyError: settings, the step or the tokenizer are missing.
+        TypeError: something is of another kind.
+    """
+    probe = meta.get("factual_probe") or {"weights": [], "bias": 0.0}
+    kinds = {"step": int, "config": dict, "tokenizer": str, "data": dict, "versions": dict, "call_scores": list}
+    found = {"data": {}, "versions": {}, "call_scores": []} | meta
+    good = all(isinstance(found[name], kind) for name, kind in kinds.items())
+    if not good or not isinstance(probe, dict) or not isinstance(probe["weights"], list):
+        raise TypeError("an entry of it is of another kind")
+    if not all(isinstance(each, int | float) for each in (*found["call_scores"], *probe["weights"], probe["bias"])):
+        raise TypeError("a score of it is no number")
 
 
 def read_tokenizer(meta: dict[str, Any], *, folder: epath.Path) -> Tokenizer:

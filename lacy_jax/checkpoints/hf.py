@@ -4,7 +4,8 @@ A tensor of one layer becomes a slice of our stacked one, and only the stacked o
 that are done. Nothing is downloaded, and PyTorch is not needed.
 """
 
-import json
+import math
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +19,7 @@ from flax import traverse_util
 from lacy_jax.checkpoints.family import FAMILIES, Transform
 from lacy_jax.checks import parse
 from lacy_jax.config import ModelConfig, ParamsDtype
+from lacy_jax.data.files import parse_json
 from lacy_jax.errors import CheckpointError, ConfigError
 from lacy_jax.model import decoder
 
@@ -28,6 +30,9 @@ INDEX_FILE = "model.safetensors.index.json"
 MAX_CONTEXT = 4096
 
 
+# Sizes that are wrong by no more than this are left to more precise messages.
+_FEW_LAYERS, _FEW_NUMBERS = 1_000, 1 << 20
+_SHARD = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
 _FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # Ours with a row for every token.
 _BY_TOKEN = ("embedding/embedding", "output/embedding")
@@ -42,7 +47,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         CheckpointError: it cannot be read, or describes a model of another kind.
     """
     try:
-        settings: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        settings: dict[str, Any] = parse_json((folder / CONFIG_FILE).read_bytes())
         kind = settings.get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(f"cannot read {folder / CONFIG_FILE}: {error}") from None
@@ -68,7 +73,7 @@ def model_config(settings: Mapping[str, Any], *, max_context: int = MAX_CONTEXT)
         return parse({"model": model}).model
     except KeyError as error:
         raise CheckpointError(f"{CONFIG_FILE} has no {error}") from None
-    except (ConfigError, TypeError, ValueError) as error:
+    except (ConfigError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"{CONFIG_FILE} describes no model that can be built here: {error}") from None
 
 
@@ -85,15 +90,13 @@ def read_params(
     Raises:
         CheckpointError: a file or a tensor that is missing, left over, or of an unexpected shape or type.
     """
-    if tokens > settings["vocab_size"]:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has {tokens} tokens, the model only {settings['vocab_size']} (vocab_size)"
-        )
-    vocab = decoder.padded_vocab(tokens + 1)
-    shapes = jax.eval_shape(lambda: decoder.init_params(config, vocab=vocab, key=jax.random.key(0)))
+    known = settings.get("vocab_size")
+    if not isinstance(known, int) or tokens > known:
+        raise CheckpointError(f"{folder}: the tokenizer has {tokens} tokens, the model only {known} (vocab_size)")
     parts = FAMILIES.load(settings["model_type"]).parts(config)
     params: dict[str, jax.Array] = {}
     with _Tensors(folder) as tensors:
+        shapes = _shapes(tensors, config=config, tokens=tokens)
         tensors.refuse_others({name for name, _ in parts.values()}, config=config)
         for path, shape in traverse_util.flatten_dict(shapes, sep="/").items():
             array = _filled(tensors, parts[path], path=path, shape=shape.shape, tokens=tokens)
@@ -103,17 +106,39 @@ def read_params(
     return nested
 
 
+def _shapes(tensors: "_Tensors", *, config: ModelConfig, tokens: int) -> dict[str, Any]:
+    """The shapes of our parameters, once it is known that the files hold as many numbers as the settings ask for.
+
+    Raises:
+        CheckpointError: they do not. Nothing was allocated.
+    """
+    layers, numbers = tensors.count, tensors.numbers
+    largest = max(config.width, config.mlp_width, tokens)
+    room = numbers + _FEW_NUMBERS
+    if config.layers <= layers + _FEW_LAYERS and largest <= room:
+        vocab = decoder.padded_vocab(tokens + 1)
+        shapes: dict[str, Any] = jax.eval_shape(lambda: decoder.init_params(config, vocab=vocab, key=jax.random.key(0)))
+        flat = traverse_util.flatten_dict(shapes, sep="/")
+        asked = sum(math.prod((tokens, *x.shape[1:]) if path in _BY_TOKEN else x.shape) for path, x in flat.items())
+        if asked <= room:
+            return shapes
+    raise CheckpointError(
+        f"{tensors.folder}: its safetensors have {numbers} numbers in {layers} tensors, too few for {config.layers} "
+        f"layers of width {config.width}, as {CONFIG_FILE} says"
+    )
+
+
 class _Tensors:
     """The tensors of a folder by name, without the prefix of the whole model, read from disk one at a time."""
 
     def __init__(self, folder: Path):
-        self._folder = folder
+        self.folder = folder
         self._open = ExitStack()
         self._found: dict[str, tuple[Any, str]] = {}  # name -> the file it is in, its name there
 
     def __enter__(self) -> "_Tensors":
         with ExitStack() as opened:
-            for path in _weight_files(self._folder):
+            for path in _weight_files(self.folder):
                 try:
                     file = opened.enter_context(safetensors.safe_open(path, framework="numpy"))
                 except (OSError, safetensors.SafetensorError) as error:
@@ -127,6 +152,16 @@ class _Tensors:
     def __exit__(self, *error: object) -> None:
         self._open.close()
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._found)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers they hold together; safetensors has compared their shapes with the files' sizes."""
+        return sum(math.prod(file.get_slice(name).get_shape()) for file, name in self._found.values())
+
     def read(self, name: str) -> np.ndarray:
         file, full = self._entry(name)
         tensor: np.ndarray = file.get_tensor(full)
@@ -136,7 +171,7 @@ class _Tensors:
         file, full = self._entry(name)
         stored = file.get_slice(full).get_dtype()
         if stored not in _FLOATS:
-            raise CheckpointError(f"{self._folder}: tensor {full} is {stored}; supported are {_listed(_FLOATS)}")
+            raise CheckpointError(f"{self.folder}: tensor {full} is {stored}; supported are {_listed(_FLOATS)}")
         return _FLOATS[stored]
 
     def refuse_others(self, names: set[str], *, config: ModelConfig) -> None:
@@ -145,13 +180,13 @@ class _Tensors:
         others = sorted(name for name in self._found if name not in known and not name.endswith(_NO_PARAMETERS))
         if others:
             raise CheckpointError(
-                f"{self._folder}: {len(others)} tensors that a model of these settings does not have, the first "
+                f"{self.folder}: {len(others)} tensors that a model of these settings does not have, the first "
                 f"{others[0]!r}; adapters must be merged, and heads other than lm_head are not supported"
             )
 
     def _entry(self, name: str) -> tuple[Any, str]:
         if name not in self._found:
-            raise CheckpointError(f"{self._folder}: its safetensors hold no tensor {name!r}")
+            raise CheckpointError(f"{self.folder}: its safetensors hold no tensor {name!r}")
         return self._found[name]
 
 
@@ -161,9 +196,11 @@ def _weight_files(folder: Path) -> list[Path]:
         names = [WEIGHTS_FILE]
     else:
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            names = sorted(set(parse_json(index.read_bytes())["weight_map"].values()))
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise CheckpointError(f"cannot read {index}: {error!r}") from None
+        if others := [name for name in names if not isinstance(name, str) or not _SHARD.fullmatch(name)]:
+            raise CheckpointError(f"{index} names {others[0]!r}, which is no safetensors file of its folder")
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
         hint = "; weights in other formats become it by transformers' save_pretrained" if len(names) == 1 else ""

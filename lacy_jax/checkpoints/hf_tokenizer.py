@@ -6,7 +6,6 @@ such as <0xE6>.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from lacy_jax.data.files import parse_json
 from lacy_jax.data.tokenizer import Encoding
 from lacy_jax.errors import DataError
 
@@ -40,7 +40,7 @@ class HfTokenizer:
         """
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(definition)
-            self._bytes = _token_bytes(self._tokenizer, json.loads(definition))
+            self._bytes = _token_bytes(self._tokenizer, parse_json(definition), size=len(definition))
         except DataError:
             raise
         except Exception as error:  # the library raises plain Exception
@@ -78,7 +78,8 @@ class HfTokenizer:
         try:
             definition = path.read_text(encoding="utf-8")
             settings = [_read_json(folder / name) for name in _SETTINGS_FILES]
-            ids = {token["content"]: token["id"] for token in json.loads(definition).get("added_tokens", [])}
+            added = parse_json(definition).get("added_tokens", [])
+            ids = {token["content"]: token["id"] for token in added if isinstance(token["id"], int)}
         except FileNotFoundError:
             raise DataError(
                 f"tokenizer: there is no {path}; a slow tokenizer becomes one by transformers' "
@@ -136,7 +137,9 @@ class HfTokenizer:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    settings: Any = parse_json(path.read_bytes()) if path.exists() else {}
+    if not isinstance(settings, dict):
+        raise TypeError(f"{path.name} is no JSON object")
     return settings
 
 
@@ -164,12 +167,17 @@ def _byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in visible} | {chr(0x100 + nth): byte for nth, byte in enumerate(others)}
 
 
-def _token_bytes(tokenizer: tokenizers.Tokenizer, definition: dict[str, Any]) -> list[bytes]:
-    """The bytes of every id, b"" for special tokens and for ids that no token has."""
+def _token_bytes(tokenizer: tokenizers.Tokenizer, definition: dict[str, Any], *, size: int) -> list[bytes]:
+    """The bytes of every id, b"" for special tokens and for ids that no token has.
+
+    size: characters of the definition. Each token takes several, so no id is that large unless it lies.
+    """
     in_bytes = _writes_bytes(definition.get("decoder"))
     alphabet = _byte_alphabet()
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    table = [b""] * (max(vocabulary.values(), default=-1) + 1)
+    if (highest := max(vocabulary.values(), default=-1)) >= size:
+        raise DataError(f"tokenizer: {TOKENIZER_FILE} has a token of id {highest}, but only {size} characters")
+    table = [b""] * (highest + 1)
     added = tokenizer.get_added_tokens_decoder()
     for token, index in vocabulary.items():
         byte = None if in_bytes else _BYTE_TOKEN.fullmatch(token)

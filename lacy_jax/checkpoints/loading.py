@@ -62,6 +62,7 @@ class LoadedModel:
         return not self.family and self.config.objective.teaches_call
 
 
+_MOST_COMPRESSED, _SMALL = 100, 1 << 20  # bytes of arrays to bytes of files; bytes of files that are always let pass
 # What TensorStore says where not the files are at fault but the way to them: nothing is set aside for it.
 _UNREACHABLE = re.compile(
     r"(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED)\b"
@@ -136,13 +137,32 @@ def restore_params(
     Raises:
         DamagedError: as `restore_arrays`.
     """
-    shapes = jax.eval_shape(lambda: decoder.init_params(model, vocab=vocab, key=jax.random.key(0)))
+    try:
+        shapes = jax.eval_shape(lambda: decoder.init_params(model, vocab=vocab, key=jax.random.key(0)))
+    except (TypeError, ValueError, OverflowError):  # numbers beyond 64 bits
+        raise DamagedError(f"{folder} is damaged: no model has the sizes in its settings") from None
+    _check_size(folder / "params", asked=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)))
     if shardings is None:
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shardings = jax.tree.map(lambda _: first, shapes)
     target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     params: decoder.Params = restore_arrays(folder / "params", target, checksums=checksums)
     return params
+
+
+def _check_size(folder: epath.Path, *, asked: int) -> None:
+    """Raises `DamagedError` where a folder cannot hold so many bytes of trained arrays, which hardly compress.
+
+    TensorStore takes what is missing for zeros, and would allocate them.
+    """
+    held = _bytes_below(folder)
+    if asked > _MOST_COMPRESSED * (held + _SMALL):
+        raise DamagedError(f"{folder} is damaged: its arrays would have {asked:,} bytes, and its files have {held:,}")
+
+
+def _bytes_below(folder: epath.Path) -> int:
+    paths = list(folder.iterdir()) if folder.is_dir() else []
+    return sum(_bytes_below(path) if path.is_dir() else path.stat().length for path in paths)
 
 
 def restore_arrays(folder: epath.Path, target: Any, *, checksums: Checksums) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 from etils import epath
 
+from lacy_jax.data.files import parse_json
 from lacy_jax.errors import DataError
 
 CHECKSUMS_FILE = "checksums.json"
@@ -34,10 +35,10 @@ def check_files(folder: epath.PathLike) -> None:
     if not path.exists():
         return
     try:
-        rows: dict[str, Any] = json.loads(path.read_text())
+        rows: dict[str, Any] = parse_json(path.read_bytes())
         if any("/" in name for name in rows):
             raise ValueError("a name of another folder")
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({error}); {_mend(folder)}") from None
     for name, row in rows.items():
         file = epath.Path(folder) / name

@@ -22,6 +22,7 @@ from tensorflow_datasets.core.read_only_builder import ReadOnlyBuilder
 
 from lacy_jax.data.checksums import check_files, write_checksums
 from lacy_jax.data.documents import Document, Spans
+from lacy_jax.data.files import parse_json
 from lacy_jax.errors import DataError
 
 Fingerprint = dict[str, Any]
@@ -138,7 +139,7 @@ def open_dataset(directory: Path, kind: Kind) -> Any:
     none = DataError(f"{directory} is no complete {kind} dataset: name the version folder of one, or prepare it")
     try:
         info = read_from_json(directory / "dataset_info.json")
-        stored = json.loads((directory / FEATURES_FILE).read_text(encoding="utf-8"))
+        stored = parse_json((directory / FEATURES_FILE).read_bytes())
     except Exception as error:  # protobuf's and TFDS' own kinds, too
         raise none from error
     if info.name != kind:

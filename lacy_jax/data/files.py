@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import os
 import zlib
@@ -21,6 +22,7 @@ from lacy_jax.errors import DataError
 from lacy_jax.paths import is_bucket
 
 HASHES_FILE = "files.json"
+DEEPEST = 100  # levels of JSON
 _CHUNK = 2**14  # bytes that are decompressed at once; 4 bytes can stand for 128 KiB
 
 
@@ -87,7 +89,7 @@ def _read_hashes(path: Path) -> dict[str, tuple[Stamp, str]]:
     try:
         return {
             key: ((size, changed), digest)
-            for key, (size, changed, digest, check) in json.loads(path.read_text()).items()
+            for key, (size, changed, digest, check) in parse_json(path.read_bytes()).items()
             if check == _check(key, (size, changed), digest)
         }
     except (OSError, ValueError, TypeError, AttributeError):
@@ -96,6 +98,29 @@ def _read_hashes(path: Path) -> dict[str, tuple[Stamp, str]]:
 
 def _check(key: str, stamp: Stamp, digest: str) -> str:
     return f"{zlib.crc32(json.dumps([key, *stamp, digest]).encode()):08x}"
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text from anybody.
+
+    Raises:
+        ValueError: it is not JSON, has more than `DEEPEST` levels, or a number of thousands of digits.
+    """
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:  # Python's limit for whole numbers; its message names a function of Python
+        raise ValueError("a number in it has thousands of digits") from None
+    except RecursionError:
+        raise ValueError(f"it has more than {DEEPEST} levels") from None
+    level = [value]
+    for _ in range(DEEPEST):  # what is read here can then be walked, compared and written without a thought of depth
+        below = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level = list(itertools.chain.from_iterable(below))
+        if not level:
+            return value
+    raise ValueError(f"it has more than {DEEPEST} levels")
 
 
 def read_json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -122,7 +147,7 @@ def read_json_log(path: Path | epath.Path) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
         try:
-            rows.append(json.loads(line))
+            rows.append(parse_json(line))
         except ValueError:
             break
     return rows
@@ -180,10 +205,10 @@ def _decompressed(file: IO[bytes]) -> Iterator[bytes]:
 
 def _json_object(line: bytes, *, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode("utf-8-sig"))
+        value = parse_json(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{where}: not JSON ({error}); every line must be one JSON object") from None
     if not isinstance(value, dict):
         raise DataError(f"{where}: a JSON {type(value).__name__}, not an object; every line must be one JSON object")

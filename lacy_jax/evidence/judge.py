@@ -19,6 +19,7 @@ from typing import Any
 
 from lacy_jax.cascade.remote.address import Role, describe, parse_address
 from lacy_jax.cascade.remote.server import CONCURRENT, Server, Unanswered
+from lacy_jax.data.files import parse_json
 from lacy_jax.errors import JudgeError
 
 JUDGE = Role("judge", ("LACY_JUDGE_API_KEY", "OPENAI_API_KEY"), JudgeError)
@@ -201,8 +202,8 @@ def answer_of(body: bytes) -> str:
         Unanswered: it has no such thing.
     """
     try:
-        text = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        text = parse_json(body)["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError) as error:
         raise Unanswered("not a chat completion") from error
     if not isinstance(text, str):
         raise Unanswered("not a chat completion")

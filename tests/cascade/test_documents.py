@@ -101,7 +101,7 @@ def test_nothing_to_say(small: Documents) -> None:
 
 AWKWARD = [
     'say "hello', "a AND OR NOT NEAR(b, 2) c", "col:term title:x", "x* ^y -z +w", "(((", "'; DROP TABLE passages; --",
-    "\x00\x01", "NEAR", '""', "{a b}: c", '東京 AND "日本"', "😀 👩‍👩‍👧", "e\u0301\u0323", "\u0915\u094d\u0937 हिन्दी",
+    "\x00\x01", "0\x00", "a\x00b \x00", "NEAR", '""', "{a b}: c", '東京 AND "日本"', "😀 👩‍👩‍👧", "e\u0301\u0323", "\u0915\u094d\u0937 हिन्दी",
     "ไทย", "_", "%", "\u2029", "ﬁ ½ ²", "a" * 5000,
 ]  # fmt: skip
 
@@ -127,6 +127,8 @@ def test_terms_are_strings_to_fts5() -> None:
         ("a:b", 0),
         ("word*", 1),
         ("wor*", 0),
+        ("and\x00stands", 1),
+        ("\x00word", 1),
     ):
         rows = connection.execute("SELECT count(*) FROM t WHERE t MATCH ?", (match_query([term]),)).fetchone()
         assert rows[0] == found, term

@@ -81,12 +81,36 @@ def test_every_reader_names_a_setting_that_is_unknown_here(
         (lambda meta: meta.update(format=99), "has checkpoint format 99, this lacy_jax reads up to 1: upgrade it"),
         (lambda meta: meta.pop("config"), "is not the description of a lacy_jax checkpoint: 'config'"),
         (lambda meta: meta.update(tokenizer="AAAA"), "its tokenizer cannot be read"),
+        (lambda meta: meta.update(step="six"), "an entry of it is of another kind"),
+        (lambda meta: meta.update(data=[1]), "an entry of it is of another kind"),
+        (lambda meta: meta.update(call_scores=["high"]), "a score of it is no number"),
+        (lambda meta: meta.update(format=[]), "is not the description of a lacy_jax checkpoint"),
+        (lambda meta: meta["config"]["model"].update(layers=10**9), r"arrays would have [\d,]+ bytes"),
+        (lambda meta: meta["config"]["model"].update(layers=10**30), r"arrays would have [\d,]+ bytes"),
+        (lambda meta: meta["config"]["model"].update(mlp_width=10**12), r"arrays would have [\d,]+ bytes"),
+        (lambda meta: meta["config"]["model"].update(width=4 * 10**30), "no model has the sizes in its settings"),
+        (lambda meta: meta["config"]["model"].update(context=10**12), "this one refuses: config.model.context"),
     ],
-    ids=["newer", "refused", "format", "missing", "tokenizer"],
+    ids=[
+        "newer",
+        "refused",
+        "format",
+        "missing",
+        "tokenizer",
+        "step",
+        "data",
+        "scores",
+        "list",
+        "layers",
+        "more_layers",
+        "mlp_width",
+        "width",
+        "context",
+    ],
 )
 def test_what_cannot_be_read_is_one_line(edited: Callable[[Edit], Path], edit: Edit, words: str) -> None:
     with pytest.raises(CheckpointError, match=words) as error:
-        load_model(str(edited(edit)))
+        load_model(str(edited(edit) / "checkpoints" / "6"))
     assert "\n" not in str(error.value)
 
 

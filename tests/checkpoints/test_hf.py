@@ -1,6 +1,7 @@
 """Hugging Face folders of the GPT-2 and Llama kind: the same logits, the same greedy text, clear refusals."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -282,3 +283,55 @@ def test_whole_numbers_are_no_weights(folder: Path) -> None:
     tensors["transformer.h.1.mlp.c_fc.weight"] = np.ones((32, 128), np.int8)
     with pytest.raises(CheckpointError, match=r"c_fc\.weight is I8.*F32, F16, BF16"):
         load_model(str(write_folder(folder, "gpt2", tensors=tensors)))
+
+
+@pytest.mark.parametrize(
+    ("style", "changes", "named"),
+    [
+        ("gpt2", {"n_layer": 10**9}, "too few for 1000000000 layers"),
+        ("gpt2", {"n_layer": 10**30}, "too few"),
+        ("gpt2", {"n_inner": 10**12}, "too few"),
+        ("gpt2", {"n_embd": 4 * 10**12}, "too few"),
+        ("llama3", {"num_hidden_layers": 10**9}, "too few"),
+        ("llama3", {"hidden_size": 4 * 10**12, "intermediate_size": 10**12}, "too few"),
+        ("llama3", {"hidden_size": 4 * 10**30}, "too few"),
+        ("llama3", {"num_attention_heads": 0}, "no model that can be built"),
+        ("llama3", {"head_dim": "x" * 100, "num_attention_heads": 10**10}, "no model that can be built"),
+        ("llama3", {"rope_scaling": "llama3"}, "no model that can be built"),
+        ("llama3", {"vocab_size": None}, r"only None \(vocab_size\)"),
+    ],
+)
+def test_sizes_are_compared_with_the_files_before_anything_is_allocated(
+    folder: Path, style: str, changes: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(folder, style)
+    (folder / "config.json").write_text(json.dumps(settings_of(style, **changes)))
+    allocated: list[int] = []
+    monkeypatch.setattr(hf.np, "zeros", lambda shape, *_: allocated.append(math.prod(shape)) or np.empty(0))
+    with pytest.raises(CheckpointError, match=named) as caught:
+        load_model(str(folder))
+    assert len(str(caught.value).splitlines()) == 1
+    assert not allocated
+
+
+@pytest.mark.parametrize(
+    "name", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", 5, None, "\ud800.safetensors"]
+)
+def test_shards_lie_in_their_folder(folder: Path, name: Any) -> None:
+    write_folder(folder, "gpt2")
+    (folder / "model.safetensors").rename(folder.parent / "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"wte.weight": name}}))
+    with pytest.raises(CheckpointError, match=r"no safetensors file of its folder|cannot read"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    "raw", ["[" * 100_000, '{"a": ' * 2_000 + "1" + "}" * 2_000, '{"n_layer": ' + "9" * 5_000 + "}"]
+)
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json"])
+def test_json_that_python_cannot_take_is_one_line(folder: Path, name: str, raw: str) -> None:
+    write_folder(folder, "gpt2")
+    (folder / name).write_text(raw)
+    with pytest.raises(CheckpointError, match=r"json") as caught:
+        load_model(str(folder))
+    assert len(str(caught.value).splitlines()) == 1

@@ -166,3 +166,16 @@ def test_names_of_control_tokens_in_a_text_are_spelt_out(letters: str, text: str
 def test_lone_surrogates_are_refused() -> None:
     with pytest.raises(DataError, match="surrogate"):
         MADE["gpt2"].encode("a\ud800")
+
+
+@pytest.mark.parametrize("place", ["vocab", "added_tokens"])
+def test_an_id_beyond_what_the_file_can_hold_is_refused(place: str) -> None:
+    """A table of all ids up to it would take gigabytes."""
+    definition = json.loads(tokenizer_json("gpt2"))
+    if place == "vocab":
+        definition["model"]["vocab"]["zzz"] = 5 * 10**8
+    else:
+        definition["model"]["vocab"]["zzz"] = 4 * 10**8
+        definition["added_tokens"].append({**definition["added_tokens"][0], "content": "zzz", "id": 4 * 10**8})
+    with pytest.raises(DataError, match=r"a token of id [45]00000000, but only \d+ characters"):
+        HfTokenizer(json.dumps(definition), start_id=None, end_id=0)

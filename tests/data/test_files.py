@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from lacy_jax.data.files import file_sha256, read_json_log, remembered_hashes, written_whole
+from lacy_jax.data.files import (
+    file_sha256,
+    parse_json,
+    read_json_lines,
+    read_json_log,
+    remembered_hashes,
+    written_whole,
+)
+from lacy_jax.errors import DataError
 
 
 def test_a_log_is_read_up_to_where_it_was_cut(tmp_path: Path) -> None:
@@ -53,3 +61,34 @@ def test_processes_that_hash_at_once_keep_what_each_found(tmp_path: Path) -> Non
         [3, path.stat().st_mtime_ns, digest] for path, digest in zip(paths, found, strict=True)
     ]
     assert found == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "Expecting"),
+        (b"\xff\xfe{", "utf-16|decode"),
+        ("[" * 101 + "]" * 101, "more than 100 levels"),
+        ('{"a":' * 100_000, "more than 100 levels"),
+        (f'{{"a": {"9" * 5_000}}}', "a number in it has thousands of digits"),
+        (f"-{'9' * 5_000}", "a number in it has thousands of digits"),
+    ],
+    ids=["cut", "bytes", "deep", "very_deep", "digits", "negative"],
+)
+def test_json_from_anybody_is_read_or_refused_in_one_line(text: str | bytes, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        parse_json(text)
+    assert "\n" not in str(caught.value)
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + (text.encode() if isinstance(text, str) else text) + b"\n")
+    with pytest.raises(DataError, match="line 2"):
+        list(read_json_lines(path))
+    assert read_json_log(path) == [{"a": 1}]
+
+
+def test_json_is_what_it_was() -> None:
+    value = {"a": [1, 2.5, None, True, "é\ud800"], "b": {"c": []}}
+    for _ in range(90):
+        value = {"d": value}
+    assert parse_json(json.dumps(value)) == value
+    assert parse_json("9" * 4_000) == int("9" * 4_000)

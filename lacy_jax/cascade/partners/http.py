@@ -20,6 +20,7 @@ from lacy_jax.cascade.remote.address import PARTNER, Address, parse_address
 from lacy_jax.cascade.remote.server import RETRIED, Server, Unanswered
 from lacy_jax.cascade.text.extent import complete_extent
 from lacy_jax.config import Span
+from lacy_jax.data.files import parse_json
 
 # How many tokens are asked for: first, and once more where the answer's end was not among them.
 MAX_TOKENS: dict[Span, tuple[int, int]] = {"token": (1, 8), "word": (8, 24), "phrase": (24, 64)}
@@ -53,9 +54,9 @@ def written_of(body: bytes) -> tuple[str, bool]:
         Unanswered: it has no such thing.
     """
     try:
-        choice = json.loads(body)["choices"][0]
+        choice = parse_json(body)["choices"][0]
         text, finish = choice["text"], choice.get("finish_reason")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise Unanswered("not a completion") from error
     if not isinstance(text, str):
         raise Unanswered("not a completion")
@@ -162,8 +163,8 @@ class HttpPartner:
         if status in (401, 403):
             _log.warning("partner %s refuses us (status %d); set %s", self.name, status, PARTNER.keys[0])
         elif not self._model:
-            with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
-                found = json.loads(response.body)["data"][0]["id"]
+            with contextlib.suppress(ValueError, LookupError, TypeError):
+                found = parse_json(response.body)["data"][0]["id"]
                 self._model = found if isinstance(found, str) else ""
             if not self._model:
                 _log.warning("partner %s lists no model (status %d); none is named to it", self.name, status)

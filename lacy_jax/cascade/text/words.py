@@ -55,5 +55,8 @@ def is_word(unit: str) -> bool:
 
 
 def match_query(terms: Iterable[str]) -> str:
-    """An FTS5 query for passages with any of `terms`: every term a quoted string, so that none is an operator."""
-    return " OR ".join('"' + term.replace('"', '""') + '"' for term in terms)
+    """An FTS5 query for passages with any of `terms`: every term a quoted string, so that none is an operator.
+
+    FTS5 takes a NUL for the query's end, and for a space in the passages.
+    """
+    return " OR ".join('"' + term.replace('"', '""').replace("\0", " ") + '"' for term in terms)

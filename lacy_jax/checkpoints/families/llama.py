@@ -24,7 +24,7 @@ def model_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Our settings for a config.json."""
     width, heads = settings["hidden_size"], settings["num_attention_heads"]
     head_dim = settings.get("head_dim")
-    if head_dim and head_dim * heads != width:
+    if head_dim and head_dim != width / heads:
         raise CheckpointError(f"head_dim {head_dim} is not supported; it must be hidden_size / num_attention_heads")
     return {
         "layers": settings["num_hidden_layers"],

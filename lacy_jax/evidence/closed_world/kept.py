@@ -14,7 +14,7 @@ from typing import Any
 
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import config_to_dict
-from lacy_jax.data.files import read_json_lines, write_whole
+from lacy_jax.data.files import parse_json, read_json_lines, write_whole
 from lacy_jax.errors import DataError
 from lacy_jax.evidence.closed_world.decodes import Decode
 from lacy_jax.evidence.closed_world.judging import Judged, judged_of
@@ -39,7 +39,7 @@ def read_evaluation(out: str | Path) -> Evaluation:
     for path in sorted(folder.glob("*.jsonl")):
         name, _, budget = path.stem.partition("-")
         judged[name, float(budget)] = read_judged(path)
-    return Evaluation(judged, json.loads((folder / TOKENS_FILE).read_text()))
+    return Evaluation(judged, read_object(folder / TOKENS_FILE))
 
 
 def judged_path(folder: Path, *, decode: str, budget: float) -> Path:
@@ -48,8 +48,25 @@ def judged_path(folder: Path, *, decode: str, budget: float) -> Path:
 
 
 def read_judged(path: Path) -> list[Judged]:
-    """The biographies of a file."""
-    return [judged_of(fields) for _, fields in read_json_lines(path)]
+    """The biographies of a file. Raises `DataError` where a line is none."""
+    judged = []
+    for where, fields in read_json_lines(path):
+        try:
+            judged.append(judged_of(fields))
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise DataError(f"{where}: no judged biography ({error!r}); without the file it is written again") from None
+    return judged
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object of a file. Raises `DataError` where it is none."""
+    try:
+        found = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); without it, it is made again") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: no JSON object; without it, it is made again")
+    return found
 
 
 def model_fingerprint(slm: LoadedModel) -> str:
@@ -74,7 +91,7 @@ def claim_folder(folder: Path, slm: LoadedModel, *, decodes: Sequence[Decode], s
         **settings,
     }
     path = folder / "settings.json"
-    found = json.loads(path.read_text()) if path.exists() else dict(own)
+    found = read_object(path) if path.exists() else dict(own)
     noted = found.pop("decodes", {})
     # Not budgets: those are in the names of the files.
     asked = {

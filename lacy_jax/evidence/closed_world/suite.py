@@ -25,6 +25,7 @@ from lacy_jax.evidence.closed_world.kept import (
     claim_folder,
     judged_path,
     read_judged,
+    read_object,
     write_text,
 )
 from lacy_jax.evidence.closed_world.tables import suite_table, token_table
@@ -98,7 +99,7 @@ def evaluate(
     path = out / TOKENS_FILE
     if not path.exists():
         write_text(path, json.dumps(_token_results(slm, world), indent=1))
-    return Evaluation(judged, json.loads(path.read_text()))
+    return Evaluation(judged, read_object(path))
 
 
 def held_out_biographies(world: World, *, share: float) -> Iterator[Document]:

@@ -4,13 +4,13 @@ First each sentence is split into atomic facts, short statements of one piece of
 judged true or false by passages of the article about the topic.
 """
 
-import json
 import re
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from lacy_jax.data.files import parse_json
 from lacy_jax.errors import DataError
 from lacy_jax.evidence.factscore.knowledge import Passage
 
@@ -64,7 +64,7 @@ def read_demonstrations(path: str) -> Demonstrations:
         DataError: it cannot be read, or is none.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        found = parse_json(Path(path).read_text(encoding="utf-8-sig"))
         good = isinstance(found, dict) and all(isinstance(facts, list) for facts in found.values())
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as demonstrations ({error})") from None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lacy_jax
-from lacy_jax.data.files import write_whole
+from lacy_jax.data.files import parse_json, write_whole
 from lacy_jax.errors import DataError
 from lacy_jax.evidence.closed_world.decodes import Decode, decode_text, parse_decode
 
@@ -43,14 +43,14 @@ def read_done(path: Path) -> Done | None:
     """What was noted; None where nothing was. Raises `DataError` where it cannot be understood."""
     if not path.exists():
         return None
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         if not text.startswith("{"):
             return _of_two_lines(*text.splitlines())
-        fields = json.loads(text)
+        fields = parse_json(text)
         decodes = frozenset(parse_decode(json.dumps(each)) for each in fields["decodes"])
         return Done(fields["trained"], fields["evaluated"], decodes, frozenset(fields["code"]))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise DataError(f"{path}: not what a study notes ({error}); without it the run is evaluated again") from None
 
 
