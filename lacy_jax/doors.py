@@ -9,6 +9,7 @@ import errno
 import faulthandler
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,11 @@ from lacy_jax import flags
 from lacy_jax.config import Config
 from lacy_jax.errors import LacyError
 from lacy_jax.flags import Flag, Given
+from lacy_jax.runtime.parent import end_with_parent
 from lacy_jax.settings_page import as_flags
 
-WRONG_INPUT, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # the last two as shells show SIGINT and SIGPIPE
+# The last three as shells show SIGINT, SIGPIPE and SIGTERM.
+WRONG_INPUT, INTERRUPTED, PIPE_CLOSED, TERMINATED = 2, 130, 141, 143
 # Packages that not every installation has -> the extra that brings them.
 EXTRAS = {
     "starlette": "serve",
@@ -60,6 +63,9 @@ class Door:
 def run(door: Door) -> None:
     """The whole process: what stands below `if __name__ == "__main__"`."""
     faulthandler.enable()
+    if os.getpid() == 1:  # of a container, where the system ignores SIGTERM unless the process does not
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))
+    end_with_parent()
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     absl.flags.FLAGS.mark_as_parsed()  # those of libraries: at their defaults

@@ -215,6 +215,12 @@ def read_meta(folder: epath.Path) -> dict[str, Any]:
     return meta
 
 
+def probe_of(meta: dict[str, Any]) -> FactualProbe | None:
+    """The probe for factual tokens in a description; None where it has none."""
+    probe = meta.get("factual_probe")
+    return FactualProbe(weights=tuple(probe["weights"]), bias=probe["bias"]) if probe else None
+
+
 def _check_kinds(meta: dict[str, Any]) -> None:
     """Returns if what is read of a description has the kinds that it should have.
 

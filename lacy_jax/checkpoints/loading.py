@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from lacy_jax.checkpoints.checksums import Checksums, array_checksums, differing
-from lacy_jax.checkpoints.format import first_readable, read_checksums, read_config, read_meta, read_tokenizer
+from lacy_jax.checkpoints.format import first_readable, probe_of, read_checksums, read_config, read_meta, read_tokenizer
 from lacy_jax.config import Config, ModelConfig, ObjectiveConfig, ParamsDtype
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import CheckpointError, DamagedError, DataError
@@ -93,7 +93,6 @@ def _load_own(folder: epath.Path, *, params_dtype: ParamsDtype) -> LoadedModel:
     params = restore_params(folder, config.model, vocab=vocab, checksums=checksums)
     if params_dtype != "stored":
         params = jax.tree.map(lambda leaf: leaf.astype(params_dtype), params)
-    probe = meta.get("factual_probe")
     return LoadedModel(
         config=config,
         params=params,
@@ -101,7 +100,7 @@ def _load_own(folder: epath.Path, *, params_dtype: ParamsDtype) -> LoadedModel:
         path=str(folder),
         step=int(meta["step"]),
         call_scores=tuple(meta.get("call_scores", ())),
-        factual_probe=FactualProbe(weights=tuple(probe["weights"]), bias=probe["bias"]) if probe else None,
+        factual_probe=probe_of(meta),
         data=meta.get("data", {}),
         versions=meta.get("versions", {}),
     )

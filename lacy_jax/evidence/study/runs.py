@@ -10,7 +10,6 @@ import dataclasses
 import os
 import queue
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from lacy_jax.evidence.closed_world.decodes import Decode, decode_text
 from lacy_jax.evidence.study.done import Done, code_identity, read_done, write_done
 from lacy_jax.evidence.study.plan import Arm, Study
+from lacy_jax.runtime.parent import run_child
 
 Report = Callable[[str, int, int], None]
 DONE = "done"
@@ -183,7 +183,7 @@ def _logged(command: Sequence[str], *, log: Path, environment: Mapping[str, str]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         print("$", shlex.join(command), file=file, flush=True)
-        return subprocess.run(command, stdout=file, stderr=file, env=environment).returncode == 0
+        return run_child(command, output=file, environment=environment) == 0
 
 
 def _shares(workers: int) -> list[list[int]]:
