@@ -20,7 +20,7 @@ from absl import logging
 
 from lacy_jax import flags
 from lacy_jax.config import Config
-from lacy_jax.errors import LacyError
+from lacy_jax.errors import LacyError, StorageError
 from lacy_jax.flags import Flag, Given
 from lacy_jax.runtime.parent import end_with_parent
 from lacy_jax.settings_page import as_flags
@@ -40,7 +40,8 @@ EXTRAS = {
     "gcsfs": "gs",
     "s3fs": "s3",
 }
-_NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+_NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ def run(door: Door) -> None:
     end_with_parent()
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
+    # Orbax logs with its traceback what it then raises.
+    logging.get_absl_logger().addFilter(lambda record: not record.exc_info or "orbax" not in record.pathname)
     absl.flags.FLAGS.mark_as_parsed()  # those of libraries: at their defaults
     sys.exit(enter(door, sys.argv[1:]))
 
@@ -89,9 +92,17 @@ def enter(door: Door, words: Sequence[str]) -> int:
             raise
         return _refused(door, [f'{package} is not installed; pip install "lacy_jax[{EXTRAS[package]}]"'])
     except OSError as error:
-        if error.errno not in _NO_PLACE or error.filename is None:
-            raise
-        return _refused(door, [f"cannot write or read {error.filename}: {error.strerror}"])
+        return _without_place(door, error)
+
+
+def _without_place(door: Door, error: OSError) -> int:
+    """The one line about a disk that is full, or a file or folder that may not be written or read."""
+    full = error.errno in _FULL
+    if not full and (error.errno not in _NO_PLACE or error.filename is None):
+        raise error
+    where = f" {error.filename}" if error.filename else ""
+    said = f"cannot write or read{where}: {error.strerror}"
+    return _refused(door, [said], status=StorageError.status if full else WRONG_INPUT)
 
 
 def _do(door: Door, words: Sequence[str]) -> int:

@@ -3,24 +3,34 @@
 Objects are read and written by fsspec (gcsfs, s3fs) and arrays by TensorStore, which Orbax lets write to gs:// alone.
 """
 
+import contextlib
+import errno
 import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import filelock
 
-from lacy_jax.errors import StorageError
+from lacy_jax.errors import LacyError, StorageError
 from lacy_jax.paths import absolute, is_bucket
 
 _PROBE_BYTES = 2**16
+_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE}
+_CLIENTS = ("gcsfs", "google", "aiohttp", "requests")  # packages whose errors are those of a bucket
+# In the words of errors that TensorStore, ArrayRecord and SQLite make of the system's and of a bucket's.
+_OF_STORAGE = re.compile(
+    r"No space left|disk is full|File too large|quota|Read-only|Permission denied|Input/output error|gs://"
+)
+_SAID = 300  # characters of such an error, which ends with its cause
 _COPIES = 8  # at once
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}  # scheme -> what fsspec needs for it; the extras have the schemes' names
 
@@ -69,6 +79,25 @@ def _bucket_problem(path: str, *, to: Literal["read", "write"]) -> str:
     except Exception as error:  # of gcsfs, s3fs, aiohttp and google.auth, which have no class in common
         return f"cannot {to} {scheme}://{bucket} ({type(error).__name__}: {error})"
     return ""
+
+
+@contextlib.contextmanager
+def writing(where: object, *, kept: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Raises `StorageError` in place of what libraries raise where a disk is full, or a bucket is out of reach.
+
+    where: what is written. kept: says what is still good.
+    """
+    try:
+        yield
+    except LacyError:
+        raise
+    except Exception as error:
+        why = " ".join(str(error).split())
+        package = type(error).__module__.partition(".")[0]
+        if getattr(error, "errno", None) not in _ERRORS and package not in _CLIENTS and not _OF_STORAGE.search(why):
+            raise
+        why = why if len(why) < _SAID else f"... {why[-_SAID:]}"
+        raise StorageError(f"{where} cannot be written ({why}){kept()}") from error
 
 
 def local_copy(folder: str, *, progress: Progress = lambda _stage, _done, _total: None) -> Path:

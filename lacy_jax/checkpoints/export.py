@@ -8,7 +8,7 @@ from lacy_jax.checkpoints.format import META_FILE, check_savable, read_meta, wit
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.data.tokenizer import Tokenizer
 from lacy_jax.errors import CheckpointError
-from lacy_jax.folders import unwritable
+from lacy_jax.folders import unwritable, writing
 from lacy_jax.paths import absolute, expand_home, is_bucket
 
 
@@ -20,6 +20,7 @@ def export(checkpoint: str, *, out: str) -> str:
 
     Raises:
         CheckpointError: there is no checkpoint, `out` exists or cannot be written, or could not be read again.
+        StorageError: the disk is full, or the bucket out of reach.
     """
     out = expand_home(out)
     check_savable(out, name="--out")
@@ -34,12 +35,13 @@ def export(checkpoint: str, *, out: str) -> str:
     partial = target if is_bucket(out) else target.parent / f"{target.name}.partial"
     if partial.exists():
         partial.rmtree()
-    (partial / META_FILE).parent.mkdir(parents=True)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(partial / "params", loaded.params)
-    (partial / "tokenizer.model").write_bytes(loaded.tokenizer.model_proto)
-    meta = with_checksums(read_meta(absolute(loaded.path)), {"params": loaded.params})
-    (partial / META_FILE).write_text(json.dumps(meta))
-    if partial != target:
-        partial.rename(target)
+    with writing(f"--out={out}"):
+        (partial / META_FILE).parent.mkdir(parents=True)
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(partial / "params", loaded.params)
+        (partial / "tokenizer.model").write_bytes(loaded.tokenizer.model_proto)
+        meta = with_checksums(read_meta(absolute(loaded.path)), {"params": loaded.params})
+        (partial / META_FILE).write_text(json.dumps(meta))
+        if partial != target:
+            partial.rename(target)
     return f"{loaded.path} (step {loaded.step:,}) -> {target}"

@@ -44,7 +44,7 @@ from lacy_jax.data.pack import (
 )
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
 from lacy_jax.errors import DataError
-from lacy_jax.folders import local_copy
+from lacy_jax.folders import local_copy, writing
 
 FINGERPRINT_FILE = "fingerprint.json"  # beside a tokenizer that was trained here
 FORMAT = 1  # of all folders; raise it when what the same settings give changes
@@ -98,7 +98,7 @@ def prepare(config: Config, *, progress: Progress = lambda _stage, _done, _total
 
     Raises:
         DataError: the corpus, a spans file or a tokenizer cannot be read, or the dataset named is another one.
-        StorageError: the dataset named lies in a bucket and cannot be copied.
+        StorageError: the disk is full, or the dataset named lies in a bucket and cannot be copied.
     """
     if config.data.packed:
         return _open_elsewhere(config, progress=progress)
@@ -307,7 +307,8 @@ def _once(target: Path, build: Callable[[], None], *, progress: Progress) -> Non
         if not target.exists():
             for leftover in target.parent.glob("incomplete.*"):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            build()
+            with writing(target):
+                build()
     finally:
         lock.release()
 

@@ -21,6 +21,7 @@ from lacy_jax.cascade.remote.address import Role, describe, parse_address
 from lacy_jax.cascade.remote.server import CONCURRENT, Server, Unanswered
 from lacy_jax.data.files import parse_json
 from lacy_jax.errors import JudgeError
+from lacy_jax.folders import writing
 
 JUDGE = Role("judge", ("LACY_JUDGE_API_KEY", "OPENAI_API_KEY"), JudgeError)
 ANSWER_SECONDS = 120.0  # of one try
@@ -190,7 +191,7 @@ class Judge:
     async def _answer(self, body: bytes) -> str:
         """The answer to one question, which is kept as it arrives; raises `Unanswered`. In the server's thread."""
         answer = answer_of(await self._server.post("chat/completions", body, seconds=ANSWER_SECONDS))
-        with self._lock, self._cache:
+        with writing(self._settings.cache), self._lock, self._cache:
             self._cache.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (_key(body), answer))
         return answer
 

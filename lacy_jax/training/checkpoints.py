@@ -1,5 +1,6 @@
 """Saving and resuming a run with Orbax. What lies in a step's folder: lacy_jax/checkpoints/format.py."""
 
+import contextlib
 import functools
 import itertools
 import math
@@ -24,6 +25,7 @@ from lacy_jax.checkpoints.format import (
 from lacy_jax.checkpoints.loading import restore_arrays
 from lacy_jax.config import Config, TrainingConfig, config_to_dict
 from lacy_jax.errors import CheckpointError, DamagedError
+from lacy_jax.folders import writing
 from lacy_jax.paths import absolute
 from lacy_jax.runtime import distributed
 from lacy_jax.training.state import TrainState, init_state
@@ -76,6 +78,9 @@ class Checkpoints:
 
         Args:
             validation: the record of the validation of this very step, if there was one.
+
+        Raises:
+            StorageError: this step, or the one before it, cannot be written.
         """
         arrays = _items(state)
         if self._training.checksums:
@@ -85,7 +90,8 @@ class Checkpoints:
         value = (validation or {}).get(self._training.keep_best, math.nan)
         metrics = {self._training.keep_best: value} if math.isfinite(value) else {}
         self.wait()
-        self._manager.save(step, args=args, metrics=metrics, force=True)
+        with self._written():
+            self._manager.save(step, args=args, metrics=metrics, force=True)
         self._unread = self._folder / str(step)
 
     def wait(self) -> None:
@@ -96,8 +102,9 @@ class Checkpoints:
         Raises:
             CheckpointError: it is not whole.
         """
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+        with self._written():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
         step, self._unread = self._unread, None
         if step is not None and jax.process_index() == 0 and (fault := step_fault(step, _ITEMS)):
             raise CheckpointError(
@@ -105,8 +112,18 @@ class Checkpoints:
             )
 
     def close(self) -> None:
-        self.wait()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            with self._written():
+                self._manager.close()
+
+    def _written(self) -> contextlib.AbstractContextManager[None]:
+        def kept() -> str:
+            _, whole = newest_steps(self._folder)
+            return f"; step {whole.name} is whole" if whole else "; there is no step before it"
+
+        return writing(f"{self._folder}: a checkpoint", kept=kept)
 
     def restore(self, config: Config, *, vocab: int, shardings: TrainState, data: Any) -> tuple[TrainState, Any]:
         """The newest state, placed by `shardings` on whatever devices there are now, and its meta.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,10 +12,16 @@ from pathlib import Path
 
 import pytest
 
+import lacy_jax
+from lacy_jax import evaluate, main
+from lacy_jax.config import Config
+from lacy_jax.data.prepare import Prepared
+from lacy_jax.doors import enter
 from lacy_jax.errors import FolderError
 from lacy_jax.runtime import claims
 from lacy_jax.runtime.claims import LOCK_FILE, check_claim, claimed
 from tests.buckets import bucket_server, settings
+from tests.test_doors import flags_of
 
 HOLD = """
 import os, sys
@@ -51,6 +58,25 @@ def test_a_second_run_is_refused_and_told_which_is_the_first(tmp_path: Path) -> 
     with claimed(str(tmp_path)):
         assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
     assert not (tmp_path / LOCK_FILE).exists()
+
+
+def test_the_doors_refuse_it_too(
+    tmp_path: Path, small_config: Config, small_data: Prepared, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert small_data
+    with hold(tmp_path) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(FolderError, match=f"process {other.pid} on "):
+            lacy_jax.train(small_config, workdir=str(tmp_path), say="nothing")
+        assert enter(main.DOOR, flags_of(small_config, tmp_path)) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.match(f"error: {tmp_path}: another run works there .process {other.pid} on .* since .*; wait", line)
+        study = ["--study=configs/study_biographies.py", f"--workdir={tmp_path}"]
+        assert enter(evaluate.DOOR, study) == 2
+        assert f"process {other.pid} on " in capsys.readouterr().err
+        other.communicate()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_killed_holder_frees_it_though_its_children_live(tmp_path: Path) -> None:
