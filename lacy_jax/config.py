@@ -22,6 +22,7 @@ from lacy_jax.presets import METHODS
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+MOST_CONTEXT = 1 << 20  # tokens in a window: it is also read from files of others, and says how much is allocated
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Above0 = Annotated[float, Field(gt=0.0)]
@@ -152,7 +153,7 @@ class ModelConfig:
     heads: Positive = setting(12, "Heads of the attention; they divide the width.")
     kv_heads: Count = setting(0, "Heads of keys and values. 0: as many as heads.")
     mlp_width: Count = setting(0, "Width of the feed-forward layers. 0: four times the width.")
-    context: Annotated[int, Field(ge=8, le=1 << 20)] = setting(1024, "Tokens in a window.")
+    context: Annotated[int, Field(ge=8, le=MOST_CONTEXT)] = setting(1024, "Tokens in a window.")
     positions: Literal["learned", "rope"] = setting("learned", "How a token's place is encoded: learned, or rotary.")
     norm: Literal["layernorm", "rmsnorm"] = setting("layernorm", "The normalization before each block.")
     activation: Literal["gelu", "swiglu"] = setting("gelu", "Activation of the feed-forward layers.")

@@ -20,6 +20,7 @@ from absl import logging
 from tensorflow_datasets.core.dataset_info import read_from_json
 from tensorflow_datasets.core.read_only_builder import ReadOnlyBuilder
 
+from lacy_jax.config import MOST_CONTEXT
 from lacy_jax.data.checksums import check_files, write_checksums
 from lacy_jax.data.documents import Document, Spans
 from lacy_jax.data.files import parse_json
@@ -150,7 +151,7 @@ def open_dataset(directory: Path, kind: Kind) -> Any:
     try:
         builder = ReadOnlyBuilder(directory, info_proto=info)
         complete = "fingerprint" in (builder.info.metadata or {})
-    except (OSError, ValueError, AssertionError) as error:
+    except Exception as error:
         raise none from error
     if not complete:
         raise none
@@ -196,6 +197,8 @@ def _own_features(stored: Any, kind: Kind, *, path: Path) -> dict[str, Any]:
         if kind == "packed":
             tokens = stored["featuresDict"]["features"]["tokens"]["tensor"]
             (length,) = tokens["shape"]["dimensions"]
+            if not 1 < int(length) <= MOST_CONTEXT + 1:
+                raise ValueError(f"windows of {length} tokens")
             own = packed_features(int(length) - 1, dtype={"uint16": np.uint16, "int32": np.int32}[tokens["dtype"]])
         found = {name: each["pythonClassName"] for name, each in stored["featuresDict"]["features"].items()}
         found["the record"] = stored["pythonClassName"]

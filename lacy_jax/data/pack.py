@@ -212,7 +212,7 @@ def open_packed(directory: str | Path, *, expected: Fingerprint | None = None) -
         DataError: there is no packed dataset, or its fingerprint differs; one line for each differing entry.
     """
     builder = datasets.open_dataset(Path(directory), "packed")
-    fingerprint: Fingerprint = builder.info.metadata["fingerprint"]
+    fingerprint, statistics = _metadata(builder.info.metadata, directory=directory)
     tokenizer = Tokenizer.from_file(Path(directory) / TOKENIZER_FILE)
     differing = [
         *_differences(fingerprint, json.loads(json.dumps(expected or {}))),
@@ -227,11 +227,24 @@ def open_packed(directory: str | Path, *, expected: Fingerprint | None = None) -
     return Packed(
         directory=Path(directory),
         fingerprint=fingerprint,
-        statistics=builder.info.metadata["statistics"],
+        statistics=statistics,
         train=PackedSource(datasets.Records(builder, "train")),
         validation=PackedSource(datasets.Records(builder, "validation")),
         tokenizer=tokenizer,
     )
+
+
+def _metadata(metadata: Any, *, directory: str | Path) -> tuple[Fingerprint, Statistics]:
+    """The two entries of a packed dataset's metadata. Raises `DataError` where they are not what we write."""
+    try:
+        fingerprint, statistics = metadata["fingerprint"], metadata["statistics"]
+        kinds = {"tokenizer": str, "window": int, "rule": dict, "validation_share": float}
+        good = isinstance(statistics, dict) and all(isinstance(fingerprint[name], kind) for name, kind in kinds.items())
+    except (KeyError, TypeError):
+        good = False
+    if not good:
+        raise DataError(f"{directory}: its metadata.json is damaged; prepare the data anew, or copy it again")
+    return fingerprint, statistics
 
 
 def _differences(found: Any, expected: Any, *, path: str = "") -> Iterator[str]:

@@ -75,7 +75,7 @@ def test_a_redirect_carries_no_key_to_another_place(monkeypatch: pytest.MonkeyPa
 
 def test_what_a_retry_after_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lacy_jax.cascade.remote.server.time.time", lambda: 1_000_000_000.0)
-    assert retry_after("2") == 2
+    assert retry_after("2") == retry_after(" 2\x1f") == 2
     assert retry_after(formatdate(1_000_000_010, usegmt=True)) == 10
     for odd in ("", "soon", "\u00b9", "-1", "1e9", "nan", formatdate(0, usegmt=True)):
         assert retry_after(odd) == 0

@@ -49,8 +49,8 @@ class Response:
 
 def retry_after(value: str) -> float:
     """Seconds that a Retry-After header asks for (RFC 9110, 10.2.3: seconds or a date); 0 where it cannot be read."""
-    if value.strip().isdecimal():
-        return float(value)
+    if (seconds := value.strip()).isdecimal():
+        return float(seconds)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except (ValueError, TypeError):
