@@ -181,5 +181,13 @@ def _line(record: dict[str, Any]) -> str:
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
-    """All records of a run; a last line cut off by a crash is dropped."""
-    return read_json_log(absolute(workdir) / METRICS_FILE)
+    """All records of a run; a last line cut off by a crash is dropped, and so is what is no record."""
+    return [row for row in read_json_log(absolute(workdir) / METRICS_FILE) if _is_record(row)]
+
+
+def _is_record(row: Any) -> bool:
+    """Whether it says of which step and split it is, with numbers where everybody who reads it expects them."""
+    if not isinstance(row, dict) or not isinstance(row.get("split"), str):
+        return False
+    counts = [row.get("step"), row.get("seconds", 0.0), row.get("tokens", 0)]
+    return all(type(each) in (int, float) and 0 <= each < 2**53 for each in counts)

@@ -27,6 +27,7 @@ from lacy_jax.evidence.factscore.knowledge import read_articles
 from lacy_jax.evidence.factscore.scoring import read_generations
 from lacy_jax.evidence.study.done import read_done
 from lacy_jax.training.metrics import read_metrics
+from tests.evidence.test_report import fake_report
 from tests.fuzz.values import any_text, changed_bytes, changed_json, fuzz, odd, refused
 
 DOCUMENTS = [{"id": "a", "title": "Danube", "text": "The Danube flows."}, {"id": 2, "text": "Ulm 1879"}, {"text": ""}]
@@ -108,6 +109,11 @@ def test_what_factscore_is_given(tmp_path_factory: pytest.TempPathFactory, data:
             read()
 
 
+RECORDS = [
+    {"step": 1, "split": "train", "loss": 2.5, "seconds": 1.0, "tokens": 9, "nll/all": 2.5, "call_rate": 0.1},
+    {"step": 2, "split": "validation", "loss": 2.0, "nll/all": 2.0, "nll/factual": 3.0, "call_score/all": 0.1,
+     "call_score/all/q25": -1.0, "call_score/all/q75": 1.0, "recall/factual@0.2": 0.5, "precision/factual@0.2": 0.5},
+]  # fmt: skip
 DONE = {
     "trained": "python -m lacy_jax.main",
     "evaluated": "python -m lacy_jax.evaluate",
@@ -136,11 +142,11 @@ def test_what_a_study_left(tmp_path_factory: pytest.TempPathFactory, data: st.Da
 
 
 @fuzz
-@given(changed_lines([{"step": 1, "split": "train", "loss": 2.5}, {"step": 2, "split": "validation", "loss": 2.0}]))
+@given(changed_lines(RECORDS))
 def test_the_log_of_a_run(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     folder = tmp_path_factory.getbasetemp()
     (folder / "metrics.jsonl").write_bytes(content)
-    read_metrics(str(folder))  # what cannot be read is left out
+    fake_report(metrics=read_metrics(str(folder)))  # what cannot be read is left out
 
 
 @fuzz

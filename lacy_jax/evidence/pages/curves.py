@@ -38,7 +38,9 @@ class Latest:
 
 def is_number(value: object) -> bool:
     """Whether a logged value can be drawn."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**1000  # a float holds no larger one
+    return isinstance(value, float)
 
 
 def latest(rows: Sequence[Row], *keys: str, split: Split) -> Latest | None:
