@@ -238,8 +238,9 @@ def _metadata(metadata: Any, *, directory: str | Path) -> tuple[Fingerprint, Sta
     """The two entries of a packed dataset's metadata. Raises `DataError` where they are not what we write."""
     try:
         fingerprint, statistics = metadata["fingerprint"], metadata["statistics"]
+        found = {"window": 0, "rule": {}, "validation_share": 0.0} | fingerprint
         kinds = {"tokenizer": str, "window": int, "rule": dict, "validation_share": float}
-        good = isinstance(statistics, dict) and all(isinstance(fingerprint[name], kind) for name, kind in kinds.items())
+        good = isinstance(statistics, dict) and all(isinstance(found[name], kind) for name, kind in kinds.items())
     except (KeyError, TypeError):
         good = False
     if not good:
