@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import absl.flags
 from absl import logging
@@ -69,10 +70,21 @@ def run(door: Door) -> None:
     end_with_parent()
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
-    # Orbax logs with its traceback what it then raises.
-    logging.get_absl_logger().addFilter(lambda record: not record.exc_info or "orbax" not in record.pathname)
+    _say_once()
     absl.flags.FLAGS.mark_as_parsed()  # those of libraries: at their defaults
     sys.exit(enter(door, sys.argv[1:]))
+
+
+def _say_once() -> None:
+    """Keeps Orbax from printing the traceback of what it then raises, and of what ends after that."""
+    logging.get_absl_logger().addFilter(lambda record: not record.exc_info or "orbax" not in record.pathname)
+    show = sys.unraisablehook
+
+    def hook(what: Any) -> None:
+        if str(what.exc_value) != "Event loop is closed":  # by Orbax at the first error; TensorStore still calls it
+            show(what)
+
+    sys.unraisablehook = hook
 
 
 def enter(door: Door, words: Sequence[str]) -> int:

@@ -47,10 +47,11 @@ def main(given: Given) -> int:
     from lacy_jax.console import reporting
 
     config, workdir = given.config, given.workdir or given.config.workdir
-    with reporting(quiet=jax.process_index() > 0) as reporter, claimed_by_all(workdir, say=reporter.say):
-        if given.replay_step is not None:
+    with reporting(quiet=jax.process_index() > 0) as reporter:
+        if given.replay_step is not None:  # changes nothing there
             return _replay(config, workdir=workdir, batch=given.replay_step, reporter=reporter)
-        return _run(config, workdir=workdir, command=given.command, reporter=reporter)
+        with claimed_by_all(workdir, say=reporter.say):
+            return _run(config, workdir=workdir, command=given.command, reporter=reporter)
 
 
 def _replay(config: Config, *, workdir: str, batch: int, reporter: "Reporter") -> int:

@@ -1,5 +1,6 @@
 """Runs, checkpoints, exports, logs and data in gs://, against an emulator over HTTP (tests/buckets.py)."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -20,7 +21,7 @@ import lacy_jax
 from lacy_jax import folders
 from lacy_jax.checkpoints.export import export
 from lacy_jax.checkpoints.format import find_checkpoint
-from lacy_jax.config import Config, config_to_dict
+from lacy_jax.config import Config, MeshConfig, config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.check import data_problems
 from lacy_jax.data.prepare import Prepared, prepare
@@ -28,11 +29,14 @@ from lacy_jax.doors import enter
 from lacy_jax.errors import CheckpointError, StorageError
 from lacy_jax.evidence.run_report.report import report_run
 from lacy_jax.folders import local_copy
+from lacy_jax.model import decoder
 from lacy_jax.paths import absolute
+from lacy_jax.runtime import sharding
 from lacy_jax.start import training_problems
 from lacy_jax.training import mirror
 from lacy_jax.training.loop import train
 from lacy_jax.training.metrics import MetricWriter, read_metrics
+from lacy_jax.training.reference import load_reference
 from tests.buckets import bucket_server, settings, watching
 from tests.test_serve import serving
 from tests.xla import xla_flags
@@ -87,6 +91,12 @@ def test_a_run_in_a_bucket(bucket: str, small_config: Config, small_data: Prepar
     assert path == f"{run}/report.html"
     assert absolute(path).read_text().startswith("<!DOCTYPE html>")
     assert any("tensorboard/events" in name for name in objects(run))
+
+    objective = dataclasses.replace(small_config.objective, rule="excess_loss", reference=run)
+    mesh, tokenizer = sharding.make_mesh(MeshConfig(), batch_size=8), small_data.tokenizer
+    vocab = decoder.padded_vocab(tokenizer.vocab_size)
+    asks = dataclasses.replace(small_config, objective=objective)
+    assert load_reference(asks, tokenizer=tokenizer.fingerprint, vocab=vocab, mesh=mesh) is not None
 
     export(run, out=f"{bucket}/small/export")
     assert_same_model(f"{bucket}/small/export", small_run)

@@ -1,6 +1,7 @@
 """The contracts of pyproject.toml turn red on what they forbid; CONTRIBUTING.md is right about lengths."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -80,3 +81,14 @@ def test_files_and_functions_are_short() -> None:
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and length(node) > 60:
                     long.append(f"{file}: {node.name} has {length(node)} lines")
     assert long == []
+
+
+def test_paths_become_absolute_in_one_place() -> None:
+    """`epath.Path.absolute` makes a local path of one in a bucket; `paths.absolute` does not."""
+    wrong = [
+        f"{file.relative_to(ROOT)}: {found[0]}"
+        for file in sorted((ROOT / "lacy_jax").rglob("*.py"))
+        for found in re.finditer(r"epath\.Path\(.*?\)\.(absolute|resolve)\(", file.read_text())
+        if file.name != "paths.py"
+    ]
+    assert wrong == []

@@ -171,7 +171,7 @@ def read_state(
     Raises:
         CheckpointError: it was made with other settings or other data than this run's, or is damaged.
     """
-    parent = epath.Path(workdir).absolute() / "checkpoints"
+    parent = absolute(workdir) / "checkpoints"
     names = [child.name for child in parent.iterdir()] if parent.is_dir() else []
     later = {parent / name: "later" for name in names if name.isdecimal() and int(name) > at_most}
     _, folder = newest_steps(parent, items=_ITEMS, damaged=later)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lacy_jax.runtime import distributed
+from lacy_jax.runtime.claims import claimed
 from tests.xla import xla_flags
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
@@ -68,7 +69,7 @@ PROGRAM = """
 import sys
 import jax, numpy as np
 from jax.experimental import multihost_utils
-from lacy_jax.errors import MeshError
+from lacy_jax.errors import FolderError, MeshError
 from lacy_jax.runtime import distributed, sharding
 from lacy_jax.config import MeshConfig
 
@@ -86,6 +87,15 @@ try:
     distributed.check_one_folder(sys.argv[1] + "-own")
 except MeshError as error:
     print(error, file=out)
+try:
+    with distributed.claimed_by_all(sys.argv[3], say=print):
+        print("claimed", file=out)
+except FolderError as error:
+    print(error, file=out)
+with distributed.claimed_by_all(sys.argv[2], say=print):
+    distributed.check_agreement("holder", open(sys.argv[2] + "/.lock").read())
+    distributed.wait_for_all("read")
+distributed.wait_for_all("freed")
 one, two = (sorted((d for d in jax.devices() if d.process_index == i), key=lambda d: d.id) for i in range(2))
 for name, axes, devices in (
     ("in turn", {"fsdp": 4}, [one[0], two[0], one[1], two[1]]),
@@ -113,7 +123,7 @@ def test_two_processes_read_the_rows_that_their_devices_hold(tmp_path: Path) -> 
     }
     both = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(tmp_path / str(index)), str(tmp_path / "shared")],
+            [sys.executable, "-c", PROGRAM, *map(str, (tmp_path / str(index), tmp_path / "shared", tmp_path / "held"))],
             cwd=Path(__file__).parents[2],
             env={**environment, "JAX_PROCESS_ID": str(index)},
             stdout=subprocess.PIPE,
@@ -122,7 +132,8 @@ def test_two_processes_read_the_rows_that_their_devices_hold(tmp_path: Path) -> 
         )
         for index in range(2)
     ]
-    said = [process.communicate(timeout=600) for process in both]
+    with claimed(str(tmp_path / "held")):
+        said = [process.communicate(timeout=600) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     # They write to files: Gloo writes to stdout from threads of its own, also into the middle of a line.
     for index, rows in enumerate(([0, 1, 4, 5], [2, 3, 6, 7])):
@@ -130,6 +141,9 @@ def test_two_processes_read_the_rows_that_their_devices_hold(tmp_path: Path) -> 
         half = [0, 1, 2, 3] if rows[0] == 0 else [4, 5, 6, 7]
         assert "different settings: 1 not those of process 0" in lines[0]
         assert f"{index}-own is another folder for process 1 than for process 0" in lines[1]
+        named = f"process {os.getpid()} on " if index == 0 else "process 0 says which"
+        assert f"{tmp_path}/held: another run works there" in lines[2]
+        assert named in lines[2]
         # Devices in turn, a tensor group over both processes, and halves.
-        assert lines[2:] == [f"in turn {rows} True", f"shared {list(range(8))} True", f"halves {half} True"]
+        assert lines[3:] == [f"in turn {rows} True", f"shared {list(range(8))} True", f"halves {half} True"]
     assert list((tmp_path / "shared").iterdir()) == []
