@@ -119,7 +119,7 @@ def step_seconds(loaded: LoadedModel, rates: Rates, *, rows: float, context: int
     """What a step of so many rows takes at least, with `context` tokens in each cache on average."""
     model = loaded.model
     parameters = parameter_count(model, vocab=decoder.output_matrix(loaded.params).shape[0])
-    kv_width = (model.kv_heads or model.heads) * (model.width // model.heads)
+    kv_width = (model.kv_heads or model.heads) * model.head_size
     cache = 4 * rows * context * 2 * model.layers * kv_width
     return max((4 * parameters + cache) / rates.bandwidth, 2 * rows * parameters / rates.flops)
 

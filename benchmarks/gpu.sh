@@ -43,6 +43,7 @@ part() {
 }
 
 if [ "$size" = tiny ]; then
+  export JAX_PLATFORMS=cpu
   slow=100 # a rehearsal may be run on a slow machine: LIMIT alone ends it
   shape=(--set model.layers=2 --set model.width=64 --set model.heads=2 --set model.context=64 --set data.batch_size=4
     --set model.attention=xla)

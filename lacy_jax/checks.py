@@ -44,12 +44,12 @@ def contradictions(config: Config) -> Iterator[str]:
 
 def _model(config: Config) -> Iterator[str]:
     model = config.model
-    if model.width % model.heads:
+    if not model.head_width and model.width % model.heads:
         yield f"config.model.heads: {model.heads} does not divide config.model.width ({model.width})"
     if model.kv_heads and model.heads % model.kv_heads:
         yield f"config.model.kv_heads: {model.kv_heads} does not divide config.model.heads ({model.heads})"
-    if model.positions == "rope" and model.width // model.heads % 2:
-        yield "config.model.positions: rope needs an even head width (config.model.width / config.model.heads)"
+    if model.positions == "rope" and model.head_size % 2:
+        yield f"config.model.positions: rope needs an even width of heads, which is {model.head_size}"
     if model.rope_scaling == "llama3" and model.rope_low_factor >= model.rope_high_factor:
         yield (
             f"config.model.rope_low_factor: must be below config.model.rope_high_factor ({model.rope_high_factor}), "

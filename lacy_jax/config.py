@@ -150,7 +150,8 @@ class ModelConfig:
 
     layers: Positive = setting(18, "Layers.")
     width: Positive = setting(768, "Width of the hidden states.")
-    heads: Positive = setting(12, "Heads of the attention; they divide the width.")
+    heads: Positive = setting(12, "Heads of the attention.")
+    head_width: Count = setting(0, "Width of a head. 0: the width divided by the heads.")
     kv_heads: Count = setting(0, "Heads of keys and values. 0: as many as heads.")
     mlp_width: Count = setting(0, "Width of the feed-forward layers. 0: four times the width.")
     context: Annotated[int, Field(ge=8, le=MOST_CONTEXT)] = setting(1024, "Tokens in a window.")
@@ -158,6 +159,10 @@ class ModelConfig:
     norm: Literal["layernorm", "rmsnorm"] = setting("layernorm", "The normalization before each block.")
     activation: Literal["gelu", "swiglu"] = setting("gelu", "Activation of the feed-forward layers.")
     bias: bool = setting(True, "Whether linear layers and norms have biases.")
+    qkv_bias: bool = setting(
+        False, "Whether queries, keys and values have biases where other layers have none (Qwen2)."
+    )
+    qk_norm: bool = setting(False, "Whether queries and keys are normalized within each head (Qwen3).")
     tied_embedding: bool = setting(True, "Whether the output matrix is the embedding.")
     norm_epsilon: Above0 = setting(1e-5, "Added to the variance in a norm.")
     rope_theta: Above0 = setting(10_000.0, "rope: base of the wavelengths.")
@@ -179,6 +184,11 @@ class ModelConfig:
         "auto",
         "Attention in training. auto: splash on TPUs, cudnn on NVIDIA GPUs, else xla (docs/tpu.md).",
     )
+
+    @property
+    def head_size(self) -> int:
+        """N, the width of a head."""
+        return self.head_width or self.width // self.heads
 
 
 @dataclass(frozen=True, config=_STRICT)

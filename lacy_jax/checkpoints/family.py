@@ -20,6 +20,8 @@ FAMILIES = Registry(
     built_in={
         "gpt2": "lacy_jax.checkpoints.families.gpt2",
         "llama": "lacy_jax.checkpoints.families.llama",
+        "qwen2": "lacy_jax.checkpoints.families.qwen2",
+        "qwen3": "lacy_jax.checkpoints.families.qwen3",
     },
     error=CheckpointError,
 )

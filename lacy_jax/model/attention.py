@@ -171,7 +171,7 @@ def rope_frequencies(config: ModelConfig) -> np.ndarray:
     that turn fewer than `rope_low_factor` times within the original context, none that turn more than
     `rope_high_factor` times, and those between by a blend (github.com/meta-llama/llama-models, models/llama3/model.py).
     """
-    half = config.width // config.heads // 2
+    half = config.head_size // 2
     frequencies = config.rope_theta ** (-np.arange(half) / half)
     if config.rope_scaling == "linear":
         frequencies = frequencies / config.rope_factor

@@ -67,35 +67,42 @@ def parameter_axes(path: str) -> tuple[str | None, ...]:
     return ("layers", *matches[0]) if path.startswith("blocks/") else matches[0]
 
 
-def _norm(config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
+def _norm(config: ModelConfig, width: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
     dtype = jnp.dtype(config.compute_dtype)
     if config.norm == "rmsnorm":
-        return nnx.RMSNorm(config.width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
-    return nnx.LayerNorm(config.width, epsilon=config.norm_epsilon, use_bias=config.bias, dtype=dtype, rngs=rngs)
+        return nnx.RMSNorm(width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
+    return nnx.LayerNorm(width, epsilon=config.norm_epsilon, use_bias=config.bias, dtype=dtype, rngs=rngs)
 
 
 class Attention(nnx.Module):
     """Multi-head attention; fewer key-value heads than heads means grouped queries."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        heads, head_width = config.heads, config.width // config.heads
+        heads, head_width = config.heads, config.head_size
         kv_heads = config.kv_heads or heads
-        linear = functools.partial(
-            nnx.LinearGeneral, use_bias=config.bias, dtype=jnp.dtype(config.compute_dtype), rngs=rngs
-        )
+        linear = functools.partial(nnx.LinearGeneral, dtype=jnp.dtype(config.compute_dtype), rngs=rngs)
         normal = nnx.initializers.normal
-        self.query = linear(config.width, (heads, head_width), kernel_init=normal(0.02))
-        self.key = linear(config.width, (kv_heads, head_width), kernel_init=normal(0.02))
-        self.value = linear(config.width, (kv_heads, head_width), kernel_init=normal(0.02))
+        inward = functools.partial(
+            linear, config.width, kernel_init=normal(0.02), use_bias=config.bias or config.qkv_bias
+        )
+        self.query = inward((heads, head_width))
+        self.key = inward((kv_heads, head_width))
+        self.value = inward((kv_heads, head_width))
+        self.query_norm = _norm(config, head_width, rngs=rngs) if config.qk_norm else None
+        self.key_norm = _norm(config, head_width, rngs=rngs) if config.qk_norm else None
         # Residual projections are smaller, so that the sum over layers keeps its variance (GPT-2).
         residual = normal(0.02 / (2 * config.layers) ** 0.5)
-        self.output = linear((heads, head_width), config.width, axis=(-2, -1), kernel_init=residual)
+        self.output = linear(
+            (heads, head_width), config.width, axis=(-2, -1), kernel_init=residual, use_bias=config.bias
+        )
         self.config = config
 
     def __call__(
         self, x_BTD: jax.Array, positions_BT: jax.Array, cache: LayerCache | None
     ) -> tuple[jax.Array, LayerCache | None]:
         q_BTHN, k_BTKN, v_BTKN = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
+        if self.query_norm is not None and self.key_norm is not None:
+            q_BTHN, k_BTKN = self.query_norm(q_BTHN), self.key_norm(k_BTKN)
         if self.config.positions == "rope":
             frequencies = attention.rope_frequencies(self.config)
             q_BTHN = attention.rotate(q_BTHN, positions_BT, frequencies=frequencies)
@@ -133,9 +140,9 @@ class Block(nnx.Module):
     """One pre-norm layer."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.attention_norm = _norm(config, rngs=rngs)
+        self.attention_norm = _norm(config, config.width, rngs=rngs)
         self.attention = Attention(config, rngs=rngs)
-        self.mlp_norm = _norm(config, rngs=rngs)
+        self.mlp_norm = _norm(config, config.width, rngs=rngs)
         self.mlp = MLP(config, rngs=rngs)
 
     def __call__(
@@ -164,7 +171,7 @@ class Decoder(nnx.Module):
         self.embedding = embed(num_embeddings=vocab)
         self.positions = embed(num_embeddings=config.context) if config.positions == "learned" else None
         self.output = None if config.tied_embedding else embed(num_embeddings=vocab)
-        self.final_norm = _norm(config, rngs=rngs)
+        self.final_norm = _norm(config, config.width, rngs=rngs)
 
         @nnx.split_rngs(splits=config.layers)
         @nnx.vmap
@@ -269,7 +276,7 @@ def new_cache(config: ModelConfig, *, batch: int, length: int) -> KVCache:
         batch=batch,
         length=length,
         kv_heads=config.kv_heads or config.heads,
-        head_width=config.width // config.heads,
+        head_width=config.head_size,
         dtype=jnp.dtype(config.compute_dtype),
     )
 

@@ -64,8 +64,8 @@ def _cudnn_problem(model: ModelConfig, platform: str) -> str:
         return f"cudnn is for NVIDIA GPUs, this is {platform}"
     if model.compute_dtype == "float32":
         return "cuDNN's attention has no float32: set config.model.compute_dtype=bfloat16"
-    shape = (1, model.context, model.heads, model.width // model.heads)
-    kv_shape = (1, model.context, model.kv_heads or model.heads, model.width // model.heads)
+    shape = (1, model.context, model.heads, model.head_size)
+    kv_shape = (1, model.context, model.kv_heads or model.heads, model.head_size)
     q, kv = jnp.ones(shape, model.compute_dtype), jnp.ones(kv_shape, model.compute_dtype)
     try:
         jax.block_until_ready(jax.jit(jax.grad(lambda q, kv: attend_cudnn(q, kv, kv).astype(jnp.float32).sum()))(q, kv))

@@ -35,8 +35,9 @@ def parameter_count(config: ModelConfig, *, vocab: int) -> int:
 
 
 def flops_per_token(config: ModelConfig, *, vocab: int) -> int:
-    """Training FLOPs per token: 6N + 6 L D T, causal attention counted half."""
-    return 6 * parameter_count(config, vocab=vocab) + 6 * config.layers * config.width * config.context
+    """Training FLOPs per token: 6N + 6 L D T, causal attention counted half; D as wide as all heads together."""
+    attention = 6 * config.layers * config.heads * config.head_size * config.context
+    return 6 * parameter_count(config, vocab=vocab) + attention
 
 
 def peak_flops(device_kind: str) -> float | None:

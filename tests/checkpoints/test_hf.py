@@ -63,7 +63,9 @@ def write_by_transformers(folder: Path, style: str, **changes: Any) -> Any:
 @pytest.mark.parametrize(
     ("style", "changes"),
     [("gpt2", {}), ("gpt2", {"n_inner": 72, "tie_word_embeddings": False}), ("llama3", {}), ("llama2", {}),
-     ("llama2", {"num_key_value_heads": 4, "rope_scaling": {"rope_type": "linear", "factor": 4.0}})],
+     ("llama2", {"num_key_value_heads": 4, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
+     ("llama2", {"head_dim": 12}), ("llama2", {"model_type": "qwen2"}), ("llama3", {"model_type": "qwen2"}),
+     ("llama2", {"model_type": "qwen3", "head_dim": 20, "tie_word_embeddings": True})],
     ids=str,
 )  # fmt: skip
 def test_logits_and_greedy_text_equal_transformers(folder: Path, style: str, changes: dict[str, Any]) -> None:
@@ -232,7 +234,6 @@ def test_newer_rope_settings_mean_the_same() -> None:
         ("llama3", {"attention_bias": True}, "attention_bias"),
         ("llama3", {"mlp_bias": True}, "mlp_bias"),
         ("llama3", {"sliding_window": 1024}, "sliding_window 1024.*None"),
-        ("llama3", {"head_dim": 16}, "head_dim 16"),
         ("llama3", {"rope_scaling": {"type": "yarn", "factor": 4.0}}, "'yarn'.*default, linear, llama3"),
         ("llama3", {"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, "low_freq_factor"),
         ("llama3", {"num_key_value_heads": 3}, "does not divide"),

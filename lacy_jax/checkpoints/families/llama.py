@@ -22,14 +22,11 @@ _ROPE_TYPES = ("default", "linear", "llama3")
 
 def model_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Our settings for a config.json."""
-    width, heads = settings["hidden_size"], settings["num_attention_heads"]
-    head_dim = settings.get("head_dim")
-    if head_dim and head_dim != width / heads:
-        raise CheckpointError(f"head_dim {head_dim} is not supported; it must be hidden_size / num_attention_heads")
     return {
         "layers": settings["num_hidden_layers"],
-        "width": width,
-        "heads": heads,
+        "width": settings["hidden_size"],
+        "heads": settings["num_attention_heads"],
+        "head_width": settings.get("head_dim") or 0,
         "kv_heads": settings.get("num_key_value_heads") or 0,
         "mlp_width": settings["intermediate_size"],
         "context": settings["max_position_embeddings"],
@@ -64,8 +61,7 @@ def _rope(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def parts(config: ModelConfig) -> Parts:
     """Kernels are kept as [out, in]."""
-    width, heads = config.width, config.heads
-    head_width = width // heads
+    width, heads, head_width = config.width, config.heads, config.head_size
 
     def heads_of(x: np.ndarray) -> np.ndarray:
         return x.T.reshape(width, -1, head_width)
