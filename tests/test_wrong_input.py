@@ -81,7 +81,7 @@ WRONG: dict[tuple[str, ...], str] = {
     "to 1; write 0.22 for 22%",
     ("generate", "--checkpoint={run}", "--prompt=a", "--budget=x"): "--budget=x: input should be a valid number",
     ("generate", "--checkpoint={run}", "--prompt=a", "--span=sentence"): "--span=sentence: input should be 'token', ",
-    ("generate", "--checkpoint={here}/model.gguf", "--prompt=a"): "it is a file, and a checkpoint is a folder",
+    ("generate", "--checkpoint={here}/model.gguf", "--prompt=a"): "cannot read {here}/model.gguf as GGUF",
     ("generate", "--checkpoint={run}", "--prompt=a", "--partner=oracle"): "unknown partner 'oracle'",
     (
         "generate",
@@ -95,7 +95,7 @@ WRONG: dict[tuple[str, ...], str] = {
         "--prompt=a",
         "--partner={here}/texts.jsonl",
     ): "did you mean documents:{here}/te",
-    ("generate", "--checkpoint={run}", "--prompt=a", "--partner={here}/model.gguf"): "serve it (llama-server) and give",
+    ("generate", "--checkpoint={run}", "--prompt=a", "--partner={here}/model.gguf"): "cannot read {here}/model",
     ("generate", "--checkpoint={run}", "--prompt=a", "--partner=runs/none"): "there is no such folder",
     (
         "generate",

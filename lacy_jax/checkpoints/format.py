@@ -16,7 +16,7 @@ import base64
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from absl import logging
 from etils import epath
@@ -111,6 +111,13 @@ def first_readable(path: str, read: Callable[[epath.Path], _T]) -> _T:
             damaged[folder] = str(error).removeprefix(f"{folder}/")
 
 
+def kind_of(path: str) -> Literal["folder", "gguf", "own"]:
+    """Whose a model at `path` is: a Hugging Face folder's, a GGUF file's, or one of ours, if anybody's."""
+    if (absolute(path) / "config.json").is_file():
+        return "folder"
+    return "gguf" if path.endswith(".gguf") and absolute(path).is_file() else "own"
+
+
 def find_checkpoint(path: str, *, damaged: Mapping[epath.Path, str] | None = None) -> epath.Path:
     """The folder of one step: `path` itself, or the newest whole step under it (a workdir or its checkpoints/).
 
@@ -140,7 +147,7 @@ def find_checkpoint(path: str, *, damaged: Mapping[epath.Path, str] | None = Non
         found = "it is a file, and a checkpoint is a folder"
     raise CheckpointError(
         f"no checkpoint at {path!r}: {found}; give a run's workdir, its checkpoints/, one step of it, an export, "
-        "or a Hugging Face folder with config.json, model.safetensors and tokenizer.json"
+        "a Hugging Face folder with config.json, model.safetensors and tokenizer.json, or a GGUF file"
     )
 
 

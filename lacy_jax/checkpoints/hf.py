@@ -1,4 +1,6 @@
-"""Hugging Face weights as our decoder's parameters: config.json and safetensors, of the families in family.py.
+"""Models in Hugging Face's terms as our decoder: config.json and tensors by name, of the families in family.py.
+
+The tensors come from a folder's safetensors, or from any other `TensorSource` (gguf_file.py).
 
 A tensor of one layer becomes a slice of our stacked one, and only the stacked one being filled is held beside those
 that are done. Nothing is downloaded, and PyTorch is not needed.
@@ -9,7 +11,7 @@ import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -73,14 +75,45 @@ def model_config(settings: Mapping[str, Any], *, max_context: int = MAX_CONTEXT)
         return parse({"model": model}).model
     except KeyError as error:
         raise CheckpointError(f"{CONFIG_FILE} has no {error}") from None
-    except (ConfigError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except ConfigError as error:
+        problems = "; ".join(error.problems)
+        raise CheckpointError(f"{CONFIG_FILE} describes no model that can be built here: {problems}") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"{CONFIG_FILE} describes no model that can be built here: {error}") from None
 
 
+class TensorSource(Protocol):
+    """Tensors by the names of Hugging Face's modules, without the whole model's prefix.
+
+    where: the file or folder, for messages. count: how many there are. numbers: how many they hold together, known to
+    be in the file. `read` gives one, `dtype` says in which type; both raise `CheckpointError`. `refuse_others` raises
+    it where there are tensors of other names: the model is built in another way.
+    """
+
+    where: Path
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def numbers(self) -> int: ...
+
+    def read(self, name: str) -> np.ndarray: ...
+
+    def dtype(self, name: str) -> str: ...
+
+    def refuse_others(self, names: set[str]) -> None: ...
+
+
 def read_params(
-    folder: Path, settings: Mapping[str, Any], *, config: ModelConfig, tokens: int, dtype: ParamsDtype = "stored"
+    tensors: TensorSource,
+    settings: Mapping[str, Any],
+    *,
+    config: ModelConfig,
+    tokens: int,
+    dtype: ParamsDtype = "stored",
 ) -> decoder.Params:
-    """The folder's weights as the decoder's parameters, on this process' first device.
+    """A model's weights as the decoder's parameters, on this process' first device.
 
     Args:
         config: what `model_config` made of `settings`.
@@ -92,28 +125,29 @@ def read_params(
     """
     known = settings.get("vocab_size")
     if not isinstance(known, int) or tokens > known:
-        raise CheckpointError(f"{folder}: the tokenizer has {tokens} tokens, the model only {known} (vocab_size)")
+        raise CheckpointError(
+            f"{tensors.where}: the tokenizer has {tokens} tokens, the model only {known} (vocab_size)"
+        )
     parts = FAMILIES.load(settings["model_type"]).parts(config)
     params: dict[str, jax.Array] = {}
-    with _Tensors(folder) as tensors:
-        shapes = _shapes(tensors, config=config, tokens=tokens)
-        tensors.refuse_others({name for name, _ in parts.values()}, config=config)
-        for path, shape in traverse_util.flatten_dict(shapes, sep="/").items():
-            array = _filled(tensors, parts[path], path=path, shape=shape.shape, tokens=tokens)
-            array = array if dtype == "stored" else array.astype(dtype)
-            params[path] = jax.device_put(array, jax.local_devices()[0])
+    shapes = _shapes(tensors, config=config, tokens=tokens)
+    tensors.refuse_others({name.format(n) for name, _ in parts.values() for n in range(config.layers)})
+    for path, shape in traverse_util.flatten_dict(shapes, sep="/").items():
+        array = _filled(tensors, parts[path], path=path, shape=shape.shape, tokens=tokens)
+        array = array if dtype == "stored" else array.astype(dtype)
+        params[path] = jax.device_put(array, jax.local_devices()[0])
     nested: decoder.Params = traverse_util.unflatten_dict(params, sep="/")
     return nested
 
 
-def _shapes(tensors: "_Tensors", *, config: ModelConfig, tokens: int) -> dict[str, Any]:
+def _shapes(tensors: TensorSource, *, config: ModelConfig, tokens: int) -> dict[str, Any]:
     """The shapes of our parameters, once it is known that the files hold as many numbers as the settings ask for.
 
     Raises:
         CheckpointError: they do not. Nothing was allocated.
     """
     layers, numbers = tensors.count, tensors.numbers
-    largest = max(config.width, config.mlp_width, tokens)
+    largest = max(config.width, config.mlp_width, config.heads * config.head_size, tokens)
     room = numbers + _FEW_NUMBERS
     if config.layers <= layers + _FEW_LAYERS and largest <= room:
         vocab = decoder.padded_vocab(tokens + 1)
@@ -123,22 +157,22 @@ def _shapes(tensors: "_Tensors", *, config: ModelConfig, tokens: int) -> dict[st
         if asked <= room:
             return shapes
     raise CheckpointError(
-        f"{tensors.folder}: its safetensors have {numbers} numbers in {layers} tensors, too few for {config.layers} "
-        f"layers of width {config.width}, as {CONFIG_FILE} says"
+        f"{tensors.where}: its {layers} tensors have {numbers} numbers, too few for {config.layers} layers of width "
+        f"{config.width}, as its settings say"
     )
 
 
-class _Tensors:
-    """The tensors of a folder by name, without the prefix of the whole model, read from disk one at a time."""
+class FolderTensors:
+    """The tensors of a folder's safetensors, read from disk one at a time; a `TensorSource` while it is entered."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.where = folder
         self._open = ExitStack()
         self._found: dict[str, tuple[Any, str]] = {}  # name -> the file it is in, its name there
 
-    def __enter__(self) -> "_Tensors":
+    def __enter__(self) -> "FolderTensors":
         with ExitStack() as opened:
-            for path in _weight_files(self.folder):
+            for path in _weight_files(self.where):
                 try:
                     file = opened.enter_context(safetensors.safe_open(path, framework="numpy"))
                 except (OSError, safetensors.SafetensorError) as error:
@@ -171,22 +205,21 @@ class _Tensors:
         file, full = self._entry(name)
         stored = file.get_slice(full).get_dtype()
         if stored not in _FLOATS:
-            raise CheckpointError(f"{self.folder}: tensor {full} is {stored}; supported are {_listed(_FLOATS)}")
+            raise CheckpointError(f"{self.where}: tensor {full} is {stored}; supported are {_listed(_FLOATS)}")
         return _FLOATS[stored]
 
-    def refuse_others(self, names: set[str], *, config: ModelConfig) -> None:
+    def refuse_others(self, names: set[str]) -> None:
         """Tensors that nothing here reads mean a model that is built in another way."""
-        known = {name.format(layer) for name in names for layer in range(config.layers)}
-        others = sorted(name for name in self._found if name not in known and not name.endswith(_NO_PARAMETERS))
+        others = sorted(name for name in self._found if name not in names and not name.endswith(_NO_PARAMETERS))
         if others:
             raise CheckpointError(
-                f"{self.folder}: {len(others)} tensors that a model of these settings does not have, the first "
+                f"{self.where}: {len(others)} tensors that a model of these settings does not have, the first "
                 f"{others[0]!r}; adapters must be merged, and heads other than lm_head are not supported"
             )
 
     def _entry(self, name: str) -> tuple[Any, str]:
         if name not in self._found:
-            raise CheckpointError(f"{self.folder}: its safetensors hold no tensor {name!r}")
+            raise CheckpointError(f"{self.where}: its safetensors hold no tensor {name!r}")
         return self._found[name]
 
 
@@ -209,7 +242,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _filled(
-    tensors: _Tensors, part: tuple[str, Transform], *, path: str, shape: tuple[int, ...], tokens: int
+    tensors: TensorSource, part: tuple[str, Transform], *, path: str, shape: tuple[int, ...], tokens: int
 ) -> np.ndarray:
     """Our parameter at `path`, of this shape, from its part; rows after the tokens' are zeros."""
     (name, transform), stacked, vocabulary = part, path.startswith("blocks/"), path in _BY_TOKEN

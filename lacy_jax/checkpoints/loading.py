@@ -1,7 +1,7 @@
-"""A checkpoint as a model ready to use: one of ours (checkpoints/format.py), or a Hugging Face folder.
+"""A checkpoint as a model ready to use: one of ours (checkpoints/format.py), a Hugging Face folder or a GGUF file.
 
-A Hugging Face folder (config.json, model.safetensors, tokenizer.json) of the GPT-2 or Llama kind is read too; nothing
-is ever downloaded.
+A Hugging Face folder has config.json, model.safetensors and tokenizer.json; a GGUF file is llama.cpp's. The kinds of
+model that can be read stand in family.py. Nothing is ever downloaded.
 """
 
 import asyncio
@@ -17,7 +17,15 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from lacy_jax.checkpoints.checksums import Checksums, array_checksums, differing
-from lacy_jax.checkpoints.format import first_readable, probe_of, read_checksums, read_config, read_meta, read_tokenizer
+from lacy_jax.checkpoints.format import (
+    first_readable,
+    kind_of,
+    probe_of,
+    read_checksums,
+    read_config,
+    read_meta,
+    read_tokenizer,
+)
 from lacy_jax.config import Config, ModelConfig, ObjectiveConfig, ParamsDtype
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import CheckpointError, DamagedError, DataError
@@ -32,13 +40,13 @@ from lacy_jax.runtime import distributed
 class LoadedModel:
     """A model ready to use.
 
-    config: of the run that made it; of a Hugging Face folder's model, `config.model` alone says something.
+    config: of the run that made it; of a model made elsewhere, `config.model` alone says something.
     params: as in model/decoder.py. path: the folder that they came from.
     step: completed updates; 0 where it was not trained here.
     call_scores: quantiles of its validation call scores, ascending, which start a cascade's budget; () without any.
     factual_probe: None where the data that it was trained on had no factual tokens, or none is known.
     data: the fingerprint of that data. versions: of the packages that it was trained with. Both {} where not known.
-    family: of a Hugging Face folder, its model_type; "" of ours.
+    family: of a Hugging Face folder or a GGUF file, its model_type; "" of ours.
     """
 
     config: Config
@@ -73,15 +81,18 @@ def load_model(path: str, *, params_dtype: ParamsDtype = "stored") -> LoadedMode
     """Parameters, settings and tokenizer of a checkpoint, the arrays on this process' first device.
 
     Args:
-        path: of one of ours (see `first_readable`), or a Hugging Face folder; nothing is ever downloaded.
+        path: of one of ours (see `first_readable`), a Hugging Face folder, or a file that ends with .gguf.
         params_dtype: of the parameters in memory. What the model computes in is another matter.
 
     Raises:
         CheckpointError: nothing usable at `path`; the message says what was looked for.
     """
     path = expand_home(path)
-    if (Path(path) / "config.json").is_file():
+    kind = kind_of(path)
+    if kind == "folder":
         return _load_hugging_face(Path(path), params_dtype=params_dtype)
+    if kind == "gguf":
+        return _load_gguf(Path(path), params_dtype=params_dtype)
     return first_readable(path, lambda folder: _load_own(folder, params_dtype=params_dtype))
 
 
@@ -118,11 +129,31 @@ def _load_hugging_face(folder: Path, *, params_dtype: ParamsDtype) -> LoadedMode
         tokenizer = HfTokenizer.from_folder(folder)
     except DataError as error:
         raise CheckpointError(str(error)) from None
-    params = hf.read_params(folder, settings, config=model, tokens=tokenizer.call_id, dtype=params_dtype)
+    with hf.FolderTensors(folder) as tensors:
+        params = hf.read_params(tensors, settings, config=model, tokens=tokenizer.call_id, dtype=params_dtype)
     config = Config(name=folder.name, model=model, objective=ObjectiveConfig(rule="none"))
     return LoadedModel(
         config=config, params=params, tokenizer=tokenizer, path=str(folder), family=settings["model_type"]
     )
+
+
+def _load_gguf(path: Path, *, params_dtype: ParamsDtype) -> LoadedModel:
+    try:
+        from lacy_jax.checkpoints import hf
+        from lacy_jax.checkpoints.gguf_file import GgufFile
+        from lacy_jax.checkpoints.gguf_tokenizer import read_tokenizer
+    except ImportError as error:
+        raise CheckpointError(f"{path} is a GGUF file: reading it needs the package {error.name}") from None
+    file = GgufFile(path)
+    settings = file.settings()
+    try:
+        model = hf.model_config(settings)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    tokenizer = read_tokenizer(file)
+    params = hf.read_params(file, settings, config=model, tokens=tokenizer.call_id, dtype=params_dtype)
+    config = Config(name=path.stem, model=model, objective=ObjectiveConfig(rule="none"))
+    return LoadedModel(config=config, params=params, tokenizer=tokenizer, path=str(path), family=file.architecture)
 
 
 def restore_params(

@@ -179,7 +179,6 @@ def test_a_spec_is_checked_without_making_it(spec: str) -> None:
         ("articles.jsonl", "did you mean documents:articles.jsonl[?]"),
         ("a/*.jsonl.gz", r"did you mean documents:a/[*].jsonl.gz[?]"),
         ("localhost:8000/v1", "did you mean http://localhost:8000/v1[?]"),
-        ("model.gguf", r"serve it \(llama-server\) and give its address, http://HOST:PORT/v1"),
         ("documets", "did you mean documents[?]"),
         ("ecko", "did you mean echo[?]"),
         ("no/such", "there is no such folder"),

@@ -251,7 +251,7 @@ def test_what_cannot_be_run_is_refused(folder: Path, style: str, changes: dict[s
 def test_settings_that_are_missing(folder: Path) -> None:
     write_folder(folder, "llama2")
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    with pytest.raises(CheckpointError, match="hidden_size"):
+    with pytest.raises(CheckpointError, match="num_hidden_layers"):
         load_model(str(folder))
     (folder / "config.json").write_text("[1]")
     with pytest.raises(CheckpointError, match=r"config\.json"):

@@ -120,8 +120,9 @@ def read_spec(spec: str) -> tuple[str, str]:
     if complete.get(form, form in packages):
         expand = {"documents": expand_homes, "database": expand_home, "checkpoint": expand_home}.get(form, str)
         return form, expand(argument)
-    if not colon and os.path.isdir(folder := expand_home(spec)):
-        return "checkpoint", folder
+    path = expand_home(spec)
+    if not colon and (os.path.isdir(path) or (path.endswith(".gguf") and os.path.isfile(path))):
+        return "checkpoint", path
     raise PartnerError(
         f"unknown partner {spec!r}; allowed: {FORMS}; registered by packages: {', '.join(packages) or 'none'}"
         f"{_meant(spec, [*complete, *packages])}"
@@ -168,10 +169,11 @@ def check_partner(spec: str) -> None:
             raise DataError(problem.replace("config.corpus.files", "documents", 1))
     elif form == "database" and not os.path.isfile(argument):
         raise PartnerError(f"database: no such file: {argument}")
-    elif form == "checkpoint" and not os.path.isfile(os.path.join(argument, "config.json")):  # of a Hugging Face folder
-        from lacy_jax.checkpoints.format import find_checkpoint
+    elif form == "checkpoint":
+        from lacy_jax.checkpoints.format import find_checkpoint, kind_of
 
-        find_checkpoint(argument)
+        if kind_of(argument) == "own":
+            find_checkpoint(argument)
 
 
 def _meant(spec: str, forms: Iterable[str]) -> str:
@@ -180,10 +182,6 @@ def _meant(spec: str, forms: Iterable[str]) -> str:
     guesses = [
         (name.endswith((".csv", ".tsv", ".sqlite", ".db")), f"did you mean database:{spec}?"),
         (name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")), f"did you mean documents:{spec}?"),
-        (
-            name.endswith(".gguf"),
-            "a GGUF file is not read here; serve it (llama-server) and give its address, http://HOST:PORT/v1",
-        ),
         (os.path.isfile(spec), "it is a file, and a checkpoint is a folder"),
         (bool(_HOST.fullmatch(spec)), f"did you mean http://{spec}?"),
         ("/" in spec, "there is no such folder"),
