@@ -1,6 +1,7 @@
 """One run of several processes: finding each other at the start, and noticing at once where they disagree."""
 
 import contextlib
+import itertools
 import json
 import os
 import time
@@ -12,13 +13,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from lacy_jax.errors import FolderError, MeshError
+from lacy_jax.errors import FolderError, LacyError, MeshError, StorageError
 from lacy_jax.paths import absolute
 from lacy_jax.runtime.claims import claimed
 
 if TYPE_CHECKING:
     from etils import epath
 
+WORD_SECONDS = 600.0  # for process 0 to find out whether another run still holds the work folder
 FOLDER_SECONDS = 40.0  # NFS clients look again after 30 at first (nfs(5), acdirmin)
 
 
@@ -111,20 +113,37 @@ def claimed_by_all(workdir: str, *, say: Callable[[str], None]) -> Iterator[None
     """Holds a work folder while the block runs, process 0 for all of a run (`claims.claimed`).
 
     Raises:
-        FolderError: another run holds it; in every process, process 0 says which.
+        FolderError: another run holds it; in every process.
+        StorageError: the bucket cannot be reached (in other processes than 0 a `FolderError`).
     """
     with contextlib.ExitStack() as stack:
-        refused = ""
+        refused: LacyError | None = None
         if jax.process_index() == 0:
             try:
                 stack.enter_context(claimed(workdir, say=say))
-            except FolderError as error:
-                refused = str(error)
-        if jax.process_count() > 1 and np.any(multihost_utils.process_allgather(np.bool(refused))):
-            refused = refused or f"{workdir}: another run works there; process 0 says which"
+            except (FolderError, StorageError) as error:
+                refused = error
+        if jax.process_count() > 1:
+            said = _from_process_0("" if refused is None else str(refused))
+            refused = refused or (FolderError(said) if said else None)
         if refused:
-            raise FolderError(refused)
+            raise refused
         yield
+
+
+_words = itertools.count()
+
+
+def _from_process_0(text: str) -> str:
+    """What process 0 gives here, in every process. It may take minutes: on CPUs a collective waits for 30 seconds."""
+    from jax._src.distributed import global_state  # not public: the store of the coordination service
+
+    store: Any = global_state.client
+    key = f"lacy_jax/{next(_words)}"
+    if jax.process_index() == 0:
+        store.key_value_set(key, text)
+        return text
+    return str(store.blocking_key_value_get(key, round(1000 * WORD_SECONDS)))
 
 
 def wait_for_all(what: str) -> None:
