@@ -46,7 +46,12 @@ def reference_piece(loaded: LoadedModel, text: str, *, span: Span) -> str:
         padded = jnp.array([[*seen, *[0] * (loaded.model.context - len(seen))]])
         hidden = np.asarray(forward(loaded.params, padded, config=loaded.model)[0, len(seen) - 1], np.float64)
         allowed = [i for i, b in tokens.items() if b and (b.startswith(given) or given.startswith(b))]
-        token = max(allowed + [tokenizer.end_id] * (not given), key=lambda i: (hidden @ matrix.T)[i])
+        logits = hidden @ matrix.T
+        own = max((i for i, b in tokens.items() if b or i == tokenizer.end_id), key=lambda i: logits[i])
+        if given and own not in allowed:
+            most = max(min(len(tokens[i]), len(given)) for i in allowed)
+            allowed = [i for i in allowed if min(len(tokens[i]), len(given)) == most]
+        token = max(allowed + [tokenizer.end_id] * (not given), key=lambda i: logits[i])
         ids.append(token)
         written += tokens[token][len(given) :]
         given = given[len(tokens[token]) :]

@@ -123,7 +123,7 @@ def _step(
     hidden_R1D, cache = _forward(weights, carry.token_R[:, None], position_R[:, None], carry.cache, config=config)
     logits_RV, factual_R = _head(weights, hidden_R1D[:, 0], config=config)
     left_R = start.left_R - carry.used_R
-    allowed_RV = weights.emitted_V & _agrees(weights, start.given_RG, carry.used_R, left_R)
+    allowed_RV = _allowed(weights, logits_RV, given_RG=start.given_RG, used_R=carry.used_R, left_R=left_R)
     allowed_RV &= ~((start.whole_R & (index == 0))[:, None] & weights.goes_on_V)
     own_RV = jnp.where(allowed_RV, logits_RV, -jnp.inf)
     drawn = jnp.any((carry.sampling.temperature_R > 0) | (carry.sampling.penalty_R != 1))
@@ -160,6 +160,27 @@ def _head(weights: Weights, hidden_RD: jax.Array, *, config: ModelConfig) -> tup
         matrix_VD = decoder.output_matrix(weights.params).astype(hidden_RD.dtype)
         logits_RV = jnp.einsum("rd,vd->rv", hidden_RD, matrix_VD, preferred_element_type=jnp.float32)
     return logits_RV, factual_R
+
+
+def _allowed(
+    weights: Weights, logits_RV: jax.Array, *, given_RG: jax.Array, used_R: jax.Array, left_R: jax.Array
+) -> jax.Array:
+    """Which tokens may be picked, bool [R, V]: all that are text, or those that agree with a row's given text.
+
+    Of these only the ones that spell most of it, unless the model's own choice among all tokens agrees. A lone space
+    before a word is seldom that choice, but in a vocabulary of single digits it may be likelier than the word; after it
+    a model does not come back to the word.
+    """
+
+    def agreeing() -> jax.Array:
+        agrees_RV = weights.emitted_V & _agrees(weights, given_RG, used_R, left_R)
+        chosen_R = jnp.where(weights.emitted_V, logits_RV, -jnp.inf).argmax(axis=-1)
+        own_R1 = jnp.take_along_axis(agrees_RV, chosen_R[:, None], axis=-1)
+        spelt_RV = jnp.where(agrees_RV, jnp.minimum(weights.lengths_V, left_R[:, None]), -1)
+        return agrees_RV & (own_R1 | (spelt_RV == spelt_RV.max(axis=-1, keepdims=True)))
+
+    anything_RV = jnp.broadcast_to(weights.emitted_V, logits_RV.shape)
+    return jax.lax.cond(jnp.any(left_R > 0), agreeing, lambda: anything_RV)
 
 
 def _agrees(weights: Weights, given_RG: jax.Array, used_R: jax.Array, left_R: jax.Array) -> jax.Array:
