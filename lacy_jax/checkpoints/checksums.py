@@ -26,8 +26,8 @@ def array_checksums(tree: Any) -> Checksums:
     modulo 2**32, with mix the last step of MurmurHash3 (fmix32). mix is one-to-one, so one changed element always
     changes the sum; many changed ones do but for one case in 2**32.
     """
-    sums = jax.tree_util.tree_leaves_with_path(jax.tree.map(_sum, tree))
-    values = jax.device_get([value for _, value in sums])  # all are under way before the first is waited for
+    sums = jax.tree_util.tree_leaves_with_path(_sums(tree))
+    values = jax.device_get([value for _, value in sums])
     paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in sums]
     return {path: f"{int(value):08x}" for path, value in zip(paths, values, strict=True)}
 
@@ -54,6 +54,11 @@ def _digest(description: dict[str, Any]) -> str:
 
 
 @jax.jit
+def _sums(tree: Any) -> Any:
+    """The checksum of every array. One program: several at once hang processes that do not run them in one order."""
+    return jax.tree.map(_sum, tree)
+
+
 def _sum(array: jax.Array) -> jax.Array:
     """uint32[]: the checksum of one array of elements of up to four bytes."""
     bits, stride = _bits(array), 1
