@@ -9,6 +9,7 @@ function, on one device and a random batch whose targets are factual one time in
 pair's ratio, so a machine that is busy for a while disturbs both alike; the line `ntp` is that of ntp to itself,
 the noise. Beside the figures: the floor, 6N + 6LDT FLOPs per token at the rate of a plain matrix product measured in
 the same rounds, and the peer, a step as libraries write it (optax cross-entropy on float32 logits, no metrics).
+`unchecked` is ntp without the check that its loss and gradient are finite; the last line is the ratio with / without.
 Peak is the compiler's own account of the step: its arguments and what it needs besides.
 """
 
@@ -37,9 +38,10 @@ from lacy_jax.training.flops import flops_per_token, parameter_count
 from lacy_jax.training.optimizer import learning_rate, make_optimizer
 from lacy_jax.training.reference import Reference
 from lacy_jax.training.state import TrainState, init_state
-from lacy_jax.training.step import jit_train_step
+from lacy_jax.training.step import for_devices, jit_train_step, update
 
 Step = Callable[[TrainState, Batch, Any], tuple[TrainState, Any]]
+UNCHECKED = "unchecked"
 DEFAULT_METHODS = "lacy,lacy_full,loss,ignore,ignore_facts,random_factual,joint,rho"
 
 
@@ -87,17 +89,28 @@ def peer_step(config: Config) -> Step:
     return jax.jit(step, donate_argnums=0)
 
 
+def unchecked_step(config: Config, *, call_id: int) -> Step:
+    """`train_step` without its check."""
+
+    def step(state: TrainState, batch: Batch, reference: Any) -> tuple[TrainState, Any]:
+        return update(state, batch, reference=reference, config=config, call_id=call_id)
+
+    return jax.jit(step, donate_argnums=0)
+
+
 def compile_steps(options: argparse.Namespace, *, vocab: int, call_id: int) -> dict[str, Any]:
     """Compiled steps by name; all take and give the same state."""
     compiled: dict[str, Any] = {}
-    for name in ("ntp", *options.methods.split(","), "optax peer"):
-        config = method_config(options.config, "ntp" if name == "optax peer" else name, options.set)
+    for name in ("ntp", *options.methods.split(","), UNCHECKED, "optax peer"):
+        config = method_config(options.config, "ntp" if name in (UNCHECKED, "optax peer") else name, options.set)
         mesh = sharding.make_mesh(MeshConfig(), batch_size=config.data.batch_size, devices=jax.devices()[:1])
         with jax.set_mesh(mesh):
             state = jax.eval_shape(lambda config=config: init_state(config, vocab=vocab))
             batch = jax.eval_shape(lambda config=config: random_batch(config, call_id=call_id))
             if name == "optax peer":
                 step, reference = peer_step(config), None
+            elif name == UNCHECKED:
+                step, reference = unchecked_step(for_devices(config, mesh), call_id=call_id), None
             else:
                 step = jit_train_step(config, vocab=vocab, call_id=call_id, mesh=mesh)
                 reference = Reference(state.params, config.model) if name == "rho" else None
@@ -151,6 +164,8 @@ def report(pairs: Any, compiled: dict[str, Any], config: Config, *, vocab: int, 
         quartiles = f"({low:.3f} .. {high:.3f})"
         line = f"{name:16}{1e3 * seconds:9.1f}{middle:14.3f}{quartiles:>18}{floor / seconds:10.0%}"
         print(line + (f"{peak / 1e6:9.1f}" if peak else f"{'-':>9}"))
+    checked = statistics.quantiles([ntp / own for ntp, own in pairs[UNCHECKED]], n=4)
+    print(f"the check that a step is finite, with / without: {checked[1]:.3f} ({checked[0]:.3f} .. {checked[2]:.3f})")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
