@@ -30,6 +30,7 @@ from lacy_jax.config import Config, ModelConfig, ObjectiveConfig, ParamsDtype
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import CheckpointError, DamagedError, DataError
 from lacy_jax.folders import local_copy
+from lacy_jax.measures.finite import all_finite
 from lacy_jax.model import decoder
 from lacy_jax.model.probe import FactualProbe
 from lacy_jax.paths import absolute, expand_home
@@ -165,6 +166,7 @@ def restore_params(
         checksums: see `restore_arrays`.
 
     Raises:
+        CheckpointError: they are not finite: an older lacy_jax saved a training that had failed.
         DamagedError: as `restore_arrays`.
     """
     try:
@@ -177,6 +179,10 @@ def restore_params(
         shardings = jax.tree.map(lambda _: first, shapes)
     target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     params: decoder.Params = restore_arrays(folder / "params", target, checksums=checksums)
+    if not all_finite(params):
+        raise CheckpointError(
+            f"{folder} has parameters that are not finite (NaN or infinite): its training failed; name an older step"
+        )
     return params
 
 

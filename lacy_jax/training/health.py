@@ -4,8 +4,6 @@ import dataclasses
 import math
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 WINDOW = 100  # losses that the next one is compared with
@@ -48,10 +46,3 @@ def read_health(stored: Any) -> Health:
         return Health(int(stored["skipped"]), tuple(loss for loss in losses if math.isfinite(loss)))
     except (TypeError, KeyError, ValueError, OverflowError):
         return Health()
-
-
-@jax.jit
-def all_finite(tree: Any) -> jax.Array:
-    """Whether every floating-point number in a pytree of arrays is finite; bool scalar."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))

@@ -21,6 +21,7 @@ from lacy_jax.data.loader import prefetch
 from lacy_jax.data.origin import batch_texts
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.errors import CheckpointError, NotFiniteError
+from lacy_jax.measures.finite import all_finite
 from lacy_jax.model import decoder
 from lacy_jax.model.probe import FactualProbe
 from lacy_jax.runtime import distributed, sharding
@@ -31,7 +32,7 @@ from lacy_jax.training.checkpoints import Checkpoints
 from lacy_jax.training.compiled import compile_train_step
 from lacy_jax.training.evaluate import Evaluator, place_batch
 from lacy_jax.training.flops import flops_per_token, mesh_peak
-from lacy_jax.training.health import Health, all_finite, read_health
+from lacy_jax.training.health import Health, read_health
 from lacy_jax.training.metrics import MetricWriter, mean_loss, training_record, validation_record
 from lacy_jax.training.probe import fit_probe
 from lacy_jax.training.reference import Reference, load_reference
@@ -76,6 +77,7 @@ def train(config: Config, *, prepared: Prepared, workdir: str, reporter: Reporte
         CheckpointError: the workdir holds a run with other settings or data, or the reference model does not fit.
         MeshError: the devices, the batch or the model do not fit config.mesh, or processes disagree or
             have work folders of their own.
+        NotFiniteError: too many steps in a row, or the parameters, are not finite (docs/training.md).
     """
     batch_size, microbatches = config.data.batch_size, config.training.microbatches
     mesh = sharding.make_mesh(config.mesh, batch_size=batch_size, microbatches=microbatches)
