@@ -237,8 +237,10 @@ def _check_kinds(meta: dict[str, Any]) -> None:
     """
     probe = meta.get("factual_probe") or {"weights": [], "bias": 0.0}
     kinds = {"step": int, "config": dict, "tokenizer": str, "data": dict, "versions": dict, "call_scores": list}
-    found = {"data": {}, "versions": {}, "call_scores": []} | meta
+    kinds |= {"checksums": dict}
+    found = {"data": {}, "versions": {}, "call_scores": [], "checksums": {}} | meta
     good = all(isinstance(found[name], kind) for name, kind in kinds.items())
+    good = good and all(isinstance(each, dict) for each in found["checksums"].values())
     if not good or not isinstance(probe, dict) or not isinstance(probe["weights"], list):
         raise TypeError("an entry of it is of another kind")
     if not all(isinstance(each, int | float) for each in (*found["call_scores"], *probe["weights"], probe["bias"])):
