@@ -44,12 +44,12 @@ def line(row: Row) -> str:
     return f"{row.kind:48} {len(row.outcomes):8,} {cells}  {recovery}{f' ({row.note})' if row.note else ''}".rstrip()
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(FAMILIES), help="families, separated by commas")
     parser.add_argument("--quick", action="store_true", help="a few faults of each kind: minutes")
     parser.add_argument("--keep", type=Path, help="the folder to work in, which is kept")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args(words)
     if unknown := set(given.only.split(",")) - set(FAMILIES):
         parser.error(f"--only={given.only}: there is no {', '.join(sorted(unknown))}; there are {', '.join(FAMILIES)}")
     with tempfile.TemporaryDirectory(prefix="lacy_jax-faults-") as temporary:
@@ -68,4 +68,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
