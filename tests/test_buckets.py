@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -79,10 +80,21 @@ def test_a_path_in_a_bucket_stays_one() -> None:
     assert str(absolute("a")) == f"{Path.cwd()}/a"
 
 
-def test_a_run_in_a_bucket(bucket: str, small_config: Config, small_data: Prepared, small_run: Path) -> None:
+def test_a_run_in_a_bucket(
+    bucket: str, small_config: Config, small_data: Prepared, small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Trained, gone on with, exported and reported there: what a folder on a disk holds, to the bit."""
     run = f"{bucket}/small/run"
-    train(small_config, prepared=small_data, workdir=run, reporter=Reporter())
+    monkeypatch.setattr(mirror, "SECONDS", math.inf)
+    written: list[str] = []
+    with watching(written.append):
+        train(small_config, prepared=small_data, workdir=run, reporter=Reporter())
+    # Of a save the records come first: a kill in its middle loses none of steps that are not repeated.
+    places = {name: written.index(name) for name in reversed(written)}
+    saves = [min(places[name] for name in written if f"checkpoints/{step}/" in name) for step in (3, 6)]
+    logs = [place for place, name in enumerate(written) if name.endswith("metrics.jsonl")]
+    assert logs[0] < saves[0]
+    assert any(saves[0] < place < saves[1] for place in logs)
     assert records(run) == records(small_run)
     assert_same_model(run, small_run)
     assert train(small_config, prepared=small_data, workdir=run, reporter=Reporter()).step == 6
