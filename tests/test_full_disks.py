@@ -101,6 +101,16 @@ def test_a_door_has_a_status_for_it(name: str | None, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == f"fill: cannot write or read{where}: No space left on device\n"
 
 
+def test_a_disk_without_room_for_a_checkpoint_is_found_before_the_first_step(
+    small_config: Config, small_data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=200_000))
+    with pytest.raises(StorageError, match=r"a checkpoint of this run takes 0\.\d MB, and 0\.2 MB are free: make room"):
+        train(small_config, prepared=small_data, workdir=str(tmp_path), reporter=Reporter())
+    assert read_metrics(str(tmp_path)) == []
+
+
 class FullFrom(Reporter):
     """From the progress of step 5 on, when `saved` is there, no file of the process may grow beyond `size` bytes."""
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import math
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,9 +25,9 @@ from lacy_jax.checkpoints.format import (
 )
 from lacy_jax.checkpoints.loading import restore_arrays
 from lacy_jax.config import Config, TrainingConfig, config_to_dict
-from lacy_jax.errors import CheckpointError, DamagedError
+from lacy_jax.errors import CheckpointError, DamagedError, StorageError
 from lacy_jax.folders import writing
-from lacy_jax.paths import absolute
+from lacy_jax.paths import absolute, is_bucket
 from lacy_jax.runtime import distributed
 from lacy_jax.training.state import TrainState, init_state
 
@@ -70,6 +71,19 @@ class Checkpoints:
     def latest(self) -> int | None:
         step: int | None = self._manager.latest_step()
         return step
+
+    def check_room(self, state: TrainState) -> None:
+        """Returns where the disk has room for a checkpoint of `state`; of a bucket nothing is known.
+
+        Raises:
+            StorageError: it has not.
+        """
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(_items(state)))
+        if not is_bucket(self._folder) and needed > (free := shutil.disk_usage(self._folder).free):
+            raise StorageError(
+                f"{self._folder}: a checkpoint of this run takes {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are "
+                "free: make room, or give another --workdir"
+            )
 
     def save(
         self, state: TrainState, *, step: int, meta: dict[str, Any], validation: Mapping[str, float] | None = None

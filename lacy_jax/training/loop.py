@@ -78,6 +78,7 @@ def train(config: Config, *, prepared: Prepared, workdir: str, reporter: Reporte
         MeshError: the devices, the batch or the model do not fit config.mesh, or processes disagree or
             have work folders of their own.
         NotFiniteError: too many steps in a row, or the parameters, are not finite (docs/training.md).
+        StorageError: the disk is full, or has no room for a first checkpoint; or a bucket cannot be reached.
     """
     batch_size, microbatches = config.data.batch_size, config.training.microbatches
     mesh = sharding.make_mesh(config.mesh, batch_size=batch_size, microbatches=microbatches)
@@ -107,7 +108,9 @@ def _start(run: _Run) -> tuple[TrainState, dict[str, Any]]:
     """The newest checkpoint's state and meta, or a new state made in place on the devices, and {}."""
     placed = state_shardings(run.config, vocab=run.vocab, mesh=run.mesh)
     if run.checkpoints.latest is None:
-        return jax.jit(lambda: init_state(run.config, vocab=run.vocab), out_shardings=placed)(), {}
+        state = jax.jit(lambda: init_state(run.config, vocab=run.vocab), out_shardings=placed)()
+        run.checkpoints.check_room(state)
+        return state, {}
     data = run.prepared.fingerprint
     state, meta = run.checkpoints.restore(run.config, vocab=run.vocab, shardings=placed, data=data)
     if not all_finite((state.params, state.optimizer)):
