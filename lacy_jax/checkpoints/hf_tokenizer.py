@@ -6,6 +6,7 @@ such as <0xE6>.
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ TOKENIZER_FILE = "tokenizer.json"
 
 # Where the ids of control tokens stand; an earlier file has priority.
 _SETTINGS_FILES = ("config.json", "generation_config.json", "tokenizer_config.json")
+MOST_GROWTH = 100  # characters of one
 _SPACE = "\u2581"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -40,7 +42,10 @@ class HfTokenizer:
         """
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(definition)
-            self._bytes = _token_bytes(self._tokenizer, parse_json(definition), size=len(definition))
+            parsed = parse_json(definition)
+            if (growth := _growth(parsed.get("normalizer"))) > MOST_GROWTH:
+                raise DataError(f"tokenizer: the normalizer in {TOKENIZER_FILE} makes {growth:g} characters of one")
+            self._bytes = _token_bytes(self._tokenizer, parsed, size=len(definition))
         except DataError:
             raise
         except Exception as error:  # the library raises plain Exception
@@ -193,6 +198,17 @@ def _token_bytes(tokenizer: tokenizers.Tokenizer, definition: dict[str, Any], *,
     if isinstance(unknown, str) and unknown in vocabulary:
         table[vocabulary[unknown]] = b""
     return table
+
+
+def _growth(normalizer: Any) -> float:
+    """How many characters the replacements of a normalizer make of one, at most; forty that double fill any memory."""
+    if not isinstance(normalizer, dict):
+        return 1.0
+    own = 1.0
+    if normalizer.get("type") == "Replace":
+        found = normalizer["pattern"].get("String", "")
+        own = max(1.0, len(normalizer["content"]) / max(1, len(found)))
+    return own * math.prod(_growth(each) for each in normalizer.get("normalizers") or [])
 
 
 def _writes_bytes(decoder: dict[str, Any] | None) -> bool:

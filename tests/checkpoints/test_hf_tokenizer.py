@@ -1,5 +1,6 @@
 """Tokenizers of Hugging Face folders: exact bytes, exact characters, control tokens apart."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -179,3 +180,12 @@ def test_an_id_beyond_what_the_file_can_hold_is_refused(place: str) -> None:
         definition["added_tokens"].append({**definition["added_tokens"][0], "content": "zzz", "id": 4 * 10**8})
     with pytest.raises(DataError, match=r"a token of id [45]00000000, but only \d+ characters"):
         HfTokenizer(json.dumps(definition), start_id=None, end_id=0)
+
+
+def test_a_normalizer_that_lets_texts_grow_without_end_is_refused() -> None:
+    definition = json.loads(tokenizer_json("llama2"))
+    doubling = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+    for count, refused in ((6, False), (7, True), (60, True)):
+        definition["normalizer"] = {"type": "Sequence", "normalizers": [doubling] * count}
+        with pytest.raises(DataError, match="characters of one") if refused else contextlib.nullcontext():
+            HfTokenizer(json.dumps(definition), start_id=1, end_id=2)
