@@ -236,12 +236,13 @@ def _check_kinds(meta: dict[str, Any]) -> None:
         TypeError: something is of another kind.
     """
     probe = meta.get("factual_probe") or {"weights": [], "bias": 0.0}
-    kinds = {"step": int, "config": dict, "tokenizer": str, "data": dict, "versions": dict, "call_scores": list}
-    kinds |= {"checksums": dict}
-    found = {"data": {}, "versions": {}, "call_scores": [], "checksums": {}} | meta
-    good = all(isinstance(found[name], kind) for name, kind in kinds.items())
-    good = good and all(isinstance(each, dict) for each in found["checksums"].values())
-    if not good or not isinstance(probe, dict) or not isinstance(probe["weights"], list):
+    kinds = {"step": int, "config": dict, "tokenizer": str, "data": dict, "versions": dict, "checksums": dict}
+    found = {"data": {}, "versions": {}, "checksums": {}, "call_scores": []} | meta
+    if not all(isinstance(found[name], kind) for name, kind in kinds.items()):
+        raise TypeError("an entry of it is of another kind")
+    dicts = [probe, found["data"].get("corpus") or {}, *found["checksums"].values()]
+    lists = [found["call_scores"], probe["weights"]] if isinstance(probe, dict) else [None]
+    if not all(isinstance(each, dict) for each in dicts) or not all(isinstance(each, list) for each in lists):
         raise TypeError("an entry of it is of another kind")
     if not all(isinstance(each, int | float) for each in (*found["call_scores"], *probe["weights"], probe["bias"])):
         raise TypeError("a score of it is no number")

@@ -100,9 +100,11 @@ def load_model(path: str, *, params_dtype: ParamsDtype = "stored") -> LoadedMode
 def _load_own(folder: epath.Path, *, params_dtype: ParamsDtype) -> LoadedModel:
     meta = read_meta(folder)
     config = read_config(meta, folder=folder)
-    tokenizer = read_tokenizer(meta, folder=folder)
+    tokenizer, probe = read_tokenizer(meta, folder=folder), probe_of(meta)
     vocab, checksums = decoder.padded_vocab(tokenizer.vocab_size), read_checksums(meta, item="params")
     params = restore_params(folder, config.model, vocab=vocab, checksums=checksums)
+    if probe is not None and len(probe.weights) != config.model.width:
+        raise DamagedError(f"{folder} is damaged: its probe is not of the width {config.model.width}")
     if params_dtype != "stored":
         params = jax.tree.map(lambda leaf: leaf.astype(params_dtype), params)
     return LoadedModel(
@@ -112,7 +114,7 @@ def _load_own(folder: epath.Path, *, params_dtype: ParamsDtype) -> LoadedModel:
         path=str(folder),
         step=int(meta["step"]),
         call_scores=tuple(meta.get("call_scores", ())),
-        factual_probe=probe_of(meta),
+        factual_probe=probe,
         data=meta.get("data", {}),
         versions=meta.get("versions", {}),
     )
