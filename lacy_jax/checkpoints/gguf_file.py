@@ -47,13 +47,22 @@ _ROPE_FACTORS = "rope_freqs.weight"  # Llama 3's: what each frequency is divided
 _PREFIXES = ("model.", "transformer.", "")  # of the names in the library's table
 
 
+class _Reader(gguf.GGUFReader):
+    """The library's reader, which takes what lies after the end of a file for nothing, as often as the file says."""
+
+    def _get(self, offset: int, dtype: Any, count: int = 1, *more: Any, **named: Any) -> Any:
+        if int(offset) + int(count) * np.dtype(dtype).itemsize > len(self.data):
+            raise ValueError("it ends before its header does")
+        return super()._get(offset, dtype, count, *more, **named)
+
+
 class GgufFile:
     """An open GGUF file: its metadata, and its tensors by the names of Hugging Face."""
 
     def __init__(self, path: Path):
         """Raises `CheckpointError` where it cannot be read, or no family of ours has its architecture."""
         try:
-            self._reader = gguf.GGUFReader(path)
+            self._reader = _Reader(path)
         except Exception as error:  # of nearly every kind: it indexes into whatever the file holds
             words = str(error).partition("\n")[0] or type(error).__name__
             raise CheckpointError(f"cannot read {path} as GGUF ({words}): cut off, or damaged?") from None
@@ -106,6 +115,7 @@ class GgufFile:
         for name, key in _ARCHITECTURES[self.architecture].items():
             value = self.value(f"{self.architecture}.{key}")
             if value is not None:
+                self._check_number(key, value)
                 # Numbers are float32 there: the decimal that was meant is the shortest one.
                 found[name] = float(str(np.float32(value))) if isinstance(value, float) else value
             elif key not in _OPTIONAL:
@@ -128,7 +138,14 @@ class GgufFile:
             return self._llama3_scaling(found)
         if kind == "none":
             return None
-        return {"rope_type": kind, "factor": float(self.value(f"{self.architecture}.rope.scaling.factor", 1.0))}
+        factor = self.value(f"{self.architecture}.rope.scaling.factor", 1.0)
+        self._check_number("rope.scaling.factor", factor)
+        return {"rope_type": kind, "factor": float(factor)}
+
+    def _check_number(self, key: str, value: Any) -> None:
+        """Raises `CheckpointError` where a setting is no number above 0."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise CheckpointError(f"{self.where}: {self.architecture}.{key} is {value!r}, and must be a number above 0")
 
     def _llama3_scaling(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """Llama 3's settings; the file has only their result, which must be that of the published ones."""

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -265,3 +266,14 @@ def test_a_folder_of_that_name_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").mkdir()
     with pytest.raises(CheckpointError, match="no checkpoint"):
         load_model(str(tmp_path / "x.gguf"))
+
+
+@pytest.mark.parametrize("kind", [0, 4, 8, 9])
+def test_a_head_that_is_longer_than_its_file_is_refused_at_once(tmp_path: Path, kind: int) -> None:
+    """The library would read 10**12 numbers after the file's end."""
+    key = b"general.architecture"
+    array = struct.pack("<Q", len(key)) + key + struct.pack("<IIQ", 9, kind, 10**12)
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + array + bytes(64))
+    with pytest.raises(CheckpointError, match=r"cannot read .* as GGUF"):
+        load_model(str(path))
