@@ -36,8 +36,8 @@ def check_files(folder: epath.PathLike) -> None:
         return
     try:
         rows: dict[str, Any] = parse_json(path.read_bytes())
-        if any("/" in name for name in rows):
-            raise ValueError("a name of another folder")
+        if not isinstance(rows, dict) or any("/" in name for name in rows):
+            raise ValueError("a name of another folder, or no names")
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({error}); {_mend(folder)}") from None
     for name, row in rows.items():
