@@ -208,15 +208,19 @@ def test_a_cascade_that_fails_at_the_end_leaves_a_report(
     assert "report without samples" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)], ids=["ctrl_c", "sigterm"]
+)
 @pytest.mark.parametrize("words", [("generate", "--prompts_file="), ("serve", "--api_key_file=")], ids=" ".join)
-def test_ctrl_c_is_quiet(words: tuple[str, str], tmp_path: Path) -> None:
+def test_a_signal_is_quiet(words: tuple[str, str], number: signal.Signals, status: int, tmp_path: Path) -> None:
+    """A shell shows the status of a process that SIGTERM has ended as 143."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     process = start(f"lacy_jax.{words[0]}", f"{words[1]}{fifo}")
     with fifo.open("w"):  # returns when the door, at work, has opened it to read
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.communicate(timeout=300) == ("", "")
-    assert process.returncode == 130
+    assert process.returncode == status
 
 
 def test_a_closed_pipe_is_quiet() -> None:
