@@ -26,7 +26,7 @@ def array_checksums(tree: Any) -> Checksums:
     modulo 2**32, with mix the last step of MurmurHash3 (fmix32). mix is one-to-one, so one changed element always
     changes the sum; many changed ones do but for one case in 2**32.
     """
-    sums = jax.tree_util.tree_leaves_with_path(_sums(tree))
+    sums = jax.tree_util.tree_leaves_with_path(jax.block_until_ready(_sums(tree)))
     values = jax.device_get([value for _, value in sums])
     paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in sums]
     return {path: f"{int(value):08x}" for path, value in zip(paths, values, strict=True)}
@@ -55,7 +55,7 @@ def _digest(description: dict[str, Any]) -> str:
 
 @jax.jit
 def _sums(tree: Any) -> Any:
-    """The checksum of every array. One program: several at once hang processes that do not run them in one order."""
+    """The checksum of every array. One program: several at once can hang processes that run them in other orders."""
     return jax.tree.map(_sum, tree)
 
 

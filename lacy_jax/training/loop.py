@@ -223,7 +223,8 @@ def _save(
 
 def _check_savable(state: TrainState, *, step: int, checkpoints: Checkpoints) -> None:
     """Raises `NotFiniteError` where the state is not finite: saved, it would in time take the place of a good one."""
-    if not all_finite((state.params, state.optimizer)):
+    # Waited for on every device: on CPUs a program that another one overtakes can hang several processes.
+    if not jax.block_until_ready(all_finite(jax.block_until_ready((state.params, state.optimizer)))):
         raise NotFiniteError(
             f"the parameters after step {step:,} are not finite, so they are not saved; {_kept(checkpoints)}; a lower "
             "config.optimizer.learning_rate (in another --workdir) may help"
