@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.config import config_to_dict
+from lacy_jax.config import Config, config_to_dict
 from lacy_jax.data.files import parse_json, read_json_lines, write_whole
 from lacy_jax.errors import DataError
 from lacy_jax.evidence.closed_world.decodes import Decode
@@ -21,6 +21,17 @@ from lacy_jax.evidence.closed_world.judging import Judged, judged_of
 from lacy_jax.evidence.suites import share_text
 
 TOKENS_FILE = "tokens.json"
+# Settings that evaluations of earlier versions do not know: at their defaults they change nothing.
+_LATER = (
+    ("model", "head_width"),
+    ("model", "qkv_bias"),
+    ("model", "qk_norm"),
+    ("training", "skip_nonfinite"),
+    ("training", "spike_deviations"),
+    ("training", "keep_every"),
+    ("training", "keep_best"),
+    ("training", "checksums"),
+)
 MAIN_BUDGET = 0.22  # of the intervals in it
 
 
@@ -71,8 +82,11 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def model_fingerprint(slm: LoadedModel) -> str:
     """Of all that a run's parameters follow from: its settings but where its data lies, the data, the step."""
-    settings = config_to_dict(slm.config)
+    settings, defaults = config_to_dict(slm.config), config_to_dict(Config())
     del settings["data"]["directory"], settings["data"]["packed"]
+    for section, name in _LATER:
+        if settings[section][name] == defaults[section][name]:
+            del settings[section][name]
     known = json.dumps([settings, slm.data, slm.step], sort_keys=True)
     return hashlib.sha256(known.encode()).hexdigest()[:12]
 
