@@ -51,6 +51,7 @@ RUN = {
     "settings.md": (),
 }
 ELSEWHERE = {
+    "faults.md": "tests/benchmarks",
     "launch.md": "tests/launch",
     "performance.md": "tests/benchmarks",
     "serving.md": "test_the_server_starts",

@@ -108,11 +108,11 @@ class Scene:
         own |= {"JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled")}
         return {**os.environ, **own, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
-    def door(self, name: str, *words: str, timeout: float = 300) -> Ended:
+    def door(self, name: str, *words: str, timeout: float = 900) -> Ended:
         """Starts `python -m lacy_jax.NAME WORDS` and waits for its end."""
         return self.command([sys.executable, "-m", f"lacy_jax.{name}", *words], timeout=timeout)
 
-    def command(self, words: Sequence[str], *, timeout: float = 300) -> Ended:
+    def command(self, words: Sequence[str], *, timeout: float = 900) -> Ended:
         """Starts a command in the scene's folder and waits for its end."""
         started = time.monotonic()
         with tempfile.TemporaryFile("w+", errors="replace") as said:  # a pipe would wait for whoever else holds it

@@ -32,7 +32,15 @@ OURS: dict[str, Edit] = {
     "scores that are none": lambda meta: meta.update(call_scores=[{}]),
 }
 # config.json of a Hugging Face folder; the weights say nothing, or what they like.
-_GPT2 = {"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 1, "n_positions": 16, "vocab_size": 300}
+_GPT2 = {
+    "model_type": "gpt2",
+    "n_layer": 1,
+    "n_embd": 8,
+    "n_head": 1,
+    "n_positions": 16,
+    "vocab_size": 1,
+    "eos_token_id": 0,
+}
 THEIRS: dict[str, str] = {
     "n_layer 10**9": json.dumps(_GPT2 | {"n_layer": 10**9}),
     "n_inner 10**12": json.dumps(_GPT2 | {"n_inner": 10**12}),
@@ -50,13 +58,13 @@ WEIGHTS: dict[str, bytes] = {
 
 
 def hostile(scene: Scene, sizes: Sizes) -> Iterator[Row]:
-    """Each is given to `generate`, which refuses it in one line within a minute."""
+    """Each is given to `generate`, which refuses it in one line within minutes."""
     outcomes = [_given(scene, folder) for folder in _folders(scene, most=sizes.doors * 3)]
     yield Row("hostile folder", outcomes)
 
 
 def _given(scene: Scene, folder: Path) -> Outcome:
-    ended = scene.door("generate", f"--checkpoint={folder}", "--prompt=Who?", "--max_new_tokens=2", timeout=60)
+    ended = scene.door("generate", f"--checkpoint={folder}", "--prompt=Who?", "--max_new_tokens=2")
     shutil.rmtree(folder)
     return "clear" if ended.refused else "silent" if not ended.status else "traceback"
 
@@ -67,6 +75,7 @@ def _folders(scene: Scene, *, most: int) -> Iterator[Path]:
         *(partial(_edited, folder, source=scene.export, edit=edit) for edit in OURS.values()),
         *(partial(_hugging_face, folder, config=each, weights=WEIGHTS["no header"]) for each in THEIRS.values()),
         *(partial(_hugging_face, folder, config=json.dumps(_GPT2), weights=each) for each in WEIGHTS.values()),
+        partial(_hugging_face, folder, config=json.dumps(_GPT2), weights=b"", token_id=5 * 10**8),
     ]
     for make in makers[:most]:
         make()
@@ -80,8 +89,11 @@ def _edited(folder: Path, *, source: Path, edit: Edit) -> None:
     (folder / META).write_text(json.dumps(signed(meta)))
 
 
-def _hugging_face(folder: Path, *, config: str, weights: bytes) -> None:
+def _hugging_face(folder: Path, *, config: str, weights: bytes, token_id: int = 0) -> None:
+    model = {"type": "BPE", "vocab": {"a": token_id}, "merges": []}
+    decoder = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    tokenizer = {"version": "1.0", "added_tokens": [], "decoder": decoder, "model": model}
     folder.mkdir()
     (folder / "config.json").write_text(config)
-    (folder / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": {"a": 500000000}, "merges": []}}')
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     (folder / "model.safetensors").write_bytes(weights)

@@ -69,7 +69,7 @@ def stops(scene: Scene, sizes: Sizes) -> Iterator[Row]:
             run.send_signal(signal.SIGSTOP)
             time.sleep(2)
             run.send_signal(signal.SIGCONT)
-            said = run.communicate(timeout=300)[1].decode(errors="replace")
+            said = run.communicate(timeout=900)[1].decode(errors="replace")
         same = result(workdir) == result(scene.run)
         outcomes.append("traceback" if "Traceback" in said else "survived" if same else "lost")
         shutil.rmtree(workdir)

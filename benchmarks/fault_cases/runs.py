@@ -30,7 +30,7 @@ def two_runs(scene: Scene, sizes: Sizes) -> Iterator[Row]:
             while first.poll() is None and not (workdir / ".lock").exists():
                 time.sleep(0.05)
             second = scene.door("main", *words)
-            first.wait(300)
+            first.wait(900)
         outcomes.append(_refused(second, holder=first.pid, right=result(workdir) == result(scene.run)))
         shutil.rmtree(workdir)
     yield Row("two runs in one folder", outcomes)
