@@ -51,11 +51,13 @@ RUN = {
     "settings.md": (),
 }
 ELSEWHERE = {
+    "buckets.md": "tests/test_buckets.py",
     "faults.md": "tests/benchmarks",
     "launch.md": "tests/launch",
     "performance.md": "tests/benchmarks",
     "serving.md": "test_the_server_starts",
     "tpu.md": "tests/training/test_ahead.py, where libtpu is",
+    "training.md": "tests/training/test_replay.py",
 }
 
 
