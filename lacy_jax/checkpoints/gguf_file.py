@@ -2,7 +2,7 @@
 
 The library gguf reads the file and makes float32 of quantised tensors. What it holds is then built as a Hugging Face
 folder is (hf.py): a GGUF file of a family keeps what config.json, safetensors and tokenizer.json say. Format:
-github.com/ggml-org/ggml, docs/gguf.md.
+github.com/ggml-org/ggml, its page on gguf.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """The tokenizer in a GGUF file, as the tokenizer.json that says the same.
 
 The file has the tokens, and either merges with the name of the way text is cut before them ("gpt2", byte-level), or a
-score for each token ("llama", SentencePiece's BPE). Keys: github.com/ggml-org/ggml, docs/gguf.md.
+score for each token ("llama", SentencePiece's BPE). Keys: github.com/ggml-org/ggml, its page on gguf.
 """
 
 from typing import Any
