@@ -47,7 +47,9 @@ def train_step(
     new, sums = update(state, batch, reference=reference, config=config, call_id=call_id)
     finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(sums["gradient_norm"])
     skipped = dataclasses.replace(state, step=new.step, tokens=new.tokens)
-    kept = jax.tree.map(lambda applied, old: jnp.where(finite, applied, old), new, skipped)
+    # One branch or the other: a choice element by element lets XLA's CPU backend start collectives of several groups of
+    # devices in different orders, and wait for ever.
+    kept = jax.lax.cond(finite, lambda: new, lambda: skipped)
     return kept, {**sums, "ground_truth_tokens": kept.ground_truth_tokens}
 
 
