@@ -103,7 +103,8 @@ def test_the_plan_of_a_step_counts_the_state_once(tmp_path: Path) -> None:
     )
     reference = Config(model=dataclasses.replace(model, width=128))
     (tmp_path / "meta").mkdir()
-    (tmp_path / "meta" / "metadata").write_text(json.dumps({"format": 1, "step": 0, "config": config_to_dict(reference)}))
+    meta = {"format": 1, "step": 0, "tokenizer": "", "config": config_to_dict(reference)}
+    (tmp_path / "meta" / "metadata").write_text(json.dumps(meta))
     # Parameters and two moments, and the reference's parameters, float32.
     held = 4 * (3 * parameter_count(model, vocab=1024) + parameter_count(reference.model, vocab=1024))
     plan = ahead.plan_step(config, jax.devices()[:2])
