@@ -255,7 +255,7 @@ def test_smollm2_equals_transformers_reading_of_the_file() -> None:
     rng = np.random.default_rng(0)
     alphabet = [*"abcdefghij ABC   .,'12390\n\t", "é", "東", "😀", " the", " of"]
     texts = [*TEXTS[:-2], *("".join(rng.choice(alphabet, rng.integers(1, 40))) for _ in range(500))]
-    # transformers reads this file as GPT-2's and lets a number take the last of several spaces before it. llama.cpp (its
+    # transformers reads it as GPT-2's and lets a number take the last of several spaces before it. llama.cpp (its
     # pre-tokenizer "smollm") takes digits out first, as we do.
     texts = [text for text in texts if not re.search(r"\s\s\d", text)]
     assert len(texts) > 300
