@@ -1,12 +1,8 @@
 """Arrays of two processes: their checksums are those of one process, and both see what only one cannot read."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.xla import xla_flags
+from tests.processes import run_two
 
 PROGRAM = """
 import sys
@@ -49,30 +45,7 @@ print(distributed.anywhere(jax.process_index() == 1), distributed.anywhere(False
 
 
 def test_one_process_that_cannot_read_its_part_ends_no_other(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": xla_flags(devices=2),
-        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-        "JAX_NUM_PROCESSES": "2",
-    }
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(tmp_path / str(index)), str(tmp_path / "arrays")],
-            cwd=Path(__file__).parents[2],
-            env={**environment, "JAX_PROCESS_ID": str(index)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    said = [process.communicate(timeout=600)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    for index in range(2):
-        lines = (tmp_path / str(index)).read_text().splitlines()
+    for index, lines in enumerate(run_two(PROGRAM, [tmp_path / "arrays"], out=tmp_path)):
         assert lines[:3] == ["True"] * 3
         assert lines[4] == "True False"
         assert f"{tmp_path / 'arrays'} is damaged: " in lines[3]

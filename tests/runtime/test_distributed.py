@@ -1,16 +1,13 @@
 """Several processes of one run: how they find each other, what they refuse, which rows each reads."""
 
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from lacy_jax.runtime import distributed
 from lacy_jax.runtime.claims import claimed
-from tests.xla import xla_flags
+from tests.processes import run_two
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 
@@ -112,32 +109,9 @@ for name, axes, devices in (
 
 
 def test_two_processes_read_the_rows_that_their_devices_hold(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": xla_flags(devices=2),
-        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-        "JAX_NUM_PROCESSES": "2",
-    }
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *map(str, (tmp_path / str(index), tmp_path / "shared", tmp_path / "held"))],
-            cwd=Path(__file__).parents[2],
-            env={**environment, "JAX_PROCESS_ID": str(index)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
     with claimed(str(tmp_path / "held")):
-        said = [process.communicate(timeout=600) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    # They write to files: Gloo writes to stdout from threads of its own, also into the middle of a line.
-    for index, rows in enumerate(([0, 1, 4, 5], [2, 3, 6, 7])):
-        lines = (tmp_path / str(index)).read_text().splitlines()
+        written = run_two(PROGRAM, [tmp_path / "shared", tmp_path / "held"], out=tmp_path)
+    for index, (rows, lines) in enumerate(zip(([0, 1, 4, 5], [2, 3, 6, 7]), written, strict=True)):
         half = [0, 1, 2, 3] if rows[0] == 0 else [4, 5, 6, 7]
         assert "different settings: 1 not those of process 0" in lines[0]
         assert f"{index}-own is another folder for process 1 than for process 0" in lines[1]

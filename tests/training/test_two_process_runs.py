@@ -1,10 +1,6 @@
 """A batch that is not finite on one of two processes: both of them skip it, and both of them end."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -13,7 +9,7 @@ import orbax.checkpoint as ocp
 
 from lacy_jax.config import Config, config_to_dict
 from lacy_jax.data.prepare import Prepared
-from tests.xla import xla_flags
+from tests.processes import run_two
 
 PROGRAM = """
 import json, sys
@@ -67,30 +63,8 @@ def test_both_skip_what_is_not_finite_on_one(small_config: Config, small_data: P
     settings["mesh"] |= {"fsdp": 2}
     settings["training"] |= {"steps": 4, "checkpoint_every": 1, "keep_checkpoints": 4, "evaluate_every": 100}
     strict = settings | {"training": settings["training"] | {"skip_nonfinite": 0}}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": xla_flags(devices=2),
-        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-        "JAX_NUM_PROCESSES": "2",
-    }
     workdirs = [tmp_path / "run", tmp_path / "strict"]
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, tmp_path / str(index), *workdirs, json.dumps([settings, strict])],
-            cwd=Path(__file__).parents[2],
-            env={**environment, "JAX_PROCESS_ID": str(index)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    said = [process.communicate(timeout=600) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    lines = [(tmp_path / str(index)).read_text().splitlines() for index in range(2)]
+    lines = run_two(PROGRAM, [*workdirs, json.dumps([settings, strict])], out=tmp_path)
     assert "spoilt" not in lines[0]
     finished, ended = lines[0]
     assert [line for line in lines[1] if line != "spoilt"] == [finished, ended]
