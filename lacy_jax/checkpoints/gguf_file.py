@@ -5,6 +5,7 @@ folder is (hf.py): a GGUF file of a family keeps what config.json, safetensors a
 github.com/ggml-org/ggml, its page on gguf.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,9 @@ class GgufFile:
             )
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         blocks = {name.split(".")[1] for name in self._tensors if name.startswith("blk.")}
-        self._layers = self.value(f"{self.architecture}.block_count", 0)
-        if len(blocks) != self._layers:
-            raise CheckpointError(f"{path}: block_count is {self._layers!r}, but there are {len(blocks)} layers")
+        layers = self.value(f"{self.architecture}.block_count", 0)
+        if len(blocks) != layers:
+            raise CheckpointError(f"{path}: block_count is {layers!r}, but there are {len(blocks)} layers")
         kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
         self._names = gguf.get_tensor_name_map(kinds[self.architecture], len(blocks))
 
@@ -149,37 +150,35 @@ class GgufFile:
 
     def _llama3_scaling(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """Llama 3's settings; the file has only their result, which must be that of the published ones."""
-        tensor = self._tensors[_ROPE_FACTORS]
-        factors = gguf.quants.dequantize(tensor.data, tensor.tensor_type).ravel()
-        width = 2 * factors.size
-        plain = ModelConfig(width=width, heads=1, positions="rope", rope_theta=found.get("rope_theta", 10_000.0))
-        scaling = {"factor": float(factors.max()), "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-        scaled = ModelConfig(
-            width=width,
-            heads=1,
-            positions="rope",
-            rope_theta=plain.rope_theta,
-            rope_scaling="llama3",
-            rope_factor=scaling["factor"],
-        )
-        if not np.allclose(rope_frequencies(plain) / factors, rope_frequencies(scaled), rtol=1e-3):
-            raise CheckpointError(f"{self.where}: its rotary frequencies are scaled in a way that is not supported")
-        return {"rope_type": "llama3", "original_max_position_embeddings": scaled.rope_original_context, **scaling}
+        factors, theta = self._floats(_ROPE_FACTORS).ravel(), found.get("rope_theta", 10_000.0)
+        head_width = found.get("head_dim") or found["hidden_size"] / found["num_attention_heads"]
+        if 2 * factors.size == head_width and np.isfinite(factors).all() and (factors > 0).all():
+            scaling = {"factor": float(factors.max(initial=1.0)), "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+            plain = ModelConfig(width=2 * factors.size, heads=1, positions="rope", rope_theta=theta)
+            scaled = dataclasses.replace(plain, rope_scaling="llama3", rope_factor=scaling["factor"])
+            if np.allclose(rope_frequencies(plain) / factors, rope_frequencies(scaled), rtol=1e-3):
+                context = scaled.rope_original_context
+                return {"rope_type": "llama3", "original_max_position_embeddings": context, **scaling}
+        raise CheckpointError(f"{self.where}: its rotary frequencies are scaled in a way that is not supported")
 
     # What hf.py reads tensors by.
 
     def read(self, name: str) -> np.ndarray:
         """The tensor that a Hugging Face folder calls `name` (without the whole model's prefix), float32."""
-        tensor = self._tensors[self._name(name)]
-        try:
-            found = np.array(gguf.quants.dequantize(tensor.data, tensor.tensor_type), np.float32)
-        except (NotImplementedError, ValueError) as error:
-            raise CheckpointError(f"{self.where}: tensor {tensor.name} cannot be read ({error})") from None
+        found = self._floats(self._name(name))
         if self.architecture == "gpt2" and name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
             return found.T  # llama.cpp keeps all kernels as [out, in]
         if self.architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
             return _halves_apart(found, heads=self._heads(name))
         return found
+
+    def _floats(self, name: str) -> np.ndarray:
+        """The tensor of this name in the file, float32."""
+        tensor = self._tensors[name]
+        try:
+            return np.array(gguf.quants.dequantize(tensor.data, tensor.tensor_type), np.float32)
+        except (NotImplementedError, ValueError) as error:  # a type that the library has no rule for; no floats
+            raise CheckpointError(f"{self.where}: tensor {name} cannot be read ({error})") from None
 
     def _heads(self, name: str) -> int:
         heads = int(self.value("llama.attention.head_count", 1))
@@ -211,6 +210,11 @@ class GgufFile:
 
 
 def _halves_apart(kernel_OI: np.ndarray, *, heads: int) -> np.ndarray:
-    """Rows of each head as Hugging Face orders them: llama.cpp puts the two halves of a rotary pair side by side."""
-    rows = kernel_OI.shape[0] // heads
+    """Rows of each head as Hugging Face orders them: llama.cpp puts the two halves of a rotary pair side by side.
+
+    A kernel that such heads do not divide stays as it is: it has not the shape that its reader asks for.
+    """
+    rows, left = divmod(kernel_OI.shape[0], heads)
+    if left or rows % 2:
+        return kernel_OI
     return kernel_OI.reshape(heads, rows // 2, 2, -1).swapaxes(1, 2).reshape(kernel_OI.shape)

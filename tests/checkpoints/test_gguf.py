@@ -149,9 +149,11 @@ def test_llama3s_scaled_frequencies(tmp_path: Path) -> None:
     # The library's table has no name for it but its own.
     path = write_gguf(tmp_path / "a.gguf", "llama3", settings, scaled)
     assert load_model(str(path)).model == folder.model
-    scaled["rope_freqs.weight"] = np.full(16, 3.0, np.float32)
-    with pytest.raises(CheckpointError, match="rotary frequencies"):
-        load_model(str(write_gguf(tmp_path / "b.gguf", "llama3", settings, scaled)))
+    others = [np.full(16, each, np.float32) for each in (3.0, 0.0, -1.0, np.nan, np.inf)]
+    for other in (*others, np.ones(8, np.float32), np.ones(16, np.int32)):
+        scaled["rope_freqs.weight"] = other
+        with pytest.raises(CheckpointError, match=r"rotary frequencies|rope_freqs\.weight cannot be read"):
+            load_model(str(write_gguf(tmp_path / "b.gguf", "llama3", settings, scaled)))
 
 
 def test_sentencepieces_own_words(tmp_path: Path) -> None:
@@ -209,6 +211,10 @@ def test_quantised_tensors_are_what_the_library_makes_of_them(tmp_path: Path, ki
         ({"llama.block_count": 2**31}, "block_count is 2147483648"),
         ({"llama.embedding_length": None}, r"llama\.embedding_length is missing"),
         ({"llama.feed_forward_length": 2**31}, "too few for 2 layers"),
+        (
+            {"llama.attention.head_count": 3, "llama.attention.head_count_kv": 3, "llama.attention.key_length": 8},
+            "does not fit the settings beside it",
+        ),
         ({"llama.rope.scaling.type": "yarn"}, "'yarn'.*default, linear, llama3"),
         ({"tokenizer.ggml.model": "bert"}, "tokenizer 'bert' is not supported"),
         ({"tokenizer.ggml.pre": "tekken"}, "'tekken' is not supported; supported are llama-bpe"),
