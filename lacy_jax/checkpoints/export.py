@@ -31,7 +31,7 @@ def export(checkpoint: str, *, out: str) -> str:
         raise CheckpointError(f"--out={out} exists already; give a new folder, or delete it first")
     loaded = load_model(checkpoint)
     if not isinstance(loaded.tokenizer, Tokenizer):
-        raise CheckpointError(f"--checkpoint={checkpoint} is a Hugging Face folder; that is an export already")
+        raise CheckpointError(f"--checkpoint={checkpoint} is a Hugging Face folder or a GGUF file, an export already")
     partial = target if is_bucket(out) else target.parent / f"{target.name}.partial"
     if partial.exists():
         partial.rmtree()

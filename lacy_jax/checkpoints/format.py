@@ -112,7 +112,7 @@ def first_readable(path: str, read: Callable[[epath.Path], _T]) -> _T:
 
 
 def kind_of(path: str) -> Literal["folder", "gguf", "own"]:
-    """Whose a model at `path` is: a Hugging Face folder's, a GGUF file's, or one of ours, if anybody's."""
+    """What a model at `path` is: a Hugging Face folder, a GGUF file, or else, if anything, one of ours ("own")."""
     if (absolute(path) / "config.json").is_file():
         return "folder"
     return "gguf" if path.endswith(".gguf") and absolute(path).is_file() else "own"
@@ -144,7 +144,7 @@ def find_checkpoint(path: str, *, damaged: Mapping[epath.Path, str] | None = Non
         for step, fault in list(broken.items())[:1]:
             found = f"it holds no finished checkpoint ({step.name}: {fault})"
     if root.exists() and not root.is_dir():
-        found = "it is a file, and a checkpoint is a folder"
+        found = "it is a file, and a checkpoint is a folder or a file NAME.gguf"
     raise CheckpointError(
         f"no checkpoint at {path!r}: {found}; give a run's workdir, its checkpoints/, one step of it, an export, "
         "a Hugging Face folder with config.json, model.safetensors and tokenizer.json, or a GGUF file"
@@ -154,9 +154,9 @@ def find_checkpoint(path: str, *, damaged: Mapping[epath.Path, str] | None = Non
 def newest_steps(
     folder: epath.Path, *, items: Sequence[str] = ("params",), damaged: Mapping[epath.Path, str] | None = None
 ) -> tuple[dict[epath.Path, str], epath.Path | None]:
-    """The newest whole step in `folder`, and before it the newer ones that are not whole, each with what it lacks.
+    """The steps in `folder` that are newer than the newest whole one, each with what it lacks, and that whole one.
 
-    The arrays are not read. damaged: steps that were found damaged when they were, each with what is wrong there.
+    The arrays are not read. damaged: steps whose arrays were found damaged before, each with what is wrong there.
     """
     broken: dict[epath.Path, str] = {}
     children = [child for child in folder.iterdir() if _is_step(child)] if folder.is_dir() else []
@@ -204,8 +204,8 @@ def read_meta(folder: epath.Path) -> dict[str, Any]:
         raise CheckpointError(f"cannot read {folder / META_FILE} ({error.strerror})") from None
     if isinstance(meta, dict) and not is_genuine(meta):
         raise DamagedError(
-            f"{folder / META_FILE} is damaged: its content is not that of its {SIGNATURE} (whoever edits it by hand "
-            f'takes out the entry "{SIGNATURE}")'
+            f"{folder / META_FILE} is damaged: its content does not fit its {SIGNATURE} (if you edited it by hand, "
+            f'take out the entry "{SIGNATURE}")'
         )
     try:
         written = int(meta["format"])
@@ -229,11 +229,11 @@ def probe_of(meta: dict[str, Any]) -> FactualProbe | None:
 
 
 def _check_kinds(meta: dict[str, Any]) -> None:
-    """Returns if what is read of a description has the kinds that it should have.
+    """Returns if the entries of a description that are read here have the right types.
 
     Raises:
         KeyError: settings, the step or the tokenizer are missing.
-        TypeError: something is of another kind.
+        TypeError: one of them has another type.
     """
     probe = meta.get("factual_probe") or {"weights": [], "bias": 0.0}
     kinds = {"step": int, "config": dict, "tokenizer": str, "data": dict, "versions": dict, "checksums": dict}

@@ -154,7 +154,7 @@ def _take(lease: "_Lease", *, workdir: str, say: Say) -> None:
     """Writes the lease where there is none, or one whose holder is gone."""
     generation, content = lease.read()
     if generation and content:
-        say(f"{workdir} was claimed by {_described(content)}: looking whether that still runs")
+        say(f"{workdir} was claimed by {_described(content)}: waiting to see whether that run is still alive")
     deadline = time.monotonic() + EXPIRY_SECONDS
     while not lease.write(generation if time.monotonic() >= deadline else 0):
         now, content = lease.read()

@@ -14,7 +14,7 @@ from lacy_jax.serving.metrics import Metrics
 from lacy_jax.serving.settings import Settings
 from lacy_jax.serving.worker import State, Update, Worker
 
-_NOT_ABLE = "the server is not able to work; see its log"
+_NOT_ABLE = "the server cannot work; see its log"
 
 Ending = Literal["complete", "refused", "disconnect", "time", "error", "shutdown"]
 

@@ -138,7 +138,7 @@ class Worker:
     def _add(self, job: int, requests: tuple[Request, ...], deliver: Callable[[Update], None]) -> None:
         for index, request in enumerate(requests):
             if self._state != "ready":
-                deliver(Update(index, error=ApiError(503, "the server is not able to work; see its log")))
+                deliver(Update(index, error=ApiError(503, "the server cannot work; see its log")))
                 continue
             try:
                 identity = self._scheduler.add(request)

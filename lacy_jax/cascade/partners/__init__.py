@@ -182,7 +182,7 @@ def _meant(spec: str, forms: Iterable[str]) -> str:
     guesses = [
         (name.endswith((".csv", ".tsv", ".sqlite", ".db")), f"did you mean database:{spec}?"),
         (name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")), f"did you mean documents:{spec}?"),
-        (os.path.isfile(spec), "it is a file, and a checkpoint is a folder"),
+        (os.path.isfile(spec), "it is a file, and a checkpoint is a folder or a file NAME.gguf"),
         (bool(_HOST.fullmatch(spec)), f"did you mean http://{spec}?"),
         ("/" in spec, "there is no such folder"),
     ]
