@@ -2,10 +2,10 @@
 
     python -m benchmarks.checkpoint [--width=512] [--layers=8] [--rounds=7] [--folder=FOLDER]
 
-With and without take turns, and the median of the rounds is printed, in wall time and in time of the CPU's cores, which
-says the same on a machine that others use. "save, blocked" is what a step waits for; "save,
-done" also has what is written in the background; "load" is of the parameters, "resume" of the whole state. The first
-checksums of a process are compiled: that is said apart.
+With and without take turns, and the median of the rounds is printed, in wall time and in time of the CPU's cores. The
+second does not depend on who else uses the machine. "save, blocked" is what a step waits for; "save, done" also has
+what is written in the background; "load" is of the parameters, "resume" of the whole state. The first checksums of a
+process are compiled; the time of that is printed by itself.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     python -m benchmarks.faults [--quick] [--only=kills,flips] [--keep=FOLDER]
 
 A run of 12 steps of the closed world is made once, on the CPU; faults go into copies of it. "clear" is one line at the
-door; "silent", "lost" and "traceback" must be 0. What ends otherwise makes the status 1. See docs/faults.md.
+door. "silent", "lost" and "traceback" must be 0, or the status is 1. See docs/faults.md.
 """
 
 import argparse

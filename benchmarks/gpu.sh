@@ -4,9 +4,9 @@
 #   bash benchmarks/gpu.sh OUT            on a machine with one NVIDIA GPU, lacy_jax[cuda] and, for the peers, PyTorch
 #   SIZE=tiny bash benchmarks/gpu.sh OUT  every part once, at sizes that say nothing about speed: a rehearsal on a CPU
 #
-# Each part writes OUT/PART.txt as it goes, and OUT/done lists the parts that ended well: started again, only the others
-# run. A part that fails or takes too long does not keep the next from running; the status is 1 then. Settings, from the
-# environment:
+# Each part writes OUT/PART.txt as it goes, and OUT/done lists the parts that ended well. Started again, it runs only
+# the others. A part that fails or takes too long does not keep the next from running; the status is 1 then.
+# Settings, from the environment:
 #   LIMIT=600      seconds for everything
 #   PARTS="..."    which parts, of: correctness kernels steps_150m steps_334m peer_150m peer_334m decode train study
 #   WHEELS=FOLDER  wheels that are installed first, for a machine without internet (below OUT/site)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _FLAGS = (
     flags.CHECKPOINT,
     *flags.JUDGE,
-    Flag("corpus", Text, "Agreement to read a checkpoint's corpus that may run code of its own: its name, as tfds"),
+    Flag("corpus", Text, "The name of the checkpoint's corpus (as tfds), if it may run code of its own and you agree"),
     Flag("documents", Positive, "Held-out documents that are read (the paper: 112)", 112),
     Flag("mismatches", Positive, "How many of the mismatches the judge sees", 2_000),
 )
@@ -95,8 +95,8 @@ def _judge(given: Given, *, judge: "Judge", reporter: "Reporter") -> int:
 def _own_data(slm: "LoadedModel", given: Given, *, reporter: "Reporter") -> "Prepared":
     """The data that the checkpoint was trained on, prepared again where it is not there.
 
-    A checkpoint may come from anybody, and what its settings name goes to the judge: only data with the fingerprint of
-    its own is read, which only somebody who has that data can know.
+    A checkpoint may come from anybody, and what its settings name goes to the judge. So data is used only if it has
+    the fingerprint that the checkpoint gives, which only somebody who has that data can know.
     """
     from lacy_jax.data.corpus import EMBEDDED, corpus_of_checkpoint
     from lacy_jax.data.prepare import prepare

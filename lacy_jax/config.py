@@ -247,11 +247,11 @@ class TrainingConfig:
     checkpoint_every: Positive = setting(1_000, "Steps between two checkpoints.")
     keep_checkpoints: Positive = setting(2, "How many of the newest checkpoints are kept.")
     keep_every: Count = setting(0, "Checkpoints of steps that this number divides are kept for ever. 0: none.")
-    keep_best: BestBy = setting("none", "The best checkpoint by this number of its own validation is kept, too.")
+    keep_best: BestBy = setting("none", "The checkpoint that is best by this number of its own validation is kept too.")
     checksums: bool = setting(True, "Whether checkpoints hold checksums of their arrays, which every reader compares.")
-    skip_nonfinite: Count = setting(3, "Most steps in a row that are skipped as not finite; one more ends the run.")
+    skip_nonfinite: Count = setting(3, "How many steps in a row may be skipped as not finite; one more ends the run.")
     spike_deviations: NonNegative = setting(
-        6.0, "Standard deviations over the mean of the last 100 at which a loss is logged as a spike. 0: never."
+        6.0, "A loss that many standard deviations above the mean of the last 100 is logged as a spike. 0: never."
     )
     hang_seconds: NonNegative = setting(
         600.0,

@@ -1,8 +1,9 @@
 """Doors: the programs that people start, `python -m lacy_jax.NAME`, and the one way in which all of them begin and end.
 
-A door ends with its own status. If its input cannot be used, it ends with 2 and one line per problem on stderr. A run
-whose numbers are finite no longer ends with 3 and one line, and work for which a disk is full or a bucket out of reach
-with 4 and one line. After Ctrl-C a door ends with 130 and says nothing. A fault of the program keeps its traceback.
+A door ends with its own status. If its input cannot be used, it ends with 2 and one line per problem on stderr. If
+the numbers of a run are no longer finite, it ends with 3 and one line. If a disk is full or a bucket out of reach in
+the middle of the work, it ends with 4 and one line. After Ctrl-C a door ends with 130 and says nothing. A fault of the
+program keeps its traceback.
 """
 
 import errno
@@ -65,7 +66,7 @@ class Door:
 def run(door: Door) -> None:
     """The whole process: what stands below `if __name__ == "__main__"`."""
     faulthandler.enable()
-    if os.getpid() == 1:  # of a container, where the system ignores SIGTERM unless the process does not
+    if os.getpid() == 1:  # in a container: without a handler the system ignores SIGTERM there
         signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))
     end_with_parent()
     logging.use_absl_handler()
@@ -76,12 +77,12 @@ def run(door: Door) -> None:
 
 
 def _say_once() -> None:
-    """Keeps Orbax from printing the traceback of what it then raises, and of what ends after that."""
+    """Keeps Orbax from printing tracebacks: of an error that it then raises, and of calls that end after that."""
     logging.get_absl_logger().addFilter(lambda record: not record.exc_info or "orbax" not in record.pathname)
     show = sys.unraisablehook
 
     def hook(what: Any) -> None:
-        if str(what.exc_value) != "Event loop is closed":  # by Orbax at the first error; TensorStore still calls it
+        if str(what.exc_value) != "Event loop is closed":  # Orbax closed it at an error; TensorStore still calls it
             show(what)
 
     sys.unraisablehook = hook

@@ -42,7 +42,7 @@ class MeshError(LacyError):
 
 
 class NotFiniteError(LacyError):
-    """A run whose numbers are finite no longer: says since which batch, and what is saved."""
+    """The numbers of a run are not finite any more; the message says since which batch, and what is saved."""
 
     status = 3
 

@@ -26,11 +26,11 @@ from lacy_jax.paths import absolute, is_bucket
 _PROBE_BYTES = 2**16
 _ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE}
 _CLIENTS = ("gcsfs", "google", "aiohttp", "requests")  # packages whose errors are those of a bucket
-# In the words of errors that TensorStore, ArrayRecord and SQLite make of the system's and of a bucket's.
+# Words of the errors that TensorStore, ArrayRecord and SQLite make of those of the system and of a bucket.
 _OF_STORAGE = re.compile(
     r"No space left|disk is full|File too large|quota|Read-only|Permission denied|Input/output error|gs://"
 )
-_SAID = 300  # characters of such an error, which ends with its cause
+_SAID = 300  # characters that are shown of such an error: its end, where the cause stands
 _COPIES = 8  # at once
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}  # scheme -> what fsspec needs for it; the extras have the schemes' names
 
@@ -101,10 +101,10 @@ def writing(where: object, *, kept: Callable[[], str] = lambda: "") -> Iterator[
 
 
 def local_copy(folder: str, *, progress: Progress = lambda _stage, _done, _total: None) -> Path:
-    """A folder on this machine with the files of `folder`: itself, or of one in a bucket a copy, made once.
+    """A folder on this machine with the files of `folder`: itself, or a copy, made once, if it lies in a bucket.
 
     Copies lie in $LACY_CACHE (default: ~/.cache/lacy_jax), under a name made of the address and of the objects' names,
-    sizes and checksums. A copy that was cut off is gone on with. The processes of a machine share it.
+    sizes and checksums. A copy that was cut off is continued. The processes of a machine share it.
 
     Raises:
         StorageError: it cannot be read, or there is no room for it.

@@ -1,11 +1,11 @@
-"""Values that pydantic refuses: what is wrong with one, in words, and the rest without them."""
+"""Values that pydantic refuses: what is wrong with one, in words, and the settings without them."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 
 def explain(problem: Any) -> str:
-    """What one of pydantic's errors says, and how a share is written that was given in percent."""
+    """What one of pydantic's errors says; of a share that was given in percent, also how to write it."""
     if problem["type"] == "string_too_short":
         return "it is empty"
     said = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"

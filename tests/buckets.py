@@ -1,4 +1,4 @@
-"""Buckets for tests: gcp-storage-emulator over HTTP on this machine, and what a program must be told to use it.
+"""Buckets for tests: gcp-storage-emulator over HTTP on this machine, and what a program needs to use it.
 
 Three things that Cloud Storage does and the emulator leaves out are added here, as the reference of the JSON API
 describes them, because TensorStore and the lease of a work folder stand on them: conditional requests

@@ -38,13 +38,13 @@ Damage = Callable[[bytes, random.Random], bytes]
 
 
 def flips(scene: Scene, sizes: Sizes) -> Iterator[Row]:
-    """One bit of one file, both at random: of files of the same size, each is hit as often."""
+    """One bit, at random, of one file after the other."""
     yield from _both(scene, "flipped bit", faults=sizes.flips, damage=_flip)
     yield from _doors(scene, sizes.doors)
 
 
 def cuts(scene: Scene, sizes: Sizes) -> Iterator[Row]:
-    """One file, cut at a random place."""
+    """One file after the other, cut at a random place."""
     yield from _both(scene, "cut file", faults=sizes.cuts, damage=_cut)
 
 

@@ -1,1 +1,1 @@
-"""What a checkpoint holds, and how anyone reads one: ours, an export, or a Hugging Face folder."""
+"""What a checkpoint holds, and how anyone reads one: ours, an export, a Hugging Face folder or a GGUF file."""

@@ -24,7 +24,7 @@ def array_checksums(tree: Any) -> Checksums:
 
     Of the elements x[i] in C order, as unsigned integers of their bits: sum of mix(x[i] + i * 0x9E3779B9) over all i,
     modulo 2**32, with mix the last step of MurmurHash3 (fmix32). mix is one-to-one, so one changed element always
-    changes the sum; many changed ones do but for one case in 2**32.
+    changes the sum. Several changed ones leave it as it was in one case of 2**32.
     """
     sums = jax.tree_util.tree_leaves_with_path(jax.block_until_ready(_sums(tree)))
     values = jax.device_get([value for _, value in sums])
@@ -55,7 +55,7 @@ def _digest(description: dict[str, Any]) -> str:
 
 @jax.jit
 def _sums(tree: Any) -> Any:
-    """The checksum of every array. One program: several at once can hang processes that run them in other orders."""
+    """The checksum of every array. One program: processes that run several in different orders can hang."""
     return jax.tree.map(_sum, tree)
 
 

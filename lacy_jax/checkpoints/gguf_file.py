@@ -49,7 +49,7 @@ _PREFIXES = ("model.", "transformer.", "")  # of the names in the library's tabl
 
 
 class _Reader(gguf.GGUFReader):
-    """The library's reader, which takes what lies after the end of a file for nothing, as often as the file says."""
+    """The library's reader, which refuses to read past the file's end: the library would give empty values there."""
 
     def _get(self, offset: int, dtype: Any, count: int = 1, *more: Any, **named: Any) -> Any:
         if int(offset) + int(count) * np.dtype(dtype).itemsize > len(self.data):
@@ -185,7 +185,7 @@ class GgufFile:
         return int(self.value("llama.attention.head_count_kv", heads)) if "k_proj" in name else heads
 
     def dtype(self, name: str) -> str:
-        """Of what `read` gives."""
+        """The dtype of what `read` gives."""
         self._name(name)
         return "float32"
 

@@ -1,7 +1,8 @@
 """The tokenizer in a GGUF file, as the tokenizer.json that says the same.
 
-The file has the tokens, and either merges with the name of the way text is cut before them ("gpt2", byte-level), or a
-score for each token ("llama", SentencePiece's BPE). Keys: github.com/ggml-org/ggml, its page on gguf.
+The file has the tokens. One for byte-level BPE ("gpt2") also has the merges, and the name of the way in which text is
+cut before merging. One for SentencePiece's BPE ("llama") has a score for each token. Keys: github.com/ggml-org/ggml,
+its page on gguf.
 """
 
 from typing import Any
@@ -22,7 +23,7 @@ _SPLITS = {
 }
 _PLAIN = ("gpt-2", "default")
 _DIGITS = ("smollm",)
-_WHOLE_WORDS = ("llama-bpe",)  # a word that is a token is one, whatever its merges
+_WHOLE_WORDS = ("llama-bpe",)  # a word that is in the vocabulary becomes one token, whatever the merges
 _SPACE = "\u2581"
 
 
@@ -59,7 +60,7 @@ def read_tokenizer(file: GgufFile) -> HfTokenizer:
 
 
 def _start_id(file: GgufFile) -> int | None:
-    """The token that the file has put before a text; None: none, so that the end of another text stands there."""
+    """The token that the file wants before a text; None if it wants none: the end of another text stands there."""
     added = file.value("tokenizer.ggml.add_bos_token", file.value("tokenizer.ggml.model") == "llama")
     return file.value("tokenizer.ggml.bos_token_id") if added else None
 
@@ -95,7 +96,7 @@ def _byte_level(file: GgufFile, tokens: list[str]) -> Tokenizer:
 
 
 def _sentencepiece_like(file: GgufFile, tokens: list[str]) -> Tokenizer:
-    """SentencePiece's BPE: of two neighbours those are merged first whose whole has the highest score."""
+    """SentencePiece's BPE: the two neighbours whose whole has the highest score are merged first."""
     ids = {token: index for index, token in enumerate(tokens)}
     scores = file.value("tokenizer.ggml.scores")
     if not isinstance(scores, list) or len(scores) != len(tokens):

@@ -23,7 +23,7 @@ TOKENIZER_FILE = "tokenizer.json"
 
 # Where the ids of control tokens stand; an earlier file has priority.
 _SETTINGS_FILES = ("config.json", "generation_config.json", "tokenizer_config.json")
-MOST_GROWTH = 100  # characters of one
+MOST_GROWTH = 100  # characters that a normalizer may make of one
 _SPACE = "\u2581"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -175,7 +175,7 @@ def _byte_alphabet() -> dict[str, int]:
 def _token_bytes(tokenizer: tokenizers.Tokenizer, definition: dict[str, Any], *, size: int) -> list[bytes]:
     """The bytes of every id, b"" for special tokens and for ids that no token has.
 
-    size: characters of the definition. Each token takes several, so no id is that large unless it lies.
+    size: characters of the definition. Each token takes several of them, so a definition with such a large id lies.
     """
     in_bytes = _writes_bytes(definition.get("decoder"))
     alphabet = _byte_alphabet()
@@ -201,7 +201,7 @@ def _token_bytes(tokenizer: tokenizers.Tokenizer, definition: dict[str, Any], *,
 
 
 def _growth(normalizer: Any) -> float:
-    """How many characters the replacements of a normalizer make of one, at most; forty that double fill any memory."""
+    """How many characters a normalizer's replacements make of one, at most; forty that double it fill any memory."""
     if not isinstance(normalizer, dict):
         return 1.0
     own = 1.0

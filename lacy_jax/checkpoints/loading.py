@@ -72,7 +72,7 @@ class LoadedModel:
 
 
 _MOST_COMPRESSED, _SMALL = 100, 1 << 20  # bytes of arrays to bytes of files; bytes of files that are always let pass
-# What TensorStore says where not the files are at fault but the way to them: nothing is set aside for it.
+# What TensorStore says where the way to the files is at fault, not the files: then no step is set aside.
 _UNREACHABLE = re.compile(
     r"(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED)\b"
 )
@@ -220,11 +220,11 @@ def restore_arrays(folder: epath.Path, target: Any, *, checksums: Checksums) -> 
         folder = absolute(local_copy(str(folder)))
     try:
         with _every_read_awaited():
-            # The handler by itself: a `Checkpointer` lets processes wait for one that has failed.
+            # The handler by itself: a `Checkpointer` makes processes wait for one that has failed.
             restored = ocp.StandardCheckpointHandler().restore(folder, args=ocp.args.StandardRestore(target))
     except (MemoryError, jax.errors.JaxRuntimeError):
         raise
-    except Exception as error:  # of damaged files Orbax, TensorStore and JSON raise nearly every kind
+    except Exception as error:  # for damaged files Orbax, TensorStore and JSON raise nearly every kind
         if _UNREACHABLE.search(str(error)) or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError)):
             raise CheckpointError(f"cannot read {folder}: {_first_line(error)}") from error
         fault = f"it cannot be read ({_first_line(error)})"

@@ -1,8 +1,8 @@
-"""What makes a changed file of prepared data known: `checksums.json` beside the files of a dataset.
+"""How a changed file of prepared data is noticed: `checksums.json` beside the files of a dataset.
 
 It holds the size of every file, and the sha256 of the small ones: JSON and the tokenizer. The records need none, since
-ArrayRecord keeps a hash of each chunk of them and compares it when it is read. So opening a dataset costs the same
-whatever its size. A dataset without the file was written by an older lacy_jax.
+ArrayRecord keeps a hash of each of their chunks and compares it when the chunk is read. So opening a dataset costs the
+same whatever its size. A dataset without the file was written by an older lacy_jax.
 """
 
 import hashlib

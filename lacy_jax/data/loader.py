@@ -38,7 +38,7 @@ def batch_at(source: Windows, step: int, *, batch_size: int, seed: int, rows: Ro
 
 
 def batch_windows(source: Windows, step: int, *, batch_size: int, seed: int, rows: Rows | None = None) -> list[int]:
-    """The numbers of the windows that `batch_at` reads, a row after the other; raises as it does."""
+    """The numbers of the windows that `batch_at` reads, row by row; raises as it does."""
     chosen = _chosen(source, rows, batch_size=batch_size)
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
     return [int(order[step * batch_size + row]) for row in chosen]

@@ -242,7 +242,7 @@ def _tokenize(
 
 
 def _open_tokenizer(file: Path) -> Tokenizer:
-    """A tokenizer, compared with the sha256 beside it, which one that we trained has.
+    """A tokenizer, compared with the sha256 beside it where there is one: those that were trained here have it.
 
     Raises:
         DataError: it is missing, no tokenizer, or damaged.

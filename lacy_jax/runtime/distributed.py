@@ -135,7 +135,7 @@ _words = itertools.count()
 
 
 def _from_process_0(text: str) -> str:
-    """What process 0 gives here, in every process. It may take minutes: on CPUs a collective waits for 30 seconds."""
+    """What process 0 gives here, in every process. It may take minutes; on CPUs a collective would wait 30 seconds."""
     from jax._src.distributed import global_state  # not public: the store of the coordination service
 
     store: Any = global_state.client

@@ -13,14 +13,14 @@ VARIABLE = "LACY_JAX_PARENT"  # the read end of a pipe whose other end only the 
 
 
 def worker_ends_with_parent() -> None:
-    """To be called in a process of `multiprocessing`: alone, it would wait for work for ever."""
+    """To be called in a process of `multiprocessing`: without its parent it would wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         _when(lambda: multiprocessing.connection.wait([parent.sentinel]), then=lambda: os._exit(1))
 
 
 def run_child(command: Sequence[str], *, output: IO[str], environment: Mapping[str, str]) -> int:
-    """Runs one of our commands to its end, and returns its status. If this process ends first, it gets SIGTERM."""
+    """Runs one of our commands to its end; returns its status. If this process ends first, the command gets SIGTERM."""
     if os.name != "posix":
         return subprocess.run(command, stdout=output, stderr=output, env=environment).returncode
     theirs, ours = os.pipe()
@@ -35,7 +35,7 @@ def run_child(command: Sequence[str], *, output: IO[str], environment: Mapping[s
 
 
 def end_with_parent() -> None:
-    """To be called where a command begins: SIGTERM, with which a run saves, once the `run_child` of it is gone."""
+    """To be called where a command begins: it gets SIGTERM, on which a run saves, once its `run_child` is gone."""
     given = os.environ.pop(VARIABLE, "")
     if given.isdecimal():
         pipe = int(given)

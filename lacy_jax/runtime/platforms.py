@@ -1,7 +1,7 @@
 """Options of XLA for the training step, by platform.
 
-They go with the compile request, not through the environment: nothing else that the process compiles is changed, and
-what this XLA does not know is left out, where in XLA_FLAGS it would end the process.
+They go with the compile request, not through the environment: nothing else that the process compiles is changed.
+An option that this XLA does not know is left out; in XLA_FLAGS it would end the process.
 """
 
 import logging

@@ -73,7 +73,7 @@ class _Body:
 
     def __init__(self, receive: Receive, scope: Scope):
         self._receive = receive
-        # Such a client sends its body only when it is asked for.
+        # A client with this header sends its body only when it is asked for.
         self._ended = any(name == b"expect" for name, _ in scope["headers"])
 
     async def receive(self) -> Message:

@@ -40,7 +40,10 @@ class DrainingServer(uvicorn.Server):
         self._deadline = float("inf")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """asyncio takes on as many connections at once as it is told of a backlog, before it looks at any of them."""
+        """Lets the system hold BACKLOG connections.
+
+        asyncio is given a smaller number: it takes on that many at once, before it looks at any of them.
+        """
         await super().startup(sockets)
         for each in sockets or []:
             each.listen(BACKLOG)

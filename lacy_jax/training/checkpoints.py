@@ -172,7 +172,7 @@ def _kept(training: TrainingConfig) -> policies.PreservationPolicy:
 
 
 def _value(name: str, metrics: Mapping[str, float]) -> float:
-    """What is the larger the better a checkpoint is; the smallest for one that was not validated, or not by `name`."""
+    """A number that is larger for a better checkpoint; -inf for one that was not validated, or not by `name`."""
     sign = 1.0 if name.startswith(("accuracy", "roc/")) else -1.0
     return sign * metrics[name] if name in metrics else -math.inf
 
@@ -197,7 +197,7 @@ def read_state(
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-    """The arrays of a step's folder, by the name of what holds them."""
+    """The arrays of a step's folder, by the name of the item that holds them."""
     train = {name: getattr(state, name) for name in ("step", "tokens", "ground_truth_tokens", "optimizer")}
     return {"params": state.params, "train": train}
 

@@ -28,7 +28,7 @@ class Health:
         return Health(0, (*self.losses[1 - WINDOW :], loss))
 
     def deviations(self, loss: float) -> float:
-        """How far a loss is over those before it, in their standard deviations; 0 where these are fewer than LEAST."""
+        """How far a loss is above those before it, in their standard deviations; 0 where these are fewer than LEAST."""
         if len(self.losses) < LEAST or not math.isfinite(loss):
             return 0.0
         mean = float(np.mean(self.losses))

@@ -1,8 +1,9 @@
 """A run from its first step, or its newest checkpoint, to the end of its budget.
 
-The loop never waits for a step's result: its loss and gradient norm are looked at one step late, checkpoints are
-written in the background. What a step does depends on the step number and the state alone, so a run that was killed and
-started again ends with the same bits as one that never was.
+A step's loss and gradient norm are looked at one step late, and checkpoints are written in the background, so neither
+keeps the devices waiting. Only steps of a second or more are waited for (stopping.py). What a step does depends on the
+step number and the state alone, so a run that was killed and started again ends with the same bits as one that never
+was.
 """
 
 import contextlib
@@ -283,7 +284,7 @@ class _Log:
             self._say(step, f"loss {loss:.4g}, gradient norm {norm:.4g}: not finite, so the step is skipped", marks)
         elif limit and deviations > limit:
             marks = {"spike": deviations}
-            self._say(step, f"loss {loss:.4g} is {deviations:.1f} standard deviations over those before it", marks)
+            self._say(step, f"loss {loss:.4g} is {deviations:.1f} standard deviations above those before it", marks)
         if marks or step % self._run.config.training.log_every == 0 or step == 1:
             self._record(step, sums, marks)
         if self.health.skipped > self._run.config.training.skip_nonfinite:

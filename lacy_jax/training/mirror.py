@@ -29,7 +29,7 @@ class Mirror:
         self._started = time.monotonic()
 
     def tick(self) -> None:
-        """Starts a copy in the background if the last one is long enough ago. One that fails is made up for later."""
+        """Starts a copy in the background if the last one is long enough ago. If one fails, a later one catches up."""
         if time.monotonic() - self._started < SECONDS or (self._copying and not self._copying.done()):
             return
         if self._copying and (error := self._copying.exception()):

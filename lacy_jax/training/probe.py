@@ -32,7 +32,7 @@ def fit_probe(
 ) -> FactualProbe | None:
     """Fits a probe to the first windows of `source`; None where they have no factual token, or no other.
 
-    So it is where a hidden state is not finite.
+    It is also None where a hidden state is not finite.
     """
     size = config.data.batch_size
     rows = sharding.process_rows(mesh, size)

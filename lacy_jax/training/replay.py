@@ -25,7 +25,7 @@ IDS_SHOWN = 3  # documents of a row
 
 
 def replay(config: Config, *, prepared: Prepared, workdir: str, batch: int, reporter: Reporter) -> list[str]:
-    """Lines about batch `batch` of the run in `workdir`: one about its step, then one per row; [] but in process 0.
+    """Lines about batch `batch` of the run in `workdir`: one about its step, then one per row. Only process 0 has any.
 
     The weights are those that the run had: of the newest checkpoint that is not after the batch, or new ones, and the
     batches from there on are run again. So on the devices of the run this comes to the run's own numbers.

@@ -31,8 +31,8 @@ class Stops:
     def wait(self, results: Any) -> None:
         """Waits for a step's results where steps are slow.
 
-        The next step would be on its way before they are there, and would have to end before the run can. Fast steps
-        are not waited for: the devices would stand still in between.
+        Without that the next step would be on its way when a signal comes, and would have to end before the run can.
+        Fast steps are not waited for: the devices would stand still in between.
         """
         if self.step_seconds is None or self.step_seconds >= SLOW_SECONDS:
             jax.block_until_ready(results)

@@ -1,4 +1,4 @@
-"""A signal is answered at once, and no step is on its way behind a slow one."""
+"""A signal is answered at once, and no step is on its way after a slow one."""
 
 import ctypes
 import os

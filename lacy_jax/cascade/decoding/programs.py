@@ -167,9 +167,9 @@ def _allowed(
 ) -> jax.Array:
     """Which tokens may be picked, bool [R, V]: all that are text, or those that agree with a row's given text.
 
-    Of these only the ones that spell most of it, unless the model's own choice among all tokens agrees. A lone space
-    before a word is seldom that choice, but in a vocabulary of single digits it may be likelier than the word; after it
-    a model does not come back to the word.
+    Of the tokens that agree, only those that spell most of the text may be picked, unless the model's own choice among
+    all tokens agrees. Else a row could begin a word with a lone space, after which a model does not come back to the
+    word. That space is seldom the model's own choice, but where digits are tokens it may be likelier than the word.
     """
 
     def agreeing() -> jax.Array:

@@ -1,4 +1,4 @@
-"""A partner that is another checkpoint, ours or a Hugging Face folder, with its own tokenizer and key-value cache.
+"""A partner that is another checkpoint (ours, a Hugging Face folder or a GGUF file), with its own tokenizer and cache.
 
 The text so far may end within what this tokenizer would write as one token: "born in " before " 1879", "Ein" before
 "stein". Continued as given, such an end is one that the model has hardly ever seen (docs/cascade.md has figures). So

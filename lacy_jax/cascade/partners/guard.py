@@ -254,13 +254,13 @@ def usable(piece: object) -> bool:
 
 
 def _plain(piece: object) -> object:
-    """What a partner gave as a string without code of the partner's, which a subclass may have; _FAILED if unusable."""
+    """A partner's answer as a plain string, since a subclass may run the partner's code; _FAILED if unusable."""
     text = str.__str__(piece) if issubclass(type(piece), str) else None
     return text if text == "" or usable(text) else _FAILED
 
 
 def _described(error: BaseException) -> str:
-    """An exception's type and message, in short and in one line; a foreign one may fail to tell its own."""
+    """An exception's type and message, short and in one line; a partner's own exception may fail to give them."""
     try:
         return f"{type(error).__name__}: {' '.join(str.__str__(str(error))[:200].split())}"
     except BaseException:
