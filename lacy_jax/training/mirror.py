@@ -57,7 +57,8 @@ class Mirror:
 
     def _copy(self) -> None:
         for path in sorted(path for path in self.local.rglob("*") if path.is_file()):
+            if self._sizes.get(path) == path.stat().st_size:
+                continue
             content = path.read_bytes()
-            if self._sizes.get(path) != len(content):
-                (self._target / path.relative_to(self.local).as_posix()).write_bytes(content)
-                self._sizes[path] = len(content)
+            (self._target / path.relative_to(self.local).as_posix()).write_bytes(content)
+            self._sizes[path] = len(content)
