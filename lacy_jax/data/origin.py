@@ -11,12 +11,19 @@ from lacy_jax.data.pack import Progress
 from lacy_jax.data.prepare import Prepared
 
 TEXT_CHARACTERS = 60
+SHOWN = 3  # texts or documents, in a line about many
 
 
 def batch_texts(prepared: Prepared, batch: int, data: DataConfig) -> list[str]:
     """How the text of each row of a batch begins, in one line of at most TEXT_CHARACTERS."""
     windows = batch_windows(prepared.train, batch, batch_size=data.batch_size, seed=data.seed)
     return [_beginning(prepared, window) for window in windows]
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first of some texts or ids for a line, each in quotes, and how many more there are."""
+    said = ", ".join(map(repr, names[:SHOWN]))
+    return f"{said} and {len(names) - SHOWN} more" if len(names) > SHOWN else said
 
 
 def window_documents(prepared: Prepared, windows: Iterable[int], *, progress: Progress) -> dict[int, list[str]]:

@@ -19,7 +19,7 @@ from lacy_jax.checkpoints.format import model_meta, probe_of
 from lacy_jax.config import Config, config_from_dict, config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.loader import prefetch
-from lacy_jax.data.origin import batch_texts
+from lacy_jax.data.origin import batch_texts, shown
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.errors import CheckpointError, NotFiniteError
 from lacy_jax.measures.finite import all_finite
@@ -42,7 +42,6 @@ from lacy_jax.training.stopping import Stops, stop_requests
 from lacy_jax.training.watchdog import Watchdog
 
 SCORE_QUANTILES = 201  # of the validation call scores, saved with a checkpoint to start a cascade's budget
-TEXTS_SAID = 3  # of a batch, in the line about it; its record has all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,10 +329,9 @@ class _Log:
         batch, data = step - 1, self._run.config.data
         texts = batch_texts(self._run.prepared, batch, data)
         marks |= {"batch": batch, "texts": texts}
-        said = ", ".join(map(repr, texts[:TEXTS_SAID]))
-        more = f" and {len(texts) - TEXTS_SAID} more" if len(texts) > TEXTS_SAID else ""
-        line = f"batch {batch} (step {step}): {what}; it reads {said}{more}; --replay_step={batch} shows it"
-        self._run.reporter.say(line)
+        self._run.reporter.say(
+            f"batch {batch} (step {step}): {what}; it reads {shown(texts)}; --replay_step={batch} shows it"
+        )
 
     def _stop(self, step: int) -> None:
         count = self.health.skipped

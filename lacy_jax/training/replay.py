@@ -9,7 +9,7 @@ import numpy as np
 from lacy_jax.config import Config
 from lacy_jax.console import Reporter
 from lacy_jax.data.loader import batch_windows, prefetch
-from lacy_jax.data.origin import batch_texts, window_documents
+from lacy_jax.data.origin import batch_texts, shown, window_documents
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.errors import DataError
 from lacy_jax.model import decoder
@@ -20,8 +20,6 @@ from lacy_jax.training.evaluate import Evaluator, place_batch
 from lacy_jax.training.metrics import training_record
 from lacy_jax.training.reference import load_reference
 from lacy_jax.training.state import init_state, state_shardings
-
-IDS_SHOWN = 3  # documents of a row
 
 
 def replay(config: Config, *, prepared: Prepared, workdir: str, batch: int, reporter: Reporter) -> list[str]:
@@ -79,11 +77,7 @@ def _documents(prepared: Prepared, windows: list[int], reporter: Reporter) -> li
         found = window_documents(prepared, windows, progress=reporter.update)
     except DataError:
         return ["documents not known (their annotated dataset is not here)"] * len(windows)
-    return [
-        ", ".join(repr(each) for each in found[window][:IDS_SHOWN])
-        + (f" and {len(found[window]) - IDS_SHOWN} more" if len(found[window]) > IDS_SHOWN else "")
-        for window in windows
-    ]
+    return [shown(found[window]) for window in windows]
 
 
 def _row(row: int, values: dict[str, np.ndarray], *, window: int, documents: str) -> str:

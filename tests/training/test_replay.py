@@ -12,7 +12,7 @@ from lacy_jax.console import Reporter
 from lacy_jax.data import loader
 from lacy_jax.data.documents import full_text
 from lacy_jax.data.loader import batch_at
-from lacy_jax.data.origin import batch_texts, window_documents
+from lacy_jax.data.origin import batch_texts, shown, window_documents
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.training.metrics import read_metrics
 from lacy_jax.training.replay import replay
@@ -88,3 +88,8 @@ def test_a_text_in_a_line_is_one_short_line(small_config: Config, small_data: Pr
     texts = batch_texts(small_data, 4, small_config.data)
     assert len(texts) == 8
     assert all(0 < len(text) <= 60 and "\n" not in text for text in texts)
+
+
+def test_of_many_names_a_line_shows_three() -> None:
+    assert shown(["a", "b'", "c"]) == "'a', \"b'\", 'c'"
+    assert shown(["a", "b", "c", "d", "e"]) == "'a', 'b', 'c' and 2 more"
