@@ -23,12 +23,12 @@ STAGES = {
     "tokenize": ("lacy_jax.data.prepare:train_tokenizer", 1),
     "pack": ("lacy_jax.data.pack:factual_tokens", 240),
     "compile": ("lacy_jax.training.loop:compile_train_step", 1),
-    "step": ("lacy_jax.training.loop:training_record", 6),
+    "step": ("lacy_jax.training.run_log:training_record", 6),
     "validation": ("lacy_jax.training.loop:validation_record", 1),
     "saving": ("lacy_jax.training.checkpoints:Checkpoints.save", 2),
     "resume": ("lacy_jax.training.checkpoints:Checkpoints.restore", 1),
 }
-_FIRST_STEP = "lacy_jax.training.loop:training_record"
+_FIRST_STEP = "lacy_jax.training.run_log:training_record"
 
 
 def main(stage: str, call: int, *, milliseconds: float, notes: Path, door: str) -> None:

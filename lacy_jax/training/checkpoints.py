@@ -72,6 +72,10 @@ class Checkpoints:
         step: int | None = self._manager.latest_step()
         return step
 
+    def describe_newest(self) -> str:
+        """What is saved, in words for a message."""
+        return "there is no checkpoint" if self.latest is None else f"the newest checkpoint is {self.latest}"
+
     def check_room(self, state: TrainState) -> None:
         """Returns where the disk has room for a checkpoint of `state`; of a bucket nothing is known.
 

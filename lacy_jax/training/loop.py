@@ -13,30 +13,28 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from lacy_jax.checkpoints.format import model_meta, probe_of
 from lacy_jax.config import Config, config_from_dict, config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.loader import prefetch
-from lacy_jax.data.origin import batch_texts, shown
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.errors import CheckpointError, NotFiniteError
 from lacy_jax.measures.finite import all_finite
 from lacy_jax.model import decoder
 from lacy_jax.model.probe import FactualProbe
 from lacy_jax.runtime import distributed, sharding
-from lacy_jax.runtime.claims import check_claim
 from lacy_jax.training.announce import describe_jump, describe_run
 from lacy_jax.training.budget import BudgetMeter
 from lacy_jax.training.checkpoints import Checkpoints
 from lacy_jax.training.compiled import compile_train_step
 from lacy_jax.training.evaluate import Evaluator, place_batch
-from lacy_jax.training.flops import flops_per_token, mesh_peak
 from lacy_jax.training.health import Health, read_health
-from lacy_jax.training.metrics import MetricWriter, mean_loss, training_record, validation_record
+from lacy_jax.training.metrics import validation_record
 from lacy_jax.training.probe import fit_probe
-from lacy_jax.training.reference import Reference, load_reference
+from lacy_jax.training.reference import load_reference
+from lacy_jax.training.run import Run
+from lacy_jax.training.run_log import RunLog
 from lacy_jax.training.state import TrainState, init_state, state_shardings
 from lacy_jax.training.stopping import Stops, stop_requests
 from lacy_jax.training.watchdog import Watchdog
@@ -51,23 +49,6 @@ class TrainResult:
     step: int
     finished: bool
     seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """What the parts of a run share; `vocab` is the padded vocabulary."""
-
-    config: Config
-    prepared: Prepared
-    mesh: Mesh
-    vocab: int
-    checkpoints: Checkpoints
-    reporter: Reporter
-    reference: Reference | None
-
-    @property
-    def call_id(self) -> int:
-        return self.prepared.tokenizer.call_id
 
 
 def train(config: Config, *, prepared: Prepared, workdir: str, reporter: Reporter) -> TrainResult:
@@ -91,7 +72,7 @@ def train(config: Config, *, prepared: Prepared, workdir: str, reporter: Reporte
         tokenizer = prepared.tokenizer.fingerprint
         reference = load_reference(config, tokenizer=tokenizer, vocab=vocab, mesh=mesh)
         checkpoints = Checkpoints(workdir, config.training)
-        run = _Run(config, prepared, mesh, vocab, checkpoints, reporter, reference)
+        run = Run(config, prepared, mesh, vocab, checkpoints, reporter, reference)
         try:
             with stop_requests(reporter.say) as stops:
                 state, meta = _start(run)
@@ -104,7 +85,7 @@ def train(config: Config, *, prepared: Prepared, workdir: str, reporter: Reporte
             checkpoints.close()
 
 
-def _start(run: _Run) -> tuple[TrainState, dict[str, Any]]:
+def _start(run: Run) -> tuple[TrainState, dict[str, Any]]:
     """The newest checkpoint's state and meta, or a new state made in place on the devices, and {}."""
     placed = state_shardings(run.config, vocab=run.vocab, mesh=run.mesh)
     if run.checkpoints.latest is None:
@@ -125,7 +106,7 @@ def _start(run: _Run) -> tuple[TrainState, dict[str, Any]]:
 
 
 def _loop(
-    run: _Run,
+    run: Run,
     state: TrainState,
     meta: dict[str, Any],
     *,
@@ -138,7 +119,7 @@ def _loop(
     started = time.monotonic()
     step = saved = int(state.step)
     meter = BudgetMeter(run.config, state)
-    log = _Log(run, workdir, step=step, meter=meter, health=read_health(meta.get("health")))
+    log = RunLog(run, workdir, step=step, meter=meter, health=read_health(meta.get("health")))
     scores: list[float] = meta.get("call_scores", [])
     probe = probe_of(meta)
     record: dict[str, float] = {}
@@ -181,7 +162,7 @@ def _loop(
     return TrainResult(step=step, finished=finished, seconds=time.monotonic() - started)
 
 
-def _validate(run: _Run, state: TrainState, evaluate: Evaluator) -> tuple[dict[str, float], list[float]]:
+def _validate(run: Run, state: TrainState, evaluate: Evaluator) -> tuple[dict[str, float], list[float]]:
     """The record of a validation, and quantiles of its finite call scores, ascending; [] where it has none."""
     tokens = evaluate(state.params, run.prepared.validation, step=state.step, reference=run.reference)
     record = validation_record(tokens, byte_lengths=run.prepared.tokenizer.byte_lengths)
@@ -189,13 +170,13 @@ def _validate(run: _Run, state: TrainState, evaluate: Evaluator) -> tuple[dict[s
     return record, [float(q) for q in np.quantile(scores, np.linspace(0, 1, SCORE_QUANTILES))] if scores.size else []
 
 
-def _probe(run: _Run, state: TrainState) -> FactualProbe | None:
+def _probe(run: Run, state: TrainState) -> FactualProbe | None:
     count = run.config.training.evaluate_batches
     return fit_probe(state.params, run.prepared.train, config=run.config, mesh=run.mesh, batches=count)
 
 
 def _save(
-    run: _Run,
+    run: Run,
     state: TrainState,
     *,
     step: int,
@@ -226,117 +207,14 @@ def _check_savable(state: TrainState, *, step: int, checkpoints: Checkpoints) ->
     # Waited for on every device: on CPUs a program that another one overtakes can hang several processes.
     if not jax.block_until_ready(all_finite(jax.block_until_ready((state.params, state.optimizer)))):
         raise NotFiniteError(
-            f"the parameters after step {step:,} are not finite, so they are not saved; {_kept(checkpoints)}; a lower "
-            "config.optimizer.learning_rate (in another --workdir) may help"
+            f"the parameters after step {step:,} are not finite, so they are not saved; "
+            f"{checkpoints.describe_newest()}; a lower config.optimizer.learning_rate (in another --workdir) may help"
         )
 
 
-def _kept(checkpoints: Checkpoints) -> str:
-    return "there is no checkpoint" if checkpoints.latest is None else f"the newest checkpoint is {checkpoints.latest}"
-
-
-def _batches(run: _Run, step: int) -> Any:
+def _batches(run: Run, step: int) -> Any:
     """Device batches from `step` on, two ahead of the step that uses them."""
     data = run.config.data
     rows = sharding.process_rows(run.mesh, data.batch_size)
     for batch in prefetch(run.prepared.train, step, batch_size=data.batch_size, seed=data.seed, rows=rows):
         yield place_batch(batch, run.mesh, batch_size=data.batch_size)
-
-
-class _Log:
-    """Looks at every step one step late, so that the device never waits, and writes its record where one is due."""
-
-    def __init__(self, run: _Run, workdir: str, *, step: int, meter: BudgetMeter, health: Health):
-        self._run, self._first, self._meter, self.health = run, step, meter, health
-        self._workdir = workdir
-        self._writer = MetricWriter(workdir, resume_step=step) if jax.process_index() == 0 else None
-        self._waiting: tuple[int, dict[str, jax.Array]] | None = None
-        self._clock: tuple[float, int] | None = None
-        self._started = time.monotonic()
-        self._note = ""
-
-    def after_step(self, step: int, sums: dict[str, jax.Array]) -> None:
-        self.flush()
-        self._waiting = (step, sums)
-        budget = self._meter.budget
-        name = budget.unit.replace("_", " ")
-        note = "compiling" if step == self._first + 1 else self._note
-        self._run.reporter.update(f"train ({name})", self._meter.used(step), budget.limit, note)
-
-    def flush(self) -> None:
-        """Looks at the step that waits, if any.
-
-        Raises:
-            NotFiniteError: it is one more to be skipped than `config.training.skip_nonfinite` allows in a row.
-        """
-        if self._waiting is None:
-            return
-        (step, sums), self._waiting = self._waiting, None
-        numbers = jax.device_get({name: sums[name] for name in ("loss", "weight", "gradient_norm")})
-        loss, norm = mean_loss(numbers), float(numbers["gradient_norm"])
-        deviations = self.health.deviations(loss)
-        self.health = self.health.after(loss=loss, gradient_norm=norm)
-        limit = self._run.config.training.spike_deviations
-        marks: dict[str, Any] = {}
-        if self.health.skipped:
-            marks = {"skipped": self.health.skipped}
-            self._say(step, f"loss {loss:.4g}, gradient norm {norm:.4g}: not finite, so the step is skipped", marks)
-        elif limit and deviations > limit:
-            marks = {"spike": deviations}
-            self._say(step, f"loss {loss:.4g} is {deviations:.1f} standard deviations above those before it", marks)
-        if marks or step % self._run.config.training.log_every == 0 or step == 1:
-            self._record(step, sums, marks)
-        if self.health.skipped > self._run.config.training.skip_nonfinite:
-            self._stop(step)
-
-    def write(self, record: dict[str, Any], step: int, split: str) -> None:
-        if self._writer is not None:
-            self._writer.write(record, step=step, split=split)
-
-    def sync(self) -> None:
-        """To be called before a save: records of its steps are never written again, and the folder is still ours."""
-        self.flush()
-        check_claim(self._workdir)
-        if self._writer is not None:
-            self._writer.sync()
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-    def _record(self, step: int, sums: dict[str, jax.Array], marks: dict[str, Any]) -> None:
-        """Writes a step's record, with its speed and with what makes it remarkable."""
-        record = training_record(jax.device_get(sums))
-        self._meter.note(step, record)
-        now, tokens = time.monotonic(), record["tokens"]
-        if self._clock is not None:
-            speed = (tokens - self._clock[1]) / max(now - self._clock[0], 1e-9)
-            record["tokens_per_second"] = speed
-            peak = mesh_peak(self._run.mesh)
-            if peak is not None:
-                record["mfu"] = speed * flops_per_token(self._run.config.model, vocab=self._run.vocab) / peak
-            self._note = f"loss {record['loss']:.3f}  {speed:,.0f} tokens/s"
-        else:
-            self._note = f"loss {record['loss']:.3f}"
-        self._clock = (now, int(tokens))
-        record["seconds"] = now - self._started + (self._writer.seconds_before if self._writer else 0.0)
-        self.write(record | marks, step, "train")
-
-    def _say(self, step: int, what: str, marks: dict[str, Any]) -> None:
-        """Says what is remarkable about a step and how its texts begin, and adds these to `marks`, for its record."""
-        if self._writer is None:
-            return
-        batch, data = step - 1, self._run.config.data
-        texts = batch_texts(self._run.prepared, batch, data)
-        marks |= {"batch": batch, "texts": texts}
-        self._run.reporter.say(
-            f"batch {batch} (step {step}): {what}; it reads {shown(texts)}; --replay_step={batch} shows it"
-        )
-
-    def _stop(self, step: int) -> None:
-        count = self.health.skipped
-        raise NotFiniteError(
-            f"the loss or the gradient norm of {count} steps in a row is not finite (batches {step - count} to "
-            f"{step - 1}), more than config.training.skip_nonfinite={count - 1}: the run ends and saves nothing; "
-            f"{_kept(self._run.checkpoints)}; --replay_step={step - count} shows the first of these batches"
-        )

@@ -1,0 +1,28 @@
+"""What the parts of a run share."""
+
+import dataclasses
+
+from jax.sharding import Mesh
+
+from lacy_jax.config import Config
+from lacy_jax.console import Reporter
+from lacy_jax.data.prepare import Prepared
+from lacy_jax.training.checkpoints import Checkpoints
+from lacy_jax.training.reference import Reference
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the parts of a run share; `vocab` is the padded vocabulary."""
+
+    config: Config
+    prepared: Prepared
+    mesh: Mesh
+    vocab: int
+    checkpoints: Checkpoints
+    reporter: Reporter
+    reference: Reference | None
+
+    @property
+    def call_id(self) -> int:
+        return self.prepared.tokenizer.call_id
