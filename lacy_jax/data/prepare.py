@@ -32,7 +32,7 @@ from lacy_jax.data.corpus import corpus_fingerprint, read_documents
 from lacy_jax.data.datasets import AnnotatedSource, Fingerprint
 from lacy_jax.data.documents import Document, Spans, full_text, split_of
 from lacy_jax.data.factual import select_spans
-from lacy_jax.data.files import remembered_hashes, write_whole
+from lacy_jax.data.files import parse_json, remembered_hashes, write_whole
 from lacy_jax.data.pack import (
     TOKENIZER_FILE,
     Packed,
@@ -249,7 +249,7 @@ def _open_tokenizer(file: Path) -> Tokenizer:
     """
     about = file.parent / FINGERPRINT_FILE
     try:
-        expected = json.loads(about.read_text()).get("sha256", "") if about.exists() else ""
+        expected = parse_json(about.read_bytes()).get("sha256", "") if about.exists() else ""
     except (OSError, ValueError, AttributeError) as error:
         raise DataError(f"{about} is damaged ({error}); delete {file.parent}, and it is trained anew") from None
     if expected and file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != expected:

@@ -71,7 +71,7 @@ def _described(content: bytes) -> str:
         found = json.loads(content)
         host, since = ("".join(filter(str.isprintable, str(found[key])[:64])) for key in ("host", "since"))
         return f"process {int(found['pid'])} on {host}, since {since}"
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):  # whatever somebody has put there
         return "it does not say which"
 
 

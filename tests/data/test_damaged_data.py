@@ -98,6 +98,14 @@ def test_a_changed_file_is_named(copied: Config, edit: Callable[[Path], None], w
     assert "delete" in str(error.value)
 
 
+def test_what_says_nothing_of_a_tokenizer_is_named(copied: Config) -> None:
+    (about,) = Path(copied.data.directory).glob("tokenizer/*/fingerprint.json")
+    for written in ("", "[]", "[" * 10**5, '{"sha256": 1'):
+        about.write_text(written)
+        with pytest.raises(DataError, match=r"fingerprint\.json is damaged .*delete"):
+            prepare(copied)
+
+
 def test_data_of_an_older_lacy_jax_has_no_checksums_and_is_read(copied: Config) -> None:
     prepared = prepare(copied)
     whole = content(prepared)

@@ -129,7 +129,13 @@ def test_a_file_that_is_removed_while_it_is_opened_is_no_lock(tmp_path: Path, mo
         assert os.path.samestat(path.stat(), os.fstat(opened[1]))
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid": 1}', b"\xff", b'{"pid": "x", "host": 1, "since": 2}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"[]", b'{"pid": 1}', b"\xff", b'{"pid": "x", "host": 1, "since": 2}'),
+        *(b"[" * 4096, b'{"pid": Infinity, "host": 1, "since": 2}'),
+    ],
+)
 def test_a_holder_that_cannot_be_read_is_still_one(content: bytes) -> None:
     assert claims._described(content) == "it does not say which"
 
