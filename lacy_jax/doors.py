@@ -24,6 +24,7 @@ from lacy_jax import flags
 from lacy_jax.config import Config
 from lacy_jax.errors import LacyError, StorageError
 from lacy_jax.flags import Flag, Given
+from lacy_jax.folders import PACKAGES
 from lacy_jax.runtime.parent import end_with_parent
 from lacy_jax.settings_page import as_flags
 
@@ -39,8 +40,7 @@ EXTRAS = {
     "tokenizers": "partners",
     "spacy": "prepare",
     "libtpu": "tpu",
-    "gcsfs": "gs",
-    "s3fs": "s3",
+    **{package: scheme for scheme, package in PACKAGES.items()},
 }
 _NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
