@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -75,9 +75,19 @@ class Ended:
     seconds: float
 
     @property
+    def broken(self) -> bool:
+        """Whether it printed a traceback, or hung."""
+        return self.status == -1 or "Traceback" in self.said
+
+    @property
     def refused(self) -> bool:
         """Whether it ended with one line, or one for each problem, and said that something is wrong."""
-        return self.status not in (0, -1) and "Traceback" not in self.said and bool(self.said.strip())
+        return self.status != 0 and not self.broken and bool(self.said.strip())
+
+
+def door_command(name: str, *words: str) -> list[str]:
+    """The command that starts a door."""
+    return [sys.executable, "-m", f"lacy_jax.{name}", *words]
 
 
 @dataclass(frozen=True)
@@ -110,15 +120,19 @@ class Scene:
 
     def door(self, name: str, *words: str, timeout: float = 900) -> Ended:
         """Starts `python -m lacy_jax.NAME WORDS` and waits for its end."""
-        return self.command([sys.executable, "-m", f"lacy_jax.{name}", *words], timeout=timeout)
+        return self.command(door_command(name, *words), timeout=timeout)
+
+    def started(self, words: Sequence[str], *, stderr: IO[str] | int) -> subprocess.Popen[bytes]:
+        """A command that runs in the scene's folder."""
+        return subprocess.Popen(
+            words, cwd=self.folder, env=self.environment(), stdout=subprocess.DEVNULL, stderr=stderr
+        )
 
     def command(self, words: Sequence[str], *, timeout: float = 900) -> Ended:
         """Starts a command in the scene's folder and waits for its end."""
         started = time.monotonic()
         with tempfile.TemporaryFile("w+", errors="replace") as said:  # a pipe would wait for whoever else holds it
-            with subprocess.Popen(
-                words, cwd=self.folder, env=self.environment(), stdout=subprocess.DEVNULL, stderr=said
-            ) as process:
+            with self.started(words, stderr=said) as process:
                 try:
                     status = process.wait(timeout)
                 except subprocess.TimeoutExpired:

@@ -170,7 +170,7 @@ def _doors(scene: Scene, faults: int) -> Iterator[Row]:
 
 
 def _judged(ended: Ended, *, right: bool) -> Outcome:
-    if "Traceback" in ended.said or ended.status == -1:
+    if ended.broken:
         return "traceback"
     if ended.refused:
         return "clear"

@@ -2,10 +2,9 @@
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 
-from benchmarks.fault_cases.common import Ended, Outcome, Row, Scene, Sizes, result
+from benchmarks.fault_cases.common import Ended, Outcome, Row, Scene, Sizes, door_command, result
 
 # A shell's program: $1 is the folder of the disk, $2 what is done to it, $3 what mends it, the rest the command.
 _PROGRAM = """
@@ -44,7 +43,7 @@ def _outcome(scene: Scene, *, before: str, after: str) -> Outcome | None:
         return None
     disk = scene.folder / "disk"
     disk.mkdir(exist_ok=True)
-    words = [sys.executable, "-m", "lacy_jax.main", *scene.training(workdir=disk / "run", data=disk / "data")]
+    words = door_command("main", *scene.training(workdir=disk / "run", data=disk / "data"))
     ended = scene.command(["unshare", "-rm", "bash", "-c", _PROGRAM, "bash", str(disk), before, after, *words])
     kept = scene.folder / "disk-result"
     right = kept.exists() and result(kept) == result(scene.run)
@@ -53,7 +52,7 @@ def _outcome(scene: Scene, *, before: str, after: str) -> Outcome | None:
 
 
 def _judged(ended: Ended, *, right: bool) -> Outcome:
-    if "Traceback" in ended.said or ended.status == -1:
+    if ended.broken:
         return "traceback"
     if not right:
         return "lost"

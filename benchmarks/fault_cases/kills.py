@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 
-from benchmarks.fault_cases.common import Outcome, Row, Scene, Sizes, result
+from benchmarks.fault_cases.common import Outcome, Row, Scene, Sizes, door_command, result
 from benchmarks.fault_cases.victim import STAGES
 
 
@@ -45,13 +45,13 @@ def _chain(scene: Scene, folder: Path, *, rng: Random) -> tuple[list[str], Outco
         if ended.status == -signal.SIGKILL:
             killed.append(stage)
         elif ended.status:
-            return killed, "traceback" if "Traceback" in ended.said else "lost", []
+            return killed, "traceback" if ended.broken else "lost", []
     last = scene.door("main", *words)
     same = not last.status and result(folder / "run") == result(scene.run)
     notes = folder / "notes"
     seconds = [float(line) for line in notes.read_text().split()] if notes.exists() else []
     shutil.rmtree(folder)
-    if "Traceback" in last.said:
+    if last.broken:
         return killed, "traceback", seconds
     return killed, "survived" if same else "silent" if not last.status else "lost", seconds
 
@@ -61,10 +61,8 @@ def stops(scene: Scene, sizes: Sizes) -> Iterator[Row]:
     rng, outcomes = Random(1), list[Outcome]()
     for number in range(sizes.stops):
         workdir = scene.folder / f"stopped{number}"
-        words = [sys.executable, "-m", "lacy_jax.main", *scene.training(workdir=workdir)]
-        with subprocess.Popen(
-            words, cwd=scene.folder, env=scene.environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-        ) as run:
+        words = door_command("main", *scene.training(workdir=workdir))
+        with scene.started(words, stderr=subprocess.PIPE) as run:
             time.sleep(rng.uniform(0.5, 6))
             run.send_signal(signal.SIGSTOP)
             time.sleep(2)

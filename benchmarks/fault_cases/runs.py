@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fault_cases.common import Ended, Outcome, Row, Scene, Sizes, result
+from benchmarks.fault_cases.common import Ended, Outcome, Row, Scene, Sizes, door_command, result
 from lacy_jax.checkpoints.loading import load_model
 
 
@@ -20,13 +20,7 @@ def two_runs(scene: Scene, sizes: Sizes) -> Iterator[Row]:
     for number in range(sizes.stops):
         workdir = scene.folder / f"shared{number}"
         words = scene.training(workdir=workdir)
-        with subprocess.Popen(
-            [sys.executable, "-m", "lacy_jax.main", *words],
-            cwd=scene.folder,
-            env=scene.environment(),
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        ) as first:
+        with scene.started(door_command("main", *words), stderr=subprocess.DEVNULL) as first:
             while first.poll() is None and not (workdir / ".lock").exists():
                 time.sleep(0.05)
             second = scene.door("main", *words)
@@ -62,7 +56,7 @@ def _spoiled(scene: Scene, batches: list[int], *, status: int) -> Outcome:
     finite = all(_is_finite(step) for step in (workdir / "checkpoints").glob("*") if step.name.isdecimal())
     strict = _is_strict(workdir / "metrics.jsonl")
     shutil.rmtree(workdir)
-    if "Traceback" in run.said or run.status == -1:
+    if run.broken:
         return "traceback"
     if not finite or not strict or run.status != status:
         return "silent"

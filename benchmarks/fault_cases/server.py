@@ -4,14 +4,12 @@ import contextlib
 import json
 import random
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.fault_cases.common import Outcome, Row, Scene, Sizes
+from benchmarks.fault_cases.common import Outcome, Row, Scene, Sizes, door_command
 
 HALF = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Le"
 RIGHT = {"model": "tiny", "prompt": "Who?", "max_tokens": 4, "temperature": 0}
@@ -70,13 +68,7 @@ def _serving(scene: Scene) -> Iterator[tuple[int, list[str]]]:
     log = scene.folder / "server.txt"
     with (
         log.open("w") as file,
-        subprocess.Popen(
-            [sys.executable, "-m", "lacy_jax.serve", *words],
-            cwd=scene.folder,
-            env=scene.environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=file,
-        ) as server,
+        scene.started(door_command("serve", *words), stderr=file) as server,
     ):
         try:
             while server.poll() is None:
