@@ -21,7 +21,7 @@ def kills(scene: Scene, sizes: Sizes) -> Iterator[Row]:
     A chain has survived where it ends with the bits, and the records, of a run that was never killed.
     """
     outcomes, seconds = dict[str, list[Outcome]](), list[float]()
-    chains = range(-(-sizes.kills // (len(STAGES) - 1)))  # a run killed in its first save has nothing to resume from
+    chains = range(-(-sizes.kills // len(STAGES)))
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         ended = pool.map(lambda number: _chain(scene, scene.folder / f"chain{number}", rng=Random(number)), chains)
     for killed, end, recovered in ended:
@@ -39,7 +39,7 @@ def _chain(scene: Scene, folder: Path, *, rng: Random) -> tuple[list[str], Outco
     words = scene.training(workdir=folder / "run", data=folder / "data")
     killed = []
     for stage, (_, calls) in STAGES.items():
-        point = [stage, str(rng.randint(1, calls)), str(rng.choice([0, rng.uniform(0, 400)]))]
+        point = [stage, str(rng.choice(calls)), str(rng.choice([0, rng.uniform(0, 400)]))]
         module = [sys.executable, "-m", "benchmarks.fault_cases.victim"]
         ended = scene.command([*module, *point, str(folder / "notes"), "main", *words])
         if ended.status == -signal.SIGKILL:

@@ -16,17 +16,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# A stage -> the function that is called in it, as module:name, and of how many calls one is chosen.
+# A stage -> the function that is called in it, as module:name, and of which calls one is chosen.
+# The second save is the one to be killed: then there is a first one to resume from.
 STAGES = {
-    "import": ("", 1),
-    "annotate": ("lacy_jax.data.datasets:_annotated_record", 240),
-    "tokenize": ("lacy_jax.data.prepare:train_tokenizer", 1),
-    "pack": ("lacy_jax.data.pack:factual_tokens", 240),
-    "compile": ("lacy_jax.training.loop:compile_train_step", 1),
-    "step": ("lacy_jax.training.run_log:training_record", 6),
-    "validation": ("lacy_jax.training.loop:validation_record", 1),
-    "saving": ("lacy_jax.training.checkpoints:Checkpoints.save", 2),
-    "resume": ("lacy_jax.training.checkpoints:Checkpoints.restore", 1),
+    "import": ("", range(1, 2)),
+    "annotate": ("lacy_jax.data.datasets:_annotated_record", range(1, 241)),
+    "tokenize": ("lacy_jax.data.prepare:train_tokenizer", range(1, 2)),
+    "pack": ("lacy_jax.data.pack:factual_tokens", range(1, 241)),
+    "compile": ("lacy_jax.training.loop:compile_train_step", range(1, 2)),
+    "step": ("lacy_jax.training.run_log:training_record", range(1, 7)),
+    "validation": ("lacy_jax.training.loop:validation_record", range(1, 2)),
+    "saving": ("lacy_jax.training.checkpoints:Checkpoints.save", range(2, 3)),
+    "resume": ("lacy_jax.training.checkpoints:Checkpoints.restore", range(1, 2)),
 }
 _FIRST_STEP = "lacy_jax.training.run_log:training_record"
 
