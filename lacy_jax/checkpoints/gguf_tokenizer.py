@@ -11,7 +11,7 @@ import gguf
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from lacy_jax.checkpoints.gguf_file import GgufFile
-from lacy_jax.checkpoints.hf_tokenizer import HfTokenizer
+from lacy_jax.data.hf_tokenizer import HfTokenizer
 from lacy_jax.errors import CheckpointError, DataError
 
 # How text is cut before merging; sources: the tokenizer.json of the models that llama.cpp names so.

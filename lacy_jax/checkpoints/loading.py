@@ -123,7 +123,7 @@ def _load_own(folder: epath.Path, *, params_dtype: ParamsDtype) -> LoadedModel:
 def _load_hugging_face(folder: Path, *, params_dtype: ParamsDtype) -> LoadedModel:
     try:
         from lacy_jax.checkpoints import hf
-        from lacy_jax.checkpoints.hf_tokenizer import HfTokenizer
+        from lacy_jax.data.hf_tokenizer import HfTokenizer
     except ImportError as error:
         raise CheckpointError(f"{folder} is a Hugging Face folder: reading it needs the package {error.name}") from None
     settings = hf.read_settings(folder)

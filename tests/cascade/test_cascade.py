@@ -14,9 +14,9 @@ from lacy_jax.cascade import Cascade, Completion, Counts, Request
 from lacy_jax.cascade.decoding.engine import Step, encode_text
 from lacy_jax.cascade.partners.guard import MAX_PIECE_CHARACTERS, Guard
 from lacy_jax.cascade.rows import splice
-from lacy_jax.checkpoints.hf_tokenizer import HfTokenizer
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import Score
+from lacy_jax.data.hf_tokenizer import HfTokenizer
 from lacy_jax.errors import ConfigError, DataError
 
 Model = Callable[..., LoadedModel]

@@ -17,9 +17,9 @@ from lacy_jax.cascade.partners import describe_partner
 from lacy_jax.cascade.partners.checkpoint import CheckpointPartner, begin
 from lacy_jax.cascade.remote.address import PARTNER
 from lacy_jax.cascade.text.extent import complete_extent
-from lacy_jax.checkpoints.hf_tokenizer import HfTokenizer
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.config import CorpusConfig, Span
+from lacy_jax.data.hf_tokenizer import HfTokenizer
 from lacy_jax.errors import CheckpointError, DataError, PartnerError
 from lacy_jax.model import decoder
 from tests.hf_folders import control_ids, random_tensors, settings_of, tokenizer_json, write_folder

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from lacy_jax.checkpoints.format import META_FILE, read_config, read_meta, read_tokenizer
 from lacy_jax.checkpoints.gguf_file import _GPT2_SETTINGS, _LLAMA_SETTINGS
-from lacy_jax.checkpoints.hf_tokenizer import HfTokenizer
 from lacy_jax.checkpoints.loading import load_model
+from lacy_jax.data.hf_tokenizer import HfTokenizer
 from lacy_jax.errors import CheckpointError, DataError
 from tests.checkpoints.test_gguf import write_gguf
 from tests.fuzz.values import as_json, changed_bytes, changed_json, fuzz, odd, refused

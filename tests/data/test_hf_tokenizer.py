@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from lacy_jax.checkpoints.hf_tokenizer import HfTokenizer
+from lacy_jax.data.hf_tokenizer import HfTokenizer
 from lacy_jax.errors import DataError
 from tests.hf_folders import CONTROL, control_ids, tokenizer_json
 
