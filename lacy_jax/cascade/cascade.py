@@ -7,17 +7,22 @@ not share a tokenizer.
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypedDict, Unpack
 
+import jax
+import numpy as np
+
 from lacy_jax.cascade.budget import Budget
 from lacy_jax.cascade.decoding.engine import Engine
 from lacy_jax.cascade.partners import Partner, make_partner
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.cascade.rows import Completion, Request
 from lacy_jax.cascade.scheduler import Calling, Oracle, RankedBy, Scheduler
+from lacy_jax.cascade.scores import CALL_SCORES
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import Account, CascadeConfig, Gate, Score, ScoreSetting, Span, change_cascade
 from lacy_jax.data.corpus import corpus_of_checkpoint
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import ConfigError
+from lacy_jax.model import decoder
 
 
 class Changes(TypedDict, total=False):
@@ -69,7 +74,8 @@ class Cascade:
                 row's text depends on the other rows.
 
         Raises:
-            ConfigError: a value out of range, or settings that do not go together.
+            ConfigError: a value out of range, settings that do not go together, or a score of `<CALL>` with a model
+                that never learned it.
             PartnerError, DataError, CheckpointError: a partner that cannot be made of its spec.
         """
         if (changes.get("score") == "oracle") != (oracle is not None):
@@ -82,6 +88,7 @@ class Cascade:
                 f"gate='factual': {slm.path} has no probe for factual tokens; a run of lacy_jax.main on data with "
                 "factual tokens saves one"
             )
+        _check_score(slm, settings.score)
         if isinstance(partner, str):
             directory, corpus = directory or slm.config.data.directory, slm.config.corpus
             if partner == "documents":
@@ -139,6 +146,21 @@ class Cascade:
             for event in scheduler.step():
                 if event.completion is not None:
                     yield indices[event.id], event.completion
+
+
+def _check_score(slm: LoadedModel, score: ScoreSetting) -> None:
+    """Raises `ConfigError` where the score is one of `<CALL>` and nothing ever taught the model `<CALL>`.
+
+    Its row of the output matrix is zeros then: every token would have the same logit, and the calls mean nothing.
+    """
+    if score == "auto" or not CALL_SCORES[score].needs_call or slm.learned_to_call:
+        return
+    if not np.any(jax.device_get(decoder.output_matrix(slm.params)[slm.tokenizer.call_id])):
+        free = ", ".join(name for name, each in CALL_SCORES.items() if not each.needs_call)
+        raise ConfigError(
+            f"score={score}: {slm.path} never learned <CALL>, its row of the output matrix is zeros; leave the score "
+            f"out, or take one of {free}"
+        )
 
 
 def _calling(slm: LoadedModel, settings: CascadeConfig, *, threshold: float | None, oracle: Oracle | None) -> Calling:

@@ -13,9 +13,13 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from lacy_jax import generate, serve
+from lacy_jax.cascade import Cascade
 from lacy_jax.checkpoints.loading import load_model
+from lacy_jax.config import Score
 from lacy_jax.data.tokenizer import train_tokenizer
-from lacy_jax.errors import CheckpointError
+from lacy_jax.doors import enter
+from lacy_jax.errors import CheckpointError, ConfigError
 from lacy_jax.model import decoder
 from tests.checkpoints.test_hf import logits_of
 from tests.hf_folders import CORPUS, control_ids, random_tensors, settings_of, tokenizer_json, write_folder
@@ -289,3 +293,22 @@ def test_a_head_that_is_longer_than_its_file_is_refused_at_once(tmp_path: Path, 
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + array + bytes(64))
     with pytest.raises(CheckpointError, match=r"cannot read .* as GGUF"):
         load_model(str(path))
+
+
+@pytest.mark.parametrize("score", ["call_score", "call_logit", "call_probability"])
+def test_a_score_of_a_call_that_nobody_taught_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], score: Score
+) -> None:
+    settings = settings_of("gpt2")
+    folder = write_folder(tmp_path / "folder", "gpt2", settings=settings)
+    file = write_gguf(tmp_path / "model.gguf", "gpt2", settings, random_tensors(settings))
+    for path in (folder, file):
+        with pytest.raises(ConfigError, match="never learned <CALL>"):
+            Cascade(load_model(str(path)), None, score=score)
+        words = [f"--checkpoint={path}", f"--score={score}", "--partner=none"]
+        for door, more in ((generate.DOOR, ["--prompt=x"]), (serve.DOOR, ["--port=0"])):
+            assert enter(door, [*words, *more]) == 2
+            out, err = capsys.readouterr()
+            assert (out, err.count("\n")) == ("", 1)
+            assert f"score={score}: {path} never learned <CALL>" in err
+    Cascade(load_model(str(folder)), None)  # auto, which is its uncertainty
