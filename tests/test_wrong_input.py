@@ -97,6 +97,8 @@ WRONG: dict[tuple[str, ...], str] = {
     ): "did you mean documents:{here}/te",
     ("generate", "--checkpoint={run}", "--prompt=a", "--partner={here}/model.gguf"): "cannot read {here}/model",
     ("generate", "--checkpoint={run}", "--prompt=a", "--partner=runs/none"): "there is no such folder",
+    ("generate", "--checkpoint={run}", "--prompt=a", "--partner=none.gguf"): "there is no such file",
+    ("main", TINY, "--config.cascade.partner=none.gguf"): "config.cascade.partner: unknown partner 'none.gguf'",
     (
         "generate",
         "--checkpoint={run}",

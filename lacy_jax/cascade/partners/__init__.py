@@ -184,6 +184,7 @@ def _meant(spec: str, forms: Iterable[str]) -> str:
         (name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")), f"did you mean documents:{spec}?"),
         (os.path.isfile(spec), "it is a file, and a checkpoint is a folder or a file NAME.gguf"),
         (bool(_HOST.fullmatch(spec)), f"did you mean http://{spec}?"),
+        (name.endswith(".gguf"), "there is no such file"),
         ("/" in spec, "there is no such folder"),
     ]
     return next((f"; {guess}" for fits, guess in guesses if fits), did_you_mean(spec.partition(":")[0], forms))
