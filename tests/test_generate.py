@@ -203,6 +203,45 @@ def test_prompts_from_a_file_and_other_partners(
         assert any(row["counts"]["delegated"] for row in rows) is delegates
 
 
+def test_prompts_of_several_lines_are_json_lines(
+    workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = ["Danube\n\nThe Danube", "Marie\u2028Curie", " x"]
+    file = tmp_path / "prompts.jsonl"
+    lines = [json.dumps(prompts[0]), "", json.dumps({"prompt": prompts[1], "more": 1}), json.dumps({"prompt": " x"})]
+    file.write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8", newline="")
+    words = (f"--checkpoint={workdir}", "--prompt=a", f"--prompts_file={file}", "--partner=none", "--max_new_tokens=2")
+    assert run(*words, "--json") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.strip().split("\n")]
+    assert [row["prompt"] for row in rows] == ["a", *prompts]
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("The Danube", "not JSON"),
+        ('"cut', "not JSON"),
+        ("[" * 5000, "not JSON"),
+        ('["The Danube"]', "neither a JSON string nor an object"),
+        ('{"text": "The Danube"}', "neither a JSON string nor an object"),
+        ('{"prompt": 3}', "neither a JSON string nor an object"),
+        ("null", "neither a JSON string nor an object"),
+        ('""', "empty"),
+        ('"\\ud800"', "surrogate"),
+    ],
+)
+def test_a_bad_line_of_prompts_is_named(
+    workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, named: str
+) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(f'"The Danube"\n\n{line}\n')
+    assert run(f"--checkpoint={workdir}", f"--prompts_file={file}") == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert f"{file}, line 3: " in err
+    assert named in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
