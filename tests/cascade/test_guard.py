@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lacy_jax.cascade.partners.guard import (
+    FIRST_REST_SECONDS,
     MAX_PIECE_CHARACTERS,
     WARNING_SECONDS,
     Clock,
@@ -279,6 +280,33 @@ def test_a_hanging_partner_is_left_alone_until_it_is_back(gate: Gate, clock: Man
     found = guard.statistics
     assert (found.answered, found.empty, found.failed) == (2, 0, 0)
     assert found.questions == found.answered + found.late
+
+
+def test_a_partner_that_is_late_again_and_again_is_left_alone_for_longer_and_longer(clock: Manual) -> None:
+    """A partner that comes back only to hang anew: each question would wait for all of the timeout."""
+    gates = [Gate() for _ in range(5)]
+    asked: list[int] = []
+
+    def answer(_: str) -> str:
+        asked.append(len(asked))
+        return gates[asked[-1]]("hang")
+
+    guard = Guard(Scripted(answer), timeout=30.0, clock=clock)
+    for number, rest in enumerate([0, 1, 2, 4]):
+        question = guard.submit(["a"])
+        assert gates[number].reached.wait(60)
+        clock.advance(30.0)
+        assert question.result(60) == [""]
+        gates[number].event.set()  # it comes back
+        until(lambda: not guard._hanging)
+        if rest:
+            clock.advance(rest * FIRST_REST_SECONDS - 0.01)
+            assert all(guard.submit(["b"]).done() for _ in range(50))  # nobody waits
+            clock.advance(0.01)
+    assert len(asked) == 4
+    gates[4].event.set()
+    assert guard.complete(["a"]) == [" hang"]
+    assert guard._rest is None
 
 
 def test_questions_behind_a_hanging_one_are_answered_with_it(gate: Gate, clock: Manual) -> None:

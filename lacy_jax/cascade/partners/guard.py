@@ -12,11 +12,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from lacy_jax.cascade.partners import Partner
+from lacy_jax.cascade.remote.rest import Rest
 
 # A longer piece is not an answer to "what comes next?": it counts as none.
 MAX_PIECE_CHARACTERS = 200
 # At most one warning in this many seconds: a partner that is away must not fill the log.
 WARNING_SECONDS = 5.0
+FIRST_REST_SECONDS = 5.0  # how long a partner that is late twice in a row is left alone; doubled by each further time
 IDLE_SECONDS = 0.5  # how long the thread that asks waits for another question
 
 _log = logging.getLogger(__name__)
@@ -69,9 +71,10 @@ class Guard:
 
     The partner is called in a thread, by one question at a time. It must answer a question within `timeout` seconds
     of its being asked. While it hangs beyond that, further questions are answered "" at once, without a thread
-    more; when it comes back, what it brings is thrown away, and it is asked again. There are two threads, one that
-    asks and one that looks at the clock. Both end when nothing is asked, and are daemons: a partner that hangs for
-    ever does not keep the program from ending.
+    more; when it comes back, what it brings is thrown away, and it is asked again. If it is late for a second question
+    in a row, it is left alone for a while that grows. There are two threads, one that asks and one that looks at the
+    clock. Both end when nothing is asked, and are daemons: a partner that hangs for ever does not keep the program from
+    ending.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Guard:
         self._working = self._watching = self._hanging = False
         self._statistics = PartnerStatistics()
         self._warned = float("-inf")
+        self._rest: Rest | None = None  # since it was late, until a question is answered in time
 
     @property
     def statistics(self) -> PartnerStatistics:
@@ -125,7 +129,8 @@ class Guard:
         question = _Question(list(texts), Future(), [_LATE] * len(texts), self._clock.now() + self.timeout)
         question.future.set_running_or_notify_cancel()  # so that nobody can cancel it
         with self._lock:
-            ask = bool(question.texts) and not self._hanging
+            resting = self._rest is not None and self._clock.now() < self._rest.until
+            ask = bool(question.texts) and not self._hanging and not resting
             if ask:
                 self._queue.append(question)
                 self._open.append(question)
@@ -202,6 +207,9 @@ class Guard:
             if question.settled:
                 return
             self._hanging = True
+            self._rest = (
+                Rest() if self._rest is None else self._rest.missed(self._clock.now(), first=FIRST_REST_SECONDS)
+            )
             unanswered = list(self._open)
         self._warn(f"did not answer within {self.timeout:g} seconds; it is not asked until it comes back")
         for one in unanswered:
@@ -213,6 +221,8 @@ class Guard:
             if question.settled:
                 return
             question.settled = True
+            if question.begun is not None and _LATE not in question.answers:
+                self._rest = None
             while self._open and self._open[0].settled:
                 self._open.popleft()
             answers = question.answers
