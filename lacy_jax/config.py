@@ -284,6 +284,11 @@ class CascadeConfig:
         "The score that decides where the model calls. auto: the call score of a model that was trained to call, else "
         "its uncertainty (docs/cascade.md).",
     )
+    start_token: str = setting(
+        "auto",
+        "What stands before a text. auto: what the model's tokenizer puts there, else what stood between documents in "
+        "its training; none; or a control token by its name (docs/cascade.md).",
+    )
     gate: Gate = setting("none", "factual: the score is weighed by how likely the next token is a fact.")
     account: Account = setting("row", "row: each text keeps to the budget. shared: only all texts together do.")
     span: Span = setting("phrase", "How far the partner writes at a call.")

@@ -27,6 +27,7 @@ from lacy_jax.invalid import explain
 
 if TYPE_CHECKING:
     from lacy_jax.cascade import Cascade
+    from lacy_jax.data.tokenizer import TextTokenizer
     from lacy_jax.evidence.judge import Cost, Judge
 
 Text = Annotated[str, Field(min_length=1)]
@@ -84,6 +85,7 @@ _SETTINGS = (
     _of_cascade("budget", "Share of the SLM's tokens to delegate: 0.22 for 22%"),
     _of_cascade("score", "The score that decides where the model calls"),
     _of_cascade("gate", "Weigh the score by P(factual)"),
+    _of_cascade("start_token", "What stands before a text: auto, none, or a control token by its name"),
     _of_cascade("span", "How far the partner writes at a call"),
     _of_cascade("timeout", "Seconds that the partner has to answer", old=("partner_timeout",)),
 )
@@ -134,6 +136,8 @@ def open_given_cascade(given: Given, *, batch_size: int) -> "Cascade":
     directory = given.directory or ""
     cascade = Cascade(slm, settings.partner, settings=settings, directory=directory, batch_size=batch_size)
     say_partner(settings.partner, slm.config)
+    if slm.family or settings.start_token != "auto":
+        say_start(cascade.tokenizer)
     return cascade
 
 
@@ -142,6 +146,13 @@ def say_partner(spec: str, config: Config) -> None:
     from lacy_jax.cascade.partners import describe_partner
 
     print(f"partner: {describe_partner(spec, corpus=config.corpus)}", file=sys.stderr, flush=True)
+
+
+def say_start(tokenizer: "TextTokenizer") -> None:
+    """One line about what stands before a text, on stderr."""
+    names = {index: name for name, index in tokenizer.control_tokens().items()}
+    start = "nothing" if tokenizer.start_id is None else names[tokenizer.start_id]
+    print(f"before each text: {start} (--start_token)", file=sys.stderr, flush=True)
 
 
 def _refuse_partner(config: Config, *, checkpoint: str) -> None:

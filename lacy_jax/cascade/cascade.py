@@ -4,6 +4,7 @@ Text is the truth, token ids are a cache of it: the partner is given text and gi
 not share a tokenizer.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -20,7 +21,7 @@ from lacy_jax.cascade.scores import CALL_SCORES
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import Account, CascadeConfig, Gate, Score, ScoreSetting, Span, change_cascade
 from lacy_jax.data.corpus import corpus_of_checkpoint
-from lacy_jax.data.tokenizer import TextTokenizer
+from lacy_jax.data.tokenizer import TextTokenizer, starting_with
 from lacy_jax.errors import ConfigError
 from lacy_jax.model import decoder
 
@@ -32,6 +33,7 @@ class Changes(TypedDict, total=False):
     window: int
     score: ScoreSetting | Literal["oracle"]
     gate: Gate
+    start_token: str
     account: Account
     span: Span
     timeout: float
@@ -74,8 +76,8 @@ class Cascade:
                 row's text depends on the other rows.
 
         Raises:
-            ConfigError: a value out of range, settings that do not go together, or a score of `<CALL>` with a model
-                that never learned it.
+            ConfigError: a value out of range, settings that do not go together, a score of `<CALL>` with a model that
+                never learned it, or a start token that the tokenizer does not have.
             PartnerError, DataError, CheckpointError: a partner that cannot be made of its spec.
         """
         if (changes.get("score") == "oracle") != (oracle is not None):
@@ -89,6 +91,7 @@ class Cascade:
                 "factual tokens saves one"
             )
         _check_score(slm, settings.score)
+        slm = dataclasses.replace(slm, tokenizer=starting_with(slm.tokenizer, settings.start_token))
         if isinstance(partner, str):
             directory, corpus = directory or slm.config.data.directory, slm.config.corpus
             if partner == "documents":

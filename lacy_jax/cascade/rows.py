@@ -11,7 +11,7 @@ from typing import Literal
 
 from lacy_jax.cascade import budget as budgets
 from lacy_jax.cascade.budget import Budget, BudgetState
-from lacy_jax.cascade.decoding.engine import Engine, Step, ends_word
+from lacy_jax.cascade.decoding.engine import Engine, Step, after_start, ends_word
 from lacy_jax.cascade.decoding.sampling import GREEDY, Sampling
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import ConfigError
@@ -139,7 +139,7 @@ class Row:
 def take_own(row: Row, step: Step, score: float, *, engine: Engine, spent: int = 0) -> None:
     """Appends the SLM's own token; bytes of an incomplete character are held back from the text."""
     row.state = budgets.account(row.state, generated=1, spent=spent)
-    if step.token == engine.tokenizer.end_id:
+    if step.token in engine.tokenizer.end_ids:
         row.finish = "end"
         return
     row.ids.append(step.token)
@@ -178,7 +178,7 @@ def splice(tokenizer: TextTokenizer, text: str, piece: str) -> tuple[list[int], 
     encoding = tokenizer.encode(text + piece)
     tokens = int(((encoding.ends > len(text)) | (encoding.starts >= len(text))).sum())
     # A tokenizer that drops characters may write none; a row of such pieces would never reach its length.
-    return [tokenizer.start_id, *encoding.ids.tolist()], max(1, tokens)
+    return after_start(tokenizer, encoding.ids.tolist()), max(1, tokens)
 
 
 def release(row: Row) -> tuple[Piece, ...]:

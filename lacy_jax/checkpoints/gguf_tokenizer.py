@@ -50,7 +50,9 @@ def read_tokenizer(file: GgufFile) -> HfTokenizer:
             if each in (gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED):
                 special = each == gguf.TokenType.CONTROL
                 tokenizer.add_tokens([AddedToken(token, special=special, normalized=False)])
-        return HfTokenizer(tokenizer.to_str(), start_id=_start_id(file), end_id=end_id)
+        others = [file.value(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom")]
+        ends = [each for each in others if each is not None]
+        return HfTokenizer(tokenizer.to_str(), start_id=_start_id(file), end_id=end_id, more_ends=ends)
     except DataError as error:
         raise CheckpointError(f"{file.where}: {error}") from None
     except CheckpointError:
@@ -60,8 +62,9 @@ def read_tokenizer(file: GgufFile) -> HfTokenizer:
 
 
 def _start_id(file: GgufFile) -> int | None:
-    """The token that the file wants before a text; None if it wants none: the end of another text stands there."""
-    added = file.value("tokenizer.ggml.add_bos_token", file.value("tokenizer.ggml.model") == "llama")
+    """The token that the file wants before a text; None if it wants none. Where it does not say, as llama.cpp does."""
+    kinds = [file.value(f"tokenizer.ggml.{name}") for name in ("model", "pre")]
+    added = file.value("tokenizer.ggml.add_bos_token", kinds[0] == "llama" or kinds[1] in _WHOLE_WORDS)
     return file.value("tokenizer.ggml.bos_token_id") if added else None
 
 

@@ -23,6 +23,11 @@ TOKENIZER_FILE = "tokenizer.json"
 
 # Where the ids of control tokens stand; an earlier file has priority.
 _SETTINGS_FILES = ("config.json", "generation_config.json", "tokenizer_config.json")
+# What stood between documents where models of many families were pretrained.
+BETWEEN_DOCUMENTS = "<|endoftext|>"
+# Control tokens that end a text by their names, as in llama.cpp (src/llama-vocab.cpp): a model that was taught to chat
+# names only the end of a message as its end, and after plain text writes the end of a document.
+END_NAMES = (BETWEEN_DOCUMENTS, "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<EOT>")
 MOST_GROWTH = 100  # characters that a normalizer may make of one
 _SPACE = "\u2581"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
@@ -34,8 +39,15 @@ class HfTokenizer:
     Special tokens stand for no bytes, and no text encodes to them: "<|endoftext|>" in a text is spelt out.
     """
 
-    def __init__(self, definition: str, *, start_id: int | None, end_id: int) -> None:
-        """`definition`: the JSON of tokenizer.json; `start_id=None`: texts start after `end_id`.
+    def __init__(self, definition: str, *, start_id: int | None, end_id: int, more_ends: Iterable[int] = ()) -> None:
+        """`definition`: the JSON of tokenizer.json.
+
+        Args:
+            start_id: what the tokenizer puts before a text. None: nothing, and a text follows what stood between
+                documents in pretraining, `BETWEEN_DOCUMENTS` where there is such a control token, else `end_id`. That
+                is measured to be best (docs/cascade.md).
+            end_id: what ends a document.
+            more_ends: other tokens that end a text, beside those of `END_NAMES`.
 
         Raises:
             DataError: no such JSON, tokens written in a way not known here, or an id that is no token.
@@ -56,10 +68,12 @@ class HfTokenizer:
         self.call_id = len(self._bytes)
         self.vocab_size = self.call_id + 1
         self.byte_lengths = np.array([*map(len, self._bytes), 0], np.int32)
-        self.end_id = end_id
-        self.start_id = end_id if start_id is None else start_id
         self.fingerprint = hashlib.sha256(definition.encode()).hexdigest()
-        for name, index in (("bos_token_id", self.start_id), ("eos_token_id", self.end_id)):
+        self.end_id = end_id
+        self.start_id: int | None = self._between_documents() if start_id is None else start_id
+        ends, names = [end_id, *more_ends], self.control_tokens()
+        self.end_ids = tuple(dict.fromkeys([*ends, *(names[name] for name in END_NAMES if name in names)]))
+        for name, index in (("bos_token_id", self.start_id), *(("eos_token_id", end) for end in ends)):
             if not 0 <= index < self.call_id:
                 raise DataError(f"tokenizer: {name} is {index}, but its tokens are 0 to {self.call_id - 1}")
             # Whatever its flags say, it is not text.
@@ -94,10 +108,22 @@ class HfTokenizer:
             raise DataError(
                 f"tokenizer: cannot read {TOKENIZER_FILE} and *config.json in {folder} ({error!r})"
             ) from None
-        end_id, start_id = (_control_id(kind, settings, ids=ids) for kind in ("eos", "bos"))
-        if end_id is None:
+        ends, starts = (_control_ids(kind, settings, ids=ids) for kind in ("eos", "bos"))
+        if not ends:
             raise DataError(f"tokenizer: {folder} names no end-of-text token: config.json needs eos_token_id")
-        return cls(definition, start_id=start_id, end_id=end_id)
+        made = cls(definition, start_id=starts[0] if starts else None, end_id=ends[0], more_ends=ends[1:])
+        rule = settings[-1].get("add_bos_token")
+        if rule is False or (rule is None and not made._adds_start()):
+            made.start_id = made._between_documents()
+        return made
+
+    def _adds_start(self) -> bool:
+        """Whether the post-processor puts a token before a text."""
+        added, plain = (self._tokenizer.encode("a", add_special_tokens=each).ids for each in (True, False))
+        return len(added) > len(plain) and added[: len(plain)] != plain
+
+    def _between_documents(self) -> int:
+        return self.control_tokens().get(BETWEEN_DOCUMENTS, self.end_id)
 
     def encode(self, text: str) -> Encoding:
         """The tokens of `text`, without any control token; raises `DataError` at a lone surrogate."""
@@ -140,6 +166,11 @@ class HfTokenizer:
         """The UTF-8 bytes of `ids`, which may begin or end inside a character."""
         return b"".join([self._bytes[index] for index in ids])
 
+    def control_tokens(self) -> dict[str, int]:
+        """The tokens that are no text, by name."""
+        named = self._tokenizer.get_vocab(with_added_tokens=True)
+        return {name: index for name, index in named.items() if not self._bytes[index]}
+
 
 def _read_json(path: Path) -> dict[str, Any]:
     settings: Any = parse_json(path.read_bytes()) if path.exists() else {}
@@ -148,18 +179,17 @@ def _read_json(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _control_id(kind: str, settings: Sequence[dict[str, Any]], *, ids: Mapping[str, int]) -> int | None:
-    """The id of the token "bos" or "eos"; of several that end a text, the first."""
+def _control_ids(kind: str, settings: Sequence[dict[str, Any]], *, ids: Mapping[str, int]) -> list[int]:
+    """The ids of the tokens "bos" or "eos": first that which stands first, then others that other files name."""
+    found: list[int] = []
     for each in settings:
         index = each.get(f"{kind}_token_id")
-        index = index[0] if isinstance(index, list) and index else index
-        if isinstance(index, int):
-            return index
+        found += [one for one in (index if isinstance(index, list) else [index]) if isinstance(one, int)]
         token = each.get(f"{kind}_token")
         token = token.get("content") if isinstance(token, dict) else token
         if isinstance(token, str) and token in ids:
-            return ids[token]
-    return None
+            found.append(ids[token])
+    return list(dict.fromkeys(found))
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -4,6 +4,7 @@ A tokenizer trained here splits any text without loss: text is taken as it is (n
 the vocabulary are spelt in bytes, and decoding is the concatenation of each token's bytes.
 """
 
+import copy
 import hashlib
 import io
 import itertools
@@ -11,13 +12,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import sentencepiece
 
 from lacy_jax.config import SMALLEST_VOCABULARY
-from lacy_jax.errors import DataError
+from lacy_jax.errors import ConfigError, DataError, did_you_mean
 
 _SPACE = "\u2581"  # SentencePiece writes a space so; the character itself, met in a text, is spelt in bytes
 
@@ -42,14 +43,16 @@ class Encoding:
 class TextTokenizer(Protocol):
     """What decoding needs of a tokenizer: our own `Tokenizer`, or a Hugging Face one.
 
-    start_id: what stood before a text's first token in training; end_id: what ends a document. Neither is text.
+    start_id: what stands before a text's first token; None: nothing. end_id: what ends a document, and end_ids: all
+    that end one. None of them is text.
     call_id: the id of `<CALL>`, or where that would be: the number of real tokens. vocab_size: call_id + 1.
     byte_lengths: int32[vocab_size], UTF-8 bytes each token stands for; 0 for control tokens.
     fingerprint: sha256 of the definition, in hex.
     """
 
-    start_id: int
+    start_id: int | None
     end_id: int
+    end_ids: tuple[int, ...]
     call_id: int
     vocab_size: int
     byte_lengths: np.ndarray
@@ -63,6 +66,32 @@ class TextTokenizer(Protocol):
         """The UTF-8 bytes of `ids`, which may begin or end inside a character."""
         ...
 
+    def control_tokens(self) -> dict[str, int]:
+        """The tokens that are no text, by name."""
+        ...
+
+
+_AnyTokenizer = TypeVar("_AnyTokenizer", bound=TextTokenizer)
+
+
+def starting_with(tokenizer: _AnyTokenizer, token: str) -> _AnyTokenizer:
+    """The tokenizer with another token before a text: "auto" leaves its own, "none" is nothing, else a control token.
+
+    Raises:
+        ConfigError: there is no such control token.
+    """
+    if token == "auto":
+        return tokenizer
+    names = tokenizer.control_tokens()
+    if token != "none" and token not in names:
+        raise ConfigError(
+            f"start_token={token}: allowed are auto, none and the tokenizer's control tokens, which have no {token!r}"
+            f"{did_you_mean(token, names)}"
+        )
+    changed = copy.copy(tokenizer)
+    changed.start_id = names.get(token)
+    return changed
+
 
 class Tokenizer:
     """A SentencePiece model, any that has `</s>`, and `<CALL>` as the id after its last piece.
@@ -70,7 +99,7 @@ class Tokenizer:
     pieces: number of SentencePiece pieces. vocab_size: pieces + 1.
     call_id: the id of `<CALL>`, = pieces: no text encodes to it, and it decodes to "".
     end_id: the id of `</s>`, which follows every document: no text encodes to it, and it decodes to "".
-    start_id: the same id: a document follows the end of another one.
+    start_id: the same id: a document follows the end of another one. end_ids: the same id alone.
     byte_lengths: int32[vocab_size], UTF-8 bytes each token stands for; 0 for `<CALL>` and control tokens.
     model_proto: the serialized SentencePiece model; fingerprint: its sha256, in hex.
     """
@@ -89,7 +118,8 @@ class Tokenizer:
         self.pieces: int = processor.get_piece_size()
         self.call_id = self.pieces
         self.end_id: int = processor.eos_id()
-        self.start_id = self.end_id
+        self.start_id: int | None = self.end_id
+        self.end_ids: tuple[int, ...] = (self.end_id,)
         self.vocab_size = self.pieces + 1
         try:
             self._bytes = [_piece_bytes(processor, index) for index in range(self.pieces)] + [b""]
@@ -149,6 +179,10 @@ class Tokenizer:
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The UTF-8 bytes of `ids`, which may begin or end inside a character."""
         return b"".join([self._bytes[index] for index in ids])
+
+    def control_tokens(self) -> dict[str, int]:
+        """The tokens that are no text, by name, without `<CALL>`."""
+        return {self._processor.id_to_piece(index): index for index in range(self.pieces) if not self._bytes[index]}
 
 
 def _piece_bytes(processor: sentencepiece.SentencePieceProcessor, index: int) -> bytes:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lacy_jax.cascade.decoding.engine import Step
+from lacy_jax.cascade.decoding.engine import Step, encode_text
 from lacy_jax.cascade.decoding.programs import factual_probability, what_is_said
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import ModelConfig
@@ -74,7 +74,7 @@ def read_documents(slm: LoadedModel, documents: Sequence[tuple[Document, Spans]]
         group = documents[first : first + ROWS]
         encodings = [_cut(tokenizer.encode(full_text(document)), context) for document, _ in group]
         tokens_BT = np.full((ROWS, context + 1), tokenizer.end_id, np.int32)
-        tokens_BT[:, 0] = tokenizer.start_id
+        tokens_BT[:, 0] = encode_text(tokenizer, "")[0]
         for row, encoding in enumerate(encodings):
             tokens_BT[row, 1 : 1 + len(encoding)] = encoding.ids
         said = read_tokens(slm, tokens_BT)

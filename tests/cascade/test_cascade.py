@@ -1,5 +1,6 @@
 """The cascade: batched equals one by one, text stays whole, and a partner's faults cost only its own rows."""
 
+import copy
 import dataclasses
 import zlib
 from collections.abc import Callable, Sequence
@@ -11,13 +12,14 @@ import pytest
 import tokenizers
 
 from lacy_jax.cascade import Cascade, Completion, Counts, Request
-from lacy_jax.cascade.decoding.engine import Step, encode_text
+from lacy_jax.cascade.decoding.engine import Engine, Step, encode_text
 from lacy_jax.cascade.partners.guard import MAX_PIECE_CHARACTERS, Guard
 from lacy_jax.cascade.rows import splice
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import Score
 from lacy_jax.data.hf_tokenizer import HfTokenizer
 from lacy_jax.errors import ConfigError, DataError
+from lacy_jax.model import decoder
 
 Model = Callable[..., LoadedModel]
 
@@ -255,6 +257,43 @@ def test_a_piece_that_the_tokenizer_drops_counts_all_the_same(model: Model) -> N
     events = [event for _ in range(100) for event in scheduler.step()]
     assert events[-1].completion is not None
     assert events[-1].completion.text == "ééé"
+
+
+def test_any_of_several_ends_ends_a_text(model: Model) -> None:
+    slm, prompt = model(), "Albert Einstein was"
+    begun = encode_text(slm.tokenizer, prompt)
+    ids = [step.token for step in Engine(slm).session(1).steps({0: begun}, ahead=12)[0]]
+    first = next(index for index in range(4, 12) if ids[index] not in ids[:index])
+    other = copy.copy(slm.tokenizer)
+    other.end_ids = (other.end_id, ids[first])
+    whole, ended = (
+        Cascade(dataclasses.replace(slm, tokenizer=tokenizer), None).generate([prompt], max_new_tokens=12)[0]
+        for tokenizer in (slm.tokenizer, other)
+    )
+    assert (whole.finish, ended.finish) == ("length", "end")
+    assert (whole.counts.generated, ended.counts.generated) == (12, first)
+    assert whole.text.startswith(ended.text)
+
+
+@pytest.mark.parametrize("start", ["auto", "none", "<s>"])
+def test_a_text_follows_what_the_settings_say(model: Model, start: str) -> None:
+    """The model is as unsure as after a plain pass over just those ids, at the prompt's end and after a piece."""
+    slm, prompt = model(), "Albert Einstein was"
+    before = {"auto": [slm.tokenizer.end_id], "none": [], "<s>": [1]}[start]
+    partner = Fake(lambda _: " Ulm")
+    cascade = Cascade(slm, partner, budget=1.0, score="uncertainty", start_token=start)
+    written = cascade.generate([prompt], max_new_tokens=5)[0]
+    assert len(written.pieces) > 1
+    for piece, text in zip(written.pieces, partner.batches, strict=True):
+        ids = [*before, *slm.tokenizer.encode(text[0]).ids.tolist()]
+        hidden = np.asarray(decoder.forward(slm.params, np.array([ids]), config=slm.model), np.float64)[0, -1]
+        weights = np.exp(hidden @ np.asarray(decoder.output_matrix(slm.params), np.float64)[: slm.tokenizer.call_id].T)
+        assert piece.score == pytest.approx(1 - weights.max() / weights.sum(), abs=1e-4)
+
+
+def test_a_start_that_is_no_control_token_is_refused(model: Model) -> None:
+    with pytest.raises(ConfigError, match=r"start_token=</t>: .*did you mean </s>\?"):
+        Cascade(model(), None, start_token="</t>")
 
 
 def test_scores_of_other_kinds(model: Model) -> None:

@@ -130,6 +130,29 @@ def test_a_file_equals_the_folder_it_was_made_of(tmp_path: Path, style: str, kin
     assert [getattr(file.tokenizer, name) for name in ids] == [getattr(folder.tokenizer, name) for name in ids]
 
 
+@pytest.mark.parametrize(
+    ("style", "keys", "start"),
+    [
+        ("llama3", {"add_bos_token": None}, "<|begin_of_text|>"),  # as llama.cpp takes it where the file does not say
+        ("llama3", {"add_bos_token": False}, "<|end_of_text|>"),
+        ("gpt2", {"add_bos_token": None, "bos_token_id": 1}, "<|endoftext|>"),
+    ],
+)
+def test_what_stands_before_a_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], style: str, keys: dict[str, Any], start: str
+) -> None:
+    own = {f"tokenizer.ggml.{name}": value for name, value in keys.items()}
+    settings = settings_of(style)
+    settings.pop("rope_scaling", None)
+    path = write_gguf(tmp_path / "model.gguf", style, settings, random_tensors(settings), **own)
+    tokenizer = load_model(str(path)).tokenizer
+    assert tokenizer.start_id == tokenizer.control_tokens()[start]
+    words = [f"--checkpoint={path}", "--partner=none", "--prompt=Ulm", "--max_new_tokens=1"]
+    for more, said in (([], start), (["--start_token=none"], "nothing")):
+        assert enter(generate.DOOR, [*words, *more]) == 0
+        assert f"before each text: {said} (--start_token)\n" in capsys.readouterr().err
+
+
 def flat(params: decoder.Params, prefix: str = "") -> list[tuple[str, np.ndarray]]:
     found = []
     for name, value in params.items():

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from lacy_jax.cascade.decoding.engine import encode_text
 from lacy_jax.data.hf_tokenizer import HfTokenizer
-from lacy_jax.errors import DataError
+from lacy_jax.data.tokenizer import starting_with
+from lacy_jax.errors import ConfigError, DataError
 from tests.hf_folders import CONTROL, control_ids, tokenizer_json
 
 TEXTS = [
@@ -94,6 +96,77 @@ def test_ids_and_lengths(style: str) -> None:
 def test_texts_start_after_the_end_where_nothing_starts_them() -> None:
     assert MADE["gpt2"].start_id == MADE["gpt2"].end_id
     assert MADE["llama3"].start_id != MADE["llama3"].end_id
+
+
+CHAT = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+def chat_tokenizer(tmp_path: Path, **settings: Any) -> Path:
+    """A folder as SmolLM2's: it ends messages by a token of its own, and names one that begins them."""
+    tokenizer = Tokenizer.from_str(tokenizer_json("gpt2"))
+    tokenizer.add_special_tokens([*CHAT, "<|eot_id|>", "<pad>"])
+    names = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"} | settings
+    kind = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    return folder_with(tmp_path, tokenizer.to_str(), tokenizer_config=names | kind, config={})
+
+
+def test_what_stands_before_a_text_follows_the_tokenizers_own_rule(tmp_path: Path) -> None:
+    """As transformers puts it there; a text that nothing is put before follows the end of a document."""
+    for style, rule, start in (
+        ("llama3", {}, "<|begin_of_text|>"),
+        ("llama3", {"add_bos_token": False}, "<|end_of_text|>"),
+        ("gpt2", {}, "<|endoftext|>"),
+        ("gpt2", {"add_bos_token": True}, "<|endoftext|>"),
+    ):
+        begin, end = CONTROL[style]
+        names = {"bos_token": begin or end, "eos_token": end} | rule
+        folder = folder_with(tmp_path, tokenizer_json(style), tokenizer_config=names, config={})
+        tokenizer = HfTokenizer.from_folder(folder)
+        assert tokenizer.start_id == tokenizer.control_tokens()[start], (style, rule)
+    chat = HfTokenizer.from_folder(chat_tokenizer(tmp_path))
+    ids = chat.control_tokens()
+    assert (chat.start_id, chat.end_id) == (ids["<|endoftext|>"], ids["<|im_end|>"])
+    assert HfTokenizer.from_folder(chat_tokenizer(tmp_path, add_bos_token=True)).start_id == ids["<|im_start|>"]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("style", ["gpt2", "llama3", "chat"])
+def test_transformers_puts_the_same_before_a_text(tmp_path: Path, style: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    if style == "chat":
+        folder = chat_tokenizer(tmp_path)
+    else:
+        begin, end = CONTROL[style]
+        names = {"bos_token": begin or end, "eos_token": end, "tokenizer_class": "PreTrainedTokenizerFast"}
+        folder = folder_with(tmp_path, tokenizer_json(style), tokenizer_config=names, config={})
+    tokenizer, theirs = HfTokenizer.from_folder(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    own = tokenizer if style == "llama3" else starting_with(tokenizer, "none")
+    for text in ("Ulm", "born in 1879"):
+        assert theirs(text)["input_ids"] == encode_text(own, text)
+
+
+def test_every_token_that_ends_a_text_does(tmp_path: Path) -> None:
+    chat = HfTokenizer.from_folder(chat_tokenizer(tmp_path))
+    ids = chat.control_tokens()
+    assert chat.end_ids[0] == chat.end_id
+    assert set(chat.end_ids) == {ids[name] for name in ("<|im_end|>", "<|endoftext|>", "<|eot_id|>")}
+    pad = ids["<pad>"]
+    folder = folder_with(chat_tokenizer(tmp_path), None, generation_config={"eos_token_id": [ids["<|im_end|>"], pad]})
+    named = HfTokenizer.from_folder(folder)
+    assert named.end_id == chat.end_id
+    assert set(named.end_ids) == {*chat.end_ids, pad}
+
+
+def test_another_start_is_a_control_token() -> None:
+    tokenizer = MADE["llama3"]
+    assert starting_with(tokenizer, "auto") is tokenizer
+    assert encode_text(starting_with(tokenizer, "none"), "Ulm") == tokenizer.encode("Ulm").ids.tolist()
+    assert encode_text(starting_with(tokenizer, "none"), "") == [tokenizer.end_id]
+    ended = starting_with(tokenizer, "<|end_of_text|>")
+    assert encode_text(ended, "Ulm") == [tokenizer.end_id, *tokenizer.encode("Ulm").ids.tolist()]
+    assert tokenizer.start_id != tokenizer.end_id  # the tokenizer itself is as it was
+    with pytest.raises(ConfigError, match=r"start_token=<\|end_of_txt\|>: .*did you mean <\|end_of_text\|>\?"):
+        starting_with(tokenizer, "<|end_of_txt|>")
 
 
 def test_a_normalizing_tokenizer_keeps_offsets() -> None:

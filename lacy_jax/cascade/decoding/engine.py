@@ -126,8 +126,17 @@ def shared_prefix(held: list[int], wanted: list[int]) -> int:
 
 
 def encode_text(tokenizer: TextTokenizer, text: str) -> list[int]:
-    """Ids of a text as the model saw texts in training: after the end of another document, or what it had for that."""
-    return [tokenizer.start_id, *tokenizer.encode(text).ids.tolist()]
+    """Ids of a text as the model saw texts in training: after the end of another document, or what it had for that.
+
+    There is always one: where nothing stands before a text, an empty one is the end of another.
+    """
+    return after_start(tokenizer, tokenizer.encode(text).ids.tolist())
+
+
+def after_start(tokenizer: TextTokenizer, ids: list[int]) -> list[int]:
+    """A text's ids, and what stands before them; at least one."""
+    start = [] if tokenizer.start_id is None else [tokenizer.start_id]
+    return [*start, *ids] or [tokenizer.end_id]
 
 
 class Engine:
@@ -143,7 +152,7 @@ class Engine:
         bytes_VW, lengths_V = programs.token_bytes(self.token_bytes, vocab=vocab)
         self.most_given = MOST_GIVEN + bytes_VW.shape[1]
         emitted_V = lengths_V > 0
-        emitted_V[self.tokenizer.end_id] = True
+        emitted_V[list(self.tokenizer.end_ids)] = True
         self.weights = Weights(
             params=decoder.unstack_layers(loaded.params),
             probe=jnp.asarray(probe_weights(loaded.factual_probe, width=self.config.width)),

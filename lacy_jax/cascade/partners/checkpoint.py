@@ -101,7 +101,7 @@ class CheckpointPartner:
             return
         # Bytes that are missing at the end become U+FFFD, which is how complete_extent wants it.
         text = answer.written.decode(errors="replace")
-        answer.piece = complete_extent(text, span=self._span, ended=token == self._engine.tokenizer.end_id)
+        answer.piece = complete_extent(text, span=self._span, ended=token in self._engine.tokenizer.end_ids)
         answer.steps += 1
         if "\ufffd" in (answer.piece or "") or (answer.piece is None and answer.steps == MAX_TOKENS[self._span]):
             answer.piece = ""

@@ -94,7 +94,7 @@ def _targets_of(reading: Reading, *, slm: LoadedModel, document: int) -> Iterato
 
 def said_by(slm: LoadedModel, token: int) -> str:
     """A token as text, for the judge."""
-    if token == slm.tokenizer.end_id:
+    if token in slm.tokenizer.end_ids:
         return "(the end of the text)"
     return slm.tokenizer.decode_bytes([token]).decode("utf-8", "replace")
 

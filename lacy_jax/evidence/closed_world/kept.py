@@ -31,6 +31,7 @@ _LATER = (
     ("training", "keep_every"),
     ("training", "keep_best"),
     ("training", "checksums"),
+    ("cascade", "start_token"),
 )
 MAIN_BUDGET = 0.22  # of the intervals in it
 
