@@ -63,7 +63,8 @@ def main() -> None:
         before = slm.tokenizer.control_tokens()[name] if name else None
         figures = [bits_per_byte(slm, [text[:n] for text in texts], before=before) for n in CHARACTERS]
         cells = [f"{later:.3f} | {'' if math.isnan(whole) else f'{whole:.3f}'}" for later, whole in figures]
-        print(f"| {f'`{name}`' if name else 'nothing'} | " + " | ".join(cells) + " |", flush=True)
+        shown = "`{}`".format(name.replace("|", "\\|")) if name else "nothing"
+        print(f"| {shown} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
