@@ -4,8 +4,8 @@ In a folder on a disk the file is held by a POSIX record lock: it ends with the 
 ends, is not handed on to processes that it starts, and is seen over NFS. A holder that ends in good order removes it.
 
 In a bucket the file is a lease. Its holder writes it again every `BEAT_SECONDS`, each time only if it is as the holder
-left it (a precondition on the object's generation). Whoever finds a lease watches it: if it changes, its holder lives;
-if it has not changed for `EXPIRY_SECONDS`, it is taken over. Only one can, by the same precondition, and no clocks are
+left it (`objects.ConditionalObject`). Whoever finds a lease watches it: if it changes, its holder lives;
+if it has not changed for `EXPIRY_SECONDS`, it is taken over. Only one can, by the same condition, and no clocks are
 compared. A holder that was stopped for longer finds its lease changed, and does not save any more.
 """
 
@@ -26,6 +26,7 @@ from absl import logging
 
 from lacy_jax.errors import FolderError, StorageError
 from lacy_jax.paths import is_bucket
+from lacy_jax.runtime.objects import conditional_object
 
 LOCK_FILE = ".lock"
 BEAT_SECONDS = 20.0
@@ -135,7 +136,7 @@ def _leased(workdir: str, *, say: Say) -> Iterator[None]:
         _take(lease, workdir=workdir, say=say)
     except FolderError:
         raise
-    except Exception as error:  # of google.auth, google.api_core and requests
+    except Exception as error:  # of google.auth, google.api_core, requests, s3fs and botocore
         raise StorageError(f"{workdir} cannot be claimed ({type(error).__name__}: {error})") from error
     ended = threading.Event()
     beats = threading.Thread(target=_beat, args=(lease, ended), name="lease", daemon=True)
@@ -152,15 +153,15 @@ def _leased(workdir: str, *, say: Say) -> Iterator[None]:
 
 def _take(lease: "_Lease", *, workdir: str, say: Say) -> None:
     """Writes the lease where there is none, or one whose holder is gone."""
-    generation, content = lease.read()
-    if generation and content:
+    version, content = lease.read()
+    if version:
         say(f"{workdir} was claimed by {_described(content)}: waiting to see whether that run is still alive")
     deadline = time.monotonic() + EXPIRY_SECONDS
-    while not lease.write(generation if time.monotonic() >= deadline else 0):
+    while not lease.write(version if time.monotonic() >= deadline else ""):
         now, content = lease.read()
-        if generation and now and now != generation:
+        if version and now and now != version:
             raise _refused(workdir, content)
-        generation = now
+        version = now
         time.sleep(min(BEAT_SECONDS / 4, EXPIRY_SECONDS))
 
 
@@ -173,50 +174,34 @@ def _beat(lease: "_Lease", ended: threading.Event) -> None:
 
 
 def _renew(lease: "_Lease") -> None:
-    if not lease.write(lease.generation):
+    if not lease.write(lease.version):
         lease.lost = _described(lease.read()[1])
 
 
 class _Lease:
-    """The object of a lease. generation: of what this process wrote last. lost: who took it over."""
+    """The object of a lease. version: of what this process wrote last. lost: who took it over."""
 
     def __init__(self, path: str):
-        from google.cloud import storage  # gcsfs brings it; it has preconditions, which gcsfs has only for new objects
+        self.path, self.version, self.lost = path, "", ""
+        self._object, self._run = conditional_object(path), uuid.uuid4().hex
+        self._said = json.dumps({**_holder(), "run": self._run}).encode()
 
-        bucket, _, name = path.removeprefix("gs://").partition("/")
-        self.path, self.generation, self.lost = path, 0, ""
-        self._bucket, self._name = storage.Client().bucket(bucket), name
-        self._content = json.dumps({**_holder(), "run": uuid.uuid4().hex}).encode()
+    def read(self) -> tuple[str, bytes]:
+        """Version and content of what is there; "" where nothing is."""
+        return self._object.read()
 
-    def read(self) -> tuple[int, bytes]:
-        """Generation and content of what is there; 0 where nothing is."""
-        from google.api_core.exceptions import NotFound
-
-        blob = self._bucket.get_blob(self._name)
-        if blob is None:
-            return 0, b""
-        try:
-            return int(blob.generation), blob.download_as_bytes()
-        except NotFound:  # between the two calls
-            return 0, b""
-
-    def write(self, generation: int) -> bool:
-        """Writes it in place of `generation`, 0 for nothing; whether that was there."""
-        from google.api_core.exceptions import PreconditionFailed
-
-        blob = self._bucket.blob(self._name)
-        try:
-            blob.upload_from_string(self._content, if_generation_match=generation)
-            self.generation = int(blob.generation)
-        except PreconditionFailed:
-            there, content = self.read()
-            if content != self._content:
-                return False
-            self.generation = there  # an answer got lost, and the client asked again
+    def write(self, over: str) -> bool:
+        """Writes it in place of the version `over`, "" for nothing; whether that was there."""
+        version = self._object.write(self._said, over=over)
+        if not version:
+            version, content = self.read()
+            if self._run.encode() not in content:
+                return False  # if it is ours, an answer got lost
+        self.version = version
         return True
 
     def release(self) -> None:
         try:
-            self._bucket.blob(self._name).delete(if_generation_match=self.generation)
+            self._object.remove(self.version)
         except Exception as error:  # gone, another's by now, or the network: it expires
             logging.warning("%s was not removed: %s", self.path, error)

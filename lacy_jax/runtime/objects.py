@@ -1,0 +1,62 @@
+"""One object of a bucket that is written and removed only if it is as it was seen last: what a lease stands on.
+
+A version names a state of the object: its generation in gs://; "" where there is no object.
+"""
+
+from typing import Protocol
+
+
+class ConditionalObject(Protocol):
+    """Every call may raise what its client raises."""
+
+    def read(self) -> tuple[str, bytes]:
+        """Version and content of what is there; "" and nothing where nothing is."""
+
+    def write(self, content: bytes, *, over: str) -> str:
+        """The version that it has now; "" if what was there was not the version `over`, and nothing was written."""
+
+    def remove(self, version: str) -> None:
+        """Removes this version; another one is left, and raises."""
+
+
+def conditional_object(path: str) -> ConditionalObject:
+    """The object at gs://..."""
+    return _GsObject(path)
+
+
+def _parts(path: str) -> tuple[str, str]:
+    """Bucket and name."""
+    bucket, _, name = path.partition("://")[2].partition("/")
+    return bucket, name
+
+
+class _GsObject:
+    def __init__(self, path: str):
+        from google.cloud import storage  # gcsfs brings it; it has preconditions, which gcsfs has only for new objects
+
+        bucket, self._name = _parts(path)
+        self._bucket = storage.Client().bucket(bucket)
+
+    def read(self) -> tuple[str, bytes]:
+        from google.api_core.exceptions import NotFound
+
+        blob = self._bucket.get_blob(self._name)
+        if blob is None:
+            return "", b""
+        try:
+            return str(blob.generation), blob.download_as_bytes()
+        except NotFound:  # between the two calls
+            return "", b""
+
+    def write(self, content: bytes, *, over: str) -> str:
+        from google.api_core.exceptions import PreconditionFailed
+
+        blob = self._bucket.blob(self._name)
+        try:
+            blob.upload_from_string(content, if_generation_match=int(over or 0))
+        except PreconditionFailed:
+            return ""
+        return str(blob.generation)
+
+    def remove(self, version: str) -> None:
+        self._bucket.blob(self._name).delete(if_generation_match=int(version))
