@@ -1,9 +1,11 @@
 """Folders on disks and in buckets: whether they can be written or read, and what that needs (docs/buckets.md).
 
-Objects are read and written by fsspec (gcsfs, s3fs) and arrays by TensorStore, which Orbax lets write to gs:// alone.
+Objects are read and written by fsspec (gcsfs, s3fs). Arrays are read and written by TensorStore, which Orbax knows how
+to lead to disks and to gs:// alone; in s3:// they go by a folder on this machine.
 """
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import importlib.util
@@ -13,22 +15,32 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import filelock
 
 from lacy_jax.errors import LacyError, StorageError
 from lacy_jax.paths import absolute, is_bucket
 
+if TYPE_CHECKING:
+    from etils import epath
+
 _PROBE_BYTES = 2**16
 _ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE}
-_CLIENTS = ("gcsfs", "google", "aiohttp", "requests")  # packages whose errors are those of a bucket
+_CLIENTS = (
+    "gcsfs",
+    "google",
+    "aiohttp",
+    "requests",
+    "botocore",
+    "aiobotocore",
+)  # packages whose errors are those of a bucket
 # Words of the errors that TensorStore, ArrayRecord and SQLite make of those of the system and of a bucket.
 _OF_STORAGE = re.compile(
-    r"No space left|disk is full|File too large|quota|Read-only|Permission denied|Input/output error|gs://"
+    r"No space left|disk is full|File too large|quota|Read-only|Permission denied|Input/output error|gs://|s3://"
 )
 _SAID = 300  # characters that are shown of such an error: its end, where the cause stands
 _COPIES = 8  # at once
@@ -64,8 +76,6 @@ def _bucket_problem(path: str, *, to: Literal["read", "write"]) -> str:
     scheme, _, rest = path.partition("://")
     if scheme not in PACKAGES:
         return f"{scheme}:// is not known; buckets are gs://... and s3://..."
-    if scheme == "s3" and to == "write":
-        return "s3:// is only read; write to gs://... or to a local folder, and copy that (aws s3 sync)"
     if importlib.util.find_spec(PACKAGES[scheme]) is None:
         return f'{scheme}:// needs the package {PACKAGES[scheme]}: pip install "lacy_jax[{scheme}]"'
     bucket = rest.partition("/")[0]
@@ -100,55 +110,139 @@ def writing(where: object, *, kept: Callable[[], str] = lambda: "") -> Iterator[
         raise StorageError(f"{where} cannot be written ({why}){kept()}") from error
 
 
+def cache_folder(name: str) -> Path:
+    """$LACY_CACHE/NAME, where copies of what lies in buckets are kept (default: ~/.cache/lacy_jax/NAME)."""
+    return Path(os.environ.get("LACY_CACHE") or Path.home() / ".cache" / "lacy_jax") / name
+
+
 def local_copy(folder: str, *, progress: Progress = lambda _stage, _done, _total: None) -> Path:
     """A folder on this machine with the files of `folder`: itself, or a copy, made once, if it lies in a bucket.
 
-    Copies lie in $LACY_CACHE (default: ~/.cache/lacy_jax), under a name made of the address and of the objects' names,
-    sizes and checksums. A copy that was cut off is continued. The processes of a machine share it.
+    Copies lie in `cache_folder`, under a name made of the address and of the objects' names, sizes and checksums. A
+    copy that was cut off is continued. The processes of a machine share it.
 
     Raises:
         StorageError: it cannot be read, or there is no room for it.
     """
     if not is_bucket(folder):
         return Path(folder)
-    cache = Path(os.environ.get("LACY_CACHE") or Path.home() / ".cache" / "lacy_jax") / "buckets"
-    try:
-        return _copied(folder.rstrip("/"), cache=cache, progress=progress)
-    except Exception as error:  # of gcsfs, s3fs, aiohttp and google.auth, which have no class in common
-        raise StorageError(
-            f"{folder} cannot be copied to {cache} ({error}); $LACY_CACHE names another folder"
-        ) from error
+    folder, cache = folder.rstrip("/"), cache_folder("buckets")
+    with _copying(folder, to=cache):
+        objects = _objects(folder)
+        target = cache / f"{objects.root.split('/')[-2]}-{_digest(folder, objects.found)}" / objects.root.split("/")[-1]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(target.with_name(".lock")):
+            if not target.exists():
+                partial = target.with_name(f"{target.name}.partial")
+                _fetch_all(objects, into=partial, progress=progress)
+                partial.rename(target)
+        return target
 
 
-def _copied(folder: str, *, cache: Path, progress: Progress) -> Path:
+def copy_here(folder: str, *, to: Path, without: Sequence[str] = ()) -> None:
+    """Copies a folder of a bucket, which appears only when it is complete, in the place of one that is there.
+
+    without: names in it that are left out.
+
+    Raises:
+        StorageError: it cannot be read, or there is no room for it.
+    """
+    with _copying(folder, to=to):
+        objects = _objects(folder)
+        found = {name: info for name, info in objects.found.items() if name.partition("/")[0] not in without}
+        partial = to.with_name(f"{to.name}.partial")
+        for old in (partial, to):
+            shutil.rmtree(old, ignore_errors=True)
+        _fetch_all(dataclasses.replace(objects, found=found), into=partial)
+        partial.rename(to)
+
+
+def copy_there(folder: Path, *, to: str, last: str) -> None:
+    """Copies the files of a folder on this machine to a bucket, and the one named `last` when all others are there."""
+    files, root = _opened(to)
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    others = [name for name in names if name != last]
+    with ThreadPoolExecutor(_COPIES) as pool:
+        list(pool.map(lambda name: _send(files, folder / name, to=f"{root}/{name}"), others))
+    _send(files, folder / last, to=f"{root}/{last}")
+
+
+def rename_folder(folder: "epath.Path", to: "epath.Path", *, first: str) -> None:
+    """Renames a folder. In a bucket its objects are copied and then removed, the one named `first` before all others.
+
+    (fsspec's own renaming asks s3:// to copy folders too, which are no objects.)
+    """
+    if not is_bucket(folder):
+        folder.rename(to)
+        return
+    objects, (_, target) = _objects(str(folder)), _opened(str(to))
+    with ThreadPoolExecutor(_COPIES) as pool:
+        list(pool.map(lambda name: objects.files.cp_file(f"{objects.root}/{name}", f"{target}/{name}"), objects.found))
+    remove_folder(folder, first=first)
+
+
+def remove_folder(folder: "epath.Path", *, first: str) -> None:
+    """Removes a folder with all that it holds, the file named `first` before all others."""
+    (folder / first).unlink(missing_ok=True)
+    if folder.exists():
+        folder.rmtree()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Objects:
+    """The objects below a folder. files: of fsspec. found: name below `root` -> what the listing says of it."""
+
+    files: Any
+    root: str
+    found: dict[str, Any]
+
+
+def _opened(folder: str) -> tuple[Any, str]:
     import fsspec
 
     absolute(folder)  # settings of fsspec
     files, root = fsspec.url_to_fs(folder)
-    found: dict[str, Any] = files.find(root, detail=True)
-    objects = {name.removeprefix(f"{root}/"): info for name, info in found.items()}
-    if not objects or any(".." in name.split("/") for name in objects):
-        raise OSError("it holds no files" if not objects else "an object's name has .. in it")
-    target = cache / f"{root.split('/')[-2]}-{_digest(folder, objects)}" / root.split("/")[-1]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(target.with_name(".lock")):
-        if not target.exists():
-            partial = target.with_name(f"{target.name}.partial")
-            missing = {name: int(info["size"]) for name, info in objects.items() if not (partial / name).exists()}
-            done, total = 0, sum(missing.values())
-            if total > (free := shutil.disk_usage(target.parent).free):
-                raise OSError(f"{total / 1e9:.1f} GB are to be copied, {free / 1e9:.1f} GB are free")
-            with ThreadPoolExecutor(_COPIES) as pool:
-                for size in pool.map(lambda name: _fetch(files, f"{root}/{name}", into=partial / name), missing):
-                    progress("copy data", done := done + size, total)
-            partial.rename(target)
-    return target
+    return files, root
+
+
+def _objects(folder: str) -> _Objects:
+    files, root = _opened(folder)
+    found = {name.removeprefix(f"{root}/"): info for name, info in files.find(root, detail=True).items()}
+    if not found or any(".." in name.split("/") for name in found):
+        raise OSError("it holds no files" if not found else "an object's name has .. in it")
+    return _Objects(files, root, found)
+
+
+@contextlib.contextmanager
+def _copying(folder: str, *, to: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of gcsfs, s3fs, aiohttp and google.auth, which have no class in common
+        raise StorageError(f"{folder} cannot be copied to {to} ({error}); $LACY_CACHE names another folder") from error
+
+
+def _fetch_all(objects: _Objects, *, into: Path, progress: Progress = lambda _stage, _done, _total: None) -> None:
+    """Copies the objects that `into` does not have; raises `OSError` where there is no room for them."""
+    missing = {name: int(info["size"]) for name, info in objects.found.items() if not (into / name).exists()}
+    done, total = 0, sum(missing.values())
+    into.mkdir(parents=True, exist_ok=True)
+    if total > (free := shutil.disk_usage(into).free):
+        raise OSError(f"{total / 1e9:.1f} GB are to be copied, {free / 1e9:.1f} GB are free")
+    with ThreadPoolExecutor(_COPIES) as pool:
+        fetched = pool.map(lambda name: _fetch(objects.files, f"{objects.root}/{name}", into=into / name), missing)
+        for size in fetched:
+            progress("copy data", done := done + size, total)
 
 
 def _digest(folder: str, objects: dict[str, Any]) -> str:
     sums = ("crc32c", "md5Hash", "ETag", "etag")
     known = [[name, info["size"], *(str(info.get(each, "")) for each in sums)] for name, info in objects.items()]
     return hashlib.sha256(json.dumps([folder, sorted(known)]).encode()).hexdigest()[:12]
+
+
+def _send(files: Any, source: Path, *, to: str) -> None:
+    """Copies one file to a bucket."""
+    files.put_file(str(source), to)
 
 
 def _fetch(files: Any, source: str, *, into: Path) -> int:

@@ -29,6 +29,11 @@ def is_bucket(path: str | os.PathLike[str]) -> bool:
     return "://" in os.fspath(path)
 
 
+def is_s3(path: str | os.PathLike[str]) -> bool:
+    """Whether a path lies in s3://, where Orbax neither reads nor writes arrays: they go by a copy on this machine."""
+    return os.fspath(path).startswith("s3://")
+
+
 def absolute(path: str | os.PathLike[str]) -> "epath.Path":
     """The path from the root, as Orbax wants it; one in a bucket as it is (`epath.Path.absolute` makes it a local one).
 

@@ -1,15 +1,20 @@
 """A checkpoint's parameters in a folder of their own, without optimizer state."""
 
+import contextlib
 import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import orbax.checkpoint as ocp
+from etils import epath
 
 from lacy_jax.checkpoints.format import META_FILE, check_savable, read_meta, with_checksums
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.data.tokenizer import Tokenizer
 from lacy_jax.errors import CheckpointError
-from lacy_jax.folders import unwritable, writing
-from lacy_jax.paths import absolute, expand_home, is_bucket
+from lacy_jax.folders import cache_folder, copy_there, unwritable, writing
+from lacy_jax.paths import absolute, expand_home, is_bucket, is_s3
 
 
 def export(checkpoint: str, *, out: str) -> str:
@@ -32,16 +37,30 @@ def export(checkpoint: str, *, out: str) -> str:
     loaded = load_model(checkpoint)
     if not isinstance(loaded.tokenizer, Tokenizer):
         raise CheckpointError(f"--checkpoint={checkpoint} is a Hugging Face folder or a GGUF file, an export already")
-    partial = target if is_bucket(out) else target.parent / f"{target.name}.partial"
-    if partial.exists():
-        partial.rmtree()
-    with writing(f"--out={out}"):
-        (partial / META_FILE).parent.mkdir(parents=True)
+    with writing(f"--out={out}"), _appearing(target) as folder:
+        (folder / META_FILE).parent.mkdir(parents=True)
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(partial / "params", loaded.params)
-        (partial / "tokenizer.model").write_bytes(loaded.tokenizer.model_proto)
+            checkpointer.save(folder / "params", loaded.params)
+        (folder / "tokenizer.model").write_bytes(loaded.tokenizer.model_proto)
         meta = with_checksums(read_meta(absolute(loaded.path)), {"params": loaded.params})
-        (partial / META_FILE).write_text(json.dumps(meta))
-        if partial != target:
-            partial.rename(target)
+        (folder / META_FILE).write_text(json.dumps(meta))
     return f"{loaded.path} (step {loaded.step:,}) -> {target}"
+
+
+@contextlib.contextmanager
+def _appearing(target: epath.Path) -> Iterator[epath.Path]:
+    """A folder to write to, META_FILE last; when the block ends, what it holds is in `target`."""
+    if is_s3(target):
+        exports = cache_folder("exports")
+        exports.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=exports) as here:
+            yield absolute(here)
+            copy_there(Path(here), to=str(target), last=META_FILE)
+    elif is_bucket(target):
+        yield target
+    else:
+        partial = target.parent / f"{target.name}.partial"
+        if partial.exists():
+            partial.rmtree()
+        yield partial
+        partial.rename(target)

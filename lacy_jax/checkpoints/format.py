@@ -33,7 +33,7 @@ from lacy_jax.paths import absolute, is_bucket
 FORMAT = 1
 META_FILE = "meta/metadata"  # where Orbax puts the item `meta` of a JsonSave
 _ITEM_FILES = ("_METADATA", "manifest.ocdbt")  # Orbax writes them for every tree of arrays
-_FINISHED_FILE = "commit_success.txt"  # Orbax writes it last
+FINISHED_FILE = "commit_success.txt"  # in a bucket Orbax, or training/uploads.py, writes it last
 _VERSIONED = ("lacy_jax", "jax", "flax", "optax", "orbax-checkpoint")
 
 _T = TypeVar("_T")
@@ -112,7 +112,12 @@ def first_readable(path: str, read: Callable[[epath.Path], _T]) -> _T:
 
 
 def kind_of(path: str) -> Literal["folder", "gguf", "own"]:
-    """What a model at `path` is: a Hugging Face folder, a GGUF file, or else, if anything, one of ours ("own")."""
+    """What a model at `path` is: a Hugging Face folder, a GGUF file, or else, if anything, one of ours ("own").
+
+    Those of others lie on disks: nothing is asked of a bucket.
+    """
+    if is_bucket(path):
+        return "own"
     if (absolute(path) / "config.json").is_file():
         return "folder"
     return "gguf" if path.endswith(".gguf") and absolute(path).is_file() else "own"
@@ -170,7 +175,7 @@ def newest_steps(
 
 def _is_step(folder: epath.Path) -> bool:
     """Whether it is a step that was saved to its end: on a disk its name says so, in a bucket a file does."""
-    return folder.name.isdecimal() and (not is_bucket(folder) or (folder / _FINISHED_FILE).exists())
+    return folder.name.isdecimal() and (not is_bucket(folder) or (folder / FINISHED_FILE).exists())
 
 
 def step_fault(step: epath.Path, items: Sequence[str]) -> str:

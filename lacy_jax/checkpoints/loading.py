@@ -33,7 +33,7 @@ from lacy_jax.folders import local_copy
 from lacy_jax.measures.finite import all_finite
 from lacy_jax.model import decoder
 from lacy_jax.model.probe import FactualProbe
-from lacy_jax.paths import absolute, expand_home
+from lacy_jax.paths import absolute, expand_home, is_s3
 from lacy_jax.runtime import distributed
 
 
@@ -216,7 +216,7 @@ def restore_arrays(folder: epath.Path, target: Any, *, checksums: Checksums) -> 
         StorageError: they lie in s3:// and cannot be copied.
     """
     restored, fault = None, ""
-    if str(folder).startswith("s3://"):  # Orbax has no driver for it
+    if is_s3(folder):  # Orbax takes the address for a path on this disk
         folder = absolute(local_copy(str(folder)))
     try:
         with _every_read_awaited():

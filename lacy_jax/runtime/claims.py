@@ -4,9 +4,9 @@ In a folder on a disk the file is held by a POSIX record lock: it ends with the 
 ends, is not handed on to processes that it starts, and is seen over NFS. A holder that ends in good order removes it.
 
 In a bucket the file is a lease. Its holder writes it again every `BEAT_SECONDS`, each time only if it is as the holder
-left it (`objects.ConditionalObject`). Whoever finds a lease watches it: if it changes, its holder lives;
-if it has not changed for `EXPIRY_SECONDS`, it is taken over. Only one can, by the same condition, and no clocks are
-compared. A holder that was stopped for longer finds its lease changed, and does not save any more.
+left it (`objects.ConditionalObject`). Whoever finds a lease watches it: if it changes, its holder lives; if it has not
+changed for `EXPIRY_SECONDS`, it is taken over. Only one can, by the same condition, and no clocks are compared. A
+holder that was stopped for longer finds its lease changed, and does not save any more.
 """
 
 import contextlib
@@ -134,6 +134,8 @@ def _leased(workdir: str, *, say: Say) -> Iterator[None]:
     try:
         lease = _Lease(f"{workdir.rstrip('/')}/{LOCK_FILE}")
         _take(lease, workdir=workdir, say=say)
+        if not lease.is_safe():
+            say(f"{lease.path}: the server heeds no conditions (If-None-Match): a second run is not surely refused")
     except FolderError:
         raise
     except Exception as error:  # of google.auth, google.api_core, requests, s3fs and botocore
@@ -183,8 +185,8 @@ class _Lease:
 
     def __init__(self, path: str):
         self.path, self.version, self.lost = path, "", ""
-        self._object, self._run = conditional_object(path), uuid.uuid4().hex
-        self._said = json.dumps({**_holder(), "run": self._run}).encode()
+        self._object, self._run, self._beats = conditional_object(path), uuid.uuid4().hex, 0
+        self._said = {**_holder(), "run": self._run}
 
     def read(self) -> tuple[str, bytes]:
         """Version and content of what is there; "" where nothing is."""
@@ -192,13 +194,23 @@ class _Lease:
 
     def write(self, over: str) -> bool:
         """Writes it in place of the version `over`, "" for nothing; whether that was there."""
-        version = self._object.write(self._said, over=over)
+        version = self._object.write(self._content(), over=over)
         if not version:
             version, content = self.read()
             if self._run.encode() not in content:
                 return False  # if it is ours, an answer got lost
         self.version = version
         return True
+
+    def is_safe(self) -> bool:
+        """Whether the server heeds conditions: it must refuse to make an object that is there."""
+        version = self._object.write(self._content(), over="")
+        self.version = version or self.version
+        return not version
+
+    def _content(self) -> bytes:
+        self._beats += 1  # no two are alike
+        return json.dumps({**self._said, "beat": self._beats}).encode()
 
     def release(self) -> None:
         try:

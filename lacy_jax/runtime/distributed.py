@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from lacy_jax.errors import FolderError, LacyError, MeshError, StorageError
-from lacy_jax.paths import absolute
+from lacy_jax.paths import absolute, is_s3
 from lacy_jax.runtime.claims import claimed
 
 if TYPE_CHECKING:
@@ -113,9 +113,14 @@ def claimed_by_all(workdir: str, *, say: Callable[[str], None]) -> Iterator[None
     """Holds a work folder while the block runs, process 0 for all of a run (`claims.claimed`).
 
     Raises:
-        FolderError: another run holds it; in every process.
+        FolderError: another run holds it, or this one has several processes and works in s3://; in every process.
         StorageError: the bucket cannot be reached (in other processes than 0 a `FolderError`).
     """
+    if is_s3(workdir) and jax.process_count() > 1:
+        raise FolderError(
+            f"{workdir}: a run of {jax.process_count()} processes cannot work in s3://, since each one would make its "
+            "part of a checkpoint on its own disk; give it a workdir in gs://, or on a disk that all of them share"
+        )
     with contextlib.ExitStack() as stack:
         refused: LacyError | None = None
         if jax.process_index() == 0:

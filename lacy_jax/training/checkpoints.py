@@ -15,6 +15,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from lacy_jax.checkpoints.format import (
+    FINISHED_FILE,
     newest_steps,
     read_checksums,
     read_config,
@@ -26,10 +27,11 @@ from lacy_jax.checkpoints.format import (
 from lacy_jax.checkpoints.loading import restore_arrays
 from lacy_jax.config import Config, TrainingConfig, config_to_dict
 from lacy_jax.errors import CheckpointError, DamagedError, StorageError
-from lacy_jax.folders import writing
-from lacy_jax.paths import absolute, is_bucket
+from lacy_jax.folders import rename_folder, writing
+from lacy_jax.paths import absolute, is_bucket, is_s3
 from lacy_jax.runtime import distributed
 from lacy_jax.training.state import TrainState, init_state
+from lacy_jax.training.uploads import Uploads
 
 # What a run must have in common with the checkpoint that it continues from.
 _BINDING = ("model", "objective", "optimizer", "data", "training.seed", "training.microbatches")
@@ -57,15 +59,20 @@ class Checkpoints:
         self._training = training
         self._unread: epath.Path | None = None  # the step that was saved last, until it is read back
         self._folder = absolute(workdir) / "checkpoints"
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._uploads = Uploads(self._folder, arrays=_ITEMS) if is_s3(workdir) else None
+        # Where Orbax works.
+        self._local = self._folder if self._uploads is None else absolute(self._uploads.local)
+        self._local.mkdir(parents=True, exist_ok=True)
         _set_aside(self._folder)
+        if self._uploads:
+            self._uploads.pull()
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_kept(training),
             # Where this is not given, Orbax writes no metrics.
             best_fn=None if training.keep_best == "none" else functools.partial(_value, training.keep_best),
             cleanup_tmp_directories=True,
         )
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._manager = ocp.CheckpointManager(self._local, options=options)
 
     @property
     def latest(self) -> int | None:
@@ -83,10 +90,11 @@ class Checkpoints:
             StorageError: it has not.
         """
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(_items(state)))
-        if not is_bucket(self._folder) and needed > (free := shutil.disk_usage(self._folder).free):
+        if not is_bucket(self._local) and needed > (free := shutil.disk_usage(self._local).free):
+            another = "set $LACY_CACHE to another folder" if self._uploads else "give another --workdir"
             raise StorageError(
-                f"{self._folder}: a checkpoint of this run takes {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are "
-                "free: make room, or give another --workdir"
+                f"{self._local}: a checkpoint of this run takes {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are "
+                f"free: make room, or {another}"
             )
 
     def save(
@@ -110,6 +118,8 @@ class Checkpoints:
         self.wait()
         with self._written():
             self._manager.save(step, args=args, metrics=metrics, force=True)
+            if self._uploads:
+                self._uploads.start(self._wait_for_orbax)
         self._unread = self._folder / str(step)
 
     def wait(self) -> None:
@@ -121,8 +131,10 @@ class Checkpoints:
             CheckpointError: it is not whole.
         """
         with self._written():
-            self._manager.wait_until_finished()
-            self._manager.check_for_errors()
+            if self._uploads:
+                self._uploads.wait()
+            else:
+                self._wait_for_orbax()
         step, self._unread = self._unread, None
         if step is not None and jax.process_index() == 0 and (fault := step_fault(step, _ITEMS)):
             raise CheckpointError(
@@ -134,7 +146,13 @@ class Checkpoints:
             self.wait()
         finally:
             with self._written():
+                if self._uploads:
+                    self._uploads.close()
                 self._manager.close()
+
+    def _wait_for_orbax(self) -> None:
+        self._manager.wait_until_finished()
+        self._manager.check_for_errors()
 
     def _written(self) -> contextlib.AbstractContextManager[None]:
         def kept() -> str:
@@ -153,14 +171,20 @@ class Checkpoints:
         """
         damaged: dict[epath.Path, str] = {}
         while True:
-            folder = self._folder / str(self.latest)
-            meta = read_meta(folder)
+            name = str(self.latest)
+            folder = self._folder / name
+            here = self._uploads.fetch(name) if self._uploads else folder
             try:
+                meta = read_meta(here)
                 _refuse_other_run(meta, config, data=data, folder=folder)
-                return restore_step(folder, meta, config, vocab=vocab, shardings=shardings), meta
+                return restore_step(here, meta, config, vocab=vocab, shardings=shardings), meta
             except DamagedError as error:
-                damaged[folder] = str(error).removeprefix(f"{folder}/")
+                if self._uploads and self._uploads.refetch(name):
+                    continue  # only the copy on this machine may be damaged
+                damaged[folder] = str(error).removeprefix(f"{here}/")
             _set_aside(self._folder, damaged=damaged)
+            if self._uploads:
+                self._uploads.pull()
             self._manager.reload()
 
 
@@ -233,7 +257,7 @@ def _set_aside(folder: epath.Path, *, damaged: dict[epath.Path, str] | None = No
             names = (f"{step.name}.incomplete{number or ''}" for number in itertools.count())
             aside = next(folder / name for name in names if not (folder / name).exists())
             logging.warning("%s is not whole (%s): it is now %s, and step %s is used", step, fault, aside, whole.name)
-            step.rename(aside)
+            rename_folder(step, aside, first=FINISHED_FILE)
     distributed.wait_for_all("steps that are not whole are set aside")
     if broken and not whole:
         step, fault = next(iter(broken.items()))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jax
 import pytest
 
 import lacy_jax
@@ -18,9 +19,9 @@ from lacy_jax.config import Config
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.doors import enter
 from lacy_jax.errors import FolderError
-from lacy_jax.runtime import claims
+from lacy_jax.runtime import claims, distributed
 from lacy_jax.runtime.claims import LOCK_FILE, check_claim, claimed
-from tests.buckets import bucket_server, settings
+from tests.s3 import emulated
 from tests.test_doors import flags_of
 
 HOLD = """
@@ -146,12 +147,10 @@ def test_what_a_holder_says_stays_one_line() -> None:
     assert len(said) < 200
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    with bucket_server() as address, pytest.MonkeyPatch.context() as patch:
-        for name, value in settings(address).items():
-            patch.setenv(name, value)
-        yield "gs://runs"
+@pytest.fixture(scope="module", params=["gs", "s3"])
+def bucket(request: pytest.FixtureRequest) -> Iterator[str]:
+    with emulated(request.param) as address:
+        yield address
 
 
 class Clock:
@@ -243,3 +242,37 @@ def test_the_block_holds_a_lease_and_gives_it_back(bucket: str) -> None:
         assert json.loads(lease.read()[1])["host"] == socket.gethostname()
         check_claim(folder)
     assert lease.read() == ("", b"")
+
+
+class Heedless:
+    """The object of a server that takes every write."""
+
+    def __init__(self, _: str):
+        self.written = 0
+
+    def read(self) -> tuple[str, bytes]:
+        return "", b""
+
+    def write(self, _: bytes, *, over: str) -> str:
+        assert isinstance(over, str)
+        self.written += 1
+        return str(self.written)
+
+    def remove(self, version: str) -> None:
+        assert version == str(self.written)
+
+
+def test_a_server_that_heeds_no_conditions_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "conditional_object", Heedless)
+    said: list[str] = []
+    with claimed("s3://runs/heedless", say=said.append):
+        pass
+    (line,) = said
+    assert line.startswith("s3://runs/heedless/.lock: the server heeds no conditions")
+
+
+def test_several_processes_are_refused_in_s3(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    refused = pytest.raises(FolderError, match=r"s3://a/b: a run of 2 processes cannot work in s3://")
+    with refused, distributed.claimed_by_all("s3://a/b", say=print):
+        pass
