@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import filelock
 
 from lacy_jax.errors import LacyError, StorageError
-from lacy_jax.paths import absolute, is_bucket
+from lacy_jax.paths import absolute, is_bucket, is_s3
 
 if TYPE_CHECKING:
     from etils import epath
@@ -80,7 +80,7 @@ def _bucket_problem(path: str, *, to: Literal["read", "write"]) -> str:
         return f'{scheme}:// needs the package {PACKAGES[scheme]}: pip install "lacy_jax[{scheme}]"'
     bucket = rest.partition("/")[0]
     try:
-        if not bucket or not absolute(f"{scheme}://{bucket}").exists():
+        if not bucket or not _bucket_exists(f"{scheme}://{bucket}"):
             return f"there is no bucket {scheme}://{bucket}"
         if to == "write":
             probe = absolute(path) / f".probe-{socket.gethostname()}-{os.getpid()}"
@@ -89,6 +89,17 @@ def _bucket_problem(path: str, *, to: Literal["read", "write"]) -> str:
     except Exception as error:  # of gcsfs, s3fs, aiohttp and google.auth, which have no class in common
         return f"cannot {to} {scheme}://{bucket} ({type(error).__name__}: {error})"
     return ""
+
+
+def _bucket_exists(address: str) -> bool:
+    if not is_s3(address):
+        return bool(absolute(address).exists())
+    files, bucket = _opened(address)
+    try:
+        files.call_s3("head_bucket", Bucket=bucket)  # s3fs' own `exists` says no, too, where no server answers
+    except FileNotFoundError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

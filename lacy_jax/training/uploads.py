@@ -43,6 +43,8 @@ class Uploads:
         Raises:
             StorageError: a step cannot be copied.
         """
+        for cut_off in self.local.glob("*.partial"):  # of `copy_here`
+            shutil.rmtree(cut_off)
         there, here = _steps(self._target), _steps(absolute(self.local))
         self._there = {name for name, known in there.items() if known}
         for name in there.keys() - self._there:

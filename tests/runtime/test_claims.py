@@ -244,6 +244,24 @@ def test_the_block_holds_a_lease_and_gives_it_back(bucket: str) -> None:
     assert lease.read() == ("", b"")
 
 
+def test_the_doors_refuse_a_folder_in_a_bucket_too(
+    bucket: str,
+    small_config: Config,
+    small_data: Prepared,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert small_data
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.05)  # the second one looks until it has seen a beat
+    folder = f"{bucket}/doors"
+    words = [word for word in flags_of(small_config, Path("x")) if not word.startswith("--workdir")]
+    with claimed(folder):
+        assert enter(main.DOOR, [*words, f"--workdir={folder}"]) == 2
+        *_, line = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {folder}: another run works there (process {os.getpid()} on ")
+        check_claim(folder)
+
+
 class Heedless:
     """The object of a server that takes every write."""
 

@@ -19,7 +19,7 @@ from lacy_jax.training import loop
 from lacy_jax.training.loop import train
 from tests.buckets import watching
 from tests.s3 import emulated
-from tests.test_buckets import damage, objects, size_of
+from tests.test_buckets import cut_arrays, objects
 from tests.training.test_numbers import change
 
 
@@ -81,12 +81,11 @@ def test_a_machine_that_has_a_step_copies_nothing(
         assert train(small_config, prepared=small_data, workdir=workdir, reporter=Reporter(quiet=True)).step == 6
     assert not fetched
     (here,) = (tmp_path / "runs").glob("*/checkpoints/6/train")
-    largest = max((path for path in here.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-    sound = largest.read_bytes()
-    damage(largest)
+    sound = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+    cut_arrays(str(here))
     assert train(small_config, prepared=small_data, workdir=workdir, reporter=Reporter(quiet=True)).step == 6
     assert fetched
-    assert largest.read_bytes() == sound
+    assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == sound
     assert steps(workdir) == ["3", "6"]
 
 
@@ -106,7 +105,6 @@ def test_an_older_step_is_removed_there_when_the_newer_one_is_whole(
     assert found[0] == "3"
     assert sorted([*found[1:], "commit_success.txt"]) == sorted(objects(f"{workdir}/checkpoints/6"))
     assert steps(workdir) == ["6"]
-    assert size_of(f"{workdir}/checkpoints/6/meta/metadata") > 0
 
 
 def test_a_step_that_cannot_be_copied_ends_the_run_in_one_line(
