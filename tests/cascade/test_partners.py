@@ -1,5 +1,6 @@
 """Partners made from a spec, and the partner that is another checkpoint with another tokenizer."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,28 +36,26 @@ def reference_piece(loaded: LoadedModel, text: str, *, span: Span) -> str:
     """Greedy decoding without any cache; the text's last word is written again by brute force over all tokens."""
     tokenizer = loaded.tokenizer
     tail = re.findall(r"\s*[^\s,]*$", text)[0] if "," not in text else ",23"
-    ids, given, written = encode_text(tokenizer, text), b"", b""
-    while len(given) < len(tail.encode()):
-        given = tokenizer.decode_bytes(ids[-1:]) + given
-        ids = ids[:-1]
+    ids, path, written = encode_text(tokenizer, text), list[int](), b""
+    while len(tokenizer.decode_bytes(path)) < len(tail.encode()):
+        ids, path = ids[:-1], [ids[-1], *path]
     matrix = np.asarray(decoder.output_matrix(loaded.params), np.float64)
     tokens = {i: tokenizer.decode_bytes([i]) for i in range(tokenizer.call_id)}
     for _ in range(40):
         seen = ids[window_start(len(ids), context=loaded.model.context) :]
         padded = jnp.array([[*seen, *[0] * (loaded.model.context - len(seen))]])
         hidden = np.asarray(forward(loaded.params, padded, config=loaded.model)[0, len(seen) - 1], np.float64)
-        allowed = [i for i, b in tokens.items() if b and (b.startswith(given) or given.startswith(b))]
+        given = tokenizer.decode_bytes(path)
+        allowed = [i for i, b in tokens.items() if b.startswith(given) and len(b) > len(given)]
         logits = hidden @ matrix.T
-        own = max((i for i, b in tokens.items() if b or i == tokenizer.end_id), key=lambda i: logits[i])
-        if given and own not in allowed:
-            most = max(min(len(tokens[i]), len(given)) for i in allowed)
-            allowed = [i for i in allowed if min(len(tokens[i]), len(given)) == most]
-        token = max(allowed + [tokenizer.end_id] * (not given), key=lambda i: logits[i])
+        token = max(allowed + [*path[:1]] + [tokenizer.end_id] * (not path), key=lambda i: logits[i])
         ids.append(token)
-        written += tokens[token][len(given) :]
-        given = given[len(tokens[token]) :]
+        if path and token == path[0]:
+            path = path[1:]
+            continue
+        written, path = written + tokens[token][len(given) :], []
         piece = complete_extent(written.decode(errors="replace"), span=span, ended=token == tokenizer.end_id)
-        if not given and piece is not None:
+        if piece is not None:
             return "" if "\ufffd" in piece else piece
     return ""
 
@@ -170,6 +169,18 @@ def test_what_a_llama_recites_arrives_whole_wherever_the_text_ends(model: Model,
     assert [completion.pieces[0].text for completion in completions] == list(pieces.values())
 
 
+def test_a_number_without_end_is_taken_for_whole(tmp_path: Path) -> None:
+    """The model goes on with it for longer than a piece may take. What it holds for likely beside that is the piece."""
+    loaded = load_model(str(reciting_folder(tmp_path / "model", "gpt2", "in 1879 and 19" + "19" * 60)))
+    mark = loaded.tokenizer.encode(";").ids[0]
+    positions = loaded.params["positions"]["embedding"] + 10 * loaded.params["embedding"]["embedding"][mark]
+    params = loaded.params | {"positions": {"embedding": positions}}
+    partner = CheckpointPartner(dataclasses.replace(loaded, params=params), span="word", slots=2)
+    texts = ["in 1879 and 191919", "in 1879", "in 1879 and 1919191919191919"]
+    assert partner.complete(texts) == [";", " and", ";"]
+    assert partner.complete(texts[::-1]) == [";", " and", ";"]
+
+
 def test_a_begun_word_is_written_again_as_one_token() -> None:
     """What is taken back is the end of the text, and begins with a token."""
     definition, (start, end) = tokenizer_json("gpt2"), control_ids("gpt2")
@@ -180,8 +191,8 @@ def test_a_begun_word_is_written_again_as_one_token() -> None:
         "": "", "Łó": "Łó", "😀": "😀", "x" * 60: "x" * 24, "\ue000" * 9: "\ue000" * 9,
     }.items():  # fmt: skip
         answer = begin(tokenizer, text)
-        given = answer.given.decode(errors="replace")
-        assert tokenizer.decode_bytes(answer.ids) + answer.given == text.encode()
+        given = tokenizer.decode_bytes(answer.given).decode(errors="replace")
+        assert tokenizer.decode_bytes([*answer.ids, *answer.given]) == text.encode()
         assert given.endswith(taken), text
         assert len(given) <= len(taken) + 8
 

@@ -180,7 +180,7 @@ class _Going:
     fed: int
     position: int
     sampling: Sampling
-    given: bytes
+    given: Sequence[int]
     whole: bool
 
     @property
@@ -216,7 +216,7 @@ class Session:
         *,
         ahead: int = 1,
         sampling: Mapping[int, Sampling] | None = None,
-        given: Mapping[int, bytes] | None = None,
+        given: Mapping[int, Sequence[int]] | None = None,
         whole: Collection[int] = (),
     ) -> dict[int, list[Step]]:
         """The model's word after each of `rows` (slot -> all ids of the row so far, at least one), and further ones.
@@ -228,7 +228,8 @@ class Session:
             ahead: how many steps of each row are wanted, at most MOST_STEPS; there are fewer, but one at least, where
                 the row's window moves before.
             sampling: how a slot's tokens are picked, greedily by default.
-            given: bytes that a slot's next tokens must spell; the last of them may go further.
+            given: ids of text that a slot's next tokens must spell: these, or in place of the last ones of them one
+                that spells the same and more.
             whole: slots whose last word or number is whole: the next token does not go on with it.
         """
         context = self._engine.config.context
@@ -241,7 +242,7 @@ class Session:
                 fed=min(shared_prefix(self._held[slot], ids), len(ids) - 1),
                 position=len(rows[slot]),
                 sampling=(sampling or {}).get(slot, GREEDY),
-                given=(given or {}).get(slot, b""),
+                given=(given or {}).get(slot, ()),
                 whole=slot in whole,
             )
             for slot, ids in seen.items()
@@ -308,14 +309,19 @@ class Session:
         token_R, start_R, left_R = np.zeros((3, count), np.int32)
         runs_R, whole_R = np.zeros((2, count), bool)
         given_RG = np.zeros((count, engine.most_given), np.uint8)
+        path_RG = np.full((count, engine.most_given), -1, np.int32)
         sampled: list[tuple[Sampling, Sequence[int], int]] = [(GREEDY, (), 0)] * count
         for index, row in lined_up:
-            token_R[index], start_R[index], left_R[index] = row.ids[-1], row.fed, len(row.given)
+            token_R[index], start_R[index] = row.ids[-1], row.fed
             runs_R[index], whole_R[index] = True, row.whole
-            given_RG[index, : len(row.given)] = list(row.given)
+            for token in row.given:
+                spelt = engine.token_bytes[token]
+                path_RG[index, left_R[index]] = token
+                given_RG[index, left_R[index] : left_R[index] + len(spelt)] = list(spelt)
+                left_R[index] += len(spelt)
             sampled[index] = row.sampling, row.ids, row.position
         sampling = sampling_rows(sampled, length=length)
-        start = Start(token_R, start_R, runs_R, np.int32(steps), whole_R, given_RG, left_R, sampling)
+        start = Start(token_R, start_R, runs_R, np.int32(steps), whole_R, given_RG, path_RG, left_R, sampling)
         heads, self._cache = programs.write(
             engine.weights, self._cache, slots, start, config=engine.config, call_id=engine.call_id
         )

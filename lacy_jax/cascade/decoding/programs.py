@@ -56,7 +56,8 @@ class Start(NamedTuple):
 
     token_R: the last known token, which the cache does not have yet; start_R: its position. runs_R: False for a row
     that only stands there. steps: how many tokens are picked, at most MOST_STEPS. whole_R: whether the first of them
-    must not go on with the word before. given_RG: bytes that the tokens must spell, `left_R` of them.
+    must not go on with the word before. given_RG: bytes that the tokens must spell, `left_R` of them. path_RG: how the
+    tokenizer spells them, the id of each token at its first byte.
     """
 
     token_R: Any
@@ -65,6 +66,7 @@ class Start(NamedTuple):
     steps: Any
     whole_R: Any
     given_RG: Any
+    path_RG: Any
     left_R: Any
     sampling: SamplingRows
 
@@ -123,7 +125,7 @@ def _step(
     hidden_R1D, cache = _forward(weights, carry.token_R[:, None], position_R[:, None], carry.cache, config=config)
     logits_RV, factual_R = _head(weights, hidden_R1D[:, 0], config=config)
     left_R = start.left_R - carry.used_R
-    allowed_RV = _allowed(weights, logits_RV, given_RG=start.given_RG, used_R=carry.used_R, left_R=left_R)
+    allowed_RV = _allowed(weights, start, used_R=carry.used_R, left_R=left_R)
     allowed_RV &= ~((start.whole_R & (index == 0))[:, None] & weights.goes_on_V)
     own_RV = jnp.where(allowed_RV, logits_RV, -jnp.inf)
     drawn = jnp.any((carry.sampling.temperature_R > 0) | (carry.sampling.penalty_R != 1))
@@ -162,25 +164,23 @@ def _head(weights: Weights, hidden_RD: jax.Array, *, config: ModelConfig) -> tup
     return logits_RV, factual_R
 
 
-def _allowed(
-    weights: Weights, logits_RV: jax.Array, *, given_RG: jax.Array, used_R: jax.Array, left_R: jax.Array
-) -> jax.Array:
-    """Which tokens may be picked, bool [R, V]: all that are text, or those that agree with a row's given text.
+def _allowed(weights: Weights, start: Start, *, used_R: jax.Array, left_R: jax.Array) -> jax.Array:
+    """Which tokens may be picked, bool [R, V]: all that are text, or those that may spell a row's given text.
 
-    Of the tokens that agree, only those that spell most of the text may be picked, unless the model's own choice among
-    all tokens agrees. Else a row could begin a word with a lone space, after which a model does not come back to the
-    word. That space is seldom the model's own choice, but where digits are tokens it may be likelier than the word.
+    These are the tokenizer's own next one, and all that spell what is left and more. Any other beginning of what is
+    left, such as a lone space before a word, is a spelling that a model has hardly ever seen, and it does not come back
+    to the word from there.
     """
 
-    def agreeing() -> jax.Array:
-        agrees_RV = weights.emitted_V & _agrees(weights, given_RG, used_R, left_R)
-        chosen_R = jnp.where(weights.emitted_V, logits_RV, -jnp.inf).argmax(axis=-1)
-        own_R1 = jnp.take_along_axis(agrees_RV, chosen_R[:, None], axis=-1)
-        spelt_RV = jnp.where(agrees_RV, jnp.minimum(weights.lengths_V, left_R[:, None]), -1)
-        return agrees_RV & (own_R1 | (spelt_RV == spelt_RV.max(axis=-1, keepdims=True)))
+    def spelling() -> jax.Array:
+        left_R1 = left_R[:, None]
+        beyond_RV = _agrees(weights, start.given_RG, used_R, left_R) & (weights.lengths_V > left_R1)
+        next_R1 = jnp.take_along_axis(jnp.asarray(start.path_RG), used_R[:, None], axis=1, mode="clip")
+        own_RV = jnp.arange(weights.lengths_V.size) == next_R1
+        return jnp.where(left_R1 > 0, (weights.emitted_V & beyond_RV) | own_RV, weights.emitted_V)
 
-    anything_RV = jnp.broadcast_to(weights.emitted_V, logits_RV.shape)
-    return jax.lax.cond(jnp.any(left_R > 0), agreeing, lambda: anything_RV)
+    anything_RV = jnp.broadcast_to(weights.emitted_V, (left_R.size, weights.lengths_V.size))
+    return jax.lax.cond(jnp.any(left_R > 0), spelling, lambda: anything_RV)
 
 
 def _agrees(weights: Weights, given_RG: jax.Array, used_R: jax.Array, left_R: jax.Array) -> jax.Array:
@@ -192,7 +192,7 @@ def _agrees(weights: Weights, given_RG: jax.Array, used_R: jax.Array, left_R: ja
         same_RV = weights.bytes_VW[:, at] == given_R1
         return agrees_RV & (same_RV | (at >= weights.lengths_V) | (at >= left_R)[:, None])
 
-    something_RV = (left_R == 0)[:, None] | (weights.lengths_V > 0)
+    something_RV = jnp.broadcast_to(weights.lengths_V > 0, (left_R.size, weights.lengths_V.size))
     # One byte at a time, and no pass at all where nothing is given.
     return jax.lax.fori_loop(0, jnp.minimum(jnp.max(left_R), width), compare, something_RV)
 

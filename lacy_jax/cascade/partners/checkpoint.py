@@ -2,17 +2,17 @@
 
 The text so far may end within what this tokenizer would write as one token: "born in " before " 1879", "Ein" before
 "stein". Continued as given, such an end is one that the model has hardly ever seen (docs/cascade.md has figures). So
-the text's last begun word, and white space at its end, are taken back and written again, each token held to what
-the text says there; what follows is the piece.
+the text's last begun word, and white space at its end, are taken back and written again: as the tokenizer spells them,
+or by one token that spells the rest of them and more. What follows is the piece.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from lacy_jax.cascade.decoding.engine import Engine, encode_text, shared_prefix, window_start
+from lacy_jax.cascade.decoding.engine import Engine, encode_text, ends_word, shared_prefix, window_start
 from lacy_jax.cascade.partners import Wanted
 from lacy_jax.cascade.text.extent import IDEOGRAPHS, LETTER, complete_extent
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
@@ -75,30 +75,41 @@ class CheckpointPartner:
 
     def _complete_group(self, texts: Sequence[str]) -> list[str]:
         answers = self._place([begin(self._engine.tokenizer, text) for text in texts])
+        self._write(answers)
+        # Going on with the last word came to no end, as in 19191919: what follows it then?
+        endless = {slot: answer for slot, answer in answers.items() if self._is_endless(answer)}
+        for answer in endless.values():
+            answer.take_for_whole()
+        self._write(endless)
+        for slot, answer in answers.items():
+            self._lengths[slot] = len(answer.ids)
+        return [answer.piece or "" for answer in answers.values()]
+
+    def _write(self, answers: Mapping[int, "_Answer"]) -> None:
+        """Writes until every answer has its piece."""
         while open_rows := {slot: answer for slot, answer in answers.items() if answer.piece is None}:
             steps = self._session.steps(
                 {slot: answer.ids for slot, answer in open_rows.items()},
                 ahead=self._session.steps_within(ROUND_SECONDS),
                 given={slot: answer.given for slot, answer in open_rows.items()},
+                whole=[slot for slot, answer in open_rows.items() if answer.whole and not answer.steps],
             )
             for slot, answer in open_rows.items():
                 for step in steps[slot]:
                     if answer.piece is None:
                         self._append(answer, step.token)
-        for slot, answer in answers.items():
-            self._lengths[slot] = len(answer.ids)
-        return [answer.piece or "" for answer in answers.values()]
+
+    def _is_endless(self, answer: "_Answer") -> bool:
+        begins = answer.written.decode(errors="replace")[:1]
+        return not answer.piece and answer.steps == MAX_TOKENS[self._span] and ends_word(begins)
 
     def _append(self, answer: "_Answer", token: int) -> None:
-        token_bytes = self._engine.token_bytes[token]
-        known = min(len(token_bytes), len(answer.given))
-        if answer.given and (not known or token_bytes[:known] != answer.given[:known]):
-            answer.piece = ""  # no token agrees
-            return
         answer.ids.append(token)
-        answer.given, answer.written = answer.given[known:], answer.written + token_bytes[known:]
-        if answer.given:
+        if answer.given and token == answer.given[0]:
+            answer.given = answer.given[1:]
             return
+        known = sum(len(self._engine.token_bytes[each]) for each in answer.given)
+        answer.given, answer.written = (), answer.written + self._engine.token_bytes[token][known:]
         # Bytes that are missing at the end become U+FFFD, which is how complete_extent wants it.
         text = answer.written.decode(errors="replace")
         answer.piece = complete_extent(text, span=self._span, ended=token in self._engine.tokenizer.end_ids)
@@ -140,22 +151,32 @@ class CheckpointPartner:
 class _Answer:
     """A text being continued.
 
-    ids: of the text so far, and growing. given: the text's last bytes, still to be written again. written: what
-    follows them, in so many steps. piece: None until it is whole.
+    text_ids: of the text. ids: of the text so far, and growing. given: those of the text's end, still to be written
+    again. written: what follows them, in so many steps. whole: whether the text's last word is taken for whole. piece:
+    None until it is whole.
     """
 
+    text_ids: list[int]
     ids: list[int]
-    given: bytes
+    given: Sequence[int]
     written: bytes = b""
     steps: int = 0
+    whole: bool = False
     piece: str | None = None
+
+    def take_for_whole(self) -> None:
+        """Begins once more, after the text's last word."""
+        self.ids, self.given, self.written, self.steps = list(self.text_ids), (), b"", 0
+        self.whole, self.piece = True, None
 
 
 def begin(tokenizer: TextTokenizer, text: str) -> _Answer:
-    """The ids of a text less those of its begun word and of white space at its end, and the bytes of these."""
+    """The ids of a text, those of its begun word and of white space at its end apart."""
     ids = encode_text(tokenizer, text)
     begun = _BEGUN.search(text, max(0, len(text) - MOST_TAKEN_BACK))
     start = len(text) if begun is None else begun.start()
     ends = tokenizer.encode(text).ends
     kept = len(ids) - int(np.count_nonzero(ends > start))
-    return _Answer(ids=ids[:kept], given=tokenizer.decode_bytes(ids[kept:]))
+    if kept == 0 or not all(tokenizer.byte_lengths[ids[kept:]]):  # nothing before it, or a token of no bytes
+        kept = len(ids)
+    return _Answer(text_ids=ids, ids=ids[:kept], given=ids[kept:])
