@@ -8,6 +8,7 @@ Prints the texts with the partner's pieces in colour (or in brackets), and the r
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +22,7 @@ from lacy_jax.errors import ConfigError
 from lacy_jax.flags import Flag, Given
 
 if TYPE_CHECKING:
-    from lacy_jax.cascade import Completion
+    from lacy_jax.cascade import Cascade, Completion
 
 _FLAGS = (
     flags.CHECKPOINT,
@@ -116,14 +117,27 @@ def _complete(prompts: Sequence[str], given: Given) -> "list[Completion]":
 
     sampling = Sampling(given.temperature, given.top_p, given.seed, given.repetition_penalty)
     with reporting() as reporter:
-        cascade = flags.open_given_cascade(given, batch_size=given.batch_size)
+        rows = min(given.batch_size, len(prompts))  # a partner has a cache and programs for as many
+        cascade = flags.open_given_cascade(given, batch_size=rows)
         length = given.max_new_tokens or cascade.settings.max_new_tokens
+        _prepare(cascade, prompts, length)
         requests = [Request(prompt, max_new_tokens=length, sampling=sampling) for prompt in prompts]
         done: dict[int, Completion] = {}
         for index, row in cascade.iterate(requests, batch_size=given.batch_size):
             done[index] = row
             reporter.update("prompts", len(done), len(prompts))
     return [done[index] for index in range(len(prompts))]
+
+
+def _prepare(cascade: "Cascade", prompts: Sequence[str], length: int) -> None:
+    """Lets the partner compile before the first text; a question that waits for that would come too late."""
+    partner = cascade.partner
+    if partner is None or not partner.prepares or cascade.settings.budget == 0:
+        return
+    print("partner: it compiles its programs before the first text", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    programs = partner.warm_up(prompts, more=length)
+    print(f"partner: {programs} programs, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
 
 DOOR = Door("generate", __doc__, _FLAGS, main, hint="prompts are given by --prompt=...")

@@ -8,14 +8,19 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 import pytest
 
 from lacy_jax import generate
 from lacy_jax.cascade import Cascade, render
+from lacy_jax.cascade.decoding import programs
+from lacy_jax.cascade.decoding.engine import Engine
+from lacy_jax.cascade.partners.checkpoint import CheckpointPartner
 from lacy_jax.cascade.render import as_json
 from lacy_jax.checkpoints.format import META_FILE, model_meta
 from lacy_jax.checkpoints.loading import load_model
@@ -56,6 +61,10 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     meta = model_meta(config, tokenizer=tokenizer, step=5, data=data, call_scores=[-9.0, -7.0, -5.0])
     (step / META_FILE).write_text(json.dumps(meta))
     return folder
+
+
+def programs_so_far() -> int:
+    return sum(each._cache_size() for each in vars(programs).values() if hasattr(each, "_cache_size"))
 
 
 def run(*arguments: str) -> int:
@@ -214,6 +223,38 @@ def test_prompts_of_several_lines_are_json_lines(
     assert run(*words, "--json") == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.strip().split("\n")]
     assert [row["prompt"] for row in rows] == ["a", *prompts]
+
+
+def test_a_partner_compiles_before_the_first_text(
+    workdir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what the prompts need, which is known: nothing is compiled while it is asked."""
+    compiled: list[int] = []
+
+    def answered(partner: CheckpointPartner, texts: Sequence[str]) -> list[str]:
+        before = programs_so_far()
+        pieces = complete(partner, texts)
+        compiled.append(programs_so_far() - before)
+        return pieces
+
+    jax.clear_caches()
+    complete = CheckpointPartner.complete
+    monkeypatch.setattr(CheckpointPartner, "complete", answered)
+    words = [f"--checkpoint={workdir}", f"--partner={workdir}", "--budget=0.5", "--max_new_tokens=20"]
+    assert run(*words, "--prompt=The Danube", "--prompt=Marie Curie was born in", "--json") == 0
+    err = capsys.readouterr().err
+    assert "partner: it compiles its programs before the first text\npartner: " in err
+    assert len(compiled) > 2
+    assert set(compiled) == {0}
+
+
+def test_a_session_compiles_for_rows_of_a_length(workdir: Path) -> None:
+    engine = Engine(load_model(str(workdir)))
+    session = engine.session(2)
+    session._buckets = (24, 48, 96)
+    whole = session.warm_up()
+    counts = [session.warm_up(length=length) for length in (3, 23, 24, 47, 48, 500)]
+    assert counts[0] == counts[1] < counts[2] == counts[3] < counts[4] == counts[5] == whole
 
 
 @pytest.mark.parametrize(

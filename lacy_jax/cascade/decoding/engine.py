@@ -275,10 +275,15 @@ class Session:
         self._cache = decoder.new_cache(self._engine.config, batch=slots, length=self._buckets[0])
         self._held: list[list[int]] = [[] for _ in range(slots)]
 
-    def warm_up(self) -> int:
-        """Compiles all programs that rows may need, and returns how many; what the session holds is not touched."""
+    def warm_up(self, *, length: int | None = None) -> int:
+        """Compiles all programs that rows may need, and returns how many; what the session holds is not touched.
+
+        length: of the longest row, in tokens; None: any.
+        """
         other, count = Session(self._engine, slots=self.slots), 0
-        for bucket in self._buckets:
+        for bucket, shorter in zip(self._buckets, (0, *self._buckets), strict=False):
+            if length is not None and length < shorter:
+                break
             other._grow(bucket - 1)
             for width, counts in shapes(self.slots, length=bucket).items():
                 for rows in counts:

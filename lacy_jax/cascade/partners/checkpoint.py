@@ -69,9 +69,15 @@ class CheckpointPartner:
         groups = [texts[start : start + size] for start in range(0, len(texts), size)]
         return [piece for group in groups for piece in self._complete_group(group)]
 
-    def warm_up(self) -> int:
-        """Compiles what any texts may need, and returns how many programs that is."""
-        return self._session.warm_up()
+    def warm_up(self, texts: Sequence[str] = (), *, more: int = 0) -> int:
+        """Compiles what texts may need that begin so and grow by `more` tokens, and returns how many programs that is.
+
+        No texts: what any texts may need. Another tokenizer's tokens may be twice as many here.
+        """
+        if not texts:
+            return self._session.warm_up()
+        longest = max(len(encode_text(self._engine.tokenizer, text)) for text in texts)
+        return self._session.warm_up(length=longest + 2 * more + MAX_TOKENS[self._span])
 
     def _complete_group(self, texts: Sequence[str]) -> list[str]:
         answers = self._place([begin(self._engine.tokenizer, text) for text in texts])

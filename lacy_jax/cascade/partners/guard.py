@@ -113,13 +113,23 @@ class Guard:
         """See `Partner.complete`; never raises."""
         return self.submit(texts).result()
 
-    def warm_up(self) -> int:
-        """Lets a partner prepare that can (`warm_up() -> number of programs`): before it is first asked."""
+    @property
+    def prepares(self) -> bool:
+        """Whether the partner can prepare."""
+        return hasattr(self._partner, "warm_up")
+
+    def warm_up(self, texts: Sequence[str] = (), *, more: int = 0) -> int:
+        """Lets a partner prepare that can (`warm_up() -> number of programs`): before it is first asked.
+
+        Args:
+            texts: the beginnings of those that it will be asked about, where they are known.
+            more: tokens that each may grow by.
+        """
         prepare = getattr(self._partner, "warm_up", None)
         if prepare is None:
             return 0
         try:
-            return int(prepare())
+            return int(prepare(texts, more=more) if texts else prepare())
         except (Exception, SystemExit) as error:  # Ctrl-C may be the user's
             self._warn(f"could not prepare: {_described(error)}")
             return 0
