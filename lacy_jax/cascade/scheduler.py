@@ -89,7 +89,11 @@ class Scheduler:
 
     def warm_up(self) -> int:
         """Compiles every program that requests may need, the partner's too, and returns how many."""
-        return self._session.warm_up() + (0 if self._partner is None else self._partner.warm_up())
+        if self._partner is None:
+            return self._session.warm_up()
+        with concurrent.futures.ThreadPoolExecutor(1) as beside:  # XLA compiles a program on one core
+            partners = beside.submit(self._partner.warm_up)
+            return self._session.warm_up() + partners.result()
 
     def add(self, request: Request) -> int:
         """Queues a request and returns its id.

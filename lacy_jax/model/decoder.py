@@ -250,17 +250,34 @@ def forward_cached(
     Padding at a row's right end is harmless: its slots lie beyond every real query, and the row's next
     tokens overwrite them before a query can see them.
     """
-    blocks = params["blocks"]
-    module = _module({name: value for name, value in params.items() if name != "blocks"}, config)
-    block_graph, abstract = nnx.split(module.blocks)
-    x_BTD = module.embed(tokens_BT, positions_BT)
+    x_BTD = embed(params, tokens_BT, positions_BT=positions_BT, config=config)
     filled = []
-    for layer_params, layer_cache in zip(blocks, cache.layers, strict=True):
-        block: Block = nnx.merge(block_graph, _fill(abstract, layer_params))
-        x_BTD, layer_filled = block(x_BTD, positions_BT, layer_cache)
-        assert layer_filled is not None
+    for layer_params, layer_cache in zip(params["blocks"], cache.layers, strict=True):
+        x_BTD, layer_filled = layer_cached(layer_params, x_BTD, layer_cache, positions_BT=positions_BT, config=config)
         filled.append(layer_filled)
-    return module.final_norm(x_BTD), KVCache(tuple(filled))
+    return _without_blocks(params, config).final_norm(x_BTD), KVCache(tuple(filled))
+
+
+def embed(params: Params, tokens_BT: jax.Array, *, positions_BT: jax.Array, config: ModelConfig) -> jax.Array:
+    """What enters the first layer, [B, T, D]; `params` are those of `unstack_layers`."""
+    return _without_blocks(params, config).embed(tokens_BT, positions_BT)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def layer_cached(
+    params: Params, x_BTD: jax.Array, cache: LayerCache, *, positions_BT: jax.Array, config: ModelConfig
+) -> tuple[jax.Array, LayerCache]:
+    """One layer of `forward_cached`, by one of its `blocks`. Jitted, so that JAX traces one layer in place of all."""
+    graph, abstract = _structure(config, VOCAB_MULTIPLE)
+    block_graph, block_abstract = nnx.split(nnx.merge(graph, abstract).blocks)
+    block: Block = nnx.merge(block_graph, _fill(block_abstract, params))
+    x_BTD, filled = block(x_BTD, positions_BT, cache)
+    assert filled is not None
+    return x_BTD, filled
+
+
+def _without_blocks(params: Params, config: ModelConfig) -> Decoder:
+    return _module({name: value for name, value in params.items() if name != "blocks"}, config)
 
 
 def output_matrix(params: Params) -> jax.Array:

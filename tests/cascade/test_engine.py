@@ -212,4 +212,5 @@ def test_cache_buckets() -> None:
     assert engine.cache_buckets(160) == (160,)
     assert engine.cache_buckets(300) == (128, 300)
     assert engine.cache_buckets(500) == (128, 256, 500)
-    assert engine.cache_buckets(1024) == (128, 256, 512, 1024)
+    assert engine.cache_buckets(1024) == (128, 256, 1024)
+    assert engine.cache_buckets(8192) == (128, 256, 1024, 4096, 8192)

@@ -30,7 +30,7 @@ from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import ComputeDtype, ModelConfig
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.model import decoder
-from lacy_jax.model.attention import grow_cache
+from lacy_jax.model.attention import KVCache, grow_cache
 from lacy_jax.model.probe import probe_weights
 
 # A character of a word in the sense of partners' pieces, less U+FFFD, which stands for a part of a character.
@@ -38,9 +38,11 @@ _LETTER = re.compile(f"(?!\ufffd){LETTER}")
 SMALLEST_BUCKET = 128
 # Tokens of a row that one program reads: those of a piece, of a few, of a prompt, of a long one.
 CHUNKS = (4, 16, 64, 256)
-# Rows of a program grow by this factor, up to all slots; those of one that reads also to this many tokens in all.
+# Rows of a program grow by this factor, up to all slots; those of one that reads also to so many tokens in all, by
+# platform. From there on a device computes for longer than it reads the weights: a larger program would save nothing.
 ROWS_FACTOR = 8
-MOST_TOKENS = 2048
+MOST_TOKENS = {"cpu": 128}
+MOST_TOKENS_ELSEWHERE = 2048
 # What does not fill a program is padded, to at most this many times its size; else it is cut in parts.
 MOST_PADDING = 3
 # Bytes that may be given to be spelt again, less than one token more.
@@ -67,14 +69,15 @@ class Step(NamedTuple):
 
 
 def cache_buckets(context: int) -> tuple[int, ...]:
-    """Cache lengths in use: 128, 256, 512 ... well below the context, and the context itself.
+    """Cache lengths in use: 128, 256, 1024, 4096 ... well below the context, and the context itself.
 
-    A length saves time for rows that are shorter, and costs the compilation of all programs once more.
+    A length saves time for rows that are shorter, and costs the compilation of all programs once more. Most texts are
+    short, so the first two lie closer together than the others.
     """
-    buckets: list[int] = []
-    while (SMALLEST_BUCKET << len(buckets)) * 3 < context * 2:
-        buckets.append(SMALLEST_BUCKET << len(buckets))
-    return (*buckets, context)
+    lengths = [SMALLEST_BUCKET, 2 * SMALLEST_BUCKET]
+    while lengths[-1] < context:
+        lengths.append(4 * lengths[-1])
+    return (*(length for length in lengths if length * 3 < context * 2), context)
 
 
 def row_counts(slots: int) -> tuple[int, ...]:
@@ -87,8 +90,9 @@ def row_counts(slots: int) -> tuple[int, ...]:
 
 def shapes(slots: int, *, length: int) -> dict[int, tuple[int, ...]]:
     """Of the programs that read into a cache of `length` positions: chunk width -> numbers of rows."""
-    widths = sorted({min(width, length) for width in CHUNKS})
-    return {t: tuple(r for r in row_counts(slots) if r == 1 or r * t <= MOST_TOKENS) for t in widths}
+    most = MOST_TOKENS.get(jax.default_backend(), MOST_TOKENS_ELSEWHERE)
+    widths = sorted({min(width, length) for width in CHUNKS if width <= most})
+    return {t: tuple(r for r in row_counts(slots) if r == 1 or r * t <= most) for t in widths}
 
 
 def fitting(size: int, options: Sequence[int]) -> int:
@@ -142,9 +146,16 @@ def after_start(tokenizer: TextTokenizer, ids: list[int]) -> list[int]:
 class Engine:
     """A model ready to decode. Stateless but for compiled programs; rows live in sessions."""
 
-    def __init__(self, loaded: LoadedModel, *, compute_dtype: ComputeDtype = "float32"):
-        """`compute_dtype`: float32 makes batched and one-by-one decoding agree to rounding, on any device."""
+    def __init__(self, loaded: LoadedModel, *, compute_dtype: ComputeDtype = "float32", context: int | None = None):
+        """A model to decode with.
+
+        Args:
+            compute_dtype: float32 makes batched and one-by-one decoding agree to rounding, on any device.
+            context: tokens of a row in sight, at most; None: as many as the model was trained for.
+        """
         self.config: ModelConfig = replace(loaded.model, compute_dtype=compute_dtype, remat="none")
+        # Not the config's: learned positions have an array of its context.
+        self.context = min(context or loaded.model.context, loaded.model.context)
         self.tokenizer = loaded.tokenizer
         self.call_id = loaded.tokenizer.call_id
         vocab = decoder.output_matrix(loaded.params).shape[0]
@@ -153,7 +164,9 @@ class Engine:
         self.most_given = MOST_GIVEN + bytes_VW.shape[1]
         emitted_V = lengths_V > 0
         emitted_V[list(self.tokenizer.end_ids)] = True
-        self.weights = Weights(
+        # By name, as the caches are: a program is compiled anew for arrays that only happen to be on a device.
+        self.device = jax.local_devices()[0]
+        weights = Weights(
             params=decoder.unstack_layers(loaded.params),
             probe=jnp.asarray(probe_weights(loaded.factual_probe, width=self.config.width)),
             emitted_V=jnp.asarray(emitted_V),
@@ -161,6 +174,7 @@ class Engine:
             bytes_VW=jnp.asarray(bytes_VW),
             lengths_V=jnp.asarray(lengths_V),
         )
+        self.weights: Weights = jax.device_put(weights, self.device)
 
     def session(self, slots: int) -> "Session":
         """An empty session for up to `slots` rows at once."""
@@ -194,7 +208,7 @@ class Session:
 
     def __init__(self, engine: Engine, *, slots: int):
         self._engine = engine
-        self._buckets = cache_buckets(engine.config.context)
+        self._buckets = cache_buckets(engine.context)
         self._forget(slots)
         self._step_seconds = float("inf")  # of the last call
 
@@ -232,7 +246,7 @@ class Session:
                 that spells the same and more.
             whole: slots whose last word or number is whole: the next token does not go on with it.
         """
-        context = self._engine.config.context
+        context = self._engine.context
         seen = {slot: list(ids[window_start(len(ids), context=context) :]) for slot, ids in rows.items()}
         self._grow(min(context - 1, max(map(len, seen.values())) + ahead - 1))
         going = [
@@ -272,11 +286,14 @@ class Session:
 
     def _forget(self, slots: int) -> None:
         """Starts with empty caches."""
-        self._cache = decoder.new_cache(self._engine.config, batch=slots, length=self._buckets[0])
+        cache = decoder.new_cache(self._engine.config, batch=slots, length=self._buckets[0])
+        self._cache: KVCache = jax.device_put(cache, self._engine.device)
         self._held: list[list[int]] = [[] for _ in range(slots)]
 
     def warm_up(self, *, length: int | None = None) -> int:
         """Compiles all programs that rows may need, and returns how many; what the session holds is not touched.
+
+        Each is run without a row, `read` for one layer and `write` for no step: that costs nearly nothing.
 
         length: of the longest row, in tokens; None: any.
         """
@@ -285,11 +302,13 @@ class Session:
             if length is not None and length < shorter:
                 break
             other._grow(bucket - 1)
+            for rows in row_counts(self.slots):
+                other._write([], count=rows, steps=0)
+            whole, other._cache = other._cache, KVCache(other._cache.layers[:1])
             for width, counts in shapes(self.slots, length=bucket).items():
                 for rows in counts:
                     other._read([], count=rows, width=width)
-            for rows in row_counts(self.slots):
-                other._write([], count=rows, steps=1)
+            other._cache = KVCache((*other._cache.layers, *whole.layers[1:]))
             count += sum(map(len, shapes(self.slots, length=bucket).values())) + len(row_counts(self.slots))
         return count
 

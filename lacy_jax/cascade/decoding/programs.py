@@ -1,7 +1,7 @@
 """What runs on the device: `read` fills the cache with tokens, `write` lets the model go on by itself for some steps.
 
-Both are jitted functions over plain arrays, compiled once for each number of rows and cache length, `read` also for
-each chunk width. How many steps are written, how tokens are picked and what text is given are values, and need no
+Both are functions over plain arrays, compiled once for each number of rows and cache length, `read` also for each chunk
+width. How many steps are written, how tokens are picked and what text is given are values, and need no
 program of their own.
 
 Axes: R rows, T chunk, S cache length, D model, V vocabulary, A steps ahead, G bytes of given text, W bytes of a token.
@@ -17,7 +17,7 @@ import numpy as np
 from lacy_jax.cascade.decoding.sampling import SamplingRows, best, pick
 from lacy_jax.config import ModelConfig
 from lacy_jax.model import decoder
-from lacy_jax.model.attention import KVCache
+from lacy_jax.model.attention import KVCache, LayerCache
 from lacy_jax.model.precision import product_precision
 
 # The most steps that one call runs.
@@ -86,33 +86,75 @@ class _Carry(NamedTuple):
     heads: Heads
 
 
-@functools.partial(jax.jit, static_argnames="config", donate_argnums=1)
-def read(weights: Weights, cache: KVCache, slots_R: jax.Array | None, chunk: Chunk, *, config: ModelConfig) -> KVCache:
-    """The cache with a chunk in it, for the rows in `slots_R` (None: all of the cache, in order).
+def read(weights: Weights, cache: KVCache, slots_R: Any, chunk: Chunk, *, config: ModelConfig) -> KVCache:
+    """The cache with a chunk in it, for the rows in `slots_R` (None: all of the cache, in order). Donates the cache.
 
-    Padding goes to the last slot of a row's cache, which no query sees.
+    Padding goes to the last slot of a row's cache, which no query sees. One program for each shape reads all layers,
+    called once a layer: they are alike, and one program of them all would take as many times longer to compile. Only as
+    many layers are read as the cache has (to compile, one will do).
     """
+    tables = {name: values for name, values in weights.params.items() if name != "blocks"}
+    with product_precision(config):
+        x_RTD, positions_RT = _embedded(tables, chunk, length=cache.length, config=config)
+        filled = []
+        for params, layer in zip(weights.params["blocks"], cache.layers, strict=False):
+            x_RTD, rows = _read_layer(params, layer, slots_R, (x_RTD, positions_RT), config=config)
+            filled.append(rows)
+    return KVCache(tuple(filled))
+
+
+@functools.partial(jax.jit, static_argnames=("length", "config"))
+def _embedded(params: decoder.Params, chunk: Chunk, *, length: int, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
+    """What enters the first layer, [R, T, D], and where each token stands, [R, T]."""
     columns_T = jnp.arange(chunk.tokens_RT.shape[1])
-    positions_RT = jnp.where(columns_T < chunk.count_R[:, None], chunk.start_R[:, None] + columns_T, cache.length - 1)
-    _, rows = _forward(weights, chunk.tokens_RT, positions_RT, _rows_of(cache, slots_R), config=config)
-    return _with_rows(cache, slots_R, rows)
+    positions_RT = jnp.where(columns_T < chunk.count_R[:, None], chunk.start_R[:, None] + columns_T, length - 1)
+    tokens_RT = jnp.asarray(chunk.tokens_RT)
+    return decoder.embed(params, tokens_RT, positions_BT=positions_RT, config=config), positions_RT
 
 
-@functools.partial(jax.jit, static_argnames=("config", "call_id"), donate_argnums=1)
+@functools.partial(jax.jit, static_argnames="config", donate_argnums=1)
+def _read_layer(
+    params: decoder.Params,
+    cache: LayerCache,
+    slots_R: Any,
+    entering: tuple[jax.Array, jax.Array],
+    *,
+    config: ModelConfig,
+) -> tuple[jax.Array, LayerCache]:
+    """One layer of `read`. `entering`: [R, T, D], and the positions."""
+    x_RTD, positions_RT = entering
+    x_RTD, rows = decoder.layer_cached(
+        params, x_RTD, _rows_of(cache, slots_R), positions_BT=positions_RT, config=config
+    )
+    return x_RTD, _with_rows(cache, slots_R, rows)
+
+
 def write(
-    weights: Weights, cache: KVCache, slots_R: jax.Array | None, start: Start, *, config: ModelConfig, call_id: int
+    weights: Weights, cache: KVCache, slots_R: Any, start: Start, *, config: ModelConfig, call_id: int
 ) -> tuple[Heads, KVCache]:
-    """Picks the next tokens of the rows in `slots_R` (None: all), each fed in its turn but the last.
+    """Picks the next tokens of the rows in `slots_R` (None: all), each fed in its turn but the last. Donates the cache.
 
     What would be written beyond a row's room goes to the last slot of its cache, like padding.
     """
+    if slots_R is None:
+        return _write_rows(weights, cache, start, config=config, call_id=call_id)
+    rows = KVCache(tuple(_take_rows(layer, slots_R) for layer in cache.layers))
+    heads, rows = _write_rows(weights, rows, start, config=config, call_id=call_id)
+    layers = zip(cache.layers, rows.layers, strict=True)
+    return heads, KVCache(tuple(_put_rows(layer, slots_R, written) for layer, written in layers))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "call_id"), donate_argnums=1)
+def _write_rows(
+    weights: Weights, rows: KVCache, start: Start, *, config: ModelConfig, call_id: int
+) -> tuple[Heads, KVCache]:
+    """`write` for all rows of a cache."""
     count = start.token_R.size
     heads = Heads(jnp.zeros((MOST_STEPS, count), jnp.int32), jnp.zeros((MOST_STEPS, count, 5), jnp.float32))
-    nothing_R = jnp.zeros_like(start.left_R)
-    carry = _Carry(_rows_of(cache, slots_R), jnp.asarray(start.token_R), nothing_R, start.sampling, heads)
+    carry = _Carry(rows, jnp.asarray(start.token_R), jnp.zeros_like(start.left_R), start.sampling, heads)
     step = functools.partial(_step, weights, start, config=config, call_id=call_id)
     carry = jax.lax.fori_loop(0, start.steps, step, carry)
-    return carry.heads, _with_rows(cache, slots_R, carry.cache)
+    return carry.heads, carry.cache
 
 
 def _step(
@@ -140,12 +182,17 @@ def _step(
     return _Carry(cache, token_R, used_R, sampling, heads)
 
 
-def _rows_of(cache: KVCache, slots_R: jax.Array | None) -> KVCache:
-    return cache if slots_R is None else jax.tree.map(lambda x: x[slots_R], cache)
+def _rows_of(layer: LayerCache, slots_R: Any) -> LayerCache:
+    return layer if slots_R is None else (layer[0][slots_R], layer[1][slots_R])
 
 
-def _with_rows(cache: KVCache, slots_R: jax.Array | None, rows: KVCache) -> KVCache:
-    return rows if slots_R is None else jax.tree.map(lambda x, part: x.at[slots_R].set(part), cache, rows)
+def _with_rows(layer: LayerCache, slots_R: Any, rows: LayerCache) -> LayerCache:
+    return rows if slots_R is None else (layer[0].at[slots_R].set(rows[0]), layer[1].at[slots_R].set(rows[1]))
+
+
+# One layer's, as programs of their own: within `_write_rows` they would double the time that it takes to compile.
+_take_rows = jax.jit(_rows_of)
+_put_rows = jax.jit(_with_rows, donate_argnums=0)
 
 
 def _forward(

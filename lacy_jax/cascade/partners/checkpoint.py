@@ -22,6 +22,9 @@ from lacy_jax.data.tokenizer import TextTokenizer
 # Tokens written for one piece, at most; where it is not whole by then there is no answer. A character spelt in bytes
 # takes four, an emoji of a family 25, a year in single digits five; of a word, one token after it is needed too.
 MAX_TOKENS: dict[Span, int] = {"token": 8, "word": 32, "phrase": 64}
+# Tokens of a text that the model sees, at most, as many as a server is sent (remote/address.py). A model made for 8,192
+# would have the memory and the programs for them, at every start.
+MOST_CONTEXT = 1024
 # Rows write on the device for about this long, seconds, before it is looked which of them have their pieces.
 ROUND_SECONDS = 0.05
 # Of a longer end than this many characters, only so much is written again.
@@ -57,7 +60,7 @@ class CheckpointPartner:
         """
         self.name = name
         self._span: Span = span
-        self._engine = Engine(loaded, compute_dtype=compute_dtype)
+        self._engine = Engine(loaded, compute_dtype=compute_dtype, context=MOST_CONTEXT)
         self._session = self._engine.session(slots)
         self._used = [0] * slots  # when each slot was last used
         self._lengths = [0] * slots  # of the text that each works on; its session may have gone some steps further
@@ -129,7 +132,7 @@ class CheckpointPartner:
         A text goes on with what a slot holds where that is more than half of it: a common beginning alone would
         cost another text its cache.
         """
-        context = self._engine.config.context
+        context = self._engine.context
         held = [self._session.held(slot) for slot in range(self._session.slots)]
         known: list[tuple[int, int, int]] = []
         for index, answer in enumerate(answers):
