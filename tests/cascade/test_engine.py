@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lacy_jax.cascade.decoding import engine
+from lacy_jax.cascade.decoding import engine, programs
 from lacy_jax.cascade.decoding.engine import Engine, Step
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.model import decoder
@@ -19,6 +20,10 @@ CONTEXT = 400  # buckets 128, 256, 400
 
 
 forward = jax.jit(decoder.forward, static_argnames="config")
+
+PROGRAMS: tuple[Any, ...] = (
+    programs._embedded, programs._read_layer, programs._take_rows, programs._write_rows, programs._put_rows
+)  # fmt: skip
 
 
 def hidden_states(loaded: LoadedModel, ids: Sequence[int]) -> np.ndarray:
@@ -204,6 +209,16 @@ def test_bfloat16_across_all_buckets(model: Model, rng: np.random.Generator, sty
     # Each of a few roundings moves a logit by up to 2**-8 of its terms.
     assert np.abs(errors).max() < 8 * 2**-8 * np.abs(hidden).max() * np.abs(matrix[loaded.tokenizer.call_id]).sum()
     assert np.sqrt(np.mean(np.square(errors))) < 2**-5 * np.std(logits)
+
+
+def test_nothing_is_compiled_after_warming_up(model: Model, rng: np.random.Generator) -> None:
+    loaded = model()
+    session = Engine(loaded).session(3)
+    assert session.warm_up() > 0
+    compiled = [program._cache_size() for program in PROGRAMS]
+    for slots, length in (([0], 5), ([0, 1, 2], 70), ([1], loaded.model.context + 3)):
+        session.steps({slot: row_of(loaded, length, rng) for slot in slots}, ahead=2)
+    assert [program._cache_size() for program in PROGRAMS] == compiled
 
 
 def test_cache_buckets() -> None:
