@@ -29,7 +29,8 @@ from lacy_jax.data.annotate import annotate_documents
 from lacy_jax.data.corpus import read_documents
 from lacy_jax.data.documents import Document, Spans, full_text, text_offset
 from lacy_jax.data.factual import factual_tokens, select_spans
-from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
+from lacy_jax.data.read_tokenizer import tokenizer_of_file
+from lacy_jax.data.tokenizer import TextTokenizer, Tokenizer, train_tokenizer
 
 # Name, rule, and what was measured before with a Llama annotator: share flagged, recall, precision.
 RULES = (
@@ -129,7 +130,7 @@ def measure(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Agreement:
     return Agreement(flagged / tokens, marked / tokens, both / marked, both / flagged)
 
 
-def flags(document: Document, spans: Spans, tokenizer: Tokenizer) -> np.ndarray:
+def flags(document: Document, spans: Spans, tokenizer: TextTokenizer) -> np.ndarray:
     """Which tokens of the document's text, its title left out, are factual by `spans`."""
     text = full_text(document)
     encoding = tokenizer.encode(text)
@@ -146,7 +147,7 @@ def fact_spans(marked: Marked) -> Spans:
     return Spans(starts=table[:, 0], ends=table[:, 1], kinds=("fact",) * len(table), subject=no, repeated=no)
 
 
-def print_agreement(marked: list[Marked], annotated: list[tuple[Document, Spans]], tokenizer: Tokenizer) -> None:
+def print_agreement(marked: list[Marked], annotated: list[tuple[Document, Spans]], tokenizer: TextTokenizer) -> None:
     by_model = [flags(each.document, fact_spans(each), tokenizer) for each in marked]
     print(f"\n{'rule':34} flagged  recall  precision  F1     (measured before)")
     for name, rule, before in RULES:
@@ -184,7 +185,7 @@ def main() -> None:
     marked = list(read_marked(arguments.file, counts))
     vital = list(read_documents(CorpusConfig()))
     tokenizer = (
-        Tokenizer.from_file(arguments.tokenizer)
+        tokenizer_of_file(arguments.tokenizer)
         if arguments.tokenizer
         else Tokenizer(train_tokenizer(map(full_text, vital), vocab_size=arguments.vocab_size))
     )

@@ -109,7 +109,8 @@ def _own_data(slm: "LoadedModel", given: Given, *, reporter: "Reporter") -> "Pre
             f"read only if you agree: add --corpus={name}"
         )
     corpus = corpus_of_checkpoint(config.corpus, data=slm.data, directory=config.data.directory)
-    prepared = prepare(dataclasses.replace(config, corpus=corpus), progress=reporter.update)
+    own = dataclasses.replace(config, corpus=corpus)
+    prepared = prepare(own, tokenizer=slm.tokenizer, progress=reporter.update)
     if slm.data and json.loads(json.dumps(prepared.fingerprint)) != slm.data:
         raise DataError(f"the data that {given.checkpoint} names is not what it was trained on, so it is not judged")
     return prepared

@@ -14,6 +14,7 @@ from lacy_jax.paths import expand_home
 
 if TYPE_CHECKING:
     from lacy_jax.checkpoints.loading import LoadedModel
+    from lacy_jax.data.tokenizer import TextTokenizer
 
 Say = Literal["progress", "nothing"]
 
@@ -24,9 +25,9 @@ def prepare(config: Config, *, say: Say = "progress") -> Prepared:
     Raises:
         ConfigError, DataError: the settings or the data cannot be used.
     """
-    config = parse(config_to_dict(config), check=data_problems)
+    config, tokenizer = _checked(config)
     with reporting(quiet=say == "nothing") as reporter:
-        return prepare_data(config, progress=reporter.update)
+        return prepare_data(config, tokenizer=tokenizer, progress=reporter.update)
 
 
 def train(config: Config, *, workdir: str = "", say: Say = "progress") -> "LoadedModel":
@@ -50,7 +51,7 @@ def train(config: Config, *, workdir: str = "", say: Say = "progress") -> "Loade
     from lacy_jax.training.announce import describe_long_run
     from lacy_jax.training.loop import train as run_training
 
-    config = parse(config_to_dict(config), check=data_problems)
+    config, tokenizer = _checked(config)
     workdir = expand_home(workdir) or config.workdir
     check_savable(workdir, name="workdir")
     if problem := unwritable(workdir, buckets="allowed"):
@@ -58,7 +59,17 @@ def train(config: Config, *, workdir: str = "", say: Say = "progress") -> "Loade
     with reporting(quiet=say == "nothing") as reporter, claimed_by_all(workdir, say=reporter.say):
         if long := describe_long_run(config):
             reporter.say(long)
-        prepared = prepare_data(config, progress=reporter.update)
+        prepared = prepare_data(config, tokenizer=tokenizer, progress=reporter.update)
         reporter.finish()
         run_training(config, prepared=prepared, workdir=workdir, reporter=reporter)
     return load_model(workdir)
+
+
+def _checked(config: Config) -> "tuple[Config, TextTokenizer | None]":
+    """The settings, checked, with those of the model in `config.model.initial`, and its tokenizer."""
+    config = parse(config_to_dict(config), check=data_problems)
+    if not config.model.initial:
+        return config, None
+    from lacy_jax.checkpoints.initial import with_initial
+
+    return with_initial(config)

@@ -180,6 +180,11 @@ class ModelConfig:
         "auto", "scan compiles one layer once; unroll runs faster on CPUs and GPUs. auto: unroll on GPUs, else scan."
     )
     remat: Remat = setting("none", "What the backward pass computes again: nothing, all but matrix products, or all.")
+    initial: Path = setting(
+        "",
+        "A pretrained model to start from: a checkpoint, a Hugging Face folder or a GGUF file. Its tokenizer and its "
+        "settings are taken, except context, compute_dtype, layer_loop, remat and attention.",
+    )
     attention: AttentionName = setting(
         "auto",
         "Attention in training. auto: splash on TPUs, cudnn on NVIDIA GPUs, else xla (docs/tpu.md).",

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import absl.flags
 from absl import logging
@@ -27,6 +27,9 @@ from lacy_jax.flags import Flag, Given
 from lacy_jax.folders import PACKAGES
 from lacy_jax.runtime.parent import end_with_parent
 from lacy_jax.settings_page import as_flags
+
+if TYPE_CHECKING:
+    from lacy_jax.data.tokenizer import TextTokenizer
 
 # The last three as shells show SIGINT, SIGPIPE and SIGTERM.
 WRONG_INPUT, INTERRUPTED, PIPE_CLOSED, TERMINATED = 2, 130, 141, 143
@@ -127,6 +130,8 @@ def _do(door: Door, words: Sequence[str]) -> int:
         return () if getattr(given, "print_config", False) else door.check(config, given)
 
     given = flags.parse(door.flags, words, check=check, hint=door.hint)
+    if flags.takes_config(door.flags):
+        given.config, given.tokenizer = _with_initial(given.config)
     if getattr(given, "print_config", False):
         print(as_flags(given.config), flush=True)
         return 0
@@ -134,6 +139,15 @@ def _do(door: Door, words: Sequence[str]) -> int:
     status = door.main(given)
     sys.stdout.flush()
     return status
+
+
+def _with_initial(config: Config) -> tuple[Config, "TextTokenizer | None"]:
+    """As `with_initial`, which imports JAX."""
+    if not config.model.initial:
+        return config, None
+    from lacy_jax.checkpoints.initial import with_initial
+
+    return with_initial(config)
 
 
 def _refused(door: Door, problems: Iterable[str], *, status: int = WRONG_INPUT) -> int:

@@ -60,6 +60,7 @@ class Given(types.SimpleNamespace):
     """What a command line gives: an attribute for each flag of the door, None or its default where it is not given.
 
     names: the flags that were given. config: where the door takes one, the checked `Config`. command: the whole line.
+    tokenizer: of the model in config.model.initial, None without one; a door that takes a config has read it.
     """
 
 

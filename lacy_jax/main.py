@@ -16,6 +16,7 @@ from lacy_jax.start import training_problems
 
 if TYPE_CHECKING:
     from lacy_jax.console import Reporter
+    from lacy_jax.data.tokenizer import TextTokenizer
 
 _FLAGS = (
     flags.CONFIG,
@@ -46,21 +47,23 @@ def main(given: Given) -> int:
 
     from lacy_jax.console import reporting
 
-    config, workdir = given.config, given.workdir or given.config.workdir
+    config, tokenizer, workdir = given.config, given.tokenizer, given.workdir or given.config.workdir
     with reporting(quiet=jax.process_index() > 0) as reporter:
         if given.replay_step is not None:  # changes nothing there
-            return _replay(config, workdir=workdir, batch=given.replay_step, reporter=reporter)
+            return _replay(config, tokenizer, workdir=workdir, batch=given.replay_step, reporter=reporter)
         with claimed_by_all(workdir, say=reporter.say):
-            return _run(config, workdir=workdir, command=given.command, reporter=reporter)
+            return _run(config, tokenizer, workdir=workdir, command=given.command, reporter=reporter)
 
 
-def _replay(config: Config, *, workdir: str, batch: int, reporter: "Reporter") -> int:
+def _replay(
+    config: Config, tokenizer: "TextTokenizer | None", *, workdir: str, batch: int, reporter: "Reporter"
+) -> int:
     import jax
 
     from lacy_jax.data.prepare import prepare
     from lacy_jax.training.replay import replay
 
-    prepared = prepare(config, progress=reporter.update)
+    prepared = prepare(config, tokenizer=tokenizer, progress=reporter.update)
     lines = replay(config, prepared=prepared, workdir=workdir, batch=batch, reporter=reporter)
     reporter.finish()
     if jax.process_index() == 0:
@@ -68,7 +71,7 @@ def _replay(config: Config, *, workdir: str, batch: int, reporter: "Reporter") -
     return 0
 
 
-def _run(config: Config, *, workdir: str, command: str, reporter: "Reporter") -> int:
+def _run(config: Config, tokenizer: "TextTokenizer | None", *, workdir: str, command: str, reporter: "Reporter") -> int:
     import jax
 
     from lacy_jax.cascade.partners import describe_partner
@@ -81,7 +84,7 @@ def _run(config: Config, *, workdir: str, command: str, reporter: "Reporter") ->
     started = time.monotonic()
     if long := describe_long_run(config):
         reporter.say(long)
-    prepared = prepare(config, progress=reporter.update)
+    prepared = prepare(config, tokenizer=tokenizer, progress=reporter.update)
     reporter.finish()
     # One that cannot be made ends a run before its first step.
     if jax.process_count() == 1 and make_sample_partner(config, prepared=prepared) is not None:

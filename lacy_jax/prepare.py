@@ -18,7 +18,7 @@ def main(given: Given) -> int:
     from lacy_jax.data.prepare import prepare
 
     with reporting() as reporter:
-        packed = prepare(given.config, progress=reporter.update).packed
+        packed = prepare(given.config, tokenizer=given.tokenizer, progress=reporter.update).packed
         reporter.finish()
         for split in SPLITS:
             count = packed.statistics[split]

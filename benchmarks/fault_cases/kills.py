@@ -38,8 +38,8 @@ def _chain(scene: Scene, folder: Path, *, rng: Random) -> tuple[list[str], Outco
     folder.mkdir()
     words = scene.training(workdir=folder / "run", data=folder / "data")
     killed = []
-    for stage, (_, calls) in STAGES.items():
-        point = [stage, str(rng.choice(calls)), str(rng.choice([0, rng.uniform(0, 400)]))]
+    for stage in (*STAGES, "resume"):  # twice: where nothing was saved yet, the first of them goes to the run's end
+        point = [stage, str(rng.choice(STAGES[stage][1])), str(rng.choice([0, rng.uniform(0, 400)]))]
         module = [sys.executable, "-m", "benchmarks.fault_cases.victim"]
         ended = scene.command([*module, *point, str(folder / "notes"), "main", *words])
         if ended.status == -signal.SIGKILL:

@@ -11,7 +11,6 @@ from etils import epath
 
 from lacy_jax.checkpoints.format import META_FILE, check_savable, read_meta, with_checksums
 from lacy_jax.checkpoints.loading import load_model
-from lacy_jax.data.tokenizer import Tokenizer
 from lacy_jax.errors import CheckpointError
 from lacy_jax.folders import cache_folder, copy_there, unwritable, writing
 from lacy_jax.paths import absolute, expand_home, is_bucket, is_s3
@@ -35,13 +34,13 @@ def export(checkpoint: str, *, out: str) -> str:
     if target.exists():
         raise CheckpointError(f"--out={out} exists already; give a new folder, or delete it first")
     loaded = load_model(checkpoint)
-    if not isinstance(loaded.tokenizer, Tokenizer):
+    if loaded.family:
         raise CheckpointError(f"--checkpoint={checkpoint} is a Hugging Face folder or a GGUF file, an export already")
     with writing(f"--out={out}"), _appearing(target) as folder:
         (folder / META_FILE).parent.mkdir(parents=True)
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder / "params", loaded.params)
-        (folder / "tokenizer.model").write_bytes(loaded.tokenizer.model_proto)
+        (folder / "tokenizer.model").write_bytes(loaded.tokenizer.definition)
         meta = with_checksums(read_meta(absolute(loaded.path)), {"params": loaded.params})
         (folder / META_FILE).write_text(json.dumps(meta))
     return f"{loaded.path} (step {loaded.step:,}) -> {target}"

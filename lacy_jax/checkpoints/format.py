@@ -24,7 +24,8 @@ from etils import epath
 from lacy_jax.checkpoints.checksums import SIGNATURE, Checksums, array_checksums, is_genuine, signed
 from lacy_jax.config import Config, config_from_dict, config_to_dict
 from lacy_jax.data.files import parse_json
-from lacy_jax.data.tokenizer import Tokenizer
+from lacy_jax.data.read_tokenizer import tokenizer_of
+from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import CheckpointError, ConfigError, DamagedError
 from lacy_jax.folders import unreadable
 from lacy_jax.model.probe import FactualProbe
@@ -42,7 +43,7 @@ _T = TypeVar("_T")
 def model_meta(
     config: Config,
     *,
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     step: int,
     data: dict[str, Any],
     call_scores: Sequence[float] = (),
@@ -58,7 +59,7 @@ def model_meta(
         "format": FORMAT,
         "step": step,
         "config": config_to_dict(config),
-        "tokenizer": base64.b64encode(tokenizer.model_proto).decode("ascii"),
+        "tokenizer": base64.b64encode(tokenizer.definition).decode("ascii"),
         "call_id": tokenizer.call_id,
         "data": data,
         "versions": {name: _version(name) for name in _VERSIONED},
@@ -253,14 +254,14 @@ def _check_kinds(meta: dict[str, Any]) -> None:
         raise TypeError("a score of it is no number")
 
 
-def read_tokenizer(meta: dict[str, Any], *, folder: epath.Path) -> Tokenizer:
+def read_tokenizer(meta: dict[str, Any], *, folder: epath.Path) -> TextTokenizer:
     """The tokenizer in a description; `folder` is for messages.
 
     Raises:
         CheckpointError: it cannot be read, or is not the one that the data was prepared with, by its sha256.
     """
     try:
-        tokenizer = Tokenizer.from_bytes(base64.b64decode(meta["tokenizer"]))
+        tokenizer = tokenizer_of(base64.b64decode(meta["tokenizer"]))
     except (KeyError, ValueError, TypeError) as error:  # DataError is a ValueError
         raise CheckpointError(f"{folder / META_FILE}: its tokenizer cannot be read ({error})") from None
     expected = (meta.get("data") or {}).get("tokenizer", tokenizer.fingerprint)

@@ -1,8 +1,4 @@
-"""A checkpoint as a model ready to use: one of ours (checkpoints/format.py), a Hugging Face folder or a GGUF file.
-
-A Hugging Face folder has config.json, model.safetensors and tokenizer.json; a GGUF file is llama.cpp's. The kinds of
-model that can be read stand in family.py. Nothing is ever downloaded.
-"""
+"""A checkpoint as a model ready to use: one of ours (format.py), a Hugging Face folder or a GGUF file (foreign.py)."""
 
 import asyncio
 import contextlib
@@ -10,13 +6,14 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
 from lacy_jax.checkpoints.checksums import Checksums, array_checksums, differing
+from lacy_jax.checkpoints.foreign import open_foreign
 from lacy_jax.checkpoints.format import (
     first_readable,
     kind_of,
@@ -28,7 +25,7 @@ from lacy_jax.checkpoints.format import (
 )
 from lacy_jax.config import Config, ModelConfig, ObjectiveConfig, ParamsDtype
 from lacy_jax.data.tokenizer import TextTokenizer
-from lacy_jax.errors import CheckpointError, DamagedError, DataError
+from lacy_jax.errors import CheckpointError, DamagedError
 from lacy_jax.folders import local_copy
 from lacy_jax.measures.finite import all_finite
 from lacy_jax.model import decoder
@@ -90,10 +87,8 @@ def load_model(path: str, *, params_dtype: ParamsDtype = "stored") -> LoadedMode
     """
     path = expand_home(path)
     kind = kind_of(path)
-    if kind == "folder":
-        return _load_hugging_face(Path(path), params_dtype=params_dtype)
-    if kind == "gguf":
-        return _load_gguf(Path(path), params_dtype=params_dtype)
+    if kind != "own":
+        return _load_foreign(path, kind=kind, params_dtype=params_dtype)
     return first_readable(path, lambda folder: _load_own(folder, params_dtype=params_dtype))
 
 
@@ -120,43 +115,12 @@ def _load_own(folder: epath.Path, *, params_dtype: ParamsDtype) -> LoadedModel:
     )
 
 
-def _load_hugging_face(folder: Path, *, params_dtype: ParamsDtype) -> LoadedModel:
-    try:
-        from lacy_jax.checkpoints import hf
-        from lacy_jax.data.hf_tokenizer import HfTokenizer
-    except ImportError as error:
-        raise CheckpointError(f"{folder} is a Hugging Face folder: reading it needs the package {error.name}") from None
-    settings = hf.read_settings(folder)
-    model = hf.model_config(settings)
-    try:
-        tokenizer = HfTokenizer.from_folder(folder)
-    except DataError as error:
-        raise CheckpointError(str(error)) from None
-    with hf.FolderTensors(folder) as tensors:
-        params = hf.read_params(tensors, settings, config=model, tokens=tokenizer.call_id, dtype=params_dtype)
-    config = Config(name=folder.name, model=model, objective=ObjectiveConfig(rule="none"))
-    return LoadedModel(
-        config=config, params=params, tokenizer=tokenizer, path=str(folder), family=settings["model_type"]
-    )
-
-
-def _load_gguf(path: Path, *, params_dtype: ParamsDtype) -> LoadedModel:
-    try:
-        from lacy_jax.checkpoints import hf
-        from lacy_jax.checkpoints.gguf_file import GgufFile
-        from lacy_jax.checkpoints.gguf_tokenizer import read_tokenizer
-    except ImportError as error:
-        raise CheckpointError(f"{path} is a GGUF file: reading it needs the package {error.name}") from None
-    file = GgufFile(path)
-    settings = file.settings()
-    try:
-        model = hf.model_config(settings)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    tokenizer = read_tokenizer(file)
-    params = hf.read_params(file, settings, config=model, tokens=tokenizer.call_id, dtype=params_dtype)
-    config = Config(name=path.stem, model=model, objective=ObjectiveConfig(rule="none"))
-    return LoadedModel(config=config, params=params, tokenizer=tokenizer, path=str(path), family=file.architecture)
+def _load_foreign(path: str, *, kind: Literal["folder", "gguf"], params_dtype: ParamsDtype) -> LoadedModel:
+    found = open_foreign(path, kind=kind)
+    tokenizer = found.tokenizer()
+    config = Config(name=found.name, model=found.model, objective=ObjectiveConfig(rule="none"))
+    params = found.params(tokenizer, params_dtype)
+    return LoadedModel(config=config, params=params, tokenizer=tokenizer, path=str(Path(path)), family=found.family)
 
 
 def restore_params(

@@ -8,7 +8,7 @@ from lacy_jax.config import Config
 from lacy_jax.data.annotate import ANNOTATORS
 from lacy_jax.data.corpus import CORPORA
 from lacy_jax.data.documents import Document, full_text, split_of
-from lacy_jax.data.tokenizer import train_tokenizer
+from lacy_jax.data.tokenizer import TextTokenizer, train_tokenizer
 from lacy_jax.errors import DataError, did_you_mean
 from lacy_jax.folders import unreadable
 from lacy_jax.paths import absolute
@@ -46,8 +46,13 @@ def _named(registry: Registry, setting: str, name: str, *, settings: Any) -> Ite
         yield f"{setting}: {error}"
 
 
-def small_corpus_problems(documents: Sequence[Document], config: Config) -> Iterator[str]:
-    """What a small corpus is too small for, all at once, each with the flag to add."""
+def small_corpus_problems(
+    documents: Sequence[Document], config: Config, *, tokenizer: TextTokenizer | None
+) -> Iterator[str]:
+    """What a small corpus is too small for, all at once, each with the flag to add.
+
+    tokenizer: the one to pack with; None: it is trained on these documents.
+    """
     asked = config.corpus.validation_share
     share = next((share for share in (asked, *_SHARES) if _both_splits(documents, share)), None)
     if share is None:
@@ -58,7 +63,7 @@ def small_corpus_problems(documents: Sequence[Document], config: Config) -> Iter
             f"config.corpus.validation_share: with {asked:g} one of the two splits has none of the {len(documents)} "
             f"documents; add --config.corpus.validation_share={share:g}"
         )
-    if config.tokenizer.path:
+    if tokenizer is not None:
         return
     texts = [full_text(each) for each in documents if split_of(each.id, validation_share=share) == "train"]
     try:

@@ -6,6 +6,7 @@ such as <0xE6>.
 """
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,10 +44,10 @@ class HfTokenizer:
         """`definition`: the JSON of tokenizer.json.
 
         Args:
-            start_id: what the tokenizer puts before a text. None: nothing, and a text follows what stood between
-                documents in pretraining, `BETWEEN_DOCUMENTS` where there is such a control token, else `end_id`. That
-                is measured to be best (docs/cascade.md).
-            end_id: what ends a document.
+            start_id: what the tokenizer puts before a text. None: nothing, and a text follows the end of a document.
+                That is measured to be best (docs/cascade.md).
+            end_id: what ends a text. A document ends with what stood between documents in pretraining,
+                `BETWEEN_DOCUMENTS` where there is such a control token, and else with this.
             more_ends: other tokens that end a text, beside those of `END_NAMES`.
 
         Raises:
@@ -68,10 +69,11 @@ class HfTokenizer:
         self.call_id = len(self._bytes)
         self.vocab_size = self.call_id + 1
         self.byte_lengths = np.array([*map(len, self._bytes), 0], np.int32)
+        self._json, self._ends = definition, [end_id, *more_ends]
         self.fingerprint = hashlib.sha256(definition.encode()).hexdigest()
-        self.end_id = end_id
-        self.start_id: int | None = self._between_documents() if start_id is None else start_id
-        ends, names = [end_id, *more_ends], self.control_tokens()
+        ends, names = self._ends, self.control_tokens()
+        self.end_id = names.get(BETWEEN_DOCUMENTS, end_id)
+        self.start_id: int | None = self.end_id if start_id is None else start_id
         self.end_ids = tuple(dict.fromkeys([*ends, *(names[name] for name in END_NAMES if name in names)]))
         for name, index in (("bos_token_id", self.start_id), *(("eos_token_id", end) for end in ends)):
             if not 0 <= index < self.call_id:
@@ -114,7 +116,7 @@ class HfTokenizer:
         made = cls(definition, start_id=starts[0] if starts else None, end_id=ends[0], more_ends=ends[1:])
         rule = settings[-1].get("add_bos_token")
         if rule is False or (rule is None and not made._adds_start()):
-            made.start_id = made._between_documents()
+            made.start_id = made.end_id
         return made
 
     def _adds_start(self) -> bool:
@@ -122,8 +124,25 @@ class HfTokenizer:
         added, plain = (self._tokenizer.encode("a", add_special_tokens=each).ids for each in (True, False))
         return len(added) > len(plain) and added[: len(plain)] != plain
 
-    def _between_documents(self) -> int:
-        return self.control_tokens().get(BETWEEN_DOCUMENTS, self.end_id)
+    @classmethod
+    def from_definition(cls, definition: bytes) -> "HfTokenizer":
+        """The tokenizer that has this `definition`; raises `DataError` where it is none."""
+        try:
+            kept = parse_json(definition)
+            text, start_id, ends = kept["tokenizer_json"], kept["start_id"], kept["end_ids"]
+            if not isinstance(text, str) or not all(isinstance(each, int) for each in (start_id, *ends)):
+                raise TypeError("an entry is of another kind")
+            return cls(text, start_id=start_id, end_id=ends[0], more_ends=ends[1:])
+        except DataError:
+            raise
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise DataError(f"tokenizer: its definition cannot be read ({error!r})") from None
+
+    @property
+    def definition(self) -> bytes:
+        """JSON: tokenizer.json, and the ids that start and end a text."""
+        kept = {"tokenizer_json": self._json, "start_id": self.start_id, "end_ids": self._ends}
+        return json.dumps(kept).encode()
 
     def encode(self, text: str) -> Encoding:
         """The tokens of `text`, without any control token; raises `DataError` at a lone surrogate."""

@@ -64,5 +64,6 @@ def _document_numbers(prepared: Prepared, windows: frozenset[int], *, progress: 
 def _beginning(prepared: Prepared, window: int) -> str:
     record, known = prepared.train[window], prepared.tokenizer.vocab_size
     ids = record["tokens"][: record["length"]].tolist()
-    text = prepared.tokenizer.decode(each for each in ids if each < known)  # a damaged window may hold others
+    # A damaged window may hold others.
+    text = prepared.tokenizer.decode_bytes(each for each in ids if each < known).decode(errors="replace")
     return " ".join(text[: 4 * TEXT_CHARACTERS].split())[:TEXT_CHARACTERS]

@@ -17,7 +17,8 @@ from lacy_jax.data import datasets
 from lacy_jax.data.datasets import Fingerprint, Record, Shard, Statistics
 from lacy_jax.data.documents import Document, Spans, Split, full_text, split_of
 from lacy_jax.data.factual import factual_tokens, select_spans
-from lacy_jax.data.tokenizer import Tokenizer
+from lacy_jax.data.read_tokenizer import tokenizer_of_file
+from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import DataError
 
 Progress = Callable[[str, int, int | None], None]
@@ -41,7 +42,7 @@ class EncodedDocument:
 def encode_documents(
     documents: Iterable[tuple[Document, Spans]],
     *,
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     rule: RuleConfig,
     validation_share: float,
 ) -> Iterator[EncodedDocument]:
@@ -84,7 +85,7 @@ def write_packed(
     directory: Path,
     name: str,
     fingerprint: Fingerprint,
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     window: int,
     progress: Progress,
 ) -> None:
@@ -100,7 +101,7 @@ def write_packed(
     statistics: Statistics = {}
 
     def shards(incomplete: Path) -> dict[str, list[Shard]]:
-        (incomplete / TOKENIZER_FILE).write_bytes(tokenizer.model_proto)
+        (incomplete / TOKENIZER_FILE).write_bytes(tokenizer.definition)
         streams = _write_streams(documents, scratch=incomplete, dtype=dtype, end_id=tokenizer.end_id, counts=statistics)
         done, total = itertools.count(1), sum(stream.windows(window) for stream in streams.values())
 
@@ -199,7 +200,7 @@ class Packed:
     statistics: Statistics
     train: PackedSource
     validation: PackedSource
-    tokenizer: Tokenizer
+    tokenizer: TextTokenizer
 
 
 def open_packed(directory: str | Path, *, expected: Fingerprint | None = None) -> Packed:
@@ -213,7 +214,7 @@ def open_packed(directory: str | Path, *, expected: Fingerprint | None = None) -
     """
     builder = datasets.open_dataset(Path(directory), "packed")
     fingerprint, statistics = _metadata(builder.info.metadata, directory=directory)
-    tokenizer = Tokenizer.from_file(Path(directory) / TOKENIZER_FILE)
+    tokenizer = tokenizer_of_file(Path(directory) / TOKENIZER_FILE)
     differing = [
         *_differences(fingerprint, json.loads(json.dumps(expected or {}))),
         *_differences(tokenizer.fingerprint, fingerprint["tokenizer"], path=TOKENIZER_FILE),

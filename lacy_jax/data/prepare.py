@@ -42,7 +42,8 @@ from lacy_jax.data.pack import (
     open_packed,
     write_packed,
 )
-from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
+from lacy_jax.data.read_tokenizer import tokenizer_of_file
+from lacy_jax.data.tokenizer import TextTokenizer, train_tokenizer
 from lacy_jax.errors import DataError
 from lacy_jax.folders import local_copy, writing
 
@@ -68,7 +69,7 @@ class Prepared:
         return self.packed.validation
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> TextTokenizer:
         return self.packed.tokenizer
 
     @property
@@ -87,13 +88,19 @@ class Prepared:
                 yield document, select_spans(spans, rule)
 
 
-def prepare(config: Config, *, progress: Progress = lambda _stage, _done, _total: None) -> Prepared:
+def prepare(
+    config: Config,
+    *,
+    tokenizer: TextTokenizer | None = None,
+    progress: Progress = lambda _stage, _done, _total: None,
+) -> Prepared:
     """Makes what is missing of what `config` needs, and opens it; with `config.data.packed`, only opens that.
 
     The corpus is read once, and only where its documents are not annotated yet. Its files are hashed only where their
     size or time of change is another than in `files.json`, which lies beside the prepared data.
 
     Args:
+        tokenizer: the one to pack with, in place of what `config.tokenizer` says: a pretrained model's own.
         progress: called as progress(stage, done, total), from one thread, a stage after the other.
 
     Raises:
@@ -101,15 +108,16 @@ def prepare(config: Config, *, progress: Progress = lambda _stage, _done, _total
         StorageError: the disk is full, or the dataset named lies in a bucket and cannot be copied.
     """
     if config.data.packed:
-        return _open_elsewhere(config, progress=progress)
+        return _open_elsewhere(config, tokenizer=tokenizer, progress=progress)
     root = Path(config.data.directory)
     with remembered_hashes(root):
         source = _source_fingerprint(config)
     annotated = _annotated_directory(root, source)
     tokenizer_file = _tokenizer_file(config, source=source)
-    tokenizer = _open_tokenizer(tokenizer_file) if config.tokenizer.path or tokenizer_file.exists() else None
+    if tokenizer is None and (config.tokenizer.path or tokenizer_file.exists()):
+        tokenizer = _open_tokenizer(tokenizer_file)
     if tokenizer is None or not _packed_directory(config, source=source, tokenizer=tokenizer).exists():
-        _annotate(config, directory=annotated, fingerprint=source, progress=progress)
+        _annotate(config, tokenizer, directory=annotated, fingerprint=source, progress=progress)
         documents = AnnotatedSource(annotated)
         if tokenizer is None:
             tokenizer = _tokenize(config, documents, file=tokenizer_file, source=source, progress=progress)
@@ -121,14 +129,16 @@ def prepare(config: Config, *, progress: Progress = lambda _stage, _done, _total
     return Prepared(packed=packed, annotated_directory=annotated)
 
 
-def _open_elsewhere(config: Config, *, progress: Progress) -> Prepared:
+def _open_elsewhere(config: Config, *, tokenizer: TextTokenizer | None, progress: Progress) -> Prepared:
     """The dataset of `config.data.packed`, copied first where it lies in a bucket.
 
     All that can be checked without its corpus must fit the config.
     """
     expected: Fingerprint = {"rule": dataclasses.asdict(config.rule), "window": config.model.context}
-    if config.tokenizer.path:
-        expected["tokenizer"] = Tokenizer.from_file(config.tokenizer.path).fingerprint
+    if tokenizer is None and config.tokenizer.path:
+        tokenizer = tokenizer_of_file(config.tokenizer.path)
+    if tokenizer is not None:
+        expected["tokenizer"] = tokenizer.fingerprint
     # Batches read records at random, one at a time: from a bucket, each would be a request.
     directory = local_copy(config.data.packed, progress=progress)
     packed = open_packed(directory, expected=expected)
@@ -170,7 +180,7 @@ def _tokenizer_file(config: Config, *, source: Fingerprint) -> Path:
     return Path(config.data.directory) / "tokenizer" / name / TOKENIZER_FILE
 
 
-def _packed_fingerprint(config: Config, *, source: Fingerprint, tokenizer: Tokenizer) -> Fingerprint:
+def _packed_fingerprint(config: Config, *, source: Fingerprint, tokenizer: TextTokenizer) -> Fingerprint:
     return source | {
         "tokenizer": tokenizer.fingerprint,
         "rule": dataclasses.asdict(config.rule),
@@ -179,7 +189,7 @@ def _packed_fingerprint(config: Config, *, source: Fingerprint, tokenizer: Token
     }
 
 
-def _packed_directory(config: Config, *, source: Fingerprint, tokenizer: Tokenizer) -> Path:
+def _packed_directory(config: Config, *, source: Fingerprint, tokenizer: TextTokenizer) -> Path:
     fingerprint = _packed_fingerprint(config, source=source, tokenizer=tokenizer)
     name = datasets.fingerprint_name(config.corpus.name, fingerprint)
     return datasets.dataset_directory(Path(config.data.directory), "packed", name=name)
@@ -188,12 +198,19 @@ def _packed_directory(config: Config, *, source: Fingerprint, tokenizer: Tokeniz
 # The stages.
 
 
-def _annotate(config: Config, *, directory: Path, fingerprint: Fingerprint, progress: Progress) -> None:
+def _annotate(
+    config: Config,
+    tokenizer: TextTokenizer | None,
+    *,
+    directory: Path,
+    fingerprint: Fingerprint,
+    progress: Progress,
+) -> None:
     """Reads the corpus once, into a nameless file: shards are cut by its size, which must be known before marking."""
 
     def build() -> None:
         with tempfile.TemporaryFile("w+", dir=directory.parent, encoding="ascii") as spool:
-            count, characters = _read_corpus(config, into=spool, progress=progress)
+            count, characters = _read_corpus(config, tokenizer, into=spool, progress=progress)
             spool.seek(0)
             marked = annotate_documents((Document(*json.loads(line)) for line in spool), config.annotate)
             datasets.write_annotated(
@@ -208,7 +225,9 @@ def _annotate(config: Config, *, directory: Path, fingerprint: Fingerprint, prog
     _once(directory, build, progress=progress)
 
 
-def _read_corpus(config: Config, *, into: TextIO, progress: Progress) -> tuple[int, int]:
+def _read_corpus(
+    config: Config, tokenizer: TextTokenizer | None, *, into: TextIO, progress: Progress
+) -> tuple[int, int]:
     """Writes each document as a line of JSON; gives the numbers of documents and of their characters."""
     count = characters = 0
     first: list[Document] = []  # all, where there are few
@@ -219,14 +238,14 @@ def _read_corpus(config: Config, *, into: TextIO, progress: Progress) -> tuple[i
         if characters <= SMALL:
             first.append(document)
         progress("read corpus", count, config.corpus.max_documents or None)
-    if characters <= SMALL and (problems := list(small_corpus_problems(first, config))):
+    if characters <= SMALL and (problems := list(small_corpus_problems(first, config, tokenizer=tokenizer))):
         raise DataError(*problems)
     return count, characters
 
 
 def _tokenize(
     config: Config, documents: AnnotatedSource, *, file: Path, source: Fingerprint, progress: Progress
-) -> Tokenizer:
+) -> TextTokenizer:
     """Trains a tokenizer on the training documents."""
     settings = config.tokenizer
 
@@ -238,10 +257,10 @@ def _tokenize(
         write_whole(file, model)
 
     _once(file, build, progress=progress)
-    return Tokenizer.from_file(file)
+    return tokenizer_of_file(file)
 
 
-def _open_tokenizer(file: Path) -> Tokenizer:
+def _open_tokenizer(file: Path) -> TextTokenizer:
     """A tokenizer, compared with the sha256 beside it where there is one: those that were trained here have it.
 
     Raises:
@@ -254,7 +273,7 @@ def _open_tokenizer(file: Path) -> Tokenizer:
         raise DataError(f"{about} is damaged ({error}); delete {file.parent}, and it is trained anew") from None
     if expected and file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != expected:
         raise DataError(f"{file} is damaged (by its sha256); delete {file.parent}, and it is trained anew")
-    return Tokenizer.from_file(file)
+    return tokenizer_of_file(file)
 
 
 def _training_texts(documents: AnnotatedSource, *, config: Config, progress: Progress) -> Iterator[str]:
@@ -270,7 +289,7 @@ def _training_texts(documents: AnnotatedSource, *, config: Config, progress: Pro
 
 
 def _pack(
-    config: Config, documents: AnnotatedSource, *, source: Fingerprint, tokenizer: Tokenizer, progress: Progress
+    config: Config, documents: AnnotatedSource, *, source: Fingerprint, tokenizer: TextTokenizer, progress: Progress
 ) -> None:
     """Writes the windows of both splits."""
     directory = _packed_directory(config, source=source, tokenizer=tokenizer)

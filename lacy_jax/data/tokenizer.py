@@ -11,7 +11,6 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -47,7 +46,8 @@ class TextTokenizer(Protocol):
     that end one. None of them is text.
     call_id: the id of `<CALL>`, or where that would be: the number of real tokens. vocab_size: call_id + 1.
     byte_lengths: int32[vocab_size], UTF-8 bytes each token stands for; 0 for control tokens.
-    fingerprint: sha256 of the definition, in hex.
+    definition: what tokenizer_of (read_tokenizer.py) makes the same tokenizer of again.
+    fingerprint: a sha256 that names it, in hex.
     """
 
     start_id: int | None
@@ -57,6 +57,9 @@ class TextTokenizer(Protocol):
     vocab_size: int
     byte_lengths: np.ndarray
     fingerprint: str
+
+    @property
+    def definition(self) -> bytes: ...
 
     def encode(self, text: str) -> Encoding:
         """The tokens of `text`, without any control token; raises `DataError` at a lone surrogate."""
@@ -101,7 +104,7 @@ class Tokenizer:
     end_id: the id of `</s>`, which follows every document: no text encodes to it, and it decodes to "".
     start_id: the same id: a document follows the end of another one. end_ids: the same id alone.
     byte_lengths: int32[vocab_size], UTF-8 bytes each token stands for; 0 for `<CALL>` and control tokens.
-    model_proto: the serialized SentencePiece model; fingerprint: its sha256, in hex.
+    definition: the serialized SentencePiece model; fingerprint: its sha256, in hex.
     """
 
     def __init__(self, model_proto: bytes) -> None:
@@ -113,7 +116,7 @@ class Tokenizer:
         if processor.eos_id() < 0:
             raise DataError("tokenizer: the SentencePiece model has no end-of-text token </s>; documents need one")
         self._processor = processor
-        self.model_proto = model_proto
+        self.definition = model_proto
         self.fingerprint = hashlib.sha256(model_proto).hexdigest()
         self.pieces: int = processor.get_piece_size()
         self.call_id = self.pieces
@@ -130,15 +133,6 @@ class Tokenizer:
         mark = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
         has_bytes = all(processor.is_byte(index) for index in mark)
         self._mark_ids = mark if has_bytes and not self._adds_space else []
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> "Tokenizer":
-        """Reads a `tokenizer.model`; raises `DataError` where there is none."""
-        try:
-            model_proto = Path(path).read_bytes()
-        except OSError as error:
-            raise DataError(f"tokenizer: cannot read {path} ({error.strerror})") from None
-        return cls(model_proto)
 
     @classmethod
     def from_bytes(cls, model_proto: bytes) -> "Tokenizer":

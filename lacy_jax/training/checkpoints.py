@@ -40,6 +40,7 @@ _FREE = (
     "data.directory",
     "data.packed",
     "model.attention",
+    "model.initial",
     "model.layer_loop",
     "model.remat",
     "objective.vocab_chunks",

@@ -35,7 +35,7 @@ from lacy_jax.training.probe import fit_probe
 from lacy_jax.training.reference import load_reference
 from lacy_jax.training.run import Run
 from lacy_jax.training.run_log import RunLog
-from lacy_jax.training.state import TrainState, init_state, state_shardings
+from lacy_jax.training.state import TrainState, new_state, state_shardings
 from lacy_jax.training.stopping import Stops, stop_requests
 from lacy_jax.training.watchdog import Watchdog
 
@@ -89,7 +89,7 @@ def _start(run: Run) -> tuple[TrainState, dict[str, Any]]:
     """The newest checkpoint's state and meta, or a new state made in place on the devices, and {}."""
     placed = state_shardings(run.config, vocab=run.vocab, mesh=run.mesh)
     if run.checkpoints.latest is None:
-        state = jax.jit(lambda: init_state(run.config, vocab=run.vocab), out_shardings=placed)()
+        state = new_state(run.config, vocab=run.vocab, placed=placed)
         run.checkpoints.check_room(state)
         return state, {}
     data = run.prepared.fingerprint

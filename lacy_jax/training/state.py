@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lacy_jax.checkpoints.initial import initial_params
 from lacy_jax.config import Config
 from lacy_jax.model import decoder
 from lacy_jax.runtime import sharding
@@ -42,8 +43,11 @@ def count_value(counter: jax.Array | np.ndarray) -> int:
 
 
 def init_state(config: Config, *, vocab: int) -> TrainState:
-    """A new run's state; pure, so that `jax.jit(..., out_shardings=...)` makes it in place on every device."""
-    params = decoder.init_params(config.model, vocab=vocab, key=jax.random.key(config.training.seed))
+    """A new run's state with random parameters; pure, so that `jax.jit` makes it in place on every device."""
+    return _state_of(decoder.init_params(config.model, vocab=vocab, key=jax.random.key(config.training.seed)), config)
+
+
+def _state_of(params: decoder.Params, config: Config) -> TrainState:
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         tokens=jnp.zeros(2, jnp.int32),
@@ -51,6 +55,23 @@ def init_state(config: Config, *, vocab: int) -> TrainState:
         params=params,
         optimizer=make_optimizer(config.optimizer).init(params),
     )
+
+
+def new_state(config: Config, *, vocab: int, placed: TrainState) -> TrainState:
+    """A new run's state, placed by `placed`: random, or with the parameters of `config.model.initial`.
+
+    Raises:
+        CheckpointError: that model cannot be read.
+    """
+    if not config.model.initial:
+        return jax.jit(lambda: init_state(config, vocab=vocab), out_shardings=placed)()
+    params = jax.tree.map(_placed, initial_params(config), placed.params)
+    return jax.jit(lambda params: _state_of(params, config), out_shardings=placed)(params)
+
+
+def _placed(held: np.ndarray, where: NamedSharding) -> jax.Array:
+    """An array that every process holds, as one global array."""
+    return jax.make_array_from_callback(held.shape, where, lambda index: held[index])
 
 
 def param_shardings(mesh: Mesh, shapes: decoder.Params) -> Any:

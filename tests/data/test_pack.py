@@ -159,7 +159,7 @@ def test_windows_are_the_stream_cut(tmp_path: Path, tokenizer: Tokenizer) -> Non
             "factual": sum(factual),
             "windows": len(source),
         }
-    assert packed.tokenizer.model_proto == tokenizer.model_proto
+    assert packed.tokenizer.definition == tokenizer.definition
 
 
 @pytest.mark.parametrize("window", [8, 37, 10_000])

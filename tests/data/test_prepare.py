@@ -91,11 +91,11 @@ def test_each_stage_runs_when_what_it_depends_on_changes(config: Config, tmp_pat
     assert stages(change(config, "tokenizer", vocab_size=310)) == ALL[2:]
     assert stages(change(config, "corpus", validation_share=0.3)) == ALL[2:]
     assert stages(change(config, "corpus", max_documents=50)) == ALL
-    model = Tokenizer(train_tokenizer(["some other text"] * 9, vocab_size=275)).model_proto
+    model = Tokenizer(train_tokenizer(["some other text"] * 9, vocab_size=275)).definition
     (tmp_path / "other.model").write_bytes(model)
     loaded = change(config, "tokenizer", path=str(tmp_path / "other.model"))
     assert stages(loaded) == ALL[3:]
-    assert prepare(loaded).tokenizer.model_proto == model
+    assert prepare(loaded).tokenizer.definition == model
     assert stages(config) == []
     (tmp_path / "spans.jsonl").write_text(json.dumps({"id": "d0", "spans": [[0, 1, "X"]]}) + "\n")
     assert stages(config) == ["read corpus", "annotate", "pack", "write windows"]
@@ -261,7 +261,7 @@ def test_a_packed_dataset_from_elsewhere_is_enough(config: Config, tmp_path: Pat
     moved = tmp_path / "moved" / "1.0.0"
     moved.parent.mkdir()
     shutil.move(here.packed.directory, moved)
-    (tmp_path / "model").write_bytes(here.tokenizer.model_proto)
+    (tmp_path / "model").write_bytes(here.tokenizer.definition)
     shutil.rmtree(tmp_path / "data")
     (tmp_path / "corpus.jsonl").unlink()
     (tmp_path / "spans.jsonl").unlink()
@@ -270,7 +270,7 @@ def test_a_packed_dataset_from_elsewhere_is_enough(config: Config, tmp_path: Pat
     assert stages(elsewhere) == []
     there = prepare(change(elsewhere, "tokenizer", path=str(tmp_path / "model")))
     assert there.fingerprint == here.fingerprint
-    assert there.tokenizer.model_proto == here.tokenizer.model_proto
+    assert there.tokenizer.definition == here.tokenizer.definition
     assert len(there.train) == len(here.train)
     with pytest.raises(DataError, match="is no complete annotated dataset"):
         next(there.documents())

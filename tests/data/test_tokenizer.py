@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lacy_jax.config import CorpusConfig
 from lacy_jax.data.corpus import read_documents
+from lacy_jax.data.read_tokenizer import tokenizer_of_file
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
 from lacy_jax.errors import DataError
 
@@ -167,7 +168,7 @@ def test_errors(tmp_path, tokenizer: Tokenizer) -> None:
     with pytest.raises(DataError, match="lone surrogate"):
         tokenizer.encode("a\ud800b")
     with pytest.raises(DataError, match=r"cannot read .*none\.model"):
-        Tokenizer.from_file(tmp_path / "none.model")
+        tokenizer_of_file(tmp_path / "none.model")
     with pytest.raises(DataError, match="not a SentencePiece model"):
         Tokenizer(b"no model")
     with pytest.raises(DataError, match="</s>"):

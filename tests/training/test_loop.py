@@ -186,7 +186,7 @@ def test_a_workdir_of_another_run_is_refused(
 
 def test_parts_of_a_batch_are_the_machines_matter_unless_targets_are_chosen_in_each(small_data: Prepared) -> None:
     tokenizer = small_data.tokenizer
-    stored = {"data": small_data.fingerprint, "tokenizer": base64.b64encode(tokenizer.model_proto).decode("ascii")}
+    stored = {"data": small_data.fingerprint, "tokenizer": base64.b64encode(tokenizer.definition).decode("ascii")}
 
     def resume(scope: Literal["batch", "microbatch"]) -> None:
         old = Config(objective=ObjectiveConfig(scope=scope), training=TrainingConfig(steps=6, microbatches=2))

@@ -24,6 +24,7 @@ TOKENS_FILE = "tokens.json"
 # Settings that evaluations of earlier versions do not know: at their defaults they change nothing.
 _LATER = (
     ("model", "head_width"),
+    ("model", "initial"),
     ("model", "qkv_bias"),
     ("model", "qk_norm"),
     ("training", "skip_nonfinite"),
