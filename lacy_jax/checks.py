@@ -1,11 +1,15 @@
 """Checks across settings: those that are valid alone but not together are refused here, all at once."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import ml_collections
+import pydantic
 
-from lacy_jax.config import Config, TrainingConfig, config_from_dict
+from lacy_jax.config import CascadeConfig, Config, TrainingConfig, config_from_dict
+from lacy_jax.errors import ConfigError
+from lacy_jax.invalid import explain
 
 
 def parse(
@@ -34,6 +38,18 @@ def parse(
         yield from check(config)
 
     return config_from_dict(given, check=problems)
+
+
+def change_cascade(settings: CascadeConfig, changes: dict[str, Any]) -> CascadeConfig:
+    """The settings with some fields changed.
+
+    Raises:
+        ConfigError: one line a field that is out of range, as `name=value: ...`.
+    """
+    try:
+        return dataclasses.replace(settings, **changes)
+    except pydantic.ValidationError as error:
+        raise ConfigError(*(f"{each['loc'][0]}={each['input']}: {explain(each)}" for each in error.errors())) from None
 
 
 def contradictions(config: Config) -> Iterator[str]:

@@ -375,18 +375,6 @@ def base_config() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(dataclasses.asdict(Config()))
 
 
-def change_cascade(settings: CascadeConfig, changes: dict[str, Any]) -> CascadeConfig:
-    """The settings with some fields changed.
-
-    Raises:
-        ConfigError: one line a field that is out of range, as `name=value: ...`.
-    """
-    try:
-        return dataclasses.replace(settings, **changes)
-    except pydantic.ValidationError as error:
-        raise ConfigError(*(f"{each['loc'][0]}={each['input']}: {explain(each)}" for each in error.errors())) from None
-
-
 def unknown_setting(path: Sequence[str]) -> str:
     """The line about a setting that does not exist; `path` is its sections, as far as they do, and its name."""
     *sections, name = path

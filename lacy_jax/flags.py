@@ -127,7 +127,7 @@ def open_given_cascade(given: Given, *, batch_size: int) -> "Cascade":
     """
     from lacy_jax.cascade import Cascade  # JAX: only what is asked for waits for it
     from lacy_jax.checkpoints.loading import load_model
-    from lacy_jax.config import change_cascade
+    from lacy_jax.checks import change_cascade
 
     slm = load_model(given_checkpoint(given))
     changes = {flag.name: getattr(given, flag.name) for flag in _SETTINGS if flag.name in given.names}

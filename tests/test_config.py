@@ -165,7 +165,7 @@ def test_all_problems_are_named_at_once_and_no_others() -> None:
 
 def test_a_budget_in_percent_is_explained_where_a_flag_gives_it() -> None:
     with pytest.raises(ConfigError, match=r"^budget=22: .* write 0\.22 for 22%$"):
-        settings.change_cascade(settings.CascadeConfig(), {"budget": 22})
+        checks.change_cascade(settings.CascadeConfig(), {"budget": 22})
 
 
 @pytest.mark.parametrize("variant", ["method=best", "corpus=web", "size=3", "lacy"])

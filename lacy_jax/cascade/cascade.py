@@ -19,7 +19,8 @@ from lacy_jax.cascade.rows import Completion, Request
 from lacy_jax.cascade.scheduler import Calling, Oracle, RankedBy, Scheduler
 from lacy_jax.cascade.scores import CALL_SCORES
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.config import Account, CascadeConfig, Gate, Score, ScoreSetting, Span, change_cascade
+from lacy_jax.checks import change_cascade
+from lacy_jax.config import Account, CascadeConfig, Gate, Score, ScoreSetting, Span
 from lacy_jax.data.corpus import corpus_of_checkpoint
 from lacy_jax.data.tokenizer import TextTokenizer, starting_with
 from lacy_jax.errors import ConfigError

@@ -74,7 +74,7 @@ class HfTokenizer:
         ends, names = self._ends, self.control_tokens()
         self.end_id = names.get(BETWEEN_DOCUMENTS, end_id)
         self.start_id: int | None = self.end_id if start_id is None else start_id
-        self.end_ids = tuple(dict.fromkeys([*ends, *(names[name] for name in END_NAMES if name in names)]))
+        self.end_ids = tuple(dict.fromkeys([self.end_id, *ends, *(names[name] for name in END_NAMES if name in names)]))
         for name, index in (("bos_token_id", self.start_id), *(("eos_token_id", end) for end in ends)):
             if not 0 <= index < self.call_id:
                 raise DataError(f"tokenizer: {name} is {index}, but its tokens are 0 to {self.call_id - 1}")

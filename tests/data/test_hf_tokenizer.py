@@ -125,7 +125,7 @@ def test_what_stands_before_a_text_follows_the_tokenizers_own_rule(tmp_path: Pat
         assert tokenizer.start_id == tokenizer.control_tokens()[start], (style, rule)
     chat = HfTokenizer.from_folder(chat_tokenizer(tmp_path))
     ids = chat.control_tokens()
-    assert (chat.start_id, chat.end_id) == (ids["<|endoftext|>"], ids["<|im_end|>"])
+    assert (chat.start_id, chat.end_id) == (ids["<|endoftext|>"], ids["<|endoftext|>"])
     assert HfTokenizer.from_folder(chat_tokenizer(tmp_path, add_bos_token=True)).start_id == ids["<|im_start|>"]
 
 
