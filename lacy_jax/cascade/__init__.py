@@ -3,9 +3,9 @@
 from lacy_jax.cascade.cascade import Cascade
 from lacy_jax.cascade.decoding.sampling import Sampling
 from lacy_jax.cascade.partners import Partner, make_partner
-from lacy_jax.cascade.rows import Completion, Counts, Piece, Request
+from lacy_jax.cascade.rows import Completion, Counts, Opening, Piece, Request
 from lacy_jax.cascade.scheduler import Event, Scheduler
 from lacy_jax.errors import PartnerError
 
-__all__ = ["Cascade", "Completion", "Counts", "Event", "Partner", "PartnerError", "Piece", "Request", "Sampling"]
-__all__ += ["Scheduler", "make_partner"]
+__all__ = ["Cascade", "Completion", "Counts", "Event", "Opening", "Partner", "PartnerError", "Piece", "Request"]
+__all__ += ["Sampling", "Scheduler", "make_partner"]

@@ -6,6 +6,7 @@ and stop strings never enter it.
 
 import codecs
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,9 +22,21 @@ Finish = Literal["end", "length", "stop"]
 
 
 @dataclass(frozen=True)
+class Opening:
+    """What the SLM reads in place of a prompt: `ids`, and then `text`, which is encoded in one with what is written.
+
+    A chat is one: control tokens stand between its messages, and the text after the last of them goes on.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True)
 class Request:
     """A prompt, and how it is to be completed.
 
+    opening: what the SLM reads, where that is not the prompt itself; the partner reads the prompt in any case.
     budget: share of tokens to delegate; None: the cascade's own.
     stop: the text ends before the first of these strings.
 
@@ -36,6 +49,7 @@ class Request:
     budget: float | None = None
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
+    opening: Opening | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 0:
@@ -99,7 +113,10 @@ class Completion:
 
 @dataclass
 class Row:
-    """A prompt on its way. Invariant: `text` is the text of `ids`, less the bytes held back in `utf8`."""
+    """A prompt on its way. Invariant: `read` is the text of `ids`, less the bytes held back in `utf8`.
+
+    text: the prompt and what was written, which is what the partner reads.
+    """
 
     id: int
     request: Request
@@ -114,6 +131,17 @@ class Row:
     asked: tuple[Step, float] | None = None  # the step that called, and its score, while the row waits
     utf8: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
     held: list[float] = field(default_factory=list)  # scores of the tokens whose character is not complete yet
+
+    @property
+    def read(self) -> str:
+        """What the SLM reads as text: `text`, or that of an opening and what was written."""
+        opening = self.request.opening
+        return self.text if opening is None else opening.text + self.text[len(self.request.prompt) :]
+
+    @property
+    def opening_ids(self) -> tuple[int, ...] | None:
+        """Those before `read`; None: what stands before any text."""
+        return None if self.request.opening is None else self.request.opening.ids
 
     @property
     def ends_with_partner(self) -> bool:
@@ -162,23 +190,26 @@ def resume(row: Row, piece: str, *, engine: Engine) -> None:
         row.counts += Counts(calls=1, fallbacks=1)
         take_own(row, step, score, engine=engine, spent=1)
         return
-    row.ids, tokens = splice(engine.tokenizer, row.text, piece)
+    row.ids, tokens = splice(engine.tokenizer, row.read, piece, opening=row.opening_ids)
     row.counts += Counts(generated=tokens, delegated=tokens, calls=1)
     row.state = budgets.account(row.state, generated=tokens, spent=tokens)
     _append(row, Piece(text=piece, source="partner", score=score, tokens=tokens))
     _end_at_length(row)
 
 
-def splice(tokenizer: TextTokenizer, text: str, piece: str) -> tuple[list[int], int]:
+def splice(
+    tokenizer: TextTokenizer, text: str, piece: str, *, opening: Sequence[int] | None = None
+) -> tuple[list[int], int]:
     """Ids of `text + piece`, and how many of the tokens hold some of the piece, at least one.
 
+    `opening`: ids that stand before the text, as in `after_start`.
     The whole text is encoded anew: a piece may merge with the end of the text ("Ein" + "stein"). The engine
     keeps the keys and values of the ids before the first that changed.
     """
     encoding = tokenizer.encode(text + piece)
     tokens = int(((encoding.ends > len(text)) | (encoding.starts >= len(text))).sum())
     # A tokenizer that drops characters may write none; a row of such pieces would never reach its length.
-    return after_start(tokenizer, encoding.ids.tolist()), max(1, tokens)
+    return after_start(tokenizer, encoding.ids.tolist(), opening=opening), max(1, tokens)
 
 
 def release(row: Row) -> tuple[Piece, ...]:

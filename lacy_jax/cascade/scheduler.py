@@ -22,6 +22,7 @@ from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.cascade.rows import Completion, Piece, Request, Row, release, resume, take_own
 from lacy_jax.cascade.scores import score_of
 from lacy_jax.config import Account, Gate, Score, Span
+from lacy_jax.errors import ConfigError
 
 RankedBy = Literal[Score, "oracle"]
 # (text so far, the SLM's own next token as text) -> whether to call: for evaluation, where the truth is known.
@@ -100,8 +101,11 @@ class Scheduler:
 
         Raises:
             DataError: a prompt that is no valid Unicode text.
+            ConfigError: ids of an opening that are no tokens.
         """
-        budget = self._calling.budget
+        budget, tokens = self._calling.budget, self._engine.call_id
+        if request.opening is not None and not all(0 <= index < tokens for index in request.opening.ids):
+            raise ConfigError(f"opening: its ids must be tokens, 0 to {tokens - 1}")
         if request.budget is not None:
             budget = dataclasses.replace(budget, share=request.budget, threshold=None)
         if self._partner is None:
@@ -112,8 +116,9 @@ class Scheduler:
             budget=budget,
             state=budgets.start(budget, warm_scores=self._calling.warm_scores),
             text=request.prompt,
-            ids=encode_text(self._engine.tokenizer, request.prompt),
+            ids=[],
         )
+        row.ids = encode_text(self._engine.tokenizer, row.read, opening=row.opening_ids)
         if request.max_new_tokens == 0:
             row.finish = "length"
         self._next_id += 1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from lacy_jax.cascade import Cascade, Completion, Counts, Request
+from lacy_jax.cascade import Cascade, Completion, Counts, Opening, Request
 from lacy_jax.cascade.decoding.engine import Engine, Step, encode_text
 from lacy_jax.cascade.partners.guard import MAX_PIECE_CHARACTERS, Guard
 from lacy_jax.cascade.rows import splice
@@ -243,6 +243,41 @@ def test_splicing_round_trips_any_text(model: Model, text: str, piece: str) -> N
     held = tokenizer.decode_bytes(ids[len(ids) - tokens :])
     assert len(held) >= len(piece.encode())
     assert len(tokenizer.decode_bytes(ids[len(ids) - tokens + 1 :])) < len(piece.encode()) or tokens == 1
+
+
+def test_an_opening_is_read_in_place_of_the_prompt(model: Model) -> None:
+    """The SLM reads control tokens and what follows them; the partner reads the prompt, and the text is what follows.
+
+    With the ids of the prompt itself as its opening, a request is completed as the prompt is.
+    """
+    loaded, partner = model(), Fake()
+    cascade = Cascade(loaded, partner, budget=0.4)
+    tokenizer = cascade.tokenizer
+    plain, asked = cascade.generate(PROMPTS, max_new_tokens=12), {text for batch in partner.batches for text in batch}
+    partner.batches.clear()
+    openings = [Opening((tokenizer.end_id,), prompt) for prompt in PROMPTS]
+    requests = [Request(prompt, 12, opening=each) for prompt, each in zip(PROMPTS, openings, strict=True)]
+    assert cascade.generate(requests) == plain
+    assert {text for batch in partner.batches for text in batch} == asked
+    end = tokenizer.end_id
+    partner.batches.clear()
+    chat = cascade.generate([Request("Who?", 12, opening=Opening((end, 5, end, 6, end), "a"))])[0]
+    assert chat.text == "".join(piece.text for piece in chat.pieces)
+    assert {text[: len("Who?")] for batch in partner.batches for text in batch} == {"Who?"}
+    with pytest.raises(ConfigError, match="opening: its ids must be tokens"):
+        cascade.generate([Request("a", opening=Opening((tokenizer.call_id,), ""))])
+
+
+def test_a_row_with_an_opening_keeps_it_when_the_partner_writes(model: Model) -> None:
+    loaded = model()
+    scheduler = Cascade(loaded, Fake(lambda _: " Ulm"), budget=1.0).scheduler(slots=1)
+    scheduler.add(Request("Where was he born?", 4, opening=Opening((5, 6, 7), "He was born in")))
+    row = scheduler._waiting[0]
+    while scheduler.running or scheduler.waiting:
+        scheduler.step()
+        assert row.ids == encode_text(loaded.tokenizer, row.read, opening=(5, 6, 7))
+        assert row.read == "He was born in" + row.text.removeprefix("Where was he born?")
+    assert row.read.startswith("He was born in Ulm")
 
 
 def test_a_piece_that_the_tokenizer_drops_counts_all_the_same(model: Model) -> None:

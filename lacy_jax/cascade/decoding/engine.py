@@ -129,18 +129,20 @@ def shared_prefix(held: list[int], wanted: list[int]) -> int:
     return same
 
 
-def encode_text(tokenizer: TextTokenizer, text: str) -> list[int]:
+def encode_text(tokenizer: TextTokenizer, text: str, *, opening: Sequence[int] | None = None) -> list[int]:
     """Ids of a text as the model saw texts in training: after the end of another document, or what it had for that.
 
-    There is always one: where nothing stands before a text, an empty one is the end of another.
+    There is always one: where nothing stands before a text, an empty one is the end of another. `opening`: see
+    `after_start`.
     """
-    return after_start(tokenizer, tokenizer.encode(text).ids.tolist())
+    return after_start(tokenizer, tokenizer.encode(text).ids.tolist(), opening=opening)
 
 
-def after_start(tokenizer: TextTokenizer, ids: list[int]) -> list[int]:
-    """A text's ids, and what stands before them; at least one."""
-    start = [] if tokenizer.start_id is None else [tokenizer.start_id]
-    return [*start, *ids] or [tokenizer.end_id]
+def after_start(tokenizer: TextTokenizer, ids: list[int], *, opening: Sequence[int] | None = None) -> list[int]:
+    """A text's ids, and what stands before them: `opening`, or else what stands before any text; at least one."""
+    if opening is None:
+        opening = [] if tokenizer.start_id is None else [tokenizer.start_id]
+    return [*opening, *ids] or [tokenizer.end_id]
 
 
 class Engine:
