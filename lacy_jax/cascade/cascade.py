@@ -44,7 +44,8 @@ class Changes(TypedDict, total=False):
 class Cascade:
     """An SLM, a partner and a budget: `Cascade(load(path), "documents", budget=0.22).generate(["..."])`.
 
-    settings: what it was opened with; `settings.partner` names the partner. checkpoint: the path of the SLM.
+    settings: what it was opened with; `settings.partner` names the partner. checkpoint: the path of the SLM. chat: its
+    chat template, if it has one.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Cascade:
             )
         if not isinstance(partner, Guard | None):
             partner = Guard(partner, timeout=settings.timeout)
-        self.checkpoint, self.partner = slm.path, partner
+        self.checkpoint, self.chat, self.partner = slm.path, slm.chat, partner
         self._engine = Engine(slm)
         self._calling = _calling(slm, settings, threshold=threshold, oracle=oracle)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from lacy_jax.checkpoints.chat_template import ChatTemplate, template_of_folder, template_of_gguf
 from lacy_jax.config import ModelConfig, ParamsDtype
 from lacy_jax.errors import CheckpointError, DataError
 
@@ -22,7 +23,7 @@ class ForeignModel:
     """A model made elsewhere, its weights not read yet.
 
     name: the folder's, or the file's without its ending. family: its model_type.
-    tokenizer: reads it; raises `CheckpointError`.
+    tokenizer: reads it; raises `CheckpointError`. chat: reads its chat template, if it has one; raises the same.
     params: reads the weights as the decoder's parameters, in the dtype given, on this process' first device; the
         embedding has a row of zeros for `<CALL>`. Raises `CheckpointError`.
     """
@@ -31,6 +32,7 @@ class ForeignModel:
     family: str
     model: ModelConfig
     tokenizer: Callable[[], "TextTokenizer"]
+    chat: Callable[[], ChatTemplate | None]
     params: Callable[["TextTokenizer", ParamsDtype], "decoder.Params"]
 
 
@@ -62,7 +64,14 @@ def _open_folder(folder: Path) -> ForeignModel:
         with hf.FolderTensors(folder) as tensors:
             return hf.read_params(tensors, settings, config=model, tokens=tokenizer.call_id, dtype=dtype)
 
-    return ForeignModel(folder.name, settings["model_type"], model, tokenizer, params)
+    return ForeignModel(
+        name=folder.name,
+        family=settings["model_type"],
+        model=model,
+        tokenizer=tokenizer,
+        chat=lambda: template_of_folder(folder),
+        params=params,
+    )
 
 
 def _open_gguf(path: Path) -> ForeignModel:
@@ -82,4 +91,11 @@ def _open_gguf(path: Path) -> ForeignModel:
     def params(tokenizer: "TextTokenizer", dtype: ParamsDtype) -> "decoder.Params":
         return hf.read_params(file, settings, config=model, tokens=tokenizer.call_id, dtype=dtype)
 
-    return ForeignModel(path.stem, file.architecture, model, lambda: read_tokenizer(file), params)
+    return ForeignModel(
+        name=path.stem,
+        family=file.architecture,
+        model=model,
+        tokenizer=lambda: read_tokenizer(file),
+        chat=lambda: template_of_gguf(file.value, where=str(path)),
+        params=params,
+    )

@@ -12,6 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from lacy_jax.checkpoints.chat_template import ChatTemplate
 from lacy_jax.checkpoints.checksums import Checksums, array_checksums, differing
 from lacy_jax.checkpoints.foreign import open_foreign
 from lacy_jax.checkpoints.format import (
@@ -45,6 +46,7 @@ class LoadedModel:
     factual_probe: None where the data that it was trained on had no factual tokens, or none is known.
     data: the fingerprint of that data. versions: of the packages that it was trained with. Both {} where not known.
     family: of a Hugging Face folder or a GGUF file, its model_type; "" of ours.
+    chat: how it writes conversations; None where it does not say.
     """
 
     config: Config
@@ -57,6 +59,7 @@ class LoadedModel:
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     family: str = ""
+    chat: ChatTemplate | None = None
 
     @property
     def model(self) -> ModelConfig:
@@ -120,7 +123,8 @@ def _load_foreign(path: str, *, kind: Literal["folder", "gguf"], params_dtype: P
     tokenizer = found.tokenizer()
     config = Config(name=found.name, model=found.model, objective=ObjectiveConfig(rule="none"))
     params = found.params(tokenizer, params_dtype)
-    return LoadedModel(config=config, params=params, tokenizer=tokenizer, path=str(Path(path)), family=found.family)
+    where, chat = str(Path(path)), found.chat()
+    return LoadedModel(config=config, params=params, tokenizer=tokenizer, path=where, family=found.family, chat=chat)
 
 
 def restore_params(
