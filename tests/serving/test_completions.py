@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from lacy_jax.cascade import make_partner
+from lacy_jax.cascade.partners.http import QUESTION
 from lacy_jax.config import CorpusConfig
 from tests.serving.conftest import FakeScheduler, Measured, Running, serving
 
@@ -144,7 +145,7 @@ def test_it_is_a_partner_for_another_cascade(server: Running) -> None:
     partner = make_partner(f"{server.url}/v1", corpus=CorpusConfig(), directory="", span="word")
     assert partner is not None
     assert partner.complete(["Ein", "東京 is"]) == ["Ein0", "東"]
-    assert {request.prompt for request in server.scheduler.requests.values()} == {"Ein", "東京 is"}
+    assert {request.prompt for request in server.scheduler.requests.values()} == {QUESTION, "Ein", "東京 is"}
 
 
 def test_metrics() -> None:
