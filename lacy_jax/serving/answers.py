@@ -1,8 +1,8 @@
-"""The JSON of answers, in OpenAI's shapes; what the cascade adds stands in each choice's field `lacy`."""
+"""The JSON of answers, in OpenAI's shapes; what the cascade adds stands in a field `lacy`, beside the text."""
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,29 +14,80 @@ DONE = b"data: [DONE]\n\n"
 _FINISH = {"end": "stop", "stop": "stop", "length": "length", "time": "length"}
 
 
+# A choice's text and the cascade's fields, as a route words them.
+_Worded = Callable[[str, dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a route words its answers: whole ones, the first part of a choice in a stream, and its later parts.
+
+    prefix: of an answer's id. whole_kind, part_kind: what the JSON calls them.
+    """
+
+    prefix: str
+    whole_kind: str
+    part_kind: str
+    whole: _Worded
+    first: _Worded
+    later: _Worded
+
+
+def _text(text: str, lacy: dict[str, Any]) -> dict[str, Any]:
+    return {"text": text, "lacy": lacy}
+
+
+def _message(text: str, lacy: dict[str, Any]) -> dict[str, Any]:
+    return {"message": {"role": "assistant", "content": text, "refusal": None, "lacy": lacy}}
+
+
+def _first_delta(text: str, lacy: dict[str, Any]) -> dict[str, Any]:
+    return {"delta": {"role": "assistant", "content": text, "lacy": lacy}}
+
+
+def _delta(text: str, lacy: dict[str, Any]) -> dict[str, Any]:
+    return {"delta": {"content": text, "lacy": lacy}}
+
+
+COMPLETION = Form("cmpl", "text_completion", "text_completion", whole=_text, first=_text, later=_text)
+CHAT = Form("chatcmpl", "chat.completion", "chat.completion.chunk", whole=_message, first=_first_delta, later=_delta)
+
+
 @dataclass(frozen=True)
 class Envelope:
     """What is the same in all parts of one answer. `created`: seconds since 1970."""
 
+    form: Form
     id: str
     created: int
     model: str
 
     def wrap(self, choices: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
-        head = {"id": self.id, "object": "text_completion", "created": self.created, "model": self.model}
+        """A whole answer."""
+        return self._wrap(self.form.whole_kind, choices, **more)
+
+    def wrap_part(self, choices: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
+        """A part of a stream."""
+        return self._wrap(self.form.part_kind, choices, **more)
+
+    def _wrap(self, kind: str, choices: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
+        head = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
         return {**head, "choices": list(choices), **more}
 
 
-def choice_json(index: int, finished: Finished, *, prefix: str = "") -> dict[str, Any]:
+def choice_json(form: Form, index: int, finished: Finished, *, prefix: str = "") -> dict[str, Any]:
     """A whole choice. `prefix`: the prompt where it is to be echoed."""
-    return _choice(index, prefix + finished.text, _FINISH[finished.finish], _lacy(finished.pieces, finished))
+    worded = form.whole(prefix + finished.text, _lacy(finished.pieces, finished))
+    return _choice(index, worded, _FINISH[finished.finish])
 
 
-def chunk_json(progress: Progress, *, prefix: str = "") -> dict[str, Any]:
-    """A choice's part of a stream."""
+def chunk_json(form: Form, progress: Progress, *, before: int | None, prefix: str = "") -> dict[str, Any]:
+    """A choice's part of a stream. `before`: pieces in its parts before; None: it is the first part."""
     done = progress.finished
     text = prefix + "".join(piece.text for piece in progress.pieces)
-    return _choice(progress.choice, text, _FINISH[done.finish] if done else None, _lacy(progress.pieces, done))
+    lacy = _lacy(progress.pieces, done, before=before or 0)
+    worded = (form.first if before is None else form.later)(text, lacy)
+    return _choice(progress.choice, worded, _FINISH[done.finish] if done else None)
 
 
 def usage_json(prompt_tokens: int, finished: Iterable[Finished]) -> dict[str, int]:
@@ -54,12 +105,12 @@ def event(value: Mapping[str, Any]) -> bytes:
     return b"data: " + json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n\n"
 
 
-def _choice(index: int, text: str, finish: str | None, lacy: dict[str, Any]) -> dict[str, Any]:
-    return {"text": text, "index": index, "logprobs": None, "finish_reason": finish, "lacy": lacy}
+def _choice(index: int, worded: dict[str, Any], finish: str | None) -> dict[str, Any]:
+    return {**worded, "index": index, "logprobs": None, "finish_reason": finish}
 
 
-def _lacy(pieces: Iterable[Piece], finished: Finished | None) -> dict[str, Any]:
-    fields: dict[str, Any] = {"pieces": [_piece(piece) for piece in pieces]}
+def _lacy(pieces: Iterable[Piece], finished: Finished | None, *, before: int = 0) -> dict[str, Any]:
+    fields: dict[str, Any] = {"pieces": [_piece(index, piece) for index, piece in enumerate(pieces, start=before)]}
     if finished is not None:
         counts = finished.counts
         fields |= {
@@ -73,7 +124,7 @@ def _lacy(pieces: Iterable[Piece], finished: Finished | None) -> dict[str, Any]:
     return fields
 
 
-def _piece(piece: Piece) -> dict[str, Any]:
-    """JSON knows no infinity: a score without a number is null."""
+def _piece(index: int, piece: Piece) -> dict[str, Any]:
+    """JSON knows no infinity: a score without a number is null. OpenAI's client adds up lists by their `index`."""
     score = round(float(piece.score), 4) if math.isfinite(piece.score) else None
-    return {"text": piece.text, "source": piece.source, "score": score, "tokens": piece.tokens}
+    return {"index": index, "text": piece.text, "source": piece.source, "score": score, "tokens": piece.tokens}

@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from lacy_jax.serving import answers, metrics, schema
 from lacy_jax.serving.answers import Envelope
+from lacy_jax.serving.chat import Chat
 from lacy_jax.serving.errors import ApiError
 from lacy_jax.serving.gate import Gate, error_response
 from lacy_jax.serving.metrics import Measured, Metrics
@@ -44,6 +45,7 @@ def make_app(
     settings: Settings,
     *,
     count_tokens: Callable[[str], int],
+    chat: Chat | None = None,
     partner: Measured | None = None,
 ) -> Starlette:
     """The server as an ASGI application. It starts the worker, and stops it at its own end.
@@ -52,17 +54,20 @@ def make_app(
         worker: a worker that was not started yet.
         settings: limits, key, and what is said of the cascade.
         count_tokens: SLM tokens of a prompt; called in a thread.
+        chat: how the SLM's conversations are opened; None: it is no model for them. Closed at the end.
         partner: whose numbers /metrics shows.
     """
     measured = Metrics(partner=partner)
     service = Service(worker, settings, measured)
-    routes = _Routes(service, settings, measured, count_tokens)
+    routes = _Routes(service, settings, measured, count_tokens, chat=chat)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         worker.start()
         yield
         await run_in_threadpool(worker.stop, timeout=WORKER_SECONDS)
+        if chat is not None:
+            await run_in_threadpool(chat.close)
 
     app = Starlette(
         routes=[
@@ -72,6 +77,7 @@ def make_app(
             Route("/v1/models", routes.models),
             Route("/v1/models/{name:path}", routes.model),
             Route("/v1/completions", routes.completions, methods=["POST"]),
+            Route("/v1/chat/completions", routes.chat_completions, methods=["POST"]),
         ],
         middleware=[Middleware(Gate, settings=settings, metrics=measured)],
         exception_handlers={
@@ -87,7 +93,16 @@ def make_app(
 
 
 class _Routes:
-    def __init__(self, service: Service, settings: Settings, measured: Metrics, count_tokens: Callable[[str], int]):
+    def __init__(
+        self,
+        service: Service,
+        settings: Settings,
+        measured: Metrics,
+        count_tokens: Callable[[str], int],
+        *,
+        chat: Chat | None,
+    ):
+        self._chat = chat
         self._service = service
         self._settings = settings
         self._metrics = measured
@@ -125,7 +140,24 @@ class _Routes:
         began = time.monotonic()
         asked = schema.parse(await _body(request, limit=self._settings.max_body_bytes), self._settings)
         prompt_tokens = await run_in_threadpool(lambda: sum(map(self._count_tokens, asked.prompts)))
-        envelope = Envelope(f"cmpl-{secrets.token_hex(12)}", int(time.time()), self._settings.model)
+        return await self._answer(request, asked, answers.COMPLETION, began=began, prompt_tokens=prompt_tokens)
+
+    async def chat_completions(self, request: Request) -> Response:
+        began, chat = time.monotonic(), self._chat
+        body = await _body(request, limit=self._settings.max_body_bytes)
+        if chat is None:
+            raise ApiError(400, "this model has no chat template; ask /v1/completions", code="no_chat_template")
+        asked = schema.parse_chat(body, self._settings)
+        opening = await run_in_threadpool(chat.open, asked.messages)
+        prompt_tokens = await run_in_threadpool(chat.count, opening)
+        asked = asked.opened(opening)
+        return await self._answer(request, asked, answers.CHAT, began=began, prompt_tokens=prompt_tokens)
+
+    async def _answer(
+        self, request: Request, asked: Asked, form: answers.Form, *, began: float, prompt_tokens: int
+    ) -> Response:
+        identity = f"{form.prefix}-{secrets.token_hex(12)}"
+        envelope = Envelope(form, identity, int(time.time()), self._settings.model)
         job = await self._service.start(asked.rows, began=began)
         self._metrics.count_prompt(prompt_tokens)
         headers = {"X-Request-Id": envelope.id}
@@ -137,7 +169,7 @@ class _Routes:
         finally:
             self._service.close(job)
         choices = [
-            answers.choice_json(index, finished[index], prefix=row.prompt if asked.echo else "")
+            answers.choice_json(form, index, finished[index], prefix=row.prompt if asked.echo else "")
             for index, row in enumerate(asked.rows)
         ]
         usage = answers.usage_json(prompt_tokens, finished.values())
@@ -151,18 +183,21 @@ class _Routes:
         """The stream. An error in its middle is an event of its own, and no [DONE] follows it, as OpenAI does."""
         extra = {"usage": None} if asked.include_usage else {}
         to_echo = {index: row.prompt for index, row in enumerate(asked.rows)} if asked.echo else {}
+        sent: dict[int, int] = {}  # choice -> pieces
         finished: list[Finished] = []
         try:
             async for news in self._service.follow(job):
-                choice = answers.chunk_json(news, prefix=to_echo.pop(news.choice, ""))
-                yield answers.event(envelope.wrap([choice], **extra))
+                before, prefix = sent.get(news.choice), to_echo.pop(news.choice, "")
+                sent[news.choice] = (before or 0) + len(news.pieces)
+                choice = answers.chunk_json(envelope.form, news, before=before, prefix=prefix)
+                yield answers.event(envelope.wrap_part([choice], **extra))
                 if news.finished is not None:
                     finished.append(news.finished)
         except ApiError as error:
             yield answers.event(error.body)
             return
         if asked.include_usage:
-            yield answers.event(envelope.wrap([], usage=answers.usage_json(prompt_tokens, finished)))
+            yield answers.event(envelope.wrap_part([], usage=answers.usage_json(prompt_tokens, finished)))
         yield answers.DONE
 
 
@@ -237,10 +272,7 @@ async def _api_error(_: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path}: {error.detail}"
-    if request.url.path.startswith("/v1/chat"):
-        message += "; this is no chat model, use /v1/completions"
-    answer = error_response(ApiError(error.status_code, message))
+    answer = error_response(ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}"))
     answer.headers.update(error.headers or {})
     return answer
 

@@ -17,7 +17,7 @@ from lacy_jax.serving.settings import Settings
 _OPEN = ("/", "/health")
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 UNWANTED_SECONDS, UNWANTED_BYTES = 10.0, 1 << 26  # of a body that is refused: how much of it is read and thrown away
-_ROUTES = ("/", "/health", "/metrics", "/v1/completions", "/v1/models")
+_ROUTES = ("/", "/health", "/metrics", "/v1/completions", "/v1/chat/completions", "/v1/models")
 
 
 class Gate:

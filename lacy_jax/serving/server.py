@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from lacy_jax.cascade import Cascade
 from lacy_jax.errors import ConfigError
 from lacy_jax.serving.app import make_app
+from lacy_jax.serving.chat import Chat
 from lacy_jax.serving.connections import ACCEPTED_AT_ONCE, Connections, Quiet, most_connections
 from lacy_jax.serving.service import Service
 from lacy_jax.serving.settings import Settings
@@ -158,6 +159,7 @@ def serve(cascade: Cascade, settings: Settings, *, bound: socket.socket) -> int:
         Worker(scheduler, warm_up=warm_up),
         settings,
         count_tokens=lambda text: len(cascade.tokenizer.encode(text)),
+        chat=Chat(cascade.chat, cascade.tokenizer) if cascade.chat else None,
         partner=guard,
     )
     server = make_server(app, settings)

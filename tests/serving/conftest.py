@@ -16,6 +16,7 @@ import pytest
 from lacy_jax.cascade import Completion, Counts, Event, Piece, Request
 from lacy_jax.errors import DataError
 from lacy_jax.serving.app import make_app
+from lacy_jax.serving.chat import Chat
 from lacy_jax.serving.server import make_server
 from lacy_jax.serving.settings import Settings
 from lacy_jax.serving.worker import Worker
@@ -96,8 +97,8 @@ class Running:
     def client(self, **more: Any) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60, **more)
 
-    def post(self, json: Any = None, **more: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}/v1/completions", json=json, timeout=60, trust_env=False, **more)
+    def post(self, json: Any = None, *, path: str = "/v1/completions", **more: Any) -> httpx.Response:
+        return httpx.post(f"{self.url}{path}", json=json, timeout=60, trust_env=False, **more)
 
     def get(self, path: str, **more: Any) -> httpx.Response:
         return httpx.get(f"{self.url}{path}", timeout=60, trust_env=False, **more)
@@ -116,12 +117,17 @@ class Running:
 
 @contextlib.contextmanager
 def serving(
-    scheduler: Any, *, partner: Any = None, warm_up: Callable[[], None] | None = None, **settings: Any
+    scheduler: Any,
+    *,
+    partner: Any = None,
+    warm_up: Callable[[], None] | None = None,
+    chat: Chat | None = None,
+    **settings: Any,
 ) -> Iterator[Running]:
     bound = socket.create_server(("127.0.0.1", 0))
     chosen = Settings(**{"model": "tiny", **settings})
     worker = Worker(scheduler, warm_up=warm_up)
-    app = make_app(worker, chosen, count_tokens=lambda text: len(text.split()), partner=partner)
+    app = make_app(worker, chosen, count_tokens=lambda text: len(text.split()), chat=chat, partner=partner)
     server = make_server(app, chosen)
     thread = threading.Thread(target=lambda: server.run(sockets=[bound]), daemon=True)
     thread.start()

@@ -124,10 +124,6 @@ def test_large_bodies(limited: Running) -> None:
 
 
 def test_other_routes_methods_and_content_types(limited: Running) -> None:
-    assert (
-        "use /v1/completions"
-        in error_of(httpx.post(f"{limited.url}/v1/chat/completions", json={}, trust_env=False), 404)["message"]
-    )
     assert error_of(limited.get("/v1/completions"), 405)
     assert limited.get("/v1/completions").headers["allow"] == "POST"
     assert error_of(limited.get("/favicon.ico"), 404)
