@@ -1,4 +1,4 @@
-"""Serve a cascade by OpenAI's completions API, with a page to try it at /.
+"""Serve a cascade by OpenAI's API (completions, chats), with a page to try it at /.
 
     python -m lacy_jax.serve --checkpoint=runs/slm_tiny [--partner=documents] [--budget=0.22] [--port=8000]
 

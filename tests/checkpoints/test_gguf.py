@@ -116,8 +116,14 @@ def test_a_file_equals_the_folder_it_was_made_of(tmp_path: Path, style: str, kin
     settings = settings_of(style, model_type=kind) | ({"head_dim": 8} if kind == "qwen3" else {})
     settings.pop("rope_scaling", None)  # the file has it as a tensor, below
     tensors = qwen_tensors(settings) if kind.startswith("qwen") else random_tensors(settings)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "chat_template.jinja").write_text("{{ messages }}")
     folder = load_model(str(write_folder(tmp_path / "folder", style, settings=settings, tensors=tensors)))
-    file = load_model(str(write_gguf(tmp_path / "model.gguf", style, settings, tensors)))
+    more = {"tokenizer.chat_template": "{{ messages }}"}
+    file = load_model(str(write_gguf(tmp_path / "model.gguf", style, settings, tensors, **more)))
+    assert file.chat is not None
+    assert folder.chat is not None
+    assert file.chat.source == folder.chat.source == "{{ messages }}"
     inner = folder.model.mlp_width or 4 * folder.model.width  # the file always says it
     assert file.model == dataclasses.replace(folder.model, mlp_width=inner)
     assert file.family == kind

@@ -1,12 +1,18 @@
 """Chats by the official client: what it gets, streaming and not, and what it is told when something is wrong."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
+from lacy_jax.cascade import Cascade, Opening, Request
+from lacy_jax.checkpoints.loading import load_model
+from lacy_jax.serving.chat import Chat, Message
 from lacy_jax.serving.schema import MAX_MESSAGES
+from tests.hf_folders import CONTROL as CONTROL_OF
+from tests.hf_folders import control_ids, write_folder
 from tests.serving.chats import CONTROL, SMOLLM2, chat_of
 from tests.serving.conftest import FakeScheduler, Running, serving
 from tests.serving.test_refusals import error_of
@@ -157,6 +163,32 @@ def test_what_is_refused(server: Running, fields: dict[str, Any], param: str, wo
     error = error_of(server.post({"messages": ASK, **fields}, path=CHAT), 400)
     assert (error["param"], error["type"]) == (param, "invalid_request_error")
     assert words in error["message"]
+
+
+def test_a_model_with_a_template_answers_as_its_cascade_does(tmp_path: Path) -> None:
+    """What it reads ends with the template's control token; the partner, the same model, reads plain text."""
+    folder = write_folder(tmp_path / "model", "llama3")
+    start, end = CONTROL_OF["llama3"]
+    source = f"{start}{{% for each in messages %}}{{{{ each.role }}}}: {{{{ each.content }}}}{end}{{% endfor %}}It"
+    (folder / "chat_template.jinja").write_text(source)
+    cascade = Cascade(load_model(str(folder)), f"checkpoint:{folder}", budget=0.4, span="token")
+    assert cascade.chat is not None
+    chat = Chat(cascade.chat, cascade.tokenizer)
+    text = "Where was Albert Einstein born?"
+    opening = chat.open([Message("user", text)])
+    start_id, end_id = control_ids("llama3")
+    encode = cascade.tokenizer.encode
+    assert opening == Opening((start_id or 0, *encode(f"user: {text}").ids.tolist(), end_id), "It")
+    expected = cascade.generate([Request(f"{text}\n\n", 12, opening=opening)])[0]
+    assert expected.counts.calls > 0
+    with serving(cascade.scheduler(slots=1), chat=chat) as running:
+        messages: Any = [{"role": "user", "content": text}]
+        answer = running.client().chat.completions.create(model="tiny", messages=messages, max_tokens=12)
+    assert answer.choices[0].message.content == expected.text
+    pieces = answer.choices[0].message.model_extra["lacy"]["pieces"]
+    assert [(piece["text"], piece["source"]) for piece in pieces] == [
+        (each.text, each.source) for each in expected.pieces
+    ]
 
 
 def test_a_model_without_a_template_is_no_chat_model() -> None:
