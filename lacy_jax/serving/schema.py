@@ -99,18 +99,25 @@ class _Completion(_Body):
 
 
 class _Message(BaseModel):
-    """A message, and what an answer's message has besides: clients send it back as they got it."""
+    """A message, and what an answer's message has besides: clients send it back as they got it.
+
+    They also put in fields of their own that are null, which say nothing.
+    """
 
     model_config = _STRICT
 
     role: Literal["system", "user", "assistant"]
     content: str
-    refusal: None = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
-    audio: None = None
-    function_call: None = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] = []
+    tool_calls: Annotated[list[Any], Field(max_length=0)] = []
     lacy: Any = None  # ours: who wrote what
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _given(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: each for name, each in value.items() if each is not None or name in ("role", "content")}
 
     @pydantic.field_validator("content", mode="before")
     @classmethod

@@ -104,9 +104,13 @@ def test_what_is_asked_reaches_the_scheduler(server: Running) -> None:
 def test_an_answer_goes_back_as_it_came(server: Running) -> None:
     first = server.client().chat.completions.create(model="tiny", messages=ASK, max_tokens=1)
     parts = [{"type": "text", "text": "And "}, {"type": "text", "text": "when?"}]
-    talk: Any = [*ASK, first.choices[0].message, {"role": "user", "content": parts}]
-    server.client().chat.completions.create(model="tiny", messages=talk, max_tokens=1)
-    assert asked(server).prompt == "Who?\n\nWho?\n\n0 \n\nAnd when?\n\n"
+    with server.client().chat.completions.stream(model="tiny", messages=ASK, max_tokens=1) as stream:
+        assert list(stream)
+        streamed = stream.current_completion_snapshot  # a message with more fields
+    for answer in (first, streamed):
+        talk: Any = [*ASK, answer.choices[0].message, {"role": "user", "content": parts}]
+        server.client().chat.completions.create(model="tiny", messages=talk, max_tokens=1)
+        assert asked(server).prompt == "Who?\n\nWho?\n\n0 \n\nAnd when?\n\n"
 
 
 def test_control_tokens_in_a_message_are_text(server: Running) -> None:
@@ -143,6 +147,7 @@ def test_control_tokens_in_a_message_are_text(server: Running) -> None:
             "did you mean content",
         ),
         ({"messages": [{"role": "assistant", "content": "a", "tool_calls": [1]}]}, "messages", "at most 0"),
+        ({"messages": [{"role": "assistant", "content": "a", "refusal": "no"}]}, "messages.0.refusal", "unknown"),
         ({"messages": [{"role": "user", "content": "x" * 99}]}, "messages", "101 characters; allowed are 100"),
         ({"messages": ASK * (MAX_MESSAGES + 1)}, "messages", "at most 1000"),
         ({"max_tokens": 51}, "max_tokens", "allowed are 50"),
