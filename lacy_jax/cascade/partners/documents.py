@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lacy_jax.cascade.partners import Wanted, store
-from lacy_jax.cascade.text.alignment import Units, best_place, units_of
+from lacy_jax.cascade.text.alignment import Place, Units, best_place, units_of
 from lacy_jax.cascade.text.words import match_query, terms_of
 from lacy_jax.config import CorpusConfig, Span
 from lacy_jax.data.corpus import corpus_fingerprint, read_documents
@@ -41,6 +41,15 @@ class Passage:
     id: int
     title: str
     text: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """A passage that fits a text so far, and where in it the text goes on. Higher scores fit better."""
+
+    passage: Passage
+    place: Place
+    score: float
 
 
 def passages_of(document: Document) -> Iterator[str]:
@@ -157,15 +166,20 @@ class Documents:
         """The next word, mark or phrase of each text, "" where no passage fits or the best one ends there."""
         return [self._answer(text) for text in texts]
 
-    def _answer(self, text: str) -> str:
+    def find(self, text: str) -> list[Found]:
+        """The passages that fit a text so far, the best first."""
         tail = units_of(text[-TAIL_CHARACTERS:], weight=self._store.weight)
         said = set(terms_of(text[:HEAD_CHARACTERS])) | set(tail.folded)
-        places = []
+        found = []
         for passage in self._store.search(text):
             place = best_place(tail, self._units_of(passage), span=self._span)
-            places.append((place.score + self._title_bonus(passage.title, said), bool(place.piece), place.piece))
+            found.append(Found(passage, place, score=place.score + self._title_bonus(passage.title, said)))
         # Of equal places one that goes on wins: a long document's parts overlap.
-        return max(places, key=lambda place: place[:2], default=(0.0, False, ""))[2]
+        return sorted(found, key=lambda each: (each.score, bool(each.place.piece)), reverse=True)
+
+    def _answer(self, text: str) -> str:
+        found = self.find(text)
+        return found[0].place.piece if found else ""
 
     def _title_bonus(self, title: str, said: set[str]) -> float:
         weights = {term: self._store.weight(term) for term in terms_of(title)}

@@ -46,10 +46,14 @@ class Units:
 
 @dataclass(frozen=True)
 class Place:
-    """A way to go on: `piece` is "" at the passage's end. Higher scores fit better."""
+    """A way to go on: `piece` is "" at the passage's end. Higher scores fit better.
+
+    at: the character of the passage at which the text goes on.
+    """
 
     score: float
     piece: str
+    at: int
 
 
 def units_of(text: str, *, weight: Callable[[str], float]) -> Units:
@@ -93,7 +97,8 @@ def best_place(tail: Units, passage: Units, *, span: Span = "word") -> Place:
         piece = _rest(tail, passage, best, span=span)
     else:
         piece = _next(tail, passage, best, follows=runs[best] > 0, span=span)
-    return Place(score=float(scores[best]), piece=piece)
+    at = int(passage.starts[best]) if best < len(passage.starts) else len(passage.text)
+    return Place(score=float(scores[best]), piece=piece, at=at)
 
 
 def _weight(unit: str, weight: Callable[[str], float]) -> float:
