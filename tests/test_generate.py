@@ -106,7 +106,7 @@ def foreign(workdir: Path, folder: Path, **settings: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("form", ["http", "database", "documents", "checkpoint", "other"])
+@pytest.mark.parametrize("form", ["http", "database", "documents", "checkpoint", "reader", "other"])
 def test_a_checkpoint_alone_reaches_no_server_and_no_file(
     workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
 ) -> None:
@@ -119,6 +119,7 @@ def test_a_checkpoint_alone_reaches_no_server_and_no_file(
             "database": f"database:{secret}",
             "documents": f"documents:{secret}",
             "checkpoint": f"checkpoint:{workdir}",
+            "reader": f"reader:{workdir}",
             "other": "oracle",
         }
         checkpoint = foreign(workdir, tmp_path / "run", cascade={"partner": specs[form]})
@@ -146,7 +147,7 @@ def test_a_partner_on_the_command_is_agreement(
     assert f"partner: the documents of {workdir}/articles.jsonl\n" in err
 
 
-@pytest.mark.parametrize("agreed", [(), ("--partner=documents",)])
+@pytest.mark.parametrize("agreed", [(), ("--partner=documents",), ("--partner=reader:{workdir}",)])
 def test_files_that_a_checkpoint_was_not_trained_on_are_not_read(
     workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], agreed: tuple[str, ...]
 ) -> None:
@@ -154,7 +155,8 @@ def test_files_that_a_checkpoint_was_not_trained_on_are_not_read(
     secret.write_text('{"id": "1", "title": "Key", "text": "The key is 1234."}\n')
     places = {"corpus": {"files": str(secret)}, "data": {"directory": str(tmp_path / "data")}}
     checkpoint = foreign(workdir, tmp_path / "run", **places)
-    assert run(f"--checkpoint={checkpoint}", "--prompt=The key is", "--budget=1", *agreed) == 2
+    flags = [flag.format(workdir=workdir) for flag in agreed]
+    assert run(f"--checkpoint={checkpoint}", "--prompt=The key is", "--budget=1", *flags) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1

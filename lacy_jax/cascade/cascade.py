@@ -13,7 +13,7 @@ import numpy as np
 
 from lacy_jax.cascade.budget import Budget
 from lacy_jax.cascade.decoding.engine import Engine
-from lacy_jax.cascade.partners import Partner, make_partner
+from lacy_jax.cascade.partners import Partner, make_partner, searches_corpus
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.cascade.rows import Completion, Request
 from lacy_jax.cascade.scheduler import Calling, Oracle, RankedBy, Scheduler
@@ -96,7 +96,7 @@ class Cascade:
         slm = dataclasses.replace(slm, tokenizer=starting_with(slm.tokenizer, settings.start_token))
         if isinstance(partner, str):
             directory, corpus = directory or slm.config.data.directory, slm.config.corpus
-            if partner == "documents":
+            if searches_corpus(partner):
                 corpus = corpus_of_checkpoint(corpus, data=slm.data, directory=directory)
             partner = make_partner(
                 partner,

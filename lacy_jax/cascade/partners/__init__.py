@@ -13,7 +13,7 @@ from lacy_jax.registry import Registry
 
 FORMS = (
     "documents, documents:FILE.jsonl, checkpoint:PATH, the path of a checkpoint, database:FILE.sqlite,"
-    " http://HOST:PORT/v1, none"
+    " http://HOST:PORT/v1, reader:MODEL[@FILE.jsonl], none"
 )
 # Ours are made of a `Wanted`; those of packages by (argument: str, *, span: Span, timeout: float) -> Partner.
 PARTNERS = Registry(
@@ -25,10 +25,13 @@ PARTNERS = Registry(
         "http": "lacy_jax.cascade.partners.http:from_spec",
         "https": "lacy_jax.cascade.partners.http:from_spec",
         "checkpoint": "lacy_jax.cascade.partners.checkpoint:from_spec",
+        "reader": "lacy_jax.cascade.partners.reader:from_spec",
     },
     error=PartnerError,
 )
 _HOST = re.compile(r"[\w.-]+:\d+(/.*)?")
+# Its last @ stands before the documents; one before a server's host does not.
+_READER = re.compile(r"((?:https?://[^/]*)?.*?)(?:@([^@]*))?", re.DOTALL)
 
 
 class Partner(Protocol):
@@ -114,6 +117,7 @@ def read_spec(spec: str) -> tuple[str, str]:
         "documents": bool(argument) or not colon,
         "database": bool(argument),
         "checkpoint": bool(argument),
+        "reader": bool(argument),
         "http": argument.startswith("//"),
         "https": argument.startswith("//"),
     }
@@ -129,17 +133,55 @@ def read_spec(spec: str) -> tuple[str, str]:
     )
 
 
+def read_reader(argument: str) -> tuple[str, str]:
+    """The specs of the model that writes and of the documents that it reads, of "reader:MODEL[@DOCUMENTS]".
+
+    MODEL is the spec of a checkpoint or a server; one that has an @ of its own needs another at its end.
+
+    Raises:
+        PartnerError: it is neither.
+    """
+    parts = _READER.fullmatch(argument)
+    assert parts is not None
+    model, files = parts[1], parts[2]
+    try:
+        form, named = read_spec(model)
+    except PartnerError:
+        form, named = "", ""
+    if form not in ("checkpoint", "http", "https"):
+        raise PartnerError(
+            f"reader: {model!r} is no model that could write; allowed: reader:PATH of a checkpoint,"
+            " reader:http://HOST:PORT/v1, and after either @FILE.jsonl, the documents that it reads"
+        )
+    return f"{form}:{named}", f"documents:{files}" if files else "documents"
+
+
+def searches_corpus(spec: str) -> bool:
+    """Whether the partner searches the SLM's own corpus.
+
+    Raises:
+        PartnerError: see `read_spec` and `read_reader`.
+    """
+    form, argument = read_spec(spec)
+    if form == "reader":
+        return searches_corpus(read_reader(argument)[1])
+    return form == "documents" and not argument
+
+
 def describe_partner(spec: str, *, corpus: CorpusConfig) -> str:
     """Who will be asked, in words for the user: the address of a server, a file, a folder. `corpus`: of `documents`.
 
     Raises:
-        PartnerError: see `read_spec`.
+        PartnerError: see `read_spec` and `read_reader`.
     """
     form, argument = read_spec(spec)
     if form in ("http", "https"):
         from lacy_jax.cascade.remote.address import describe, parse_address
 
         return describe(parse_address(spec))
+    if form == "reader":
+        model, documents = (describe_partner(each, corpus=corpus) for each in read_reader(argument))
+        return f"{model}, which reads passages of {documents}"
     files = argument or (corpus.files if corpus.name == "jsonl" else "")
     return {
         "none": "nobody, the model writes all by itself",
@@ -162,6 +204,9 @@ def check_partner(spec: str) -> None:
         from lacy_jax.cascade.remote.address import parse_address
 
         parse_address(spec)
+    elif form == "reader":
+        for each in read_reader(argument):
+            check_partner(each)
     elif form == "documents" and argument:
         from lacy_jax.data.corpora import jsonl
 
