@@ -132,8 +132,7 @@ def shared_prefix(held: list[int], wanted: list[int]) -> int:
 def encode_text(tokenizer: TextTokenizer, text: str, *, opening: Sequence[int] | None = None) -> list[int]:
     """Ids of a text as the model saw texts in training: after the end of another document, or what it had for that.
 
-    There is always one: where nothing stands before a text, an empty one is the end of another. `opening`: see
-    `after_start`.
+    There is always one: where nothing stands before a text, an empty one is the end of another.
     """
     return after_start(tokenizer, tokenizer.encode(text).ids.tolist(), opening=opening)
 
