@@ -94,7 +94,7 @@ def initial_params(config: Config) -> dict[str, Any]:
     if dataclasses.replace(loaded.model, **own) != config.model:
         raise CheckpointError(f"config.model.initial: {loaded.path} is another model than when this run was set up")
     params: dict[str, Any] = jax.tree.map(np.asarray, loaded.params)
-    if config.model.positions == "learned":
+    if config.model.positions == "learned":  # on the host: a run's mesh may be others' devices
         positions = params["positions"]["embedding"][: config.model.context]
         params = {**params, "positions": {**params["positions"], "embedding": positions}}
     if not loaded.family:

@@ -127,6 +127,16 @@ def _load_foreign(path: str, *, kind: Literal["folder", "gguf"], params_dtype: P
     return LoadedModel(config=config, params=params, tokenizer=tokenizer, path=where, family=found.family, chat=chat)
 
 
+def shortened(loaded: LoadedModel, *, context: int) -> LoadedModel:
+    """The model with a context of so many tokens, at most its own; of learned positions the first are kept."""
+    params = loaded.params
+    if loaded.model.positions == "learned":
+        positions = params["positions"]["embedding"][:context]
+        params = {**params, "positions": {**params["positions"], "embedding": positions}}
+    config = dataclasses.replace(loaded.config, model=dataclasses.replace(loaded.model, context=context))
+    return dataclasses.replace(loaded, config=config, params=params)
+
+
 def restore_params(
     folder: epath.Path, model: ModelConfig, *, vocab: int, checksums: Checksums, shardings: Any = None
 ) -> decoder.Params:

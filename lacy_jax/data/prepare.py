@@ -110,8 +110,7 @@ def prepare(
     if config.data.packed:
         return _open_elsewhere(config, tokenizer=tokenizer, progress=progress)
     root = Path(config.data.directory)
-    with remembered_hashes(root):
-        source = _source_fingerprint(config)
+    source = source_fingerprint(config)
     annotated = _annotated_directory(root, source)
     tokenizer_file = _tokenizer_file(config, source=source)
     if tokenizer is None and (config.tokenizer.path or tokenizer_file.exists()):
@@ -127,6 +126,25 @@ def prepare(
         expected=_packed_fingerprint(config, source=source, tokenizer=tokenizer),
     )
     return Prepared(packed=packed, annotated_directory=annotated)
+
+
+def annotated_documents(config: Config, *, tokenizer: TextTokenizer, progress: Progress) -> AnnotatedSource:
+    """The documents of `config.corpus` with all their marks, made where they are missing.
+
+    Raises:
+        DataError, StorageError: as `prepare`.
+    """
+    source = source_fingerprint(config)
+    directory = _annotated_directory(Path(config.data.directory), source)
+    _annotate(config, tokenizer, directory=directory, fingerprint=source, progress=progress)
+    return AnnotatedSource(directory)
+
+
+def source_fingerprint(config: Config) -> Fingerprint:
+    """What the annotated documents depend on. How they are split matters to later stages, an entry of its own there."""
+    with remembered_hashes(Path(config.data.directory)):
+        corpus = {key: value for key, value in corpus_fingerprint(config.corpus).items() if key != "validation_share"}
+        return {"format": FORMAT, "corpus": corpus, "annotator": annotator_fingerprint(config.annotate)}
 
 
 def _open_elsewhere(config: Config, *, tokenizer: TextTokenizer | None, progress: Progress) -> Prepared:
@@ -147,12 +165,6 @@ def _open_elsewhere(config: Config, *, tokenizer: TextTokenizer | None, progress
 
 
 # What each stage depends on, and where it lies.
-
-
-def _source_fingerprint(config: Config) -> Fingerprint:
-    """Of the annotated documents. How they are split matters to later stages, and is an entry of its own there."""
-    corpus = {key: value for key, value in corpus_fingerprint(config.corpus).items() if key != "validation_share"}
-    return {"format": FORMAT, "corpus": corpus, "annotator": annotator_fingerprint(config.annotate)}
 
 
 def _annotated_directory(root: Path, fingerprint: Fingerprint) -> Path:

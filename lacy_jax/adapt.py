@@ -1,0 +1,87 @@
+"""Teach a pretrained model when to ask: its weights stay, a probe for facts and the row of <CALL> are fitted.
+
+    python -m lacy_jax.adapt --model=SmolLM2-135M-Instruct.gguf --out=runs/smollm2
+    python -m lacy_jax.adapt --model=FOLDER --corpus='texts/*.jsonl' --partner=http://localhost:8080/v1 --out=runs/mine
+
+The result is a checkpoint: `python -m lacy_jax.generate --checkpoint=runs/smollm2 --prompt="Marie Curie was born in"`.
+docs/adapting.md says what is fitted, and what it gives.
+"""
+
+from dataclasses import replace
+
+from lacy_jax import flags
+from lacy_jax.config import AnnotateConfig, CascadeConfig, Config, CorpusConfig, Count, DataConfig, Positive
+from lacy_jax.doors import Door, run
+from lacy_jax.errors import ConfigError
+from lacy_jax.flags import Flag, Given
+from lacy_jax.folders import unwritable
+
+_FLAGS = (
+    Flag("model", flags.Path, "A Hugging Face folder, a GGUF file or a checkpoint", needed=True),
+    Flag("out", flags.Path, "The checkpoint's folder, which must not exist", needed=True),
+    Flag("corpus", flags.Text, "A corpus (vital_articles), or JSON lines: paths and globs", "vital_articles"),
+    Flag("documents", Positive, "How many documents are read, a fifth of them to compare on", 600),
+    replace(flags.PARTNER, help="Who answers calls, as in lacy_jax.generate", default="documents"),
+    Flag("samples", Count, "How many texts the report shows, alone and in the cascade", 6),
+    Flag("data", flags.Path, "The folder of prepared data", "runs/data"),
+)
+
+
+def main(given: Given) -> int:
+    """Adapts the model, and prints how well it knows when to ask."""
+    from pathlib import Path
+
+    from lacy_jax.adaptation.report import lines, page
+    from lacy_jax.adaptation.run import adapt
+    from lacy_jax.cascade.partners import check_partner
+    from lacy_jax.checkpoints.export import check_out
+    from lacy_jax.checkpoints.loading import load_model
+    from lacy_jax.console import reporting
+    from lacy_jax.data.check import data_problems
+    from lacy_jax.evidence.pages.render import write_page
+
+    config = given_config(given)
+    if problems := [*data_problems(config), *_unwritable(given)]:
+        raise ConfigError(*problems)
+    check_out(given.out)
+    check_partner(config.cascade.partner)
+    slm = load_model(given.model)
+    flags.say_partner(config.cascade.partner, config)
+    with reporting() as reporter:
+        found = adapt(slm, config, documents=given.documents, out=given.out, reporter=reporter)
+        reporter.finish()
+        report = Path(given.out) / "report.html"
+        write_page(str(report), page(found, command=given.command))
+        print("\n".join(lines(found)))
+        reporter.say(f"checkpoint  {given.out}")
+        reporter.say(f"report      {report}")
+    return 0
+
+
+def given_config(given: Given) -> Config:
+    """The settings that the flags stand for."""
+    from lacy_jax.adaptation.run import HELD_OUT
+    from lacy_jax.data.corpus import CORPORA
+
+    named = given.corpus in CORPORA.names()
+    settings = {"name": given.corpus} if named else {"name": "jsonl", "files": given.corpus}
+    corpus = CorpusConfig(**settings, validation_share=HELD_OUT)
+    if not named:  # it may be of any size
+        corpus = replace(corpus, max_documents=4 * given.documents)
+    return Config(
+        corpus=corpus,
+        annotate=AnnotateConfig(),
+        data=DataConfig(directory=given.data),
+        cascade=CascadeConfig(partner=given.partner, samples=given.samples),
+    )
+
+
+def _unwritable(given: Given) -> list[str]:
+    names = {"out": given.out, "data": given.data}
+    return [f"--{name}={folder}: {problem}" for name, folder in names.items() if (problem := unwritable(folder))]
+
+
+DOOR = Door("adapt", __doc__, _FLAGS, main)
+
+if __name__ == "__main__":
+    run(DOOR)

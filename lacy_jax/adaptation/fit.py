@@ -1,0 +1,72 @@
+"""What is fitted on hidden states: the probe for facts and the row of `<CALL>`; and which score of calling is best."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from lacy_jax.adaptation.states import States
+from lacy_jax.checkpoints.loading import LoadedModel
+from lacy_jax.config import Gate, Score
+from lacy_jax.errors import DataError
+from lacy_jax.evidence.token_scores import Separation, TokenScores, separate
+from lacy_jax.model.probe import FactualProbe
+from lacy_jax.training.probe import fit_logistic
+
+
+def fit_probe(states: States) -> FactualProbe:
+    """The logistic probe for factual targets.
+
+    Raises:
+        DataError: no target is factual, or all are.
+    """
+    weights_D, bias = _fit(states, states.factual)
+    return FactualProbe(weights=tuple(weights_D.tolist()), bias=bias)
+
+
+def with_call_row(slm: LoadedModel, states: States) -> LoadedModel:
+    """The model with a row of `<CALL>` in its output matrix whose logit finds targets that are factual and wrong.
+
+    No other parameter changes. The matrix has no bias, so the logit ranks tokens and is no calibrated probability.
+
+    Raises:
+        DataError: no target is factual and wrong, or all are.
+    """
+    weights_D, _ = _fit(states, states.factual & states.wrong)
+    name = "output" if "output" in slm.params else "embedding"
+    table_VD = slm.params[name]["embedding"]
+    changed = table_VD.at[slm.tokenizer.call_id].set(jnp.asarray(weights_D, table_VD.dtype))
+    return dataclasses.replace(slm, params={**slm.params, name: {"embedding": changed}})
+
+
+def _fit(states: States, labels: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights float64[D] and bias of a logistic regression on hidden states."""
+    if labels.all() or not labels.any():
+        raise DataError("adapt: all tokens of the documents have the same mark; give more documents, or other marks")
+    hidden_ND = states.hidden.astype(np.float32)
+    mean_D, spread_D = hidden_ND.mean(axis=0), hidden_ND.std(axis=0) + 1e-6
+    fitted = fit_logistic((hidden_ND - mean_D) / spread_D, labels)
+    weights_D = fitted[:-1] / spread_D
+    return weights_D, float(fitted[-1] - weights_D @ mean_D)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """A way to rank tokens for calls, and how well it does on held-out documents."""
+
+    score: Score
+    gate: Gate
+    separation: Separation
+
+
+def rankings(tokens: TokenScores, *, scores: Sequence[Score], budget: float) -> list[Ranking]:
+    """Every score alone and gated, the best first: by the area for targets that are factual and wrong."""
+    names: Mapping[Gate, str] = {"none": "", "factual": ", gated"}
+    found = [
+        Ranking(score, gate, separation)
+        for score in scores
+        for gate, ending in names.items()
+        if (separation := separate(tokens, f"{score}{ending}", budget=budget)) is not None
+    ]
+    return sorted(found, key=lambda each: -each.separation.area_both)

@@ -1,0 +1,109 @@
+"""What an adaptation shows: lines for a terminal, and a page."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+
+from lacy_jax.adaptation.fit import Ranking
+from lacy_jax.adaptation.run import UNCERTAINTY, Adapted
+from lacy_jax.cascade.scores import CALL_SCORES
+from lacy_jax.evidence.pages import charts, tokens
+from lacy_jax.evidence.pages.curves import Chart
+from lacy_jax.evidence.pages.render import render
+from lacy_jax.evidence.reading import read_documents
+from lacy_jax.evidence.run_report.page import sample_view
+from lacy_jax.measures import separation
+from lacy_jax.measures.intervals import bootstrap_area
+
+ARTICLES_SHOWN = 6
+
+
+def title_of(ranking: Ranking) -> str:
+    """`1 - max p, gated`."""
+    return CALL_SCORES[ranking.score].title + (", gated" if ranking.gate == "factual" else "")
+
+
+def lines(found: Adapted) -> list[str]:
+    """What is said at the end: the best way to call beside the model's own uncertainty."""
+    best, own = found.rankings[0], _uncertainty(found)
+    budget = found.model.config.cascade.budget
+    train, held_out = found.documents
+    both = found.tokens.factual & found.tokens.wrong
+    said = [
+        f"{held_out} held-out documents, {len(both):,} tokens: {found.tokens.factual.mean():.1%} are facts, "
+        f"{both.mean():.1%} are facts that the model gets wrong",
+        f"fitted to {train} documents, {found.fitted:,} tokens, in {sum(found.seconds.values()):.0f} s: "
+        + ", ".join(f"{name} {seconds:.0f}" for name, seconds in found.seconds.items()),
+    ]
+    for each in [best] if best is own else [best, own]:
+        s = each.separation
+        interval = bootstrap_area(found.tokens.scores[_key(each)], both, found.tokens.documents)
+        said.append(
+            f"{title_of(each):<20} ROC area {s.area_both:.3f} ({interval.low:.3f} to {interval.high:.3f}); of the "
+            f"{budget:.0%} ranked highest {s.precision:.1%} are such, which are {s.recall:.1%} of all"
+        )
+    return said
+
+
+def page(found: Adapted, *, command: str) -> str:
+    """The page as text."""
+    best, budget = found.rankings[0], found.model.config.cascade.budget
+    scores, both = found.tokens.scores[_key(best)], found.tokens.factual & found.tokens.wrong
+    curve, point = separation.roc_curve(scores, both), separation.at_budget(scores, both, budget=budget)
+    assert curve is not None
+    ranked, partner = np.sort(scores), found.model.config.cascade.partner
+    return render(
+        "adapt.html",
+        name=found.model.config.name,
+        lines=lines(found),
+        rows=[(title_of(each), each.separation) for each in found.rankings],
+        roc=Chart(
+            "ROC curve", "Facts that the model gets wrong, against all other tokens.", charts.roc_chart(curve, at=point)
+        ),
+        best=title_of(best),
+        articles=_articles(found, ranked=ranked, budget=budget),
+        legend=tokens.legend(budget),
+        budget=charts.percent(budget),
+        samples=[
+            (sample_view(alone, partner=partner), sample_view(asked, partner=partner)) for alone, asked in found.samples
+        ],
+        partner=partner,
+        command=command,
+    )
+
+
+@dataclass(frozen=True)
+class ArticleView:
+    """A held-out article, ready for the page."""
+
+    title: str
+    text: Markup
+
+
+def _articles(found: Adapted, *, ranked: np.ndarray, budget: float) -> list[ArticleView]:
+    """The first held-out articles, coloured by the best score."""
+    scores, documents = found.tokens.scores[_key(found.rankings[0])], found.tokens.documents
+    views = []
+    for number, reading in enumerate(read_documents(found.as_read, found.held_out[:ARTICLES_SHOWN])):
+        shown = np.diff(reading.starts, prepend=-1) > 0
+        spans = zip(reading.starts, reading.ends, shown, strict=True)
+        text = tokens.coloured(
+            [reading.text[start:end] if show else "" for start, end, show in spans],
+            call_scores=scores[documents == number],
+            factual=reading.factual,
+            losses=reading.said.nll,
+            ranked=ranked,
+            budget=budget,
+        )
+        views.append(ArticleView(reading.document.title or reading.document.id, text))
+    return views
+
+
+def _uncertainty(found: Adapted) -> Ranking:
+    return next(each for each in found.rankings if (each.score, each.gate) == (UNCERTAINTY, "none"))
+
+
+def _key(ranking: Ranking) -> str:
+    """The name of its values in `TokenScores.scores`."""
+    return ranking.score + (", gated" if ranking.gate == "factual" else "")

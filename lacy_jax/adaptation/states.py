@@ -1,0 +1,131 @@
+"""What a model thinks before each token of marked documents: its final hidden states, kept on disk in chunks."""
+
+import functools
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lacy_jax.cascade.decoding.engine import encode_text
+from lacy_jax.checkpoints.loading import LoadedModel
+from lacy_jax.config import ModelConfig
+from lacy_jax.data.documents import Document, Spans, full_text
+from lacy_jax.data.factual import factual_tokens
+from lacy_jax.data.files import write_whole
+from lacy_jax.data.tokenizer import TextTokenizer
+from lacy_jax.model import decoder
+from lacy_jax.model.precision import product_precision
+
+ROWS = 8  # documents read at once
+_STEP = 64  # lengths are rounded up to it: a program is compiled for each length
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """N targets, document after document.
+
+    hidden: float16[N, D], the final state that predicts each. factual: bool[N]. wrong: bool[N], the model's own best
+    token is another.
+    """
+
+    hidden: np.ndarray
+    factual: np.ndarray
+    wrong: np.ndarray
+
+
+def read_states(
+    slm: LoadedModel,
+    documents: Sequence[tuple[Document, Spans]],
+    *,
+    folder: Path,
+    progress: Callable[[str, int, int | None], None],
+) -> States:
+    """The targets of documents, each read alone from its beginning, to the model's context at most.
+
+    Args:
+        folder: chunks of results are kept there, and found again by a second call with the same model and documents.
+    """
+    rows = [_row(slm.tokenizer, document, spans, most=slm.model.context) for document, spans in documents]
+    rows.sort(key=lambda row: len(row[0]))
+    groups = [rows[first : first + ROWS] for first in range(0, len(rows), ROWS)]
+    total, done = sum(len(ids) for ids, _ in rows), 0
+    folder = folder / _fingerprint(slm, rows)
+    chunks = []
+    for index, group in enumerate(groups):
+        path = folder / f"{index:05}.npz"
+        chunk = _kept(path)
+        if chunk is None:
+            chunk = _read_group(slm, group)
+            write_whole(path, _packed(chunk))
+        chunks.append(chunk)
+        done += sum(len(ids) for ids, _ in group)
+        progress("read", done, total)
+    return States(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
+
+
+_Row = tuple[np.ndarray, np.ndarray]  # ids int32[N], factual bool[N]
+_Chunk = tuple[np.ndarray, np.ndarray, np.ndarray]  # as in `States`
+
+
+def _row(tokenizer: TextTokenizer, document: Document, spans: Spans, *, most: int) -> _Row:
+    text = full_text(document)
+    encoding = tokenizer.encode(text)
+    factual = factual_tokens(encoding.starts, encoding.ends, text=text, spans=spans, sub_tokens="all")
+    return encoding.ids[:most], factual[:most]
+
+
+def _read_group(slm: LoadedModel, group: Sequence[_Row]) -> _Chunk:
+    length = -(-max(1, *(len(ids) for ids, _ in group)) // _STEP) * _STEP
+    tokens_BT = np.full((ROWS, min(length, slm.model.context) + 1), slm.tokenizer.end_id, np.int32)
+    tokens_BT[:, 0] = encode_text(slm.tokenizer, "")[0]
+    for row, (ids, _) in enumerate(group):
+        tokens_BT[row, 1 : 1 + len(ids)] = ids
+    hidden_BTD, best_BT = jax.device_get(
+        _final_states(slm.params, tokens_BT[:, :-1], config=slm.model, call_id=slm.tokenizer.call_id)
+    )
+    hidden = np.concatenate([hidden_BTD[row, : len(ids)] for row, (ids, _) in enumerate(group)])
+    wrong = np.concatenate([best_BT[row, : len(ids)] != ids for row, (ids, _) in enumerate(group)])
+    return hidden, np.concatenate([factual for _, factual in group]), wrong
+
+
+@functools.partial(jax.jit, static_argnames=("config", "call_id"))
+def _final_states(
+    params: decoder.Params, tokens_BT: jax.Array, *, config: ModelConfig, call_id: int
+) -> tuple[jax.Array, jax.Array]:
+    """(hidden float16 [B, T, D], the most likely next token int32 [B, T])."""
+    with product_precision(config):
+        hidden_BTD = decoder.forward(params, tokens_BT, config=config).astype(jnp.float32)
+        logits_BTV = hidden_BTD @ decoder.output_matrix(params).astype(jnp.float32).T
+    return hidden_BTD.astype(jnp.float16), logits_BTV[..., :call_id].argmax(axis=-1).astype(jnp.int32)
+
+
+def _fingerprint(slm: LoadedModel, rows: Sequence[_Row]) -> str:
+    """A name for what the chunks depend on: the documents' tokens and marks, and a sample of the weights."""
+    digest = hashlib.sha256(json.dumps([slm.path, slm.step, str(slm.model)]).encode())
+    for leaf in jax.tree.leaves(slm.params):
+        digest.update(np.asarray(leaf.reshape(-1)[:: max(1, leaf.size // 64)]).tobytes())
+    for ids, factual in rows:
+        digest.update(ids.tobytes() + factual.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _packed(chunk: _Chunk) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, hidden=chunk[0], factual=chunk[1], wrong=chunk[2])
+    return file.getvalue()
+
+
+def _kept(path: Path) -> _Chunk | None:
+    """A chunk that is there and whole; None where it is to be made."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file["hidden"], file["factual"], file["wrong"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
