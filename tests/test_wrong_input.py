@@ -26,7 +26,10 @@ from tests.cascade.conftest import random_model, write_checkpoint
 from tests.test_doors import flags_of, start
 
 ROOT = Path(__file__).parent.parent
-DOORS = ("main", "prepare", "generate", "serve", "export", "evaluate", "factscore", "acceptability", "compile_ahead")
+DOORS = (
+    "main", "prepare", "adapt", "generate", "serve", "export", "evaluate", "factscore", "acceptability",
+    "compile_ahead",
+)  # fmt: skip
 TINY = "--config=configs/slm_tiny.py"
 # Door and what is given to it -> what its one line says. {run} is an export, {here} a folder with the files below.
 WRONG: dict[tuple[str, ...], str] = {

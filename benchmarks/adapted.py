@@ -1,0 +1,79 @@
+"""What an adapted model writes about people: alone, asking by its own uncertainty, and asking as it was adapted to.
+
+    python -m benchmarks.adapted --checkpoint=runs/smollm2 [--people=200] [--budget=0.22]
+
+The texts and the scores are those of `lacy_jax.evaluate --suite=real_text` (docs/real_text.md): the share of the claims
+that the person's article contains, with its 95% bootstrap interval over people. The partner is that of the checkpoint;
+"documents" hold the article. Both ways to call have the same budget, so they cost the same. The last line is the
+difference between them, over the same people.
+"""
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from lacy_jax.checkpoints.loading import load_model
+from lacy_jax.data.corpus import corpus_of_checkpoint
+from lacy_jax.evidence.real_text.people import find_people
+from lacy_jax.evidence.real_text.suite import RealTextResult, evaluate_real_text
+from lacy_jax.measures.intervals import shown
+
+RESAMPLES = 2000
+
+
+def difference(one: RealTextResult, other: RealTextResult) -> tuple[float, float, float]:
+    """Difference of the shares of supported claims, and its 95% bootstrap interval over people, who are paired."""
+    counts = np.array(
+        [
+            [sum(c.supported for c in a.claims), len(a.claims), sum(c.supported for c in b.claims), len(b.claims)]
+            for a, b in zip(one.records, other.records, strict=True)
+        ]
+    )
+    drawn = counts[np.random.default_rng(0).integers(0, len(counts), (RESAMPLES, len(counts)))].sum(axis=1)
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1] - drawn[:, 2] / drawn[:, 3], [0.025, 0.975])
+    whole = counts.sum(axis=0)
+    return float(whole[0] / whole[1] - whole[2] / whole[3]), float(low), float(high)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--people", type=int, default=200)
+    parser.add_argument("--budget", type=float, default=0.22)
+    given = parser.parse_args(words)
+    slm = load_model(given.checkpoint)
+    own = slm.config.cascade
+    corpus = corpus_of_checkpoint(slm.config.corpus, data=slm.data, directory=slm.config.data.directory)
+    people = find_people(corpus, count=given.people)
+    held_out = sum(person.split == "validation" for person in people)
+    print(f"{len(people)} people, {held_out} of them held out; partner {own.partner}, budget {given.budget:g}")
+    plain = dataclasses.replace(own, score="uncertainty", gate="none")
+    ways = {
+        "alone": (own, 0.0),
+        "by 1 - max p": (plain, given.budget),
+        f"as adapted ({own.score}, gate {own.gate})": (own, given.budget),
+    }
+    found = {}
+    for name, (settings, budget) in ways.items():
+        started = time.monotonic()
+        found[name] = evaluate_real_text(slm, partner=own.partner, budget=budget, people=people, settings=settings)
+        scores = found[name].scores
+        supported, texts, share = (
+            shown(each) for each in (scores.precision, scores.supported_claims, scores.call_share)
+        )
+        print(
+            f"{name:<36} claims supported {supported}, supported claims per text {texts}, delegated {share}, "
+            f"{time.monotonic() - started:.0f} s",
+            flush=True,
+        )
+    names = list(found)
+    for other in names[:2]:
+        middle, low, high = difference(found[names[2]], found[other])
+        print(f"as adapted less {other}: {middle:+.3f} ({low:+.3f} to {high:+.3f})")
+
+
+if __name__ == "__main__":
+    main()
