@@ -20,11 +20,9 @@ from lacy_jax.data.documents import Document, Spans, full_text
 from lacy_jax.data.factual import factual_tokens
 from lacy_jax.data.files import write_whole
 from lacy_jax.data.tokenizer import TextTokenizer
+from lacy_jax.evidence.reading import LENGTH_STEP, ROWS
 from lacy_jax.model import decoder
 from lacy_jax.model.precision import product_precision
-
-ROWS = 8  # documents read at once
-_STEP = 64  # lengths are rounded up to it: a program is compiled for each length
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +80,7 @@ def _row(tokenizer: TextTokenizer, document: Document, spans: Spans, *, most: in
 
 
 def _read_group(slm: LoadedModel, group: Sequence[_Row]) -> _Chunk:
-    length = -(-max(1, *(len(ids) for ids, _ in group)) // _STEP) * _STEP
+    length = -(-max(1, *(len(ids) for ids, _ in group)) // LENGTH_STEP) * LENGTH_STEP
     tokens_BT = np.full((ROWS, min(length, slm.model.context) + 1), slm.tokenizer.end_id, np.int32)
     tokens_BT[:, 0] = encode_text(slm.tokenizer, "")[0]
     for row, (ids, _) in enumerate(group):

@@ -23,6 +23,7 @@ from lacy_jax.model.precision import product_precision
 from lacy_jax.model.probe import probe_weights
 
 ROWS = 8  # documents read at once
+LENGTH_STEP = 64  # tokens; their rows are as long as the longest of them, rounded up to it
 OTHER = "other"
 
 
@@ -73,7 +74,9 @@ def read_documents(slm: LoadedModel, documents: Sequence[tuple[Document, Spans]]
     for first in range(0, len(documents), ROWS):
         group = documents[first : first + ROWS]
         encodings = [_cut(tokenizer.encode(full_text(document)), context) for document, _ in group]
-        tokens_BT = np.full((ROWS, context + 1), tokenizer.end_id, np.int32)
+        longest = max(map(len, encodings))
+        length = min(context, -(-max(1, longest) // LENGTH_STEP) * LENGTH_STEP)  # a program is compiled for each
+        tokens_BT = np.full((ROWS, length + 1), tokenizer.end_id, np.int32)
         tokens_BT[:, 0] = encode_text(tokenizer, "")[0]
         for row, encoding in enumerate(encodings):
             tokens_BT[row, 1 : 1 + len(encoding)] = encoding.ids
