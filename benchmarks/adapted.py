@@ -4,8 +4,8 @@
 
 The texts and the scores are those of `lacy_jax.evaluate --suite=real_text` (docs/real_text.md): the share of the claims
 that the person's article contains, with its 95% bootstrap interval over people. The partner is that of the checkpoint;
-"documents" hold the article. Both ways to call have the same budget, so they cost the same. The last line is the
-difference between them, over the same people.
+"documents" hold the article. Two ways to call spend all of the same budget, so they cost the same; the checkpoint's own
+calls at its price. The last lines are differences over the same people, with intervals of their own.
 """
 
 import argparse
@@ -50,11 +50,13 @@ def main(words: Sequence[str] | None = None) -> None:
     people = find_people(corpus, count=given.people)
     held_out = sum(person.split == "validation" for person in people)
     print(f"{len(people)} people, {held_out} of them held out; partner {own.partner}, budget {given.budget:g}")
-    plain = dataclasses.replace(own, score="uncertainty", gate="none")
+    quota = dataclasses.replace(own, policy="quantile")
+    plain = dataclasses.replace(quota, score="uncertainty", gate="none")
     ways = {
         "alone": (own, 0.0),
-        "by 1 - max p": (plain, given.budget),
-        f"as adapted ({own.score}, gate {own.gate})": (own, given.budget),
+        "by 1 - max p, all of the budget": (plain, given.budget),
+        f"by {own.score}, gate {own.gate}, all of it": (quota, given.budget),
+        f"the same at price {own.price:g}": (own, given.budget),
     }
     found = {}
     for name, (settings, budget) in ways.items():
@@ -70,9 +72,9 @@ def main(words: Sequence[str] | None = None) -> None:
             flush=True,
         )
     names = list(found)
-    for other in names[:2]:
-        middle, low, high = difference(found[names[2]], found[other])
-        print(f"as adapted less {other}: {middle:+.3f} ({low:+.3f} to {high:+.3f})")
+    for one, other in ((2, 0), (2, 1), (3, 0), (3, 2)):
+        middle, low, high = difference(found[names[one]], found[names[other]])
+        print(f"claims supported, {names[one]} less {names[other]}: {middle:+.3f} ({low:+.3f} to {high:+.3f})")
 
 
 if __name__ == "__main__":

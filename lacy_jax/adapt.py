@@ -10,7 +10,7 @@ docs/adapting.md says what is fitted, and what it gives.
 from dataclasses import replace
 
 from lacy_jax import flags
-from lacy_jax.config import AnnotateConfig, CascadeConfig, Config, CorpusConfig, Count, DataConfig, Positive
+from lacy_jax.config import AnnotateConfig, CascadeConfig, Config, CorpusConfig, Count, DataConfig, Positive, Share
 from lacy_jax.doors import Door, run
 from lacy_jax.errors import ConfigError
 from lacy_jax.flags import Flag, Given
@@ -21,6 +21,7 @@ _FLAGS = (
     Flag("out", flags.Path, "The checkpoint's folder, which must not exist", needed=True),
     Flag("corpus", flags.Text, "A corpus (vital_articles), or JSON lines: paths and globs", "vital_articles"),
     Flag("documents", Positive, "How many documents are read, a fifth of them to compare on", 600),
+    Flag("price", Share, "How likely the next token must be a fact that it gets wrong for it to call", 0.2),
     replace(flags.PARTNER, help="Who answers calls, as in lacy_jax.generate", default="documents"),
     Flag("samples", Count, "How many texts the report shows, alone and in the cascade", 6),
     Flag("data", flags.Path, "The folder of prepared data", "runs/data"),
@@ -33,7 +34,7 @@ def main(given: Given) -> int:
 
     from lacy_jax.adaptation.report import lines, page
     from lacy_jax.adaptation.run import adapt
-    from lacy_jax.cascade.partners import check_partner
+    from lacy_jax.cascade.partners import check_partner, make_partner
     from lacy_jax.checkpoints.export import check_out
     from lacy_jax.checkpoints.loading import load_model
     from lacy_jax.console import reporting
@@ -47,8 +48,17 @@ def main(given: Given) -> int:
     check_partner(config.cascade.partner)
     slm = load_model(given.model)
     flags.say_partner(config.cascade.partner, config)
+    cascade = config.cascade
     with reporting() as reporter:
-        found = adapt(slm, config, documents=given.documents, out=given.out, reporter=reporter)
+        partner = make_partner(
+            cascade.partner,
+            corpus=config.corpus,
+            directory=given.data,
+            batch_size=8,
+            span=cascade.span,
+            timeout=cascade.timeout,
+        )
+        found = adapt(slm, partner, config, documents=given.documents, out=given.out, reporter=reporter)
         reporter.finish()
         report = Path(given.out) / "report.html"
         write_page(str(report), page(found, command=given.command))
@@ -72,7 +82,7 @@ def given_config(given: Given) -> Config:
         corpus=corpus,
         annotate=AnnotateConfig(),
         data=DataConfig(directory=given.data),
-        cascade=CascadeConfig(partner=given.partner, samples=given.samples),
+        cascade=CascadeConfig(partner=given.partner, price=given.price, samples=given.samples),
     )
 
 

@@ -44,6 +44,7 @@ Score = Literal["call_score", "call_logit", "call_probability", "uncertainty", "
 ScoreSetting = Literal["auto", Score]
 Gate = Literal["none", "factual"]
 Account = Literal["row", "shared"]
+Policy = Literal["quantile", "price"]
 Span = Literal["token", "word", "phrase"]
 BestBy = Literal[
     "none", "loss", "nll/factual", "nll/other", "bits_per_byte", "accuracy", "roc/factual", "roc/factual_and_wrong"
@@ -282,6 +283,12 @@ class CascadeConfig:
     """How a cascade of this model decodes: defaults of the report's samples, of `generate` and of `serve`."""
 
     partner: str = setting("documents", "Who answers calls, as in --partner (docs/partners.md).")
+    policy: Policy = setting(
+        "quantile",
+        "quantile: the model calls at its highest scores, so the budget is spent. price: it calls where the score, a "
+        "probability, is above price; the budget is the most that is spent.",
+    )
+    price: Share = setting(0.5, "price: the probability above which the model calls.")
     budget: Share = setting(0.22, "Share of the SLM's tokens to delegate.")
     window: Positive = setting(512, "How many of the last scores rank the next one.")
     score: ScoreSetting = setting(

@@ -83,6 +83,8 @@ def _of_cascade(name: str, meaning: str, **more: Any) -> Flag:
 PARTNER = _of_cascade("partner", "Who answers calls: documents, none, checkpoint:PATH and others (docs/partners.md)")
 _SETTINGS = (
     PARTNER,
+    _of_cascade("policy", "quantile: the budget is spent; price: at most the budget, where the score is above --price"),
+    _of_cascade("price", "price: the probability above which the model calls"),
     _of_cascade("budget", "Share of the SLM's tokens to delegate: 0.22 for 22%"),
     _of_cascade("score", "The score that decides where the model calls"),
     _of_cascade("gate", "Weigh the score by P(factual)"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lacy_jax import adapt as door
-from lacy_jax.adaptation.fit import fit_probe, with_call_row
+from lacy_jax.adaptation.fit import fit_call_row, fit_probe, with_call_row
 from lacy_jax.adaptation.run import HELD_OUT
 from lacy_jax.adaptation.states import States, read_states
 from lacy_jax.cascade import Cascade
@@ -113,7 +113,7 @@ def planted(slm: LoadedModel, *, size: int = 4000) -> tuple[States, np.ndarray]:
 def test_only_the_row_of_call_changes_and_it_finds_what_was_marked(tmp_path: Path, style: str) -> None:
     slm = small_model(tmp_path / "model", style)
     states, direction = planted(slm)
-    probe, changed = fit_probe(states), with_call_row(slm, states)
+    probe, changed = fit_probe(states), with_call_row(slm, fit_call_row(states))
     cosine = np.dot(probe.weights, direction) / np.linalg.norm(probe.weights) / np.linalg.norm(direction)
     assert cosine > 0.97
     table = "output" if style == "llama2" else "embedding"
@@ -138,8 +138,11 @@ def corpus(path: Path, *, count: int = 60) -> Path:
     return path
 
 
-def test_the_door_makes_a_checkpoint_that_generates_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    slm = small_model(tmp_path / "model")
+@pytest.mark.parametrize("style", ["gpt2", "llama3"])
+def test_the_door_makes_a_checkpoint_that_generates_and_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture, style: str
+) -> None:
+    slm = small_model(tmp_path / "model", style)
     words = [
         f"--model={tmp_path / 'model'}", f"--out={tmp_path / 'adapted'}", f"--corpus={corpus(tmp_path / 'c.jsonl')}",
         "--documents=40", "--partner=none", "--samples=1", f"--data={tmp_path / 'data'}",

@@ -25,15 +25,20 @@ def fit_probe(states: States) -> FactualProbe:
     return FactualProbe(weights=tuple(weights_D.tolist()), bias=bias)
 
 
-def with_call_row(slm: LoadedModel, states: States) -> LoadedModel:
-    """The model with a row of `<CALL>` in its output matrix whose logit finds targets that are factual and wrong.
+def fit_call_row(states: States) -> np.ndarray:
+    """float64[D]: a row of `<CALL>` whose logit finds targets that are factual and wrong.
 
-    No other parameter changes. The matrix has no bias, so the logit ranks tokens and is no calibrated probability.
+    The output matrix has no bias, so the logit ranks tokens and is no calibrated probability.
 
     Raises:
         DataError: no target is factual and wrong, or all are.
     """
     weights_D, _ = _fit(states, states.factual & states.wrong)
+    return weights_D
+
+
+def with_call_row(slm: LoadedModel, weights_D: np.ndarray) -> LoadedModel:
+    """The model with this row of `<CALL>` in its output matrix; no other parameter changes."""
     name = "output" if "output" in slm.params else "embedding"
     table_VD = slm.params[name]["embedding"]
     changed = table_VD.at[slm.tokenizer.call_id].set(jnp.asarray(weights_D, table_VD.dtype))

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lacy_jax.adaptation.fit import Ranking, fit_probe, rankings, with_call_row
+from lacy_jax.adaptation.fit import Ranking, fit_call_row, fit_probe, rankings, with_call_row
 from lacy_jax.adaptation.states import read_states
-from lacy_jax.cascade import Cascade, Completion
+from lacy_jax.cascade import Cascade, Completion, Partner
 from lacy_jax.cascade.scores import CALL_SCORES
 from lacy_jax.checkpoints.export import write_export
 from lacy_jax.checkpoints.format import model_meta
 from lacy_jax.checkpoints.loading import LoadedModel, shortened
-from lacy_jax.config import Config, ObjectiveConfig, Score
+from lacy_jax.config import Config, ObjectiveConfig, Policy, Score
 from lacy_jax.console import Reporter
 from lacy_jax.data.documents import Document, Spans, split_of
 from lacy_jax.data.factual import select_spans
@@ -52,15 +52,17 @@ class Adapted:
     seconds: dict[str, float]
 
 
-def adapt(slm: LoadedModel, config: Config, *, documents: int, out: str, reporter: Reporter) -> Adapted:
+def adapt(
+    slm: LoadedModel, partner: Partner | None, config: Config, *, documents: int, out: str, reporter: Reporter
+) -> Adapted:
     """Fits the probe for facts and the row of `<CALL>` to `documents` documents, and saves a checkpoint at `out`.
 
     Args:
-        slm: any model; its weights stay. config: its sections corpus, annotate, data and cascade are used.
+        slm: any model; its weights stay. partner: writes the samples. config: its sections corpus, annotate, data and
+            cascade are used.
 
     Raises:
         DataError: the corpus cannot be read, or has too few documents.
-        PartnerError: the partner cannot be made.
         CheckpointError, StorageError: `out` cannot be written.
     """
     clock = _Clock()
@@ -71,8 +73,9 @@ def adapt(slm: LoadedModel, config: Config, *, documents: int, out: str, reporte
     clock.stage("read")
     reporter.update("fit", 0, 2)
     probe = fit_probe(states)
+    call_row = fit_call_row(states)
     short = dataclasses.replace(short, factual_probe=probe, config=_learned(short.config), family="")
-    short = with_call_row(short, states)
+    short = with_call_row(short, call_row)
     reporter.update("fit", 2, 2)
     clock.stage("fit")
     tokens = score_documents(short, held_out)
@@ -80,7 +83,8 @@ def adapt(slm: LoadedModel, config: Config, *, documents: int, out: str, reporte
     if not ranked:
         raise DataError("adapt: no held-out target is factual and wrong; give more documents")
     clock.stage("compare")
-    settings = dataclasses.replace(config.cascade, score=ranked[0].score, gate=ranked[0].gate)
+    policy: Policy = "quantile" if CALL_SCORES[ranked[0].score].threshold is None else "price"
+    settings = dataclasses.replace(config.cascade, score=ranked[0].score, gate=ranked[0].gate, policy=policy)
     own = dataclasses.replace(
         _learned(slm.config),
         name=f"{slm.config.name}-adapted",
@@ -89,7 +93,7 @@ def adapt(slm: LoadedModel, config: Config, *, documents: int, out: str, reporte
         data=config.data,
         cascade=settings,
     )
-    model = dataclasses.replace(slm, config=own, params=short.params, factual_probe=probe, family="")
+    model = with_call_row(dataclasses.replace(slm, config=own, factual_probe=probe, family=""), call_row)
     meta = model_meta(
         own,
         tokenizer=slm.tokenizer,
@@ -100,7 +104,8 @@ def adapt(slm: LoadedModel, config: Config, *, documents: int, out: str, reporte
     )
     write_export(out, params=model.params, tokenizer=slm.tokenizer, meta=meta)
     clock.stage("save")
-    samples = _samples(model, [document for document, _ in held_out[: config.cascade.samples]], reporter=reporter)
+    openings = [prompt_of(document) for document, _ in held_out[: config.cascade.samples]]
+    samples = _samples(model, partner, openings, reporter=reporter)
     clock.stage("samples")
     return Adapted(
         model, short, ranked, tokens, held_out, (len(train), len(held_out)), len(states.wrong), samples, clock.seconds
@@ -142,17 +147,15 @@ def _documents(slm: LoadedModel, config: Config, *, count: int, reporter: Report
 
 
 def _samples(
-    model: LoadedModel, documents: list[Document], *, reporter: Reporter
+    model: LoadedModel, partner: Partner | None, prompts: list[str], *, reporter: Reporter
 ) -> list[tuple[Completion, Completion]]:
     """What the model writes after the openings of documents, alone and in the cascade."""
-    if not documents:
+    if not prompts:
         return []
-    prompts = [prompt_of(document) for document in documents]
     written = []
-    for number, partner in enumerate((None, model.config.cascade.partner)):
+    for number, asked in enumerate((None, partner)):
         reporter.update("samples", number, 2)
-        cascade = Cascade(model, partner, directory=model.config.data.directory, batch_size=len(prompts))
-        written.append(cascade.generate(prompts, batch_size=len(prompts)))
+        written.append(Cascade(model, asked).generate(prompts, batch_size=len(prompts)))
     return list(zip(*written, strict=True))
 
 

@@ -18,7 +18,7 @@ import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,8 @@ WARM_SCORES = 32
 # The first guess of what a call spends, and how many calls the guess is worth.
 FIRST_COST = 1.5
 FIRST_COST_CALLS = 2.0
+# With a price, tokens that a row may have spent before it has earned them: facts may stand together at its beginning.
+CAP_HORIZON = 64.0
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -40,7 +42,8 @@ _GOLDEN = (5**0.5 - 1) / 2
 class Budget:
     """What share of the tokens is delegated, and how many past scores rank a new one.
 
-    With a `threshold` a row calls wherever its score is above it; the share is then what comes of it.
+    With a `threshold` a row calls wherever its score is above it. The share is then what comes of it, or with
+    cap="share" also the most that is delegated, within CAP_HORIZON tokens.
 
     Raises:
         ConfigError: either is out of range.
@@ -49,6 +52,7 @@ class Budget:
     share: float
     window: int = 512
     threshold: float | None = None
+    cap: Literal["none", "share"] = "none"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.share <= 1.0:
@@ -128,7 +132,7 @@ def decide(budget: Budget, state: BudgetState, score: float, *, left: float = ma
         share = effective_share(budget, state, left=left)
         call = place_from_top(state.ranked, score, tie_breaker=tie_breaker) < share
     else:
-        call = score > budget.threshold
+        call = score > budget.threshold and _within_cap(budget, state)
     scores, ranked = (*state.scores, score), list(state.ranked)
     insort(ranked, score)
     if len(scores) > budget.window:
@@ -137,6 +141,12 @@ def decide(budget: Budget, state: BudgetState, score: float, *, left: float = ma
     return BudgetState(
         scores, tuple(ranked), state.decisions + 1, state.calls + call, state.generated, state.spent
     ), call
+
+
+def _within_cap(budget: Budget, state: BudgetState) -> bool:
+    if budget.cap == "none" or budget.share in (0.0, 1.0):
+        return budget.cap == "none" or budget.share == 1.0
+    return state.spent < budget.share * (state.generated + CAP_HORIZON)
 
 
 def account(state: BudgetState, *, generated: int, spent: int) -> BudgetState:

@@ -20,7 +20,7 @@ from lacy_jax.cascade.scheduler import Calling, Oracle, RankedBy, Scheduler
 from lacy_jax.cascade.scores import CALL_SCORES
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.checks import change_cascade
-from lacy_jax.config import Account, CascadeConfig, Gate, Score, ScoreSetting, Span
+from lacy_jax.config import Account, CascadeConfig, Gate, Policy, Score, ScoreSetting, Span
 from lacy_jax.data.corpus import corpus_of_checkpoint
 from lacy_jax.data.tokenizer import TextTokenizer, starting_with
 from lacy_jax.errors import ConfigError
@@ -32,6 +32,8 @@ class Changes(TypedDict, total=False):
 
     budget: float
     window: int
+    policy: Policy
+    price: float
     score: ScoreSetting | Literal["oracle"]
     gate: Gate
     start_token: str
@@ -172,8 +174,11 @@ def _calling(slm: LoadedModel, settings: CascadeConfig, *, threshold: float | No
     """Who calls, by settings. A row starts with the scores of validation text if they are of the score in use."""
     own: Score = "call_score" if slm.learned_to_call else "uncertainty"
     score: RankedBy = "oracle" if oracle is not None else own if settings.score == "auto" else settings.score
+    budget = Budget(share=settings.budget, window=settings.window, threshold=threshold)
+    if settings.policy == "price" and threshold is None:
+        budget = dataclasses.replace(budget, threshold=_price_threshold(score, settings.price), cap="share")
     return Calling(
-        budget=Budget(share=settings.budget, window=settings.window, threshold=threshold),
+        budget=budget,
         span=settings.span,
         score=score,
         gate=settings.gate,
@@ -181,3 +186,14 @@ def _calling(slm: LoadedModel, settings: CascadeConfig, *, threshold: float | No
         warm_scores=slm.call_scores if (score, settings.gate) == ("call_score", "none") else (),
         oracle=oracle,
     )
+
+
+def _price_threshold(score: RankedBy, price: float) -> float:
+    """The value of a score above which the model calls. Raises `ConfigError` where the score is no probability."""
+    if score == "oracle":
+        return 0.5
+    threshold = CALL_SCORES[score].threshold
+    if threshold is None:
+        known = ", ".join(name for name, each in CALL_SCORES.items() if each.threshold is not None)
+        raise ConfigError(f"policy=price: the score {score} is no probability; take one of {known}, or policy=quantile")
+    return threshold(price)

@@ -107,7 +107,8 @@ class Scheduler:
         if request.opening is not None and not all(0 <= index < tokens for index in request.opening.ids):
             raise ConfigError(f"opening: its ids must be tokens, 0 to {tokens - 1}")
         if request.budget is not None:
-            budget = dataclasses.replace(budget, share=request.budget, threshold=None)
+            threshold = budget.threshold if budget.cap == "share" else None
+            budget = dataclasses.replace(budget, share=request.budget, threshold=threshold)
         if self._partner is None:
             budget = dataclasses.replace(budget, share=0.0, threshold=None)
         row = Row(

@@ -29,6 +29,7 @@ class CallScore:
         the logarithm of that.
     needs_call: it means something only where the model's training taught it `<CALL>`.
     title: what it is called for people.
+    threshold: the score where its probability is the price; None where it stands for no probability.
     ranks_as: a score that ranks tokens the same way without a gate, if any; the evidence measures it instead.
     """
 
@@ -36,16 +37,28 @@ class CallScore:
     gated_by: Literal["product", "log"]
     needs_call: bool
     title: str
+    threshold: Callable[[float], float] | None = None
     ranks_as: Score | None = None
 
 
+def _log_odds(probability: float) -> float:
+    if probability in (0.0, 1.0):
+        return math.copysign(math.inf, probability - 0.5)
+    return math.log(probability) - math.log1p(-probability)
+
+
 CALL_SCORES: dict[Score, CallScore] = {
-    "uncertainty": CallScore(lambda said: said["uncertainty"], "product", False, "1 - max p"),
+    "uncertainty": CallScore(lambda said: said["uncertainty"], "product", False, "1 - max p", lambda price: price),
     "entropy": CallScore(lambda said: said["entropy"], "product", False, "entropy"),
-    "call_score": CallScore(lambda said: said["call_score"], "log", True, "log-odds"),
+    "call_score": CallScore(lambda said: said["call_score"], "log", True, "log-odds", _log_odds),
     "call_logit": CallScore(lambda said: said["call_logit"], "log", True, "call logit"),
     "call_probability": CallScore(
-        lambda said: 0.5 * (1.0 + _tanh(0.5 * said["call_score"])), "product", True, "call probability", "call_score"
+        lambda said: 0.5 * (1.0 + _tanh(0.5 * said["call_score"])),
+        "product",
+        True,
+        "call probability",
+        lambda price: price,
+        "call_score",
     ),
 }
 

@@ -117,6 +117,25 @@ def test_decisions_equal_a_brute_force_account(rng: np.random.Generator) -> None
     assert (state.generated, state.spent, state.calls) == (generated, delegated, calls)
 
 
+@pytest.mark.parametrize("name", ["iid", "clustered", "rising", "falling", "waves"])
+@pytest.mark.parametrize("share", [0.05, 0.22, 0.6])
+def test_a_price_calls_above_it_and_its_cap_is_the_most_that_is_spent(
+    rng: np.random.Generator, name: str, share: float
+) -> None:
+    scores, budget = STREAMS[name](rng, 4000), Budget(share=share, threshold=0.5, cap="share")
+    _, calls = run(scores, budget, tokens=3000, cost=lambda: 3)
+    generated = spent = 0
+    for score, call in zip(scores, calls, strict=False):
+        room = spent < share * (generated + budgets.CAP_HORIZON)
+        assert call == (score > 0.5 and room)
+        generated, spent = generated + (3 if call else 1), spent + (3 if call else 0)
+        assert spent <= share * (generated + budgets.CAP_HORIZON) + 3
+    high, _ = run(scores, Budget(share=1.0, threshold=1e9, cap="share"), tokens=500, cost=lambda: 1)
+    assert high.calls == 0  # nothing is spent for its own sake
+    never, _ = run(scores, Budget(share=0.0, threshold=-1e9, cap="share"), tokens=500, cost=lambda: 1)
+    assert never.calls == 0
+
+
 def test_the_place_is_a_running_quantile(rng: np.random.Generator) -> None:
     scores = rng.normal(size=511)
     for effective in (0.1, 0.22, 0.7):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lacy_jax.cascade import Cascade, Completion, Counts, Event, Request, Scheduler
+from lacy_jax.cascade.budget import CAP_HORIZON
 from lacy_jax.cascade.decoding.engine import encode_text
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import Score, Span
@@ -179,6 +180,26 @@ def test_a_threshold_calls_wherever_the_score_is_above_it(model: Model, score: S
     whole = [piece for before, piece in zip(texts, row.pieces, strict=False) if "\ufffd" not in before + piece.text]
     assert {piece.source for piece in whole if piece.score > middle} == {"partner"}
     assert {piece.source for piece in whole if piece.score <= middle} == {"slm"}
+
+
+@pytest.mark.parametrize("score", ["call_score", "call_probability", "uncertainty"])
+def test_a_price_is_a_probability_and_the_budget_is_the_most_that_is_spent(model: Model, score: Score) -> None:
+    free = Cascade(model(), None, score=score).generate(["The river"], max_new_tokens=60)[0]
+    middle = float(np.median([piece.score for piece in free.pieces]))
+    price = 1 / (1 + np.exp(-middle)) if score == "call_score" else middle
+    same = Cascade(model(), Fake(lambda _: "x"), score=score, threshold=middle).generate(["The river"])[0]
+    priced = Cascade(model(), Fake(lambda _: "x"), score=score, policy="price", price=float(price), budget=1.0)
+    row = priced.generate(["The river"])[0]
+    assert [(piece.text, piece.source) for piece in row.pieces] == [(p.text, p.source) for p in same.pieces]
+    assert row.counts.delegated > 0
+    capped = priced.generate([Request("The river", max_new_tokens=200, budget=0.01)])[0]
+    assert capped.counts.delegated <= 0.01 * (200 + CAP_HORIZON) + 1
+    assert priced.generate([Request("The river", budget=0.0)])[0].counts.calls == 0
+
+
+def test_a_price_needs_a_probability(model: Model) -> None:
+    with pytest.raises(ConfigError, match=r"^policy=price: the score entropy is no probability; take one of "):
+        Cascade(model(), None, score="entropy", policy="price")
 
 
 def test_an_oracle_calls_where_it_says(model: Model) -> None:

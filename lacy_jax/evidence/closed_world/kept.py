@@ -23,6 +23,8 @@ from lacy_jax.evidence.suites import share_text
 TOKENS_FILE = "tokens.json"
 # Settings that evaluations of earlier versions do not know: at their defaults they change nothing.
 _LATER = (
+    ("cascade", "policy"),
+    ("cascade", "price"),
     ("model", "head_width"),
     ("model", "initial"),
     ("model", "qkv_bias"),
