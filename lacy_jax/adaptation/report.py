@@ -8,6 +8,7 @@ from markupsafe import Markup
 from lacy_jax.adaptation.fit import Ranking
 from lacy_jax.adaptation.run import UNCERTAINTY, Adapted
 from lacy_jax.cascade.scores import CALL_SCORES
+from lacy_jax.config import CascadeConfig
 from lacy_jax.evidence.pages import charts, tokens
 from lacy_jax.evidence.pages.curves import Chart
 from lacy_jax.evidence.pages.render import render
@@ -59,17 +60,30 @@ def page(found: Adapted, *, command: str) -> str:
         lines=lines(found),
         rows=[(title_of(each), each.separation) for each in found.rankings],
         roc=Chart(
-            "ROC curve", "Facts that the model gets wrong, against all other tokens.", charts.roc_chart(curve, at=point)
+            "ROC curve",
+            "Missed: facts that the model gets wrong.",
+            charts.roc_chart(curve, at=point, positive="missed"),
         ),
         best=title_of(best),
         articles=_articles(found, ranked=ranked, budget=budget),
         legend=tokens.legend(budget),
         budget=charts.percent(budget),
+        asks=_asks(found.model.config.cascade),
         samples=[
             (sample_view(alone, partner=partner), sample_view(asked, partner=partner)) for alone, asked in found.samples
         ],
         partner=partner,
         command=command,
+    )
+
+
+def _asks(settings: CascadeConfig) -> str:
+    """When the model asks, in a sentence."""
+    if settings.policy == "quantile":
+        return f"It asks at its highest scores, for {settings.budget:.0%} of the tokens."
+    return (
+        f"It asks where the next token is a fact that it gets wrong with a probability above {settings.price:g}, for "
+        f"{settings.budget:.0%} of the tokens at most."
     )
 
 

@@ -324,15 +324,15 @@ def peak_labels(groups: Sequence[tuple[str, np.ndarray, Role]], edges: np.ndarra
     return join(parts)
 
 
-def roc_chart(curve: separation.RocCurve, *, at: separation.BudgetPoint | None) -> Markup:
-    """The ROC curve on a square, its area, and the point at which a budget would work."""
+def roc_chart(curve: separation.RocCurve, *, at: separation.BudgetPoint | None, positive: str = "factual") -> Markup:
+    """The ROC curve on a square, its area, and the point at which a budget would work; what is `positive`."""
     side = HEIGHT - BOTTOM - TOP
     x = Scale(0.0, 1.0, LEFT, LEFT + side)
     y = Scale(0.0, 1.0, HEIGHT - BOTTOM, TOP)
     keep = np.unique(np.linspace(0, len(curve.true_rate) - 1, MAX_POINTS).astype(int))
     path = path_of(Series("", curve.false_rate[keep], curve.true_rate[keep], "factual"), x=x, y=y)
     parts = [
-        frame(x, y, x_label="", y_label="factual tokens called", x_ticks=tick_percents, y_ticks=tick_percents),
+        frame(x, y, x_label="", y_label=f"{positive} tokens called", x_ticks=tick_percents, y_ticks=tick_percents),
         tag("text", "other tokens called", x=x.end + 24, y=y.start + 17, class_="axis"),
         tag("path", d=f"M{x.start} {y.start}L{x.end} {y.end}", class_="line dash s-quiet"),
         tag("path", d=f"{path}L{x.end} {y.start}Z", class_="wash s-factual"),
@@ -344,10 +344,10 @@ def roc_chart(curve: separation.RocCurve, *, at: separation.BudgetPoint | None) 
         spot_x, spot_y = x(at.false_rate), y(at.recall)
         lines = [
             f"At a budget of {percent(at.budget)}",
-            f"{percent(at.recall)} of the factual",
+            f"{percent(at.recall)} of the {positive}",
             "tokens are called,",
             f"and {percent(at.precision)} of the calls",
-            "are factual.",
+            f"are {positive}.",
         ]
         parts.append(tag("path", d=f"M{spot_x:.1f} {spot_y:.1f}L{x.end + 8:.1f} {TOP + 84}", class_="base"))
         parts.append(tag("circle", cx=f"{spot_x:.1f}", cy=f"{spot_y:.1f}", r=4.5, class_="dot s-call"))
