@@ -51,6 +51,7 @@ RUN = {
     "settings.md": (),
 }
 ELSEWHERE = {
+    "adapting.md": "tests/test_adapt.py",
     "buckets.md": "tests/test_buckets.py",
     "faults.md": "tests/benchmarks",
     "launch.md": "tests/launch",
