@@ -14,6 +14,7 @@ from lacy_jax.adaptation.fit import fit_call_row, fit_probe, with_call_row
 from lacy_jax.adaptation.run import HELD_OUT
 from lacy_jax.adaptation.states import States, read_states
 from lacy_jax.cascade import Cascade
+from lacy_jax.checkpoints.chat_template import ChatTemplate
 from lacy_jax.checkpoints.loading import LoadedModel, load_model, shortened
 from lacy_jax.data.documents import Document, Spans, full_text, split_of
 from lacy_jax.doors import enter
@@ -143,6 +144,8 @@ def test_the_door_makes_a_checkpoint_that_generates_and_a_page(
     tmp_path: Path, capsys: pytest.CaptureFixture, style: str
 ) -> None:
     slm = small_model(tmp_path / "model", style)
+    template = {"chat_template": "{{ messages[0].content }}{{ eos_token }}", "eos_token": "<end>"}
+    (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps(template))
     words = [
         f"--model={tmp_path / 'model'}", f"--out={tmp_path / 'adapted'}", f"--corpus={corpus(tmp_path / 'c.jsonl')}",
         "--documents=40", "--partner=none", "--samples=1", f"--data={tmp_path / 'data'}",
@@ -152,6 +155,7 @@ def test_the_door_makes_a_checkpoint_that_generates_and_a_page(
     assert "ROC area" in said
     loaded = load_model(str(tmp_path / "adapted"))
     assert loaded.learned_to_call
+    assert loaded.chat == ChatTemplate(template["chat_template"], {"eos_token": "<end>"})
     assert loaded.factual_probe is not None
     assert loaded.model == dataclasses.replace(slm.model, compute_dtype="bfloat16")
     assert loaded.tokenizer.encode(TEXTS[0]).ids.tolist() == slm.tokenizer.encode(TEXTS[0]).ids.tolist()

@@ -101,6 +101,7 @@ def adapt(
         data=source_fingerprint(config),
         call_scores=np.quantile(tokens.scores["call_score"], np.linspace(0, 1, 201)).tolist(),
         factual_probe=probe,
+        chat=slm.chat,
     )
     write_export(out, params=model.params, tokenizer=slm.tokenizer, meta=meta)
     clock.stage("save")

@@ -60,6 +60,21 @@ def template_of_gguf(value: Callable[[str], Any], *, where: str) -> ChatTemplate
     return _template(value("tokenizer.chat_template"), named, where=where)
 
 
+def template_of_description(entry: Any, *, where: str) -> ChatTemplate | None:
+    """The template in a checkpoint's description: `dataclasses.asdict` of one; None where it has none.
+
+    Raises:
+        CheckpointError: it is of another kind, or too long.
+    """
+    if entry is None:
+        return None
+    try:
+        source, names = entry["source"], dict(entry["names"])
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{where}: the chat template in its description is of another kind") from None
+    return _template(source, names, where=where)
+
+
 def _default(found: Any) -> Any:
     if not isinstance(found, list):
         return found

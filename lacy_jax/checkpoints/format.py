@@ -13,6 +13,7 @@ An export is one such folder without `train`.
 """
 
 import base64
+import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
@@ -21,6 +22,7 @@ from typing import Any, Literal, TypeVar
 from absl import logging
 from etils import epath
 
+from lacy_jax.checkpoints.chat_template import ChatTemplate
 from lacy_jax.checkpoints.checksums import SIGNATURE, Checksums, array_checksums, is_genuine, signed
 from lacy_jax.config import Config, config_from_dict, config_to_dict
 from lacy_jax.data.files import parse_json
@@ -48,12 +50,14 @@ def model_meta(
     data: dict[str, Any],
     call_scores: Sequence[float] = (),
     factual_probe: FactualProbe | None = None,
+    chat: ChatTemplate | None = None,
 ) -> dict[str, Any]:
     """The JSON beside the arrays: everything needed to use them.
 
     Args:
         data: the packed data's fingerprint.
         call_scores: quantiles of the validation call scores, ascending, which start a cascade's budget.
+        chat: the chat template of the pretrained model that it was made of.
     """
     return {
         "format": FORMAT,
@@ -65,6 +69,7 @@ def model_meta(
         "versions": {name: _version(name) for name in _VERSIONED},
         "call_scores": list(call_scores),
         "factual_probe": factual_probe and factual_probe.to_dict(),
+        **({"chat": dataclasses.asdict(chat)} if chat else {}),
     }
 
 

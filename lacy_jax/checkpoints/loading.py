@@ -12,7 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from lacy_jax.checkpoints.chat_template import ChatTemplate
+from lacy_jax.checkpoints.chat_template import ChatTemplate, template_of_description
 from lacy_jax.checkpoints.checksums import Checksums, array_checksums, differing
 from lacy_jax.checkpoints.foreign import open_foreign
 from lacy_jax.checkpoints.format import (
@@ -115,6 +115,7 @@ def _load_own(folder: epath.Path, *, params_dtype: ParamsDtype) -> LoadedModel:
         factual_probe=probe,
         data=meta.get("data", {}),
         versions=meta.get("versions", {}),
+        chat=template_of_description(meta.get("chat"), where=str(folder)),
     )
 
 

@@ -11,6 +11,7 @@ import jax
 import pytest
 from etils import epath
 
+from lacy_jax.checkpoints.chat_template import MOST_CHARACTERS, template_of_description
 from lacy_jax.checkpoints.format import META_FILE, read_config, read_meta
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.config import Config, ObjectiveConfig
@@ -194,3 +195,16 @@ def test_no_whole_step_is_one_line(small_run: Path, small_config: Config, small_
         load_model(str(workdir))
     with pytest.raises(CheckpointError, match=r"6 is not whole .* and no older step is"):
         train(small_config, prepared=small_data, workdir=str(workdir), reporter=Reporter(quiet=True))
+
+
+@pytest.mark.parametrize("entry", [[], "template", 7, {"source": "x"}, {"source": "x", "names": 7}])
+def test_a_chat_template_of_another_kind_is_one_line(entry: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"^here: the chat template in its description is of another kind$"):
+        template_of_description(entry, where="here")
+
+
+def test_what_is_no_chat_template_is_none() -> None:
+    assert template_of_description(None, where="here") is None
+    assert template_of_description({"source": "", "names": {}}, where="here") is None
+    with pytest.raises(CheckpointError, match="at most"):
+        template_of_description({"source": "x" * (MOST_CHARACTERS + 1), "names": {}}, where="here")
