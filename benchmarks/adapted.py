@@ -1,6 +1,6 @@
 """What an adapted model writes about people: alone, asking by its own uncertainty, and asking as it was adapted to.
 
-    python -m benchmarks.adapted --checkpoint=runs/smollm2 [--people=200] [--budget=0.22]
+    python -m benchmarks.adapted --checkpoint=runs/smollm2 [--people=200] [--budget=0.22] [--prices=0.3,0.4]
 
 The texts and the scores are those of `lacy_jax.evaluate --suite=real_text` (docs/real_text.md): the share of the claims
 that the person's article contains, with its 95% bootstrap interval over people. The partner is that of the checkpoint;
@@ -43,6 +43,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--people", type=int, default=200)
     parser.add_argument("--budget", type=float, default=0.22)
+    parser.add_argument("--prices", default="", help="further prices, separated by commas")
     given = parser.parse_args(words)
     slm = load_model(given.checkpoint)
     own = slm.config.cascade
@@ -56,8 +57,9 @@ def main(words: Sequence[str] | None = None) -> None:
         "alone": (own, 0.0),
         "by 1 - max p, all of the budget": (plain, given.budget),
         f"by {own.score}, gate {own.gate}, all of it": (quota, given.budget),
-        f"the same at price {own.price:g}": (own, given.budget),
     }
+    for price in [own.price, *map(float, filter(None, given.prices.split(",")))]:
+        ways[f"the same at price {price:g}"] = (dataclasses.replace(own, price=price), given.budget)
     found = {}
     for name, (settings, budget) in ways.items():
         started = time.monotonic()
@@ -72,7 +74,7 @@ def main(words: Sequence[str] | None = None) -> None:
             flush=True,
         )
     names = list(found)
-    for one, other in ((2, 0), (2, 1), (3, 0), (3, 2)):
+    for one, other in ((2, 0), (2, 1), *((number, 2) for number in range(3, len(names)))):
         middle, low, high = difference(found[names[one]], found[names[other]])
         print(f"claims supported, {names[one]} less {names[other]}: {middle:+.3f} ({low:+.3f} to {high:+.3f})")
 
