@@ -286,7 +286,7 @@ class CascadeConfig:
     policy: Policy = setting(
         "quantile",
         "quantile: the model calls at its highest scores, so the budget is spent. price: it calls where the score, a "
-        "probability, is above price; the budget is the most that is spent.",
+        "probability, is above price; the budget is the most that a long text spends.",
     )
     price: Share = setting(0.5, "price: the probability above which the model calls.")
     budget: Share = setting(0.22, "Share of the SLM's tokens to delegate.")

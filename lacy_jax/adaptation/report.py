@@ -82,8 +82,8 @@ def _asks(settings: CascadeConfig) -> str:
     if settings.policy == "quantile":
         return f"It asks at its highest scores, for {settings.budget:.0%} of the tokens."
     return (
-        f"It asks where the next token is a fact that it gets wrong with a probability above {settings.price:g}, for "
-        f"{settings.budget:.0%} of the tokens at most."
+        f"It asks where the next token is a fact that it gets wrong with a probability above {settings.price:g}. In a "
+        f"long text it delegates {settings.budget:.0%} of the tokens at most; a short one may spend more."
     )
 
 
