@@ -12,7 +12,7 @@ from dataclasses import replace
 from lacy_jax import flags
 from lacy_jax.config import AnnotateConfig, CascadeConfig, Config, CorpusConfig, Count, DataConfig, Positive, Share
 from lacy_jax.doors import Door, run
-from lacy_jax.errors import ConfigError
+from lacy_jax.errors import ConfigError, did_you_mean
 from lacy_jax.flags import Flag, Given
 from lacy_jax.folders import unwritable
 
@@ -42,7 +42,8 @@ def main(given: Given) -> int:
     from lacy_jax.evidence.pages.render import write_page
 
     config = given_config(given)
-    if problems := [*data_problems(config), *_unwritable(given)]:
+    problems = [each.replace("config.corpus.files:", f"--corpus={given.corpus}:") for each in data_problems(config)]
+    if problems := [*problems, *_unwritable(given)]:
         raise ConfigError(*problems)
     check_out(given.out)
     check_partner(config.cascade.partner)
@@ -73,7 +74,13 @@ def given_config(given: Given) -> Config:
     from lacy_jax.adaptation.run import HELD_OUT
     from lacy_jax.data.corpus import CORPORA
 
-    named = given.corpus in CORPORA.names()
+    known = CORPORA.names()
+    named = given.corpus in known
+    if not named and not any(each in given.corpus for each in "./*"):
+        raise ConfigError(
+            f"--corpus={given.corpus}: unknown corpus; allowed are {', '.join(known)}, and JSON lines as "
+            f"'FOLDER/*.jsonl'{did_you_mean(given.corpus, known)}"
+        )
     settings = {"name": given.corpus} if named else {"name": "jsonl", "files": given.corpus}
     corpus = CorpusConfig(**settings, validation_share=HELD_OUT)
     if not named:  # it may be of any size

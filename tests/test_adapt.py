@@ -174,7 +174,8 @@ def test_the_door_makes_a_checkpoint_that_generates_and_a_page(
     [
         (["--model=none.gguf", "--out=OUT"], "there is no such file"),
         (["--out=OUT"], "--model is needed"),
-        (["--model=MODEL", "--out=OUT", "--corpus=none.jsonl"], "none.jsonl"),
+        (["--model=MODEL", "--out=OUT", "--corpus=none.jsonl"], "adapt: --corpus=none.jsonl: no such file"),
+        (["--model=MODEL", "--out=OUT", "--corpus=vital"], "adapt: --corpus=vital: unknown corpus; allowed are"),
         (["--model=MODEL", "--out=OUT", "--partner=nobody"], "nobody"),
         (["--model=MODEL", "--out=MODEL"], "exists already"),
     ],

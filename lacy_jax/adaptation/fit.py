@@ -48,7 +48,7 @@ def with_call_row(slm: LoadedModel, weights_D: np.ndarray) -> LoadedModel:
 def _fit(states: States, labels: np.ndarray) -> tuple[np.ndarray, float]:
     """Weights float64[D] and bias of a logistic regression on hidden states."""
     if labels.all() or not labels.any():
-        raise DataError("adapt: all tokens of the documents have the same mark; give more documents, or other marks")
+        raise DataError("all tokens of the documents have the same mark; give more documents, or other marks")
     hidden_ND = states.hidden.astype(np.float32)
     mean_D, spread_D = hidden_ND.mean(axis=0), hidden_ND.std(axis=0) + 1e-6
     fitted = fit_logistic((hidden_ND - mean_D) / spread_D, labels)

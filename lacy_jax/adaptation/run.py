@@ -81,7 +81,7 @@ def adapt(
     tokens = score_documents(short, held_out)
     ranked = rankings(tokens, scores=SCORES, budget=config.cascade.budget)
     if not ranked:
-        raise DataError("adapt: no held-out target is factual and wrong; give more documents")
+        raise DataError("no held-out target is factual and wrong; give more documents")
     clock.stage("compare")
     policy: Policy = "quantile" if CALL_SCORES[ranked[0].score].threshold is None else "price"
     settings = dataclasses.replace(config.cascade, score=ranked[0].score, gate=ranked[0].gate, policy=policy)
@@ -143,7 +143,7 @@ def _documents(slm: LoadedModel, config: Config, *, count: int, reporter: Report
         if all(len(found[split]) == wanted[split] for split in found):
             break
     if not all(found.values()):
-        raise DataError(f"adapt: {len(source)} documents are too few to fit to some and to compare on others")
+        raise DataError(f"the corpus: {len(source)} documents are too few to fit to some and to compare on others")
     return found["train"], found["validation"]
 
 
