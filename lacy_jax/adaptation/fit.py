@@ -1,7 +1,7 @@
 """What is fitted on hidden states: the probe for facts and the row of `<CALL>`; and which score of calling is best."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +10,7 @@ from lacy_jax.adaptation.states import States
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import Gate, Score
 from lacy_jax.errors import DataError
-from lacy_jax.evidence.token_scores import Separation, TokenScores, separate
+from lacy_jax.evidence.token_scores import ENDINGS, Separation, TokenScores, separate
 from lacy_jax.model.probe import FactualProbe
 from lacy_jax.training.probe import fit_logistic
 
@@ -64,14 +64,18 @@ class Ranking:
     gate: Gate
     separation: Separation
 
+    @property
+    def name(self) -> str:
+        """Of its values in `TokenScores.scores`."""
+        return self.score + ENDINGS[self.gate]
+
 
 def rankings(tokens: TokenScores, *, scores: Sequence[Score], budget: float) -> list[Ranking]:
     """Every score alone and gated, the best first: by the area for targets that are factual and wrong."""
-    names: Mapping[Gate, str] = {"none": "", "factual": ", gated"}
     found = [
         Ranking(score, gate, separation)
         for score in scores
-        for gate, ending in names.items()
-        if (separation := separate(tokens, f"{score}{ending}", budget=budget)) is not None
+        for gate, ending in ENDINGS.items()
+        if (separation := separate(tokens, score + ending, budget=budget)) is not None
     ]
     return sorted(found, key=lambda each: -each.separation.area_both)

@@ -14,6 +14,7 @@ from lacy_jax.evidence.pages.curves import Chart
 from lacy_jax.evidence.pages.render import render
 from lacy_jax.evidence.reading import read_documents
 from lacy_jax.evidence.run_report.page import sample_view
+from lacy_jax.evidence.token_scores import ENDINGS
 from lacy_jax.measures import separation
 from lacy_jax.measures.intervals import bootstrap_area
 
@@ -22,7 +23,7 @@ ARTICLES_SHOWN = 6
 
 def title_of(ranking: Ranking) -> str:
     """`1 - max p, gated`."""
-    return CALL_SCORES[ranking.score].title + (", gated" if ranking.gate == "factual" else "")
+    return CALL_SCORES[ranking.score].title + ENDINGS[ranking.gate]
 
 
 def lines(found: Adapted) -> list[str]:
@@ -39,7 +40,7 @@ def lines(found: Adapted) -> list[str]:
     ]
     for each in [best] if best is own else [best, own]:
         s = each.separation
-        interval = bootstrap_area(found.tokens.scores[_key(each)], both, found.tokens.documents)
+        interval = bootstrap_area(found.tokens.scores[each.name], both, found.tokens.documents)
         said.append(
             f"{title_of(each):<20} ROC area {s.area_both:.3f} ({interval.low:.3f} to {interval.high:.3f}); of the "
             f"{budget:.0%} ranked highest {s.precision:.1%} are such, which are {s.recall:.1%} of all"
@@ -50,7 +51,7 @@ def lines(found: Adapted) -> list[str]:
 def page(found: Adapted, *, command: str) -> str:
     """The page as text."""
     best, budget = found.rankings[0], found.model.config.cascade.budget
-    scores, both = found.tokens.scores[_key(best)], found.tokens.factual & found.tokens.wrong
+    scores, both = found.tokens.scores[best.name], found.tokens.factual & found.tokens.wrong
     curve, point = separation.roc_curve(scores, both), separation.at_budget(scores, both, budget=budget)
     assert curve is not None
     ranked, partner = np.sort(scores), found.model.config.cascade.partner
@@ -97,7 +98,7 @@ class ArticleView:
 
 def _articles(found: Adapted, *, ranked: np.ndarray, budget: float) -> list[ArticleView]:
     """The first held-out articles, coloured by the best score."""
-    scores, documents = found.tokens.scores[_key(found.rankings[0])], found.tokens.documents
+    scores, documents = found.tokens.scores[found.rankings[0].name], found.tokens.documents
     views = []
     for number, reading in enumerate(read_documents(found.as_read, found.held_out[:ARTICLES_SHOWN])):
         shown = np.diff(reading.starts, prepend=-1) > 0
@@ -116,8 +117,3 @@ def _articles(found: Adapted, *, ranked: np.ndarray, budget: float) -> list[Arti
 
 def _uncertainty(found: Adapted) -> Ranking:
     return next(each for each in found.rankings if (each.score, each.gate) == (UNCERTAINTY, "none"))
-
-
-def _key(ranking: Ranking) -> str:
-    """The name of its values in `TokenScores.scores`."""
-    return ranking.score + (", gated" if ranking.gate == "factual" else "")

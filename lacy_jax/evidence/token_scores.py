@@ -11,11 +11,14 @@ import numpy as np
 
 from lacy_jax.cascade.scores import CALL_SCORES, score_of
 from lacy_jax.checkpoints.loading import LoadedModel
+from lacy_jax.config import Gate
 from lacy_jax.data.documents import Document, Spans
 from lacy_jax.errors import DataError
 from lacy_jax.evidence.reading import OTHER, read_documents
 from lacy_jax.measures import separation
 from lacy_jax.measures.intervals import Interval, bootstrap_area, bootstrap_interval
+
+ENDINGS: Mapping[Gate, str] = {"none": "", "factual": ", gated"}  # of a score's name, by its gate
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +47,8 @@ def cascade_scores(slm: LoadedModel, said: Mapping[str, np.ndarray]) -> dict[str
     scores = {"probe": said["factual"]}
     for name, score in CALL_SCORES.items():
         if score.ranks_as is None and (slm.learned_to_call or not score.needs_call):
-            scores[name] = np.asarray(score_of(name, said, gate="none"))
-            scores[f"{name}, gated"] = np.asarray(score_of(name, said, gate="factual"))
+            for gate, ending in ENDINGS.items():
+                scores[name + ending] = np.asarray(score_of(name, said, gate=gate))
     return scores
 
 

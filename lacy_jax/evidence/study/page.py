@@ -22,6 +22,7 @@ from lacy_jax.evidence.pages.render import render, write_page
 from lacy_jax.evidence.reading import OTHER
 from lacy_jax.evidence.study.plan import Study
 from lacy_jax.evidence.study.results import Mean, Results, Tested, read_results
+from lacy_jax.evidence.token_scores import ENDINGS
 
 COLUMNS = (
     "strict",
@@ -173,7 +174,7 @@ def delegated_rows(results: Results) -> list[Row]:
     rows, budget = [], f"{results.study.main_budget:g}"
     for arm, decode_name in dict.fromkeys((*results.study.curves, *results.study.variants)):
         decode = results.study.decode(arm, decode_name)
-        name = results.token_score(arm, decode.score) + (", gated" if decode.gate == "factual" else "")
+        name = results.token_score(arm, decode.score) + ENDINGS[decode.gate]
         cells = []
         for kind in (*RELATIONS, OTHER):
             value = results.token(arm, "scores", name, budget, "called", kind)
@@ -242,7 +243,7 @@ def _line_label(study: Study, arm: str, decode: Decode) -> str:
     chosen = study.arm(arm)
     if decode.partner in chosen.partners:
         partner = study.arm(decode.partner)
-        how = (", gated" if decode.gate == "factual" else "") + f": {partner.label or partner.title}"
+        how = ENDINGS[decode.gate] + f": {partner.label or partner.title}"
     else:
         how = {"log_odds": "", "confidence": ", 1 - p"}.get(decode.name, f", {decode.name.replace('_', ' ')}")
     return (chosen.label or chosen.title) + how
