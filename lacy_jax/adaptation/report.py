@@ -1,9 +1,6 @@
 """What an adaptation shows: lines for a terminal, and a page."""
 
-from dataclasses import dataclass
-
 import numpy as np
-from markupsafe import Markup
 
 from lacy_jax.adaptation.fit import Ranking
 from lacy_jax.adaptation.run import UNCERTAINTY, Adapted
@@ -13,7 +10,8 @@ from lacy_jax.evidence.pages import charts, tokens
 from lacy_jax.evidence.pages.curves import Chart
 from lacy_jax.evidence.pages.render import render
 from lacy_jax.evidence.reading import read_documents
-from lacy_jax.evidence.run_report.page import sample_view
+from lacy_jax.evidence.run_report.page import ArticleView, article_view, sample_view
+from lacy_jax.evidence.run_report.samples import article_of
 from lacy_jax.evidence.token_scores import ENDINGS
 from lacy_jax.measures import separation
 from lacy_jax.measures.intervals import bootstrap_area
@@ -88,31 +86,12 @@ def _asks(settings: CascadeConfig) -> str:
     )
 
 
-@dataclass(frozen=True)
-class ArticleView:
-    """A held-out article, ready for the page."""
-
-    title: str
-    text: Markup
-
-
 def _articles(found: Adapted, *, ranked: np.ndarray, budget: float) -> list[ArticleView]:
     """The first held-out articles, coloured by the best score."""
     scores, documents = found.tokens.scores[found.rankings[0].name], found.tokens.documents
-    views = []
-    for number, reading in enumerate(read_documents(found.as_read, found.held_out[:ARTICLES_SHOWN])):
-        shown = np.diff(reading.starts, prepend=-1) > 0
-        spans = zip(reading.starts, reading.ends, shown, strict=True)
-        text = tokens.coloured(
-            [reading.text[start:end] if show else "" for start, end, show in spans],
-            call_scores=scores[documents == number],
-            factual=reading.factual,
-            losses=reading.said.nll,
-            ranked=ranked,
-            budget=budget,
-        )
-        views.append(ArticleView(reading.document.title or reading.document.id, text))
-    return views
+    readings = read_documents(found.as_read, found.held_out[:ARTICLES_SHOWN])
+    articles = [article_of(reading, scores[documents == number]) for number, reading in enumerate(readings)]
+    return [article_view(article, ranked=ranked, budget=budget) for article in articles]
 
 
 def _uncertainty(found: Adapted) -> Ranking:

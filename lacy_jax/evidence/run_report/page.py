@@ -59,7 +59,8 @@ class ArticleScores:
     Attributes:
       title: of the article.
       tokens: N token texts in order; together they are the text.
-      call_scores: float[N], log-odds of `<CALL>` where the token was to be predicted; NaN where there is none.
+      call_scores: float[N], the score of calling where the token was to be predicted, such as the log-odds of `<CALL>`;
+        NaN where there is none.
       factual: bool[N].
       losses: float[N], NLL of the token without `<CALL>`, in nats; NaN where it was not predicted.
 

@@ -14,17 +14,18 @@ PROMPT_WORDS = 6
 
 def article_scores(slm: LoadedModel, documents: Sequence[tuple[Document, Spans]]) -> list[ArticleScores]:
     """Call score, loss and factual flag of each document's first `context` tokens; `documents` carry selected spans."""
-    return [_article(reading) for reading in read_documents(slm, documents)]
+    return [article_of(reading, reading.said.call["call_score"]) for reading in read_documents(slm, documents)]
 
 
-def _article(reading: Reading) -> ArticleScores:
+def article_of(reading: Reading, call_scores: np.ndarray) -> ArticleScores:
+    """A document that was read, with float[N] scores of calling for its N targets."""
     # Bytes of one character share its span; the first of them shows it.
     shown = np.diff(reading.starts, prepend=-1) > 0
     spans = zip(reading.starts, reading.ends, shown, strict=True)
     return ArticleScores(
         title=reading.document.title or reading.document.id,
         tokens=[reading.text[start:end] if show else "" for start, end, show in spans],
-        call_scores=reading.said.call["call_score"],
+        call_scores=call_scores,
         factual=reading.factual,
         losses=reading.said.nll,
     )
