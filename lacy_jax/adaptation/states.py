@@ -13,14 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lacy_jax.cascade.decoding.engine import encode_text
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import ModelConfig
 from lacy_jax.data.documents import Document, Spans, full_text
 from lacy_jax.data.factual import factual_tokens
 from lacy_jax.data.files import write_whole
 from lacy_jax.data.tokenizer import TextTokenizer
-from lacy_jax.evidence.reading import LENGTH_STEP, ROWS
+from lacy_jax.evidence.reading import ROWS, as_batch
 from lacy_jax.model import decoder
 from lacy_jax.model.precision import product_precision
 
@@ -80,11 +79,7 @@ def _row(tokenizer: TextTokenizer, document: Document, spans: Spans, *, most: in
 
 
 def _read_group(slm: LoadedModel, group: Sequence[_Row]) -> _Chunk:
-    length = -(-max(1, *(len(ids) for ids, _ in group)) // LENGTH_STEP) * LENGTH_STEP
-    tokens_BT = np.full((ROWS, min(length, slm.model.context) + 1), slm.tokenizer.end_id, np.int32)
-    tokens_BT[:, 0] = encode_text(slm.tokenizer, "")[0]
-    for row, (ids, _) in enumerate(group):
-        tokens_BT[row, 1 : 1 + len(ids)] = ids
+    tokens_BT = as_batch(slm.tokenizer, [ids for ids, _ in group], context=slm.model.context)
     hidden_BTD, best_BT = jax.device_get(
         _final_states(slm.params, tokens_BT[:, :-1], config=slm.model, call_id=slm.tokenizer.call_id)
     )

@@ -17,7 +17,7 @@ from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import ModelConfig
 from lacy_jax.data.documents import Document, Spans, full_text
 from lacy_jax.data.factual import factual_tokens
-from lacy_jax.data.tokenizer import Encoding
+from lacy_jax.data.tokenizer import Encoding, TextTokenizer
 from lacy_jax.model import decoder
 from lacy_jax.model.precision import product_precision
 from lacy_jax.model.probe import probe_weights
@@ -74,13 +74,7 @@ def read_documents(slm: LoadedModel, documents: Sequence[tuple[Document, Spans]]
     for first in range(0, len(documents), ROWS):
         group = documents[first : first + ROWS]
         encodings = [_cut(tokenizer.encode(full_text(document)), context) for document, _ in group]
-        longest = max(map(len, encodings))
-        length = min(context, -(-max(1, longest) // LENGTH_STEP) * LENGTH_STEP)  # a program is compiled for each
-        tokens_BT = np.full((ROWS, length + 1), tokenizer.end_id, np.int32)
-        tokens_BT[:, 0] = encode_text(tokenizer, "")[0]
-        for row, encoding in enumerate(encodings):
-            tokens_BT[row, 1 : 1 + len(encoding)] = encoding.ids
-        said = read_tokens(slm, tokens_BT)
+        said = read_tokens(slm, as_batch(tokenizer, [encoding.ids for encoding in encodings], context=context))
         for row, ((document, spans), encoding) in enumerate(zip(group, encodings, strict=True)):
             own = row, slice(len(encoding))
             readings.append(
@@ -95,6 +89,21 @@ def read_documents(slm: LoadedModel, documents: Sequence[tuple[Document, Spans]]
                 )
             )
     return readings
+
+
+def as_batch(tokenizer: TextTokenizer, texts: Sequence[np.ndarray], *, context: int) -> np.ndarray:
+    """int32 [ROWS, T + 1]: the first token of any text, then the ids of each of ROWS texts or fewer, filled up.
+
+    Args:
+        texts: int32[N] each, N at most `context`.
+    """
+    longest = max(map(len, texts))
+    length = min(context, -(-max(1, longest) // LENGTH_STEP) * LENGTH_STEP)  # a program is compiled for each
+    tokens_BT = np.full((ROWS, length + 1), tokenizer.end_id, np.int32)
+    tokens_BT[:, 0] = encode_text(tokenizer, "")[0]
+    for row, ids in enumerate(texts):
+        tokens_BT[row, 1 : 1 + len(ids)] = ids
+    return tokens_BT
 
 
 def read_tokens(slm: LoadedModel, tokens: np.ndarray) -> Said:
