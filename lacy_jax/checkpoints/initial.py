@@ -13,7 +13,7 @@ from etils import epath
 
 from lacy_jax.checkpoints.foreign import open_foreign
 from lacy_jax.checkpoints.format import first_readable, kind_of, read_config, read_meta, read_tokenizer
-from lacy_jax.checkpoints.loading import load_model
+from lacy_jax.checkpoints.loading import load_model, shortened
 from lacy_jax.checks import parse
 from lacy_jax.config import Config, ModelConfig, config_to_dict
 from lacy_jax.data.tokenizer import TextTokenizer
@@ -93,10 +93,9 @@ def initial_params(config: Config) -> dict[str, Any]:
     own = {name: getattr(config.model, name) for name in OWN}
     if dataclasses.replace(loaded.model, **own) != config.model:
         raise CheckpointError(f"config.model.initial: {loaded.path} is another model than when this run was set up")
-    params: dict[str, Any] = jax.tree.map(np.asarray, loaded.params)
-    if config.model.positions == "learned":  # on the host: a run's mesh may be others' devices
-        positions = params["positions"]["embedding"][: config.model.context]
-        params = {**params, "positions": {**params["positions"], "embedding": positions}}
+    # On the host: a run's mesh may be others' devices.
+    on_host = dataclasses.replace(loaded, params=jax.tree.map(np.asarray, loaded.params))
+    params: dict[str, Any] = shortened(on_host, context=config.model.context).params
     if not loaded.family:
         return params
     call_id, tables = loaded.tokenizer.call_id, {"embedding", "output"} & params.keys()
