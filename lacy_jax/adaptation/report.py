@@ -60,10 +60,9 @@ def page(found: Adapted, *, command: str) -> str:
         rows=[(title_of(each), each.separation) for each in found.rankings],
         roc=Chart(
             "ROC curve",
-            "Missed: facts that the model gets wrong.",
+            f"Missed: facts that the model gets wrong. By {title_of(best)}.",
             charts.roc_chart(curve, at=point, positive="missed"),
         ),
-        best=title_of(best),
         articles=_articles(found, ranked=ranked, budget=budget),
         legend=tokens.legend(budget),
         budget=charts.percent(budget),
