@@ -355,4 +355,4 @@ def roc_chart(curve: separation.RocCurve, *, at: separation.BudgetPoint | None, 
             parts.append(
                 tag("text", text, x=x.end + 14, y=TOP + 72 + 16 * index, class_="note" if index else "name s-call")
             )
-    return figure(join(parts), label=f"ROC curve of call scores for factual tokens, area {curve.area:.3f}")
+    return figure(join(parts), label=f"ROC curve of call scores for {positive} tokens, area {curve.area:.3f}")
