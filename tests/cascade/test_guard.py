@@ -18,6 +18,7 @@ from lacy_jax.cascade.partners.guard import (
     PartnerStatistics,
     usable,
 )
+from tests.waiting import until
 
 
 class Scripted:
@@ -78,14 +79,6 @@ def clock() -> Iterator[Manual]:
     clock = Manual()
     yield clock
     clock.advance(1e6)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Waits for what comes in the end; a minute without it is a failure."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def threads_of(name: str) -> list[str]:

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,6 +34,7 @@ from tests.cascade.http_server import (
     time_is_over_for_what_hangs,
     together,
 )
+from tests.waiting import until
 
 SECRET = "sk-very-secret-0123456789"
 
@@ -451,14 +451,6 @@ def test_a_text_that_hangs_among_others_leaves_the_server_in_use(
     partner = made(clock=Manual())
     for _ in range(2):
         assert partner.complete(["a", "1"]) == ["", " Answer1"]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Waits for what comes in the end; a minute without it is a failure."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_a_host_that_never_speaks(made: Made) -> None:

@@ -5,8 +5,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,14 +12,7 @@ import pytest
 from lacy_jax import doors
 from lacy_jax.doors import TERMINATED, Door
 from lacy_jax.runtime.parent import run_child
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Waits for what comes in the end; a minute without it is a failure."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+from tests.waiting import until
 
 
 def lives(process: int) -> bool:
