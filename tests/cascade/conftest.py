@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from lacy_jax.cascade.partners.guard import Clock
+from lacy_jax.cascade.partners.http import HttpPartner
+from lacy_jax.cascade.remote.address import Address
 from lacy_jax.checkpoints.format import META_FILE, model_meta
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.config import Config, ModelConfig
+from lacy_jax.config import Config, ModelConfig, Span
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
 from lacy_jax.model import decoder
+from tests.cascade.http_server import Made, Server, serving
 
 TEXTS = (
     "Albert Einstein was born in Ulm on 14 March 1879, and died in Princeton on 18 April 1955.",
@@ -88,3 +92,43 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A completions server, which the http partner tries again soon; no key for it is in the environment."""
+    for name in ("LACY_PARTNER_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("lacy_jax.cascade.remote.server.BACKOFF_SECONDS", 0.01)
+    for name in ("LIST_SECONDS", "QUESTION_SECONDS"):  # a busy machine is no server that hangs
+        monkeypatch.setattr(f"lacy_jax.cascade.partners.http.{name}", 60.0)
+    with serving(Server()) as running:
+        yield running
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the partner slept between tries, in seconds; it does not really sleep."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr("lacy_jax.cascade.partners.http.asyncio.sleep", sleep)
+    return slept
+
+
+@pytest.fixture
+def made(server: Server) -> Iterator[Made]:
+    partners = []
+
+    def make(
+        span: Span = "word", *, url: str = "", timeout: float = 60.0, clock: Clock | None = None, **address: Any
+    ) -> HttpPartner:
+        where = Address(url or server.url, **address)
+        partners.append(HttpPartner(where, span=span, timeout=timeout, clock=clock))
+        return partners[-1]
+
+    yield make
+    for partner in partners:
+        partner.close()

@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from lacy_jax.cascade.partners.http import QUESTION, HttpPartner
+
 WAIT = asyncio.wait  # as it is before a test changes it
 Answer = Callable[["Handler", dict[str, Any], int], None]
+Made = Callable[..., HttpPartner]  # the fixture `made`
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -168,3 +171,13 @@ def serving(server: Server) -> Iterator[Server]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def posts(server: Server) -> list[dict[str, Any]]:
+    """The questions, less the small one at the start."""
+    return [body for _, body, _ in server.requests if body and body["prompt"] != QUESTION]
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Our own warnings; asyncio's, about tasks of an earlier test, may come at any time."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith("lacy_jax")]
