@@ -9,7 +9,6 @@ from lacy_jax.config import CascadeConfig
 from lacy_jax.evidence.pages import charts, tokens
 from lacy_jax.evidence.pages.curves import Chart
 from lacy_jax.evidence.pages.render import render
-from lacy_jax.evidence.reading import read_documents
 from lacy_jax.evidence.run_report.page import ArticleView, article_view, sample_view
 from lacy_jax.evidence.run_report.samples import article_of
 from lacy_jax.evidence.token_scores import ENDINGS
@@ -28,12 +27,11 @@ def lines(found: Adapted) -> list[str]:
     """What is said at the end: the best way to call beside the model's own uncertainty."""
     best, own = found.rankings[0], _uncertainty(found)
     budget = found.model.config.cascade.budget
-    train, held_out = found.documents
     both = found.tokens.factual & found.tokens.wrong
     said = [
-        f"{held_out} held-out documents, {len(both):,} tokens: {found.tokens.factual.mean():.1%} are facts, "
+        f"{len(found.readings)} held-out documents, {len(both):,} tokens: {found.tokens.factual.mean():.1%} are facts, "
         f"{both.mean():.1%} are facts that the model gets wrong",
-        f"fitted to {train} documents, {found.fitted:,} tokens, in {sum(found.seconds.values()):.0f} s: "
+        f"fitted to {found.documents} documents, {found.fitted:,} tokens, in {sum(found.seconds.values()):.0f} s: "
         + ", ".join(f"{name} {seconds:.0f}" for name, seconds in found.seconds.items()),
     ]
     for each in [best] if best is own else [best, own]:
@@ -88,8 +86,8 @@ def _asks(settings: CascadeConfig) -> str:
 def _articles(found: Adapted, *, ranked: np.ndarray, budget: float) -> list[ArticleView]:
     """The first held-out articles, coloured by the best score."""
     scores, documents = found.tokens.scores[found.rankings[0].name], found.tokens.documents
-    readings = read_documents(found.as_read, found.held_out[:ARTICLES_SHOWN])
-    articles = [article_of(reading, scores[documents == number]) for number, reading in enumerate(readings)]
+    shown = found.readings[:ARTICLES_SHOWN]
+    articles = [article_of(reading, scores[documents == number]) for number, reading in enumerate(shown)]
     return [article_view(article, ranked=ranked, budget=budget) for article in articles]
 
 

@@ -20,8 +20,9 @@ from lacy_jax.data.documents import Document, Spans, split_of
 from lacy_jax.data.factual import select_spans
 from lacy_jax.data.prepare import annotated_documents, source_fingerprint
 from lacy_jax.errors import DataError
+from lacy_jax.evidence.reading import Reading, read_documents
 from lacy_jax.evidence.run_report.samples import prompt_of
-from lacy_jax.evidence.token_scores import TokenScores, score_documents
+from lacy_jax.evidence.token_scores import TokenScores, scores_of
 
 CONTEXT = 256  # tokens of a document that are read
 HELD_OUT = 0.2  # share of the documents that nothing is fitted to; it holds the held-out ones of a smaller share
@@ -35,18 +36,17 @@ Marked = list[tuple[Document, Spans]]
 class Adapted:
     """What came of it.
 
-    model: what was saved. as_read: the same with the context, and in the type, in which documents were read.
-    rankings: the ways to call, best first, the first of them its setting. tokens: the held-out targets that they were
-    compared on. documents: how many were read to fit, and to compare. fitted: targets fitted to.
+    model: what was saved.
+    rankings: the ways to call, best first, the first of them its setting. readings, tokens: of the held-out documents
+    that they were compared on. documents: how many were read to fit. fitted: targets fitted to.
     samples: (alone, in the cascade) for each prompt. seconds: wall time by stage.
     """
 
     model: LoadedModel
-    as_read: LoadedModel
     rankings: list[Ranking]
+    readings: list[Reading]
     tokens: TokenScores
-    held_out: Marked
-    documents: tuple[int, int]
+    documents: int
     fitted: int
     samples: list[tuple[Completion, Completion]]
     seconds: dict[str, float]
@@ -78,7 +78,8 @@ def adapt(
     short = with_call_row(short, call_row)
     reporter.update("fit", 2, 2)
     clock.stage("fit")
-    tokens = score_documents(short, held_out)
+    readings = read_documents(short, held_out)
+    tokens = scores_of(short, readings)
     ranked = rankings(tokens, scores=SCORES, budget=config.cascade.budget)
     if not ranked:
         raise DataError("no held-out target is factual and wrong; give more documents")
@@ -109,7 +110,14 @@ def adapt(
     samples = _samples(model, partner, openings, reporter=reporter)
     clock.stage("samples")
     return Adapted(
-        model, short, ranked, tokens, held_out, (len(train), len(held_out)), len(states.wrong), samples, clock.seconds
+        model=model,
+        rankings=ranked,
+        readings=readings,
+        tokens=tokens,
+        documents=len(train),
+        fitted=len(states.wrong),
+        samples=samples,
+        seconds=clock.seconds,
     )
 
 

@@ -4,7 +4,7 @@ Teacher-forced: cheap, and the same text for every model. `benchmarks/scores.py`
 for the closed world, where every factual token is known.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import Gate
 from lacy_jax.data.documents import Document, Spans
 from lacy_jax.errors import DataError
-from lacy_jax.evidence.reading import OTHER, read_documents
+from lacy_jax.evidence.reading import OTHER, Reading, read_documents
 from lacy_jax.measures import separation
 from lacy_jax.measures.intervals import Interval, bootstrap_area, bootstrap_interval
 
@@ -61,6 +61,11 @@ def score_documents(slm: LoadedModel, documents: Iterable[tuple[Document, Spans]
     readings = read_documents(slm, list(documents))
     if not readings:
         raise DataError("no held-out document to read; raise corpus.validation_share, or take more documents")
+    return scores_of(slm, readings)
+
+
+def scores_of(slm: LoadedModel, readings: Sequence[Reading]) -> TokenScores:
+    """The targets of documents that the model has read, at least one."""
     said = {name: np.concatenate([each.said.call[name] for each in readings]) for name in readings[0].said.call}
     return TokenScores(
         kinds=np.concatenate([each.kinds for each in readings]),
