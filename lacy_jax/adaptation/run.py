@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -136,18 +135,13 @@ def _learned(config: Config) -> Config:
 def _documents(slm: LoadedModel, config: Config, *, count: int, reporter: Reporter) -> tuple[Marked, Marked]:
     """Documents to fit and to compare on, in a fixed random order, each with the spans that the rule calls factual."""
     source = annotated_documents(config, tokenizer=slm.tokenizer, progress=reporter.update)
-
-    def chosen() -> Iterator[tuple[Document, Spans]]:
-        for index in np.random.default_rng(0).permutation(len(source)).tolist():
-            document, spans = source[index]
-            yield document, select_spans(spans, config.rule)
-
     found: dict[str, Marked] = {"train": [], "validation": []}
     wanted = {"train": count - round(HELD_OUT * count), "validation": max(1, round(HELD_OUT * count))}
-    for document, spans in chosen():
+    for index in np.random.default_rng(0).permutation(len(source)).tolist():
+        document, spans = source[index]
         split = split_of(document.id, validation_share=HELD_OUT)
         if len(found[split]) < wanted[split]:
-            found[split].append((document, spans))
+            found[split].append((document, select_spans(spans, config.rule)))
         if all(len(found[split]) == wanted[split] for split in found):
             break
     if not all(found.values()):
