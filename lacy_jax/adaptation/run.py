@@ -15,6 +15,7 @@ from lacy_jax.checkpoints.format import model_meta
 from lacy_jax.checkpoints.loading import LoadedModel, shortened
 from lacy_jax.config import Config, ObjectiveConfig, Policy, Score
 from lacy_jax.console import Reporter
+from lacy_jax.data.datasets import Fingerprint
 from lacy_jax.data.documents import Document, Spans, split_of
 from lacy_jax.data.factual import select_spans
 from lacy_jax.data.prepare import annotated_documents, source_fingerprint
@@ -83,27 +84,9 @@ def adapt(
     if not ranked:
         raise DataError("no held-out target is factual and wrong; give more documents")
     clock.stage("compare")
-    policy: Policy = "quantile" if CALL_SCORES[ranked[0].score].threshold is None else "price"
-    settings = dataclasses.replace(config.cascade, score=ranked[0].score, gate=ranked[0].gate, policy=policy)
-    own = dataclasses.replace(
-        _learned(slm.config),
-        name=f"{slm.config.name}-adapted",
-        corpus=config.corpus,
-        annotate=config.annotate,
-        data=config.data,
-        cascade=settings,
-    )
+    own = _own_settings(slm, config, best=ranked[0])
     model = with_call_row(dataclasses.replace(slm, config=own, factual_probe=probe, family=""), call_row)
-    meta = model_meta(
-        own,
-        tokenizer=slm.tokenizer,
-        step=slm.step,
-        data=source_fingerprint(config),
-        call_scores=np.quantile(tokens.scores["call_score"], np.linspace(0, 1, 201)).tolist(),
-        factual_probe=probe,
-        chat=slm.chat,
-    )
-    write_export(out, params=model.params, tokenizer=slm.tokenizer, meta=meta)
+    _save(model, out=out, data=source_fingerprint(config), call_scores=tokens.scores["call_score"])
     clock.stage("save")
     openings = [prompt_of(document) for document, _ in held_out[: config.cascade.samples]]
     samples = _samples(model, partner, openings, reporter=reporter)
@@ -130,6 +113,32 @@ def _as_read(slm: LoadedModel) -> LoadedModel:
 def _learned(config: Config) -> Config:
     """The settings of a model that was taught `<CALL>` at all facts."""
     return dataclasses.replace(config, objective=ObjectiveConfig(rule="factual", rate=1.0))
+
+
+def _own_settings(slm: LoadedModel, config: Config, *, best: Ranking) -> Config:
+    """The settings of the checkpoint: it calls by the best ranking, at a price where that stands for a probability."""
+    policy: Policy = "quantile" if CALL_SCORES[best.score].threshold is None else "price"
+    return dataclasses.replace(
+        _learned(slm.config),
+        name=f"{slm.config.name}-adapted",
+        corpus=config.corpus,
+        annotate=config.annotate,
+        data=config.data,
+        cascade=dataclasses.replace(config.cascade, score=best.score, gate=best.gate, policy=policy),
+    )
+
+
+def _save(model: LoadedModel, *, out: str, data: Fingerprint, call_scores: np.ndarray) -> None:
+    meta = model_meta(
+        model.config,
+        tokenizer=model.tokenizer,
+        step=model.step,
+        data=data,
+        call_scores=np.quantile(call_scores, np.linspace(0, 1, 201)).tolist(),
+        factual_probe=model.factual_probe,
+        chat=model.chat,
+    )
+    write_export(out, params=model.params, tokenizer=model.tokenizer, meta=meta)
 
 
 def _documents(slm: LoadedModel, config: Config, *, count: int, reporter: Reporter) -> tuple[Marked, Marked]:
