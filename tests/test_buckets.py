@@ -72,6 +72,12 @@ def objects(folder: str) -> list[str]:
     return [name.removeprefix(f"{root}/") for name in files.find(root)]
 
 
+def put(folder: Path, *, to: str) -> None:
+    """Copies all files of a folder below an address."""
+    files, root = fsspec.url_to_fs(to)
+    files.put(f"{folder}/", f"{root}/", recursive=True)
+
+
 def test_a_path_in_a_bucket_stays_one() -> None:
     assert str(absolute("gs://a/b").parent / "c") == "gs://a/c"
     assert str(absolute("s3://a/b")) == "s3://a/b"
@@ -117,8 +123,7 @@ def test_a_run_in_a_bucket(
 
 
 def test_a_save_that_was_cut_off_is_no_checkpoint(bucket: str, small_run: Path) -> None:
-    files, _ = fsspec.url_to_fs(bucket)
-    files.put(f"{small_run}/checkpoints/", f"{bucket}/cut/checkpoints/", recursive=True)
+    put(small_run / "checkpoints", to=f"{bucket}/cut/checkpoints")
     newest = absolute(f"{bucket}/cut/checkpoints/6")
     assert find_checkpoint(f"{bucket}/cut") == newest
     (newest / "commit_success.txt").unlink()
@@ -153,9 +158,8 @@ def test_prepared_data_is_copied_once(
     bucket: str, small_config: Config, small_data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LACY_CACHE", str(tmp_path))
-    files, _ = fsspec.url_to_fs(bucket)
     there = f"{bucket}/data/packed/small-1/1.0.0"
-    files.put(f"{small_data.packed.directory}/", f"{there}/", recursive=True)
+    put(small_data.packed.directory, to=there)
     config = Config(**{**vars(small_config), "data": {**vars(small_config.data), "packed": there}})
     assert list(data_problems(config)) == []
     said: list[tuple[str, int, int | None]] = []
@@ -217,8 +221,7 @@ def test_a_step_that_is_not_whole_is_set_aside_there(
     bucket: str, small_config: Config, small_data: Prepared, small_run: Path
 ) -> None:
     workdir = f"{bucket}/aside"
-    files, _ = fsspec.url_to_fs(bucket)
-    files.put(f"{small_run}/", f"{workdir}/", recursive=True)
+    put(small_run, to=workdir)
     (absolute(workdir) / "checkpoints/6/train/manifest.ocdbt").unlink()
     kept = set(objects(f"{workdir}/checkpoints/6"))
     result = train(small_config, prepared=small_data, workdir=workdir, reporter=Reporter())
@@ -232,8 +235,7 @@ def test_a_step_whose_arrays_are_damaged_is_set_aside_there(
     bucket: str, small_config: Config, small_data: Prepared, small_run: Path
 ) -> None:
     workdir = f"{bucket}/damaged"
-    files, _ = fsspec.url_to_fs(bucket)
-    files.put(f"{small_run}/", f"{workdir}/", recursive=True)
+    put(small_run, to=workdir)
     cut_arrays(f"{workdir}/checkpoints/6/train")
     assert train(small_config, prepared=small_data, workdir=workdir, reporter=Reporter()).step == 6
     assert objects(f"{workdir}/checkpoints/6.incomplete")
@@ -342,9 +344,8 @@ def test_killed_while_saving_to_a_bucket_and_gone_on_with(
     bucket: str, small_config: Config, small_data: Prepared, small_run: Path, tmp_path: Path
 ) -> None:
     """The commands as a user runs them: data from a bucket, a run killed in a save, resumed, served, exported."""
-    files, _ = fsspec.url_to_fs(bucket)
     packed, workdir = f"{bucket}/all/data/packed/small-1/1.0.0", f"{bucket}/all/run"
-    files.put(f"{small_data.packed.directory}/", f"{packed}/", recursive=True)
+    put(small_data.packed.directory, to=packed)
     config = tmp_path / "small.py"
     own = {name: value for name, value in config_to_dict(small_config).items() if name != "method"}
     config.write_text(
