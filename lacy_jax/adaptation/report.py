@@ -25,7 +25,6 @@ def title_of(ranking: Ranking) -> str:
 
 def lines(found: Adapted) -> list[str]:
     """What is said at the end: the best way to call beside the model's own uncertainty."""
-    best, own = found.rankings[0], _uncertainty(found)
     budget = found.model.config.cascade.budget
     both = found.tokens.factual & found.tokens.wrong
     said = [
@@ -34,7 +33,7 @@ def lines(found: Adapted) -> list[str]:
         f"fitted to {found.documents} documents, {found.fitted:,} tokens, in {sum(found.seconds.values()):.0f} s: "
         + ", ".join(f"{name} {seconds:.0f}" for name, seconds in found.seconds.items()),
     ]
-    for each in [best] if best is own else [best, own]:
+    for each in _compared(found):
         s = each.separation
         interval = bootstrap_area(found.tokens.scores[each.name], both, found.tokens.documents)
         said.append(
@@ -47,20 +46,13 @@ def lines(found: Adapted) -> list[str]:
 def page(found: Adapted, *, command: str) -> str:
     """The page as text."""
     best, budget = found.rankings[0], found.model.config.cascade.budget
-    scores, both = found.tokens.scores[best.name], found.tokens.factual & found.tokens.wrong
-    curve, point = separation.roc_curve(scores, both), separation.at_budget(scores, both, budget=budget)
-    assert curve is not None
-    ranked, partner = np.sort(scores), found.model.config.cascade.partner
+    ranked, partner = np.sort(found.tokens.scores[best.name]), found.model.config.cascade.partner
     return render(
         "adapt.html",
         name=found.model.config.name,
         lines=lines(found),
         rows=[(title_of(each), each.separation) for each in found.rankings],
-        roc=Chart(
-            "ROC curve",
-            f"Missed: facts that the model gets wrong. By {title_of(best)}.",
-            charts.roc_chart(curve, at=point, positive="missed"),
-        ),
+        curves=[_roc(found, each, budget=budget) for each in _compared(found)],
         articles=_articles(found, ranked=ranked, budget=budget),
         legend=tokens.legend(budget),
         budget=charts.percent(budget),
@@ -91,5 +83,17 @@ def _articles(found: Adapted, *, ranked: np.ndarray, budget: float) -> list[Arti
     return [article_view(article, ranked=ranked, budget=budget) for article in articles]
 
 
-def _uncertainty(found: Adapted) -> Ranking:
-    return next(each for each in found.rankings if (each.score, each.gate) == (UNCERTAINTY, "none"))
+def _compared(found: Adapted) -> list[Ranking]:
+    """The best way to call, and the model's own uncertainty where that is another."""
+    own = next(each for each in found.rankings if (each.score, each.gate) == (UNCERTAINTY, "none"))
+    best = found.rankings[0]
+    return [best] if best is own else [best, own]
+
+
+def _roc(found: Adapted, ranking: Ranking, *, budget: float) -> Chart:
+    """The ROC curve of a way to call."""
+    scores, needed = found.tokens.scores[ranking.name], found.tokens.factual & found.tokens.wrong
+    curve, point = separation.roc_curve(scores, needed), separation.at_budget(scores, needed, budget=budget)
+    assert curve is not None  # it has a separation
+    caption = "A call is needed where the next token is a fact that the model gets wrong."
+    return Chart(f"Ranked by {title_of(ranking)}", caption, charts.roc_chart(curve, at=point, positive="needed"))
