@@ -38,7 +38,7 @@ _FLAGS = (
 
 def main(given: Given) -> int:
     """Serves until a signal ends it; returns 1 where it cannot start."""
-    logging.basicConfig(level=logging.WARNING, format="serve: %(message)s", stream=sys.stderr, force=True)
+    _log_as_serve()
     from lacy_jax.serving import server
     from lacy_jax.serving.settings import Settings, read_key
 
@@ -49,6 +49,15 @@ def main(given: Given) -> int:
     name = given.model_name or server.model_name(given.checkpoint)
     partner, budget = server.partner_kind(cascade.settings.partner), cascade.settings.budget
     return server.serve(cascade, replace(checked, model=name, partner=partner, budget=budget), bound=bound)
+
+
+def _log_as_serve() -> None:
+    """Warnings of any library as lines on stderr. The handlers before are not closed: absl's would close its stream."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("serve: %(message)s"))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
 
 
 DOOR = Door("serve", __doc__, _FLAGS, main)

@@ -162,7 +162,7 @@ def test_the_door_makes_a_checkpoint_that_generates_and_a_page(
     assert Cascade(loaded, None).generate(["Albert"], max_new_tokens=4)[0].text is not None
     page = (tmp_path / "adapted" / "report.html").read_text()
     assert "What it writes" in page
-    assert "ROC curve of call scores for missed tokens" in page
+    assert "ROC curve of call scores for needed tokens" in page
     assert "http" not in page.replace("http://www.w3.org", "")
     assert enter(door.DOOR, words) == 2  # it exists
     assert "exists already" in capsys.readouterr().err

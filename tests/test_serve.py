@@ -1,6 +1,8 @@
 """The door of the server, in processes of its own: a real model, the official client, signals, wrong flags."""
 
 import contextlib
+import io
+import logging
 import os
 import re
 import signal
@@ -12,11 +14,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import absl.logging
 import httpx
 import openai
 import pytest
 
+from lacy_jax import serve
 from lacy_jax.cascade import Cascade
+from lacy_jax.doors import enter
 from tests.cascade.conftest import random_model, write_checkpoint
 from tests.xla import xla_flags
 
@@ -148,6 +153,15 @@ def test_what_cannot_be_served_ends_in_one_line(tmp_path: Path) -> None:
         assert words in err
         assert len(err.strip().splitlines()) == 1
     taken.close()
+
+
+def test_a_door_that_is_entered_closes_nobodys_stream(capsys: pytest.CaptureFixture[str]) -> None:
+    """absl's handler closes its stream when it is closed itself: in a program of the user's, the standard error."""
+    theirs = io.StringIO()
+    logging.getLogger().addHandler(absl.logging.PythonHandler(theirs))
+    assert enter(serve.DOOR, ["--port=0"]) == 2
+    assert "no checkpoint" in capsys.readouterr().err
+    assert not theirs.closed
 
 
 def test_a_start_that_fails_ends_with_a_status(export: Path, tmp_path: Path) -> None:

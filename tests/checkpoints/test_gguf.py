@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.metadata
 import json
-import logging
 import re
 import struct
 from pathlib import Path
@@ -327,9 +326,8 @@ def test_a_head_that_is_longer_than_its_file_is_refused_at_once(tmp_path: Path, 
 
 @pytest.mark.parametrize("score", ["call_score", "call_logit", "call_probability"])
 def test_a_score_of_a_call_that_nobody_taught_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, score: Score
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], score: Score
 ) -> None:
-    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)  # serve's would close pytest's handlers
     settings = settings_of("gpt2")
     folder = write_folder(tmp_path / "folder", "gpt2", settings=settings)
     file = write_gguf(tmp_path / "model.gguf", "gpt2", settings, random_tensors(settings))

@@ -1,6 +1,5 @@
 """Our own server as a partner of another cascade: what the http partner finds out at its start, before any text."""
 
-import logging
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +33,6 @@ def slm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("LACY_PARTNER_API_KEY", KEY)
-    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)  # serve's would close pytest's handlers
     for name in ("LIST_SECONDS", "QUESTION_SECONDS"):
         monkeypatch.setattr(f"lacy_jax.cascade.partners.http.{name}", 60.0)
 
