@@ -94,7 +94,7 @@ def _bucket_problem(path: str, *, to: Literal["read", "write"]) -> str:
 def _bucket_exists(address: str) -> bool:
     if not is_s3(address):
         return bool(absolute(address).exists())
-    files, bucket = _opened(address)
+    files, bucket = bucket_files(address)
     try:
         files.call_s3("head_bucket", Bucket=bucket)  # s3fs' own `exists` says no, too, where no server answers
     except FileNotFoundError:
@@ -170,7 +170,7 @@ def copy_here(folder: str, *, to: Path, without: Sequence[str] = ()) -> None:
 
 def copy_there(folder: Path, *, to: str, last: str) -> None:
     """Copies the files of a folder on this machine to a bucket, and the one named `last` when all others are there."""
-    files, root = _opened(to)
+    files, root = bucket_files(to)
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
     others = [name for name in names if name != last]
     with ThreadPoolExecutor(_COPIES) as pool:
@@ -186,7 +186,7 @@ def rename_folder(folder: "epath.Path", to: "epath.Path", *, first: str) -> None
     if not is_bucket(folder):
         folder.rename(to)
         return
-    objects, (_, target) = _objects(str(folder)), _opened(str(to))
+    objects, (_, target) = _objects(str(folder)), bucket_files(str(to))
     with ThreadPoolExecutor(_COPIES) as pool:
         list(pool.map(lambda name: objects.files.cp_file(f"{objects.root}/{name}", f"{target}/{name}"), objects.found))
     remove_folder(folder, first=first)
@@ -208,16 +208,17 @@ class _Objects:
     found: dict[str, Any]
 
 
-def _opened(folder: str) -> tuple[Any, str]:
+def bucket_files(address: str) -> tuple[Any, str]:
+    """fsspec's file system of a bucket, and what an address in it is called there, which has no scheme."""
     import fsspec
 
-    absolute(folder)  # settings of fsspec
-    files, root = fsspec.url_to_fs(folder)
+    absolute(address)  # settings of fsspec
+    files, root = fsspec.url_to_fs(address)
     return files, root
 
 
 def _objects(folder: str) -> _Objects:
-    files, root = _opened(folder)
+    files, root = bucket_files(folder)
     found = {name.removeprefix(f"{root}/"): info for name, info in files.find(root, detail=True).items()}
     if not found or any(".." in name.split("/") for name in found):
         raise OSError("it holds no files" if not found else "an object's name has .. in it")

@@ -1,9 +1,7 @@
 """Files: hashes, remembered between runs; JSON lines, plain or compressed; what is written whole or not at all."""
 
 import contextlib
-import gzip
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -12,21 +10,18 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import filelock
 import zstandard
 from etils import epath
 
+from lacy_jax.data.opening import Stamp, open_bytes, open_decompressed, stamp_of
 from lacy_jax.errors import DataError
 from lacy_jax.paths import is_bucket
 
 HASHES_FILE = "files.json"
 DEEPEST = 100  # levels of JSON
-_CHUNK = 2**14  # bytes that are decompressed at once; 4 bytes can stand for 128 KiB
-
-
-Stamp = tuple[int, int]  # a file's size in bytes, and when it was changed, in ns
 
 
 @dataclass
@@ -45,14 +40,13 @@ def file_sha256(path: str | Path) -> str:
 
     Inside `remembered_hashes` a file is read only where its size or its time of change is another than before.
     """
-    memory, key = _memory.get(), os.path.abspath(path)
+    memory, key = _memory.get(), str(path) if is_bucket(path) else os.path.abspath(path)
     try:
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            stamp = (status.st_size, status.st_mtime_ns)
+        with open_bytes(path) as file:
+            stamp = stamp_of(path, file)
             if memory is not None and (found := memory.new.get(key) or memory.known.get(key)) and found[0] == stamp:
                 return found[1]
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # it has readinto
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror})") from None
     if memory is not None:
@@ -131,7 +125,7 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     number = 0
     try:
-        with _open_lines(Path(path)) as lines:
+        with open_decompressed(path) as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield f"{path}, line {number}", _json_object(line, where=f"{path}, line {number}")
@@ -151,56 +145,6 @@ def read_json_log(path: Path | epath.Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return rows
-
-
-@contextlib.contextmanager
-def _open_lines(path: Path) -> Iterator[IO[bytes]]:
-    with contextlib.ExitStack() as stack:
-        file: Any = stack.enter_context(open(path, "rb"))
-        if path.suffix in (".gz", ".zst") and not file.peek(1):
-            raise EOFError(f"the file is cut: it is empty, and a {path.suffix} file never is")
-        if path.suffix == ".gz":
-            file = stack.enter_context(gzip.open(file))
-        elif path.suffix == ".zst":
-            file = stack.enter_context(io.BufferedReader(_ZstdFrames(file)))
-        yield file
-
-
-class _ZstdFrames(io.RawIOBase):
-    """What a zstd file of one or more frames holds; raises `EOFError` where it ends inside a frame.
-
-    zstandard's own reader takes the end of a file for the end of its frame.
-    """
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._chunks = _decompressed(file)
-        self._chunk = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        while not self._chunk:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            self._chunk = memoryview(chunk)
-        count = min(len(buffer), len(self._chunk))
-        buffer[:count] = self._chunk[:count]
-        self._chunk = self._chunk[count:]
-        return count
-
-
-def _decompressed(file: IO[bytes]) -> Iterator[bytes]:
-    decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)  # what zstd --long=31 writes
-    frame, rest = None, b""
-    while chunk := rest or file.read(_CHUNK):
-        frame = frame or decompressor.decompressobj()
-        yield frame.decompress(chunk)
-        rest = frame.unused_data
-        frame = None if frame.eof else frame
-    if frame is not None:
-        raise EOFError("the file is cut: it ends inside a zstd frame")
 
 
 def _json_object(line: bytes, *, where: str) -> dict[str, Any]:
