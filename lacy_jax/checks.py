@@ -140,7 +140,7 @@ def _data(config: Config) -> Iterator[str]:
     corpus, annotate = config.corpus, config.annotate
     if corpus.name == "jsonl" and not corpus.files:
         yield (
-            "config.corpus.files: the corpus jsonl needs paths or globs of .jsonl, .jsonl.gz or .jsonl.zst files; add "
+            "config.corpus.files: the corpus jsonl needs paths or globs of .jsonl or .json files (also .gz, .zst); add "
             "--config.corpus.files='FOLDER/*.jsonl'"
         )
     if annotate.annotator == "oracle" and corpus.name != "biographies":

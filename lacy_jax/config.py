@@ -81,7 +81,10 @@ class CorpusConfig:
         "The corpus: vital_articles, jsonl, tfds, biographies, or one that a package registers (docs/adding.md).",
     )
     biographies: BiographiesConfig = BiographiesConfig()
-    files: Paths = setting("", "jsonl: paths and globs, separated by commas (.jsonl, .jsonl.gz or .jsonl.zst).")
+    files: Paths = setting(
+        "",
+        "jsonl: paths and globs, separated by commas (.jsonl or .json, also .gz or .zst), on disks, gs:// or s3://.",
+    )
     id_field: str = setting("id", "jsonl: the field of a document's id. A document without one is named by its line.")
     title_field: str = setting("title", "jsonl: the field of the title, which a document may lack.")
     text_field: str = setting("text", "jsonl: the field of the text, which every document must have.")

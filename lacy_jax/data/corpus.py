@@ -17,6 +17,7 @@ from lacy_jax.config import CorpusConfig
 from lacy_jax.data.documents import Document, clean_text
 from lacy_jax.data.files import remembered_hashes
 from lacy_jax.errors import DataError
+from lacy_jax.paths import is_bucket
 from lacy_jax.registry import Registry
 
 CORPORA = Registry(
@@ -78,22 +79,25 @@ def corpus_of_checkpoint(corpus: CorpusConfig, *, data: dict[str, Any], director
     """The corpus that a checkpoint's settings name, if it may be read without asking the user.
 
     A checkpoint may come from anybody and name any file. Its JSON-lines files are read only if they are those that it
-    was trained on, by sha256, which only somebody who has them can know. Nothing is downloaded.
+    was trained on, by sha256, which only somebody who has them can know. Nothing is downloaded, and no bucket is asked.
 
     Args:
         data: the fingerprint of the data that the checkpoint was trained on.
         directory: where hashes of files are remembered.
 
     Raises:
-        DataError: its files are other files, or are not there.
+        DataError: its files are other files, or are not there, or lie in a bucket.
     """
     if corpus.name == "jsonl":
+        agree = f"if you agree, name it as the partner: documents:{corpus.files}"
+        if is_bucket(corpus.files):
+            raise DataError(f"the checkpoint names {corpus.files!r} as its corpus, and buckets are not asked; {agree}")
         with remembered_hashes(directory):
             here = corpus_fingerprint(corpus)
         trained = {"validation_share": here["validation_share"]} | dict(data.get("corpus") or {})
         if here != trained:
             raise DataError(
                 f"the checkpoint names {corpus.files!r} as its corpus, which is not what it was trained on, so it is "
-                f"not read; if you agree, name it as the partner: documents:{corpus.files}"
+                f"not read; {agree}"
             )
     return dataclasses.replace(corpus, tfds_download=False)

@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import json
 import shutil
 import subprocess
@@ -11,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lacy_jax.config import CorpusConfig
-from lacy_jax.data.corpus import corpus_fingerprint, read_documents
+from lacy_jax.data.corpus import corpus_fingerprint, corpus_of_checkpoint, read_documents
 from lacy_jax.data.documents import Document, full_text, split_of, text_offset
-from lacy_jax.errors import DataError
+from lacy_jax.data.files import remembered_hashes
+from lacy_jax.errors import DataError, StorageError
+from lacy_jax.paths import absolute
+from tests.s3 import emulated
 
 LINES = [
     {"id": "a", "title": "Zoë", "text": "One\r\ntwo \U0001f600."},
@@ -90,6 +94,57 @@ def test_jsonl_variants(tmp_path, suffix):
     documents = list(read_documents(jsonl(path)))
     assert documents[:2] == READ[:2]
     assert documents[2].id == f"part.jsonl{suffix}:3"
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_lines_as_dolma_has_them(tmp_path, suffix):
+    record = {
+        "id": "cc_en_head/0", "text": "Zoë\n", "source": "common-crawl", "version": "v1", "created": "2023-04-01",
+        "added": "2023-05-01T00:00:00.000Z", "metadata": {"url": "http://a.b/", "spans": [[0, 3, 0.5], []], "n": None},
+    }  # fmt: skip
+    pack = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}[suffix]
+    path = write(tmp_path, pack(as_lines([record])), f"cc_en_head-0000.json{suffix}")
+    assert list(read_documents(jsonl(path))) == [Document(id="cc_en_head/0", title="", text="Zoë\n")]
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_files_in_buckets_are_those_on_disks(tmp_path, scheme, monkeypatch):
+    with emulated(scheme) as bucket:
+        for name in ("one/part.jsonl", "two/part.jsonl", "two/a[1].json.gz"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            content = as_lines({"id": f"{name} {index}", "text": "x" * 99} for index in range(9))
+            write(tmp_path, gzip.compress(content) if name.endswith("gz") else content, name)
+            absolute(f"{bucket}/corpus/{name}").write_bytes((tmp_path / name).read_bytes())
+        for files in ("/**/*.jsonl", "/two/a[1].json.gz", "/one/part.jsonl, {0}/two/part.jsonl"):
+            here, there = (jsonl(top + files.format(top)) for top in (str(tmp_path), f"{bucket}/corpus"))
+            assert list(read_documents(there)) == list(read_documents(here))
+            with remembered_hashes(tmp_path):
+                assert corpus_fingerprint(there) == corpus_fingerprint(here)
+            with monkeypatch.context() as patch, remembered_hashes(tmp_path):
+                patch.delattr(hashlib, "file_digest")  # nothing is read again
+                assert corpus_fingerprint(there) == corpus_fingerprint(here)
+        one = jsonl(f"{bucket}/corpus/one/part.jsonl")
+        before = corpus_fingerprint(one)
+        absolute(one.files).write_bytes(as_lines([{"text": "new"}]))
+        with remembered_hashes(tmp_path):
+            assert corpus_fingerprint(one)["files"] != before["files"]
+        assert f"no such file: {bucket}/none.jsonl" in error_of(jsonl(f"{bucket}/none.jsonl"))
+        with pytest.raises(DataError, match="buckets are not asked"):
+            corpus_of_checkpoint(one, data={}, directory=str(tmp_path))
+    assert "there is no bucket" in error_of(jsonl(f"{scheme}:///none.jsonl"))
+
+
+def test_a_bucket_out_of_reach_is_no_damaged_file(monkeypatch):
+    with emulated("s3") as bucket:
+        absolute(f"{bucket}/part.jsonl.gz").write_bytes(gzip.compress(as_lines([{"id": n, "text": ""} for n in "ab"])))
+        found = read_documents(jsonl(f"{bucket}/part.jsonl.gz"))
+
+        def gone(*_args, **_options):
+            raise OSError("Could not connect")
+
+        monkeypatch.setattr("s3fs.core.S3File.read", gone)
+        with pytest.raises(StorageError, match=r"part\.jsonl\.gz cannot be read \(OSError: Could not connect\)"):
+            list(found)
 
 
 def test_empty_lines_a_byte_order_mark_and_a_missing_last_line_end_are_fine(tmp_path):
