@@ -15,7 +15,7 @@ from lacy_jax.data.corpus import read_documents
 from lacy_jax.data.documents import Document, full_text
 from lacy_jax.errors import DataError
 from lacy_jax.evidence.real_text.claims import Claim, find_claims, is_contained
-from lacy_jax.evidence.real_text.people import Person, find_people
+from lacy_jax.evidence.real_text.people import Subject, find_people
 from lacy_jax.evidence.real_text.suite import check, check_proxy, evaluate_real_text, score
 from lacy_jax.measures.intervals import wilson_interval
 
@@ -87,7 +87,7 @@ def test_claims_lie_where_they_say():
     assert second == []
 
 
-def completion(finish: str = "end") -> tuple[Person, Completion]:
+def completion(finish: str = "end") -> tuple[Subject, Completion]:
     document = Document("Ada", "Ada Lovelace", "Ada Lovelace was born in London in 1815 and met Charles Babbage.")
     pieces = [
         Piece(" London", "partner", 1.0, 2),
@@ -98,7 +98,7 @@ def completion(finish: str = "end") -> tuple[Person, Completion]:
     ]
     text = "".join(piece.text for piece in pieces)
     done = Completion("Ada Lovelace\n\nAda Lovelace was born in", text, tuple(pieces), Counts(9, 3, 2, 0), finish)
-    return Person(document, "validation"), done
+    return Subject(document, "validation"), done
 
 
 def test_records_and_scores_by_hand():

@@ -14,14 +14,14 @@ Seen = Literal["validation", "train", "unknown"]
 
 
 @dataclass(frozen=True)
-class Person:
-    """An article about a person; `split`: where the SLM's corpus has it, "unknown" if that is another corpus."""
+class Subject:
+    """A person, place or thing, by its article; `split`: where the SLM's corpus has it, "unknown" if that is another corpus."""
 
     document: Document
     split: Seen
 
 
-def find_people(corpus: CorpusConfig, *, count: int = 0) -> list[Person]:
+def find_people(corpus: CorpusConfig, *, count: int = 0) -> list[Subject]:
     """People of the embedded corpus, held-out ones first, each group in the order of the corpus.
 
     An article is about a person where the data file's topic says so: of 156 read all were, two of them
@@ -37,11 +37,11 @@ def find_people(corpus: CorpusConfig, *, count: int = 0) -> list[Person]:
     """
     known = corpus.name == "vital_articles"
     topics = vital_articles.topics()
-    people: dict[Seen, list[Person]] = {"validation": [], "unknown": [], "train": []}
+    people: dict[Seen, list[Subject]] = {"validation": [], "unknown": [], "train": []}
     for document in read_documents(corpus if known else CorpusConfig()):
         if topics[document.id] == TOPIC:
             split = split_of(document.id, validation_share=corpus.validation_share) if known else "unknown"
-            people[split].append(Person(document, split))
+            people[split].append(Subject(document, split))
     unseen = people["validation"] + people["unknown"]
     found = (unseen + people["train"])[:count] if count else unseen
     if not found and count:

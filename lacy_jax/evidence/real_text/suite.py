@@ -23,7 +23,7 @@ from lacy_jax.data.documents import Document, full_text
 from lacy_jax.data.files import write_whole
 from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.real_text.claims import Claim, find_claims, is_contained
-from lacy_jax.evidence.real_text.people import Person, Seen, find_people
+from lacy_jax.evidence.real_text.people import Seen, Subject, find_people
 from lacy_jax.evidence.run_report.samples import PROMPT_WORDS, prompt_of
 from lacy_jax.evidence.suites import Progress, Settings, share_text
 from lacy_jax.measures.intervals import Interval, bootstrap_interval, shown
@@ -44,8 +44,8 @@ class CheckedClaim:
 
 
 @dataclass(frozen=True)
-class PersonRecord:
-    """What the cascade wrote about one person. Every field is a plain value: `dataclasses.asdict` is JSON.
+class TextRecord:
+    """What the cascade wrote about one subject. Every field is a plain value: `dataclasses.asdict` is JSON.
 
     generated, delegated: SLM tokens. partner_pieces: answers of the partner; pieces_in_claims: those of them that
     wrote some of a claim.
@@ -103,7 +103,7 @@ class RealTextResult:
     partner: str
     budget: float
     scores: RealTextScores
-    records: tuple[PersonRecord, ...]
+    records: tuple[TextRecord, ...]
 
 
 def run(slm: LoadedModel, settings: Settings, *, out: Path, progress: Progress) -> list[str]:
@@ -159,7 +159,7 @@ def evaluate_real_text(
     *,
     partner: str,
     budget: float,
-    people: Sequence[Person],
+    people: Sequence[Subject],
     settings: CascadeConfig | None = None,
     directory: str = "",
     max_new_tokens: int = 64,
@@ -200,7 +200,7 @@ def evaluate_real_text(
     )
 
 
-def check_proxy(people: Sequence[Person], *, seed: int = 0) -> ProxyCheck:
+def check_proxy(people: Sequence[Subject], *, seed: int = 0) -> ProxyCheck:
     """Checks what the articles themselves say after their prompts.
 
     Raises:
@@ -222,8 +222,8 @@ def _article_itself(document: Document) -> Completion:
     return Completion(prompt_of(document), "".join(f" {text}" for text in rest), (), Counts(), finish="end")
 
 
-def check(written: Sequence[tuple[Person, Completion]]) -> tuple[PersonRecord, ...]:
-    """The claims of what was written about each person, compared with the article.
+def check(written: Sequence[tuple[Subject, Completion]]) -> tuple[TextRecord, ...]:
+    """The claims of what was written about each subject, compared with its article.
 
     Raises:
         DataError: spaCy or its model is missing.
@@ -237,15 +237,15 @@ def _claims_of(completions: Sequence[Completion]) -> list[list[Claim]]:
     return find_claims(texts, starts=[len(completion.prompt) for completion in completions])
 
 
-def _record(person: Person, completion: Completion, *, claims: Sequence[Claim]) -> PersonRecord:
-    article, end = full_text(person.document), len(completion.prompt) + len(completion.text)
+def _record(subject: Subject, completion: Completion, *, claims: Sequence[Claim]) -> TextRecord:
+    article, end = full_text(subject.document), len(completion.prompt) + len(completion.text)
     whole = [claim for claim in claims if claim.end < end or completion.finish != "length"]
     answers = _partner_pieces(completion)
     counts = completion.counts
-    return PersonRecord(
-        id=person.document.id,
-        title=person.document.title,
-        split=person.split,
+    return TextRecord(
+        id=subject.document.id,
+        title=subject.document.title,
+        split=subject.split,
         prompt=completion.prompt,
         text=completion.text,
         finish=completion.finish,
@@ -281,7 +281,7 @@ def _overlap(claim: Claim, place: tuple[int, int]) -> bool:
     return claim.start < place[1] and place[0] < claim.end
 
 
-def score(records: Sequence[PersonRecord], *, seed: int = 0) -> RealTextScores:
+def score(records: Sequence[TextRecord], *, seed: int = 0) -> RealTextScores:
     """What records add up to; `seed`: of the bootstrap."""
     claims = [len(record.claims) for record in records]
     supported = [sum(claim.supported for claim in record.claims) for record in records]
