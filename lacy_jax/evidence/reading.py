@@ -70,25 +70,32 @@ class Reading:
 def read_documents(slm: LoadedModel, documents: Sequence[tuple[Document, Spans]]) -> list[Reading]:
     """Each document read alone. Its first token follows the tokenizer's `start_id`, as texts did in training."""
     tokenizer, context = slm.tokenizer, slm.model.context
-    readings = []
-    for first in range(0, len(documents), ROWS):
-        group = documents[first : first + ROWS]
-        encodings = [_cut(tokenizer.encode(full_text(document)), context) for document, _ in group]
-        said = read_tokens(slm, as_batch(tokenizer, [encoding.ids for encoding in encodings], context=context))
-        for row, ((document, spans), encoding) in enumerate(zip(group, encodings, strict=True)):
-            own = row, slice(len(encoding))
-            readings.append(
-                Reading(
-                    document=document,
-                    text=full_text(document),
-                    ids=encoding.ids,
-                    starts=encoding.starts,
-                    ends=encoding.ends,
-                    kinds=_kinds(encoding, text=full_text(document), spans=spans),
-                    said=Said(said.nll[own], said.best[own], {name: value[own] for name, value in said.call.items()}),
-                )
-            )
-    return readings
+    encodings = [_cut(tokenizer.encode(full_text(document)), context) for document, _ in documents]
+    by_length = sorted(range(len(documents)), key=lambda number: len(encodings[number]))  # little of a batch is filling
+    found: dict[int, Said] = {}
+    for first in range(0, len(by_length), ROWS):
+        group = by_length[first : first + ROWS]
+        said = read_tokens(slm, as_batch(tokenizer, [encodings[number].ids for number in group], context=context))
+        for row, number in enumerate(group):
+            own = row, slice(len(encodings[number]))
+            found[number] = Said(said.nll[own], said.best[own], {name: value[own] for name, value in said.call.items()})
+    return [
+        _reading(document, spans, encodings[number], found[number])
+        for number, (document, spans) in enumerate(documents)
+    ]
+
+
+def _reading(document: Document, spans: Spans, encoding: Encoding, said: Said) -> Reading:
+    text = full_text(document)
+    return Reading(
+        document=document,
+        text=text,
+        ids=encoding.ids,
+        starts=encoding.starts,
+        ends=encoding.ends,
+        kinds=_kinds(encoding, text=text, spans=spans),
+        said=said,
+    )
 
 
 def as_batch(tokenizer: TextTokenizer, texts: Sequence[np.ndarray], *, context: int) -> np.ndarray:
