@@ -1,11 +1,13 @@
 """What an adapted model writes about people: alone, asking by its own uncertainty, and asking as it was adapted to.
 
     python -m benchmarks.adapted --checkpoint=runs/smollm2 [--people=200] [--budget=0.22] [--prices=0.3,0.4]
+        [--partner=documents:runs/left_out/others.jsonl]
 
 The texts and the scores are those of `lacy_jax.evaluate --suite=real_text` (docs/real_text.md): the share of the claims
-that the person's article contains, with its 95% bootstrap interval over people. The partner is that of the checkpoint;
-"documents" hold the article. Two ways to call spend all of the same budget, so they cost the same; the checkpoint's own
-calls at its price. The last lines are differences over the same people, with intervals of their own.
+that the person's article contains, with its 95% bootstrap interval over people, who are held out. The partner is that
+of the checkpoint unless another is given; "documents" hold the article, those of benchmarks/left_out.py do not. Two
+ways to call spend all of the same budget, so they cost the same; at a price the cost is what comes of it. The last
+lines are differences over the same people, with intervals of their own.
 """
 
 import argparse
@@ -15,8 +17,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lacy_jax.adaptation.run import HELD_OUT
 from lacy_jax.checkpoints.loading import load_model
-from lacy_jax.data.corpus import corpus_of_checkpoint
+from lacy_jax.config import CorpusConfig
 from lacy_jax.evidence.real_text.people import find_people
 from lacy_jax.evidence.real_text.suite import RealTextResult, evaluate_real_text
 from lacy_jax.measures.intervals import shown
@@ -43,14 +46,15 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--people", type=int, default=200)
     parser.add_argument("--budget", type=float, default=0.22)
+    parser.add_argument("--partner", default="")
     parser.add_argument("--prices", default="", help="further prices, separated by commas")
     given = parser.parse_args(words)
     slm = load_model(given.checkpoint)
     own = slm.config.cascade
-    corpus = corpus_of_checkpoint(slm.config.corpus, data=slm.data, directory=slm.config.data.directory)
-    people = find_people(corpus, count=given.people)
-    held_out = sum(person.split == "validation" for person in people)
-    print(f"{len(people)} people, {held_out} of them held out; partner {own.partner}, budget {given.budget:g}")
+    partner = given.partner or own.partner
+    people = find_people(CorpusConfig(validation_share=HELD_OUT), count=given.people)
+    assert all(person.split == "validation" for person in people), "there are fewer people that are held out"
+    print(f"{len(people)} people, held out; partner {partner}, budget {given.budget:g}")
     quota = dataclasses.replace(own, policy="quantile")
     plain = dataclasses.replace(quota, score="uncertainty", gate="none")
     ways = {
@@ -63,13 +67,15 @@ def main(words: Sequence[str] | None = None) -> None:
     found = {}
     for name, (settings, budget) in ways.items():
         started = time.monotonic()
-        found[name] = evaluate_real_text(slm, partner=own.partner, budget=budget, people=people, settings=settings)
+        found[name] = evaluate_real_text(slm, partner=partner, budget=budget, people=people, settings=settings)
         scores = found[name].scores
-        supported, texts, share = (
-            shown(each) for each in (scores.precision, scores.supported_claims, scores.call_share)
+        supported, texts, claims, share = (
+            shown(each) for each in (scores.precision, scores.supported_claims, scores.claims, scores.call_share)
         )
+        calls = sum(record.calls for record in found[name].records)
         print(
-            f"{name:<36} claims supported {supported}, supported claims per text {texts}, delegated {share}, "
+            f"{name:<36} claims supported {supported}, supported claims per text {texts}, claims per text {claims}, "
+            f"delegated {share}, calls per text {calls / len(people):.1f}, "
             f"{time.monotonic() - started:.0f} s",
             flush=True,
         )
