@@ -7,9 +7,11 @@ The result is a checkpoint: `python -m lacy_jax.generate --checkpoint=runs/smoll
 docs/adapting.md says what is fitted, and what it gives.
 """
 
+import sys
 from dataclasses import replace
 
 from lacy_jax import flags
+from lacy_jax.adaptation import Marks
 from lacy_jax.config import AnnotateConfig, CascadeConfig, Config, CorpusConfig, Count, DataConfig, Positive, Share
 from lacy_jax.doors import Door, run
 from lacy_jax.errors import ConfigError, did_you_mean
@@ -23,7 +25,8 @@ _FLAGS = (
     Flag("documents", Positive, "How many documents are read, a fifth of them to compare on", 600),
     Flag("price", Share, "How likely the next token must be a fact that it gets wrong for it to call", 0.2),
     replace(flags.PARTNER, help="Who answers calls, as in lacy_jax.generate", default="documents"),
-    Flag("samples", Count, "How many texts the report shows, alone and in the cascade", 6),
+    Flag("marks", Marks, "What it learns to ask for: all facts, or those that the partner answers right", "facts"),
+    Flag("samples", Count, "How many texts are written and checked, alone and in the cascade", 12),
     Flag("data", flags.Path, "The folder of prepared data", "runs/data"),
 )
 
@@ -32,9 +35,10 @@ def main(given: Given) -> int:
     """Adapts the model, and prints how well it knows when to ask."""
     from pathlib import Path
 
-    from lacy_jax.adaptation.report import lines, page
+    from lacy_jax.adaptation.report import lines, page, samples_lines
     from lacy_jax.adaptation.run import adapt
     from lacy_jax.cascade.partners import check_partner, make_partner
+    from lacy_jax.cascade.render import wants_colour
     from lacy_jax.checkpoints.export import check_out
     from lacy_jax.checkpoints.loading import load_model
     from lacy_jax.console import reporting
@@ -45,6 +49,8 @@ def main(given: Given) -> int:
     problems = [each.replace("config.corpus.files:", f"--corpus={given.corpus}:") for each in data_problems(config)]
     if problems := [*problems, *_unwritable(given)]:
         raise ConfigError(*problems)
+    if given.marks == "answers" and given.partner == "none":
+        raise ConfigError("--marks=answers: somebody must answer; name a --partner")
     check_out(given.out)
     check_partner(config.cascade.partner)
     slm = load_model(given.model)
@@ -59,11 +65,19 @@ def main(given: Given) -> int:
             span=cascade.span,
             timeout=cascade.timeout,
         )
-        found = adapt(slm, partner, config, documents=given.documents, out=given.out, reporter=reporter)
+        found = adapt(
+            slm,
+            partner,
+            config,
+            documents=given.documents,
+            marks=given.marks,
+            out=given.out,
+            reporter=reporter,
+        )
         reporter.finish()
         report = Path(given.out) / "report.html"
         write_page(str(report), page(found, command=given.command))
-        print("\n".join(lines(found)))
+        print("\n".join([*lines(found), *samples_lines(found, colour=wants_colour(sys.stdout))]))
         reporter.say(f"checkpoint  {given.out}")
         reporter.say(f"report      {report}")
     return 0

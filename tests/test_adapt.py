@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from lacy_jax import adapt as door
 from lacy_jax.adaptation.fit import fit_call_row, fit_probe, with_call_row
+from lacy_jax.adaptation.marks import Answers, known, stands_at
 from lacy_jax.adaptation.run import HELD_OUT
 from lacy_jax.adaptation.states import States, read_states
 from lacy_jax.cascade import Cascade
@@ -18,7 +21,7 @@ from lacy_jax.checkpoints.chat_template import ChatTemplate
 from lacy_jax.checkpoints.loading import LoadedModel, load_model, shortened
 from lacy_jax.data.documents import Document, Spans, full_text, split_of
 from lacy_jax.doors import enter
-from lacy_jax.errors import DataError
+from lacy_jax.errors import DataError, PartnerError
 from lacy_jax.model import decoder
 from tests.hf_folders import random_tensors, settings_of, write_folder
 
@@ -133,6 +136,39 @@ def test_only_the_row_of_call_changes_and_it_finds_what_was_marked(tmp_path: Pat
         fit_probe(dataclasses.replace(states, factual=np.zeros_like(states.factual)))
 
 
+class Remembers:
+    """A partner that knows what follows some texts."""
+
+    name = "remembers"
+
+    def __init__(self, answers: dict[str, str]):
+        self._answers = answers
+
+    def complete(self, texts: Sequence[str]) -> list[str]:
+        return [next((a for text, a in self._answers.items() if asked.endswith(text)), "") for asked in texts]
+
+
+def test_marks_are_the_facts_that_the_partner_knows() -> None:
+    texts = ["In 1867 she was born, in 1911 she was 44 years old.", "Nothing of 1900 is known, of 1901 all."]
+    documents = marked(texts)
+    answers = {"In": " 1867", "born, in": " 1912", "she was": "44 years", "all of": "?", "known, of": " 190"}
+    kept, counts = known(documents, Remembers(answers), timeout=30, progress=lambda *_: None)
+    starts = [spans.starts.tolist() for _, spans in kept]
+    right = [full_text(documents[0][0]).index(number) for number in ("1867", "44")]
+    assert starts == [right, []]  # 1912 is wrong; " 190" ends within a word
+    assert counts == Answers(asked=5, right=2, unanswered=1)
+    with pytest.raises(PartnerError, match="none of 5 questions was answered"):
+        known(documents, Remembers({}), timeout=30, progress=lambda *_: None)
+
+
+def test_an_answer_stands_at_a_place_to_the_end_of_a_word() -> None:
+    text = "won the 1903 Nobel Prize, shared"
+    for answer in ("1903", " 1903 Nobel", "1903 Nobel Prize,", "1903 Nobel Prize, "):
+        assert stands_at(text, 8, answer)
+    for answer in ("", " ", "190", "1903 Nob", "1904", "Nobel"):
+        assert not stands_at(text, 8, answer)
+
+
 def corpus(path: Path, *, count: int = 60) -> Path:
     lines = [json.dumps({"id": str(n), "title": f"Text {n}", "text": TEXTS[n % len(TEXTS)]}) for n in range(count)]
     path.write_text("\n".join(lines))
@@ -148,11 +184,15 @@ def test_the_door_makes_a_checkpoint_that_generates_and_a_page(
     (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps(template))
     words = [
         f"--model={tmp_path / 'model'}", f"--out={tmp_path / 'adapted'}", f"--corpus={corpus(tmp_path / 'c.jsonl')}",
-        "--documents=40", "--partner=none", "--samples=1", f"--data={tmp_path / 'data'}",
+        "--documents=40", f"--partner=documents:{tmp_path / 'c.jsonl'}", "--samples=2", f"--data={tmp_path / 'data'}",
+        f"--marks={'answers' if style == 'gpt2' else 'facts'}", "--price=0",
     ]  # fmt: skip
     assert enter(door.DOOR, words) == 0
     said = capsys.readouterr().out
     assert "ROC area" in said
+    assert ("the partner was asked for" in said) == (style == "gpt2")
+    alone, asked = (int(found) for found in re.findall(r": (\d+) of \d+ claims are in the document", said))
+    assert asked > alone  # the partner has the documents
     loaded = load_model(str(tmp_path / "adapted"))
     assert loaded.learned_to_call
     assert loaded.chat == ChatTemplate(template["chat_template"], {"eos_token": "<end>"})
@@ -162,6 +202,7 @@ def test_the_door_makes_a_checkpoint_that_generates_and_a_page(
     assert Cascade(loaded, None).generate(["Albert"], max_new_tokens=4)[0].text is not None
     page = (tmp_path / "adapted" / "report.html").read_text()
     assert "What it writes" in page
+    assert 'class="w p supported"' in page
     assert "ROC curve of call scores for needed tokens" in page
     assert "http" not in page.replace("http://www.w3.org", "")
     assert enter(door.DOOR, words) == 2  # it exists
@@ -179,6 +220,8 @@ def test_the_door_makes_a_checkpoint_that_generates_and_a_page(
         (["--model=MODEL", "--out=OUT", "--corpus=vital"], "adapt: --corpus=vital: unknown corpus; allowed are"),
         (["--model=MODEL", "--out=OUT", "--partner=nobody"], "nobody"),
         (["--model=MODEL", "--out=MODEL"], "exists already"),
+        (["--model=MODEL", "--out=OUT", "--partner=none", "--marks=answers"], "somebody must answer"),
+        (["--model=MODEL", "--out=OUT", "--marks=guesses"], "--marks=guesses"),
     ],
 )
 def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture, words: list[str], named: str) -> None:

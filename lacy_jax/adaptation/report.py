@@ -1,21 +1,29 @@
 """What an adaptation shows: lines for a terminal, and a page."""
 
+import dataclasses
+from dataclasses import dataclass
+
 import numpy as np
 
 from lacy_jax.adaptation.fit import Ranking
 from lacy_jax.adaptation.run import UNCERTAINTY, Adapted
+from lacy_jax.adaptation.samples import Written
+from lacy_jax.cascade.render import marked_text
 from lacy_jax.cascade.scores import CALL_SCORES
 from lacy_jax.config import CascadeConfig
 from lacy_jax.evidence.pages import charts, tokens
 from lacy_jax.evidence.pages.curves import Chart
 from lacy_jax.evidence.pages.render import render
-from lacy_jax.evidence.run_report.page import ArticleView, article_view, sample_view
+from lacy_jax.evidence.real_text.suite import CheckedClaim
+from lacy_jax.evidence.run_report.page import ArticleView, SampleView, article_view, sample_view
 from lacy_jax.evidence.run_report.samples import article_of
 from lacy_jax.evidence.token_scores import ENDINGS
 from lacy_jax.measures import separation
-from lacy_jax.measures.intervals import bootstrap_area
+from lacy_jax.measures.intervals import Interval, bootstrap_area
 
 ARTICLES_SHOWN = 6
+SAMPLES_SHOWN = 8
+SAMPLES_PRINTED = 2
 
 
 def title_of(ranking: Ranking) -> str:
@@ -27,12 +35,19 @@ def lines(found: Adapted) -> list[str]:
     """What is said at the end: the best way to call beside the model's own uncertainty."""
     budget = found.model.config.cascade.budget
     both = found.tokens.factual & found.tokens.wrong
+    facts = "facts" if found.answers is None else "facts that the partner knows"
     said = [
-        f"{len(found.readings)} held-out documents, {len(both):,} tokens: {found.tokens.factual.mean():.1%} are facts, "
-        f"{both.mean():.1%} are facts that the model gets wrong",
+        f"{len(found.readings)} held-out documents, {len(both):,} tokens: {found.tokens.factual.mean():.1%} are "
+        f"{facts}, {both.mean():.1%} are such and the model gets them wrong",
         f"fitted to {found.documents} documents, {found.fitted:,} tokens, in {sum(found.seconds.values()):.0f} s: "
         + ", ".join(f"{name} {seconds:.0f}" for name, seconds in found.seconds.items()),
     ]
+    if found.answers is not None:
+        asked, right, unanswered = dataclasses.astuple(found.answers)
+        said.append(
+            f"the partner was asked for {asked:,} facts: {right / asked:.1%} right, "
+            f"{(asked - right - unanswered) / asked:.1%} wrong, {unanswered / asked:.1%} not answered"
+        )
     for each in _compared(found):
         s = each.separation
         interval = bootstrap_area(found.tokens.scores[each.name], both, found.tokens.documents)
@@ -41,6 +56,20 @@ def lines(found: Adapted) -> list[str]:
             f"{budget:.0%} ranked highest {s.precision:.1%} are such, which are {s.recall:.1%} of all"
         )
     return said
+
+
+def samples_lines(found: Adapted, *, colour: bool) -> list[str]:
+    """What it writes: how many claims its documents hold, and the first texts of the cascade."""
+    if found.samples is None:
+        return []
+    said = [f"{_counted(found)}:"]
+    for each in _checks(found):
+        said.append(
+            f"  {each.name}: {each.supported} of {each.claims} claims are in the document, {each.share}; "
+            f"{each.delegated} of the tokens delegated"
+        )
+    texts = [marked_text(each, colour=colour) for each in found.samples.asked.completions[:SAMPLES_PRINTED]]
+    return [*said, *(f"\n{text}" for text in texts), ""]
 
 
 def page(found: Adapted, *, command: str) -> str:
@@ -57,12 +86,75 @@ def page(found: Adapted, *, command: str) -> str:
         legend=tokens.legend(budget),
         budget=charts.percent(budget),
         asks=_asks(found.model.config.cascade),
-        samples=[
-            (sample_view(alone, partner=partner), sample_view(asked, partner=partner)) for alone, asked in found.samples
-        ],
+        samples=_sample_views(found),
+        counted=_counted(found),
+        checks=_checks(found),
         partner=partner,
         command=command,
     )
+
+
+@dataclass(frozen=True)
+class Check:
+    """How many of the claims that somebody wrote the documents hold; the other two are ready to be read."""
+
+    name: str
+    supported: int
+    claims: int
+    share: str
+    delegated: str
+
+
+def _checks(found: Adapted) -> list[Check]:
+    """The model alone, and with its partner."""
+    if found.samples is None:
+        return []
+    names = ("alone", f"with the partner ({found.model.config.cascade.partner})")
+    return [_check(name, each) for name, each in zip(names, (found.samples.alone, found.samples.asked), strict=True)]
+
+
+def _check(name: str, written: Written) -> Check:
+    claims = [claim for record in written.records for claim in record.claims]
+    return Check(
+        name=name,
+        supported=sum(claim.supported for claim in claims),
+        claims=len(claims),
+        share=_percents(written.scores.precision),
+        delegated=charts.percent(written.scores.call_share.estimate),
+    )
+
+
+def _percents(share: Interval) -> str:
+    """`61% (57 to 65)`; nothing where nothing was counted."""
+    if np.isnan(share.estimate):
+        return "-"
+    return f"{share.estimate:.0%} ({100 * share.low:.0f} to {100 * share.high:.0f})"
+
+
+def _counted(found: Adapted) -> str:
+    """How many texts were written, about what."""
+    count = 0 if found.samples is None else len(found.samples.asked.records)
+    about = "people and places" if found.model.config.corpus.name == "vital_articles" else "documents"
+    return f"{count} texts about held-out {about}, {found.model.config.cascade.max_new_tokens} tokens each at most"
+
+
+def _sample_views(found: Adapted) -> list[tuple[SampleView, SampleView]]:
+    """The first openings, gone on with by the model alone and by its cascade; claims are marked."""
+    if found.samples is None:
+        return []
+    partner = found.model.config.cascade.partner
+    views = [
+        [
+            sample_view(completion, partner=partner, marks=[_mark(claim) for claim in record.claims])
+            for completion, record in zip(written.completions, written.records, strict=True)
+        ]
+        for written in (found.samples.alone, found.samples.asked)
+    ]
+    return list(zip(*views, strict=True))[:SAMPLES_SHOWN]
+
+
+def _mark(claim: CheckedClaim) -> tokens.Mark:
+    return tokens.Mark(claim.start, claim.end, "supported" if claim.supported else "unsupported")
 
 
 def _asks(settings: CascadeConfig) -> str:

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from lacy_jax.adaptation import Marks
 from lacy_jax.adaptation.fit import Ranking, fit_call_row, fit_probe, rankings, with_call_row
+from lacy_jax.adaptation.marks import Answers, Marked, known
+from lacy_jax.adaptation.samples import Samples, worth_asking, write_samples
 from lacy_jax.adaptation.states import read_states
-from lacy_jax.cascade import Cascade, Completion, Partner
+from lacy_jax.cascade import Partner
 from lacy_jax.cascade.scores import CALL_SCORES
 from lacy_jax.checkpoints.export import write_export
 from lacy_jax.checkpoints.format import model_meta
@@ -16,20 +19,17 @@ from lacy_jax.checkpoints.loading import LoadedModel, shortened
 from lacy_jax.config import Config, ObjectiveConfig, Policy, Score
 from lacy_jax.console import Reporter
 from lacy_jax.data.datasets import Fingerprint
-from lacy_jax.data.documents import Document, Spans, split_of
+from lacy_jax.data.documents import Document, split_of
 from lacy_jax.data.factual import select_spans
 from lacy_jax.data.prepare import annotated_documents, source_fingerprint
 from lacy_jax.errors import DataError
 from lacy_jax.evidence.reading import Reading, read_documents
-from lacy_jax.evidence.run_report.samples import prompt_of
 from lacy_jax.evidence.token_scores import TokenScores, scores_of
 
 CONTEXT = 256  # tokens of a document that are read
 HELD_OUT = 0.2  # share of the documents that nothing is fitted to; it holds the held-out ones of a smaller share
 SCORES: tuple[Score, ...] = tuple(name for name, score in CALL_SCORES.items() if score.ranks_as is None)
 UNCERTAINTY = "uncertainty"  # what a model's own scores are compared with
-
-Marked = list[tuple[Document, Spans]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,7 +39,8 @@ class Adapted:
     model: what was saved.
     rankings: the ways to call, best first, the first of them its setting. readings, tokens: of the held-out documents
     that they were compared on. documents: how many were read to fit. fitted: targets fitted to.
-    samples: (alone, in the cascade) for each prompt. seconds: wall time by stage.
+    answers: of the partner, to the facts of all of them; None where it was not asked for marks.
+    samples: what it writes; None where none was asked for. seconds: wall time by stage.
     """
 
     model: LoadedModel
@@ -48,26 +49,41 @@ class Adapted:
     tokens: TokenScores
     documents: int
     fitted: int
-    samples: list[tuple[Completion, Completion]]
+    answers: Answers | None
+    samples: Samples | None
     seconds: dict[str, float]
 
 
 def adapt(
-    slm: LoadedModel, partner: Partner | None, config: Config, *, documents: int, out: str, reporter: Reporter
+    slm: LoadedModel,
+    partner: Partner | None,
+    config: Config,
+    *,
+    documents: int,
+    marks: Marks = "facts",
+    out: str,
+    reporter: Reporter,
 ) -> Adapted:
     """Fits the probe for facts and the row of `<CALL>` to `documents` documents, and saves a checkpoint at `out`.
 
     Args:
-        slm: any model; its weights stay. partner: writes the samples. config: its sections corpus, annotate, data and
-            cascade are used.
+        slm: any model; its weights stay. partner: writes in the samples. config: its sections corpus, annotate, data
+            and cascade are used. marks: "facts": all that the rule finds; "answers": those of them that the partner
+            answers right.
 
     Raises:
         DataError: the corpus cannot be read, or has too few documents.
+        PartnerError: it was asked for marks, and answered nothing.
         CheckpointError, StorageError: `out` cannot be written.
     """
     clock = _Clock()
-    train, held_out = _documents(slm, config, count=documents, reporter=reporter)
+    chosen = _documents(slm, config, count=documents, reporter=reporter)
+    train, held_out, answers = chosen.train, chosen.held_out, None
     clock.stage("mark")
+    if marks == "answers" and partner is not None:
+        read, answers = known(train + held_out, partner, timeout=config.cascade.timeout, progress=reporter.update)
+        train, held_out = read[: len(train)], read[len(train) :]
+        clock.stage("ask")
     short = _as_read(slm)
     states = read_states(short, train, folder=Path(config.data.directory) / "states", progress=reporter.update)
     clock.stage("read")
@@ -88,8 +104,7 @@ def adapt(
     model = with_call_row(dataclasses.replace(slm, config=own, factual_probe=probe, family=""), call_row)
     _save(model, out=out, data=source_fingerprint(config), call_scores=tokens.scores["call_score"])
     clock.stage("save")
-    openings = [prompt_of(document) for document, _ in held_out[: config.cascade.samples]]
-    samples = _samples(model, partner, openings, reporter=reporter)
+    samples = write_samples(model, partner, chosen.openings, reporter=reporter) if chosen.openings else None
     clock.stage("samples")
     return Adapted(
         model=model,
@@ -98,6 +113,7 @@ def adapt(
         tokens=tokens,
         documents=len(train),
         fitted=len(states.wrong),
+        answers=answers,
         samples=samples,
         seconds=clock.seconds,
     )
@@ -141,34 +157,31 @@ def _save(model: LoadedModel, *, out: str, data: Fingerprint, call_scores: np.nd
     write_export(out, params=model.params, tokenizer=model.tokenizer, meta=meta)
 
 
-def _documents(slm: LoadedModel, config: Config, *, count: int, reporter: Reporter) -> tuple[Marked, Marked]:
-    """Documents to fit and to compare on, in a fixed random order, each with the spans that the rule calls factual."""
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+    """Documents with the spans that the rule calls factual: to fit to, and to compare on; and those of the samples."""
+
+    train: Marked
+    held_out: Marked
+    openings: list[Document]
+
+
+def _documents(slm: LoadedModel, config: Config, *, count: int, reporter: Reporter) -> _Chosen:
+    """`count` documents in a fixed random order; the samples' are held-out ones, too, from all of the corpus."""
     source = annotated_documents(config, tokenizer=slm.tokenizer, progress=reporter.update)
     found: dict[str, Marked] = {"train": [], "validation": []}
-    wanted = {"train": count - round(HELD_OUT * count), "validation": max(1, round(HELD_OUT * count))}
     for index in np.random.default_rng(0).permutation(len(source)).tolist():
         document, spans = source[index]
-        split = split_of(document.id, validation_share=HELD_OUT)
-        if len(found[split]) < wanted[split]:
-            found[split].append((document, select_spans(spans, config.rule)))
-        if all(len(found[split]) == wanted[split] for split in found):
-            break
-    if not all(found.values()):
+        found[split_of(document.id, validation_share=HELD_OUT)].append((document, spans))
+    held_out = round(HELD_OUT * count)
+    train, compared = (
+        [(document, select_spans(spans, config.rule)) for document, spans in found[split][:most]]
+        for split, most in (("train", count - held_out), ("validation", max(1, held_out)))
+    )
+    if not train or not compared:
         raise DataError(f"the corpus: {len(source)} documents are too few to fit to some and to compare on others")
-    return found["train"], found["validation"]
-
-
-def _samples(
-    model: LoadedModel, partner: Partner | None, prompts: list[str], *, reporter: Reporter
-) -> list[tuple[Completion, Completion]]:
-    """What the model writes after the openings of documents, alone and in the cascade."""
-    if not prompts:
-        return []
-    written = []
-    for number, asked in enumerate((None, partner)):
-        reporter.update("samples", number, 2)
-        written.append(Cascade(model, asked).generate(prompts, batch_size=len(prompts)))
-    return list(zip(*written, strict=True))
+    openings = worth_asking((document for document, _ in found["validation"]), config.corpus)
+    return _Chosen(train, compared, openings[: config.cascade.samples])
 
 
 class _Clock:

@@ -23,6 +23,11 @@ def select_spans(spans: Spans, rule: RuleConfig) -> Spans:
         keep &= ~spans.subject
     if rule.first_mention_only:
         keep &= ~spans.repeated
+    return keep_spans(spans, keep)
+
+
+def keep_spans(spans: Spans, keep: np.ndarray) -> Spans:
+    """The spans for which `keep`, bool[N], is true, in the same order."""
     return Spans(
         starts=spans.starts[keep],
         ends=spans.ends[keep],

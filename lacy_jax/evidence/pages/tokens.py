@@ -1,7 +1,8 @@
 """Text coloured token by token: how strongly the SLM asks for help, and which tokens carry facts."""
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,18 +82,39 @@ def coloured(
     return Markup("".join(parts))
 
 
-def written(prompt: str, pieces: Sequence[tuple[str, str | None, float]]) -> Markup:
+@dataclass(frozen=True)
+class Mark:
+    """A class for the characters [start, end) of a prompt and what followed it."""
+
+    start: int
+    end: int
+    name: str
+
+
+def written(prompt: str, pieces: Sequence[tuple[str, str | None, float]], *, marks: Sequence[Mark] = ()) -> Markup:
     """A prompt and what followed it, as <span>s; pieces are (text, name of the partner or None, call score).
 
-    Class `p` marks the partner's pieces; data attributes: w writer, s call score.
+    Class `p` marks the partner's pieces, those of `marks` what they name; data attributes: w writer, s call score.
     """
     parts = [Markup('<span class="w prompt">{}</span>').format(visible(prompt))]
-    before = None
+    before, end = None, len(prompt)
     for text, partner, score in pieces:
+        end += len(text)
         # A space between two writers belongs to neither's colour.
         body = text.lstrip(" ") if partner != before else text
-        classes = "w p" if partner else "w"
-        attributes = Markup('class="{}" data-w="{}" data-s="{:.2f}"').format(classes, partner or "the SLM", score)
-        parts.append(Markup("{}<span {}>{}</span>").format(text[: len(text) - len(body)], attributes, visible(body)))
+        parts.append(escape(text[: len(text) - len(body)]))
+        for part, name in _cut(body, start=end - len(body), marks=marks):
+            classes = " ".join(filter(None, ["w", "p" if partner else "", name]))
+            attributes = Markup('class="{}" data-w="{}" data-s="{:.2f}"').format(classes, partner or "the SLM", score)
+            parts.append(Markup("<span {}>{}</span>").format(attributes, visible(part)))
         before = partner
     return Markup("").join(parts)
+
+
+def _cut(text: str, *, start: int, marks: Sequence[Mark]) -> Iterator[tuple[str, str]]:
+    """A text that begins at the character `start`, in parts: each with the name of the mark that it lies in, or ""."""
+    inner = {edge for mark in marks for edge in (mark.start, mark.end) if start < edge < start + len(text)}
+    edges = [start, *sorted(inner), start + len(text)]
+    for low, high in itertools.pairwise(edges):
+        name = next((mark.name for mark in marks if mark.start <= low and high <= mark.end), "")
+        yield text[low - start : high - start], name

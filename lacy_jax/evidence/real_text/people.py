@@ -15,7 +15,7 @@ Seen = Literal["validation", "train", "unknown"]
 
 @dataclass(frozen=True)
 class Subject:
-    """A person, place or thing, by its article; `split`: where the SLM's corpus has it, "unknown" if that is another corpus."""
+    """What is written about, by its article; `split`: where the SLM's corpus has it, "unknown" if that is another."""
 
     document: Document
     split: Seen

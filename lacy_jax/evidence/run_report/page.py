@@ -256,10 +256,10 @@ class SampleView:
     generated: int
 
 
-def sample_view(sample: Completion, *, partner: str) -> SampleView:
-    """Colours a completion by who wrote what."""
+def sample_view(sample: Completion, *, partner: str, marks: Sequence[tokens.Mark] = ()) -> SampleView:
+    """Colours a completion by who wrote what; `marks` of its prompt and text add classes of their own."""
     written = [(piece.text, partner if piece.source == "partner" else None, piece.score) for piece in sample.pieces]
-    text = tokens.written(sample.prompt, written)
+    text = tokens.written(sample.prompt, written, marks=marks)
     return SampleView(text=text, delegated=sample.counts.delegated, generated=sample.counts.generated)
 
 
