@@ -1,7 +1,7 @@
 """A partner that is another checkpoint (ours, a Hugging Face folder or a GGUF file), with its own tokenizer and cache.
 
 The text so far may end within what this tokenizer would write as one token: "born in " before " 1879", "Ein" before
-"stein". Continued as given, such an end is one that the model has hardly ever seen (docs/cascade.md has figures). So
+"stein". Continued as given, such an end is one that the model has hardly ever seen (docs/partners.md has figures). So
 the text's last begun word, and white space at its end, are taken back and written again: as the tokenizer spells them,
 or by one token that spells the rest of them and more. What follows is the piece.
 """
