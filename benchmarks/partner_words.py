@@ -3,8 +3,8 @@
     python -m benchmarks.partner_words MODEL.gguf
 
 Held-out articles of the embedded corpus are cut at the end of a word, within one and after a space, once each. "As is"
-is greedy decoding after the text's own tokens; "written again" is what the partner does (docs/partners.md). A piece that
-begins with a letter where the word had ended goes on with it: those are printed, to be judged by eye.
+is greedy decoding after the text's own tokens; "written again" is what the partner does (docs/partners.md). A piece
+that begins with a letter where the word had ended goes on with it: those are printed, to be judged by eye.
 """
 
 import argparse

@@ -52,8 +52,8 @@ def lines(found: Adapted) -> list[str]:
         s = each.separation
         interval = bootstrap_area(found.tokens.scores[each.name], both, found.tokens.documents)
         said.append(
-            f"{title_of(each):<20} ROC area {s.area_both:.3f} ({interval.low:.3f} to {interval.high:.3f}); of the "
-            f"{budget:.0%} ranked highest {s.precision:.1%} are such, which are {s.recall:.1%} of all"
+            f"{title_of(each):<20} ROC area {s.area_both:.3f} ({interval.low:.3f} to {interval.high:.3f}); among the "
+            f"{budget:.0%} ranked highest, {s.precision:.1%} are facts that it gets wrong: {s.recall:.1%} of all those"
         )
     return said
 

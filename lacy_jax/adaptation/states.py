@@ -1,4 +1,4 @@
-"""What a model thinks before each token of marked documents: its final hidden states, kept on disk in chunks."""
+"""The final hidden states of a model before each token of marked documents, kept on disk in chunks."""
 
 import functools
 import hashlib

@@ -226,7 +226,7 @@ def _within_limits(asked: _Body, settings: Settings, *, prompts: Sequence[str], 
         raise ApiError(404, message, param="model", code="model_not_found")
     choices = len(prompts) * (asked.n or 1)
     if choices > settings.max_choices:
-        message = f"{choices} choices (prompts x n); allowed are {settings.max_choices} a request"
+        message = f"{choices} choices (prompts x n); allowed are {settings.max_choices} per request"
         raise ApiError(400, message, param="n" if (asked.n or 1) > 1 else blame)
     longest = max(map(len, prompts))
     if longest > settings.max_prompt_characters:
