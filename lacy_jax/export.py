@@ -3,8 +3,8 @@
     python -m lacy_jax.export --checkpoint=runs/slm_tiny --out=slm_tiny_export
 
 `<out>/params` is restorable by plain Orbax (`StandardCheckpointer().restore`) as a nested dict of float32 arrays;
-`<out>/tokenizer.model` is the SentencePiece model, `<out>/meta/metadata` the settings. `generate` and
-`evaluate` take the folder as a checkpoint.
+`<out>/tokenizer.model` is the tokenizer (trained here: a SentencePiece model), `<out>/meta/metadata` the settings.
+Whatever takes a checkpoint takes the folder.
 """
 
 from dataclasses import replace
@@ -23,7 +23,10 @@ def main(given: Given) -> int:
     return 0
 
 
-_FLAGS = (flags.CHECKPOINT, replace(flags.OUT, help="The folder to write; it must not exist yet", needed=True))
+_FLAGS = (
+    replace(flags.CHECKPOINT, help="A run's workdir, its checkpoints/, one step of it, or an export"),
+    replace(flags.OUT, help="The folder to write; it must not exist yet", needed=True),
+)
 DOOR = Door("export", __doc__, _FLAGS, main)
 
 if __name__ == "__main__":

@@ -68,7 +68,11 @@ CONFIG = Flag(
     "config", Text, "A config file, with an argument or without: configs/slm_tiny.py:method=lacy", needed=True
 )
 PRINT_CONFIG = Flag("print_config", bool, "Print every setting with its value and its meaning, and do nothing", False)
-CHECKPOINT = Flag("checkpoint", Path, "A run's workdir, its checkpoints/, one step of it, or an export")
+CHECKPOINT = Flag(
+    "checkpoint",
+    Path,
+    "A run's workdir, its checkpoints/, one step of it, an export, a Hugging Face folder or a GGUF file",
+)
 OUT = Flag("out", Path, "The folder for results")
 BATCH_SIZE = Flag("batch_size", Positive, "How many texts are worked on at once", 8)
 TEMPERATURE = Flag("temperature", NonNegative, "0 is greedy; above it tokens are drawn", 0.0)
