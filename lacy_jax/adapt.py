@@ -23,7 +23,7 @@ _FLAGS = (
     Flag("out", flags.Path, "The checkpoint's folder, which must not exist", needed=True),
     Flag("corpus", flags.Text, "A corpus (vital_articles), or JSON lines: paths and globs", "vital_articles"),
     Flag("documents", Positive, "How many documents are read; a fifth of them is held out", 600),
-    Flag("price", Share, "The model calls where its next token is likelier than this to be a wrong fact", 0.2),
+    Flag("price", Share, "It calls where the next token is likelier than this to be a fact that it gets wrong", 0.2),
     replace(flags.PARTNER, help="Who answers calls, as in lacy_jax.generate", default="documents"),
     Flag("marks", Marks, "What it learns to ask for: all facts, or those that the partner answers right", "facts"),
     Flag("samples", Count, "How many texts are written and checked, alone and in the cascade", 12),
