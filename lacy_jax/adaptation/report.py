@@ -38,7 +38,7 @@ def lines(found: Adapted) -> list[str]:
     facts = "facts" if found.answers is None else "facts that the partner knows"
     said = [
         f"{len(found.readings)} held-out documents, {len(both):,} tokens: {found.tokens.factual.mean():.1%} are "
-        f"{facts}, {both.mean():.1%} are such and the model gets them wrong",
+        f"{facts}, {both.mean():.1%} are such and the model gets them wrong: these need a call",
         f"fitted to {found.documents} documents, {found.fitted:,} tokens, in {sum(found.seconds.values()):.0f} s: "
         + ", ".join(f"{name} {seconds:.0f}" for name, seconds in found.seconds.items()),
     ]
@@ -53,7 +53,7 @@ def lines(found: Adapted) -> list[str]:
         interval = bootstrap_area(found.tokens.scores[each.name], both, found.tokens.documents)
         said.append(
             f"{title_of(each):<20} ROC area {s.area_both:.3f} ({interval.low:.3f} to {interval.high:.3f}); among the "
-            f"{budget:.0%} ranked highest, {s.precision:.1%} are facts that it gets wrong: {s.recall:.1%} of all those"
+            f"{budget:.0%} ranked highest, {s.precision:.1%} need a call, which are {s.recall:.1%} of all that do"
         )
     return said
 
