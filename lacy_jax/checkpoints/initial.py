@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from lacy_jax.checkpoints.chat_template import ChatTemplate, template_of_description
 from lacy_jax.checkpoints.foreign import open_foreign
 from lacy_jax.checkpoints.format import first_readable, kind_of, read_config, read_meta, read_tokenizer
 from lacy_jax.checkpoints.loading import load_model, shortened
@@ -79,6 +80,21 @@ def with_initial(config: Config) -> tuple[Config, TextTokenizer | None]:
     tokenizer = dataclasses.replace(config.tokenizer, vocab_size=found.tokenizer.call_id)
     changed = dataclasses.replace(config, model=model, tokenizer=tokenizer)
     return parse(config_to_dict(changed)), found.tokenizer
+
+
+def initial_chat(path: str) -> ChatTemplate | None:
+    """The chat template of the model at `path`, if it has one; a run that starts from it keeps it.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    path = expand_home(path)
+    kind = kind_of(path)
+    if kind != "own":
+        return open_foreign(path, kind=kind).chat()
+    return first_readable(
+        path, lambda folder: template_of_description(read_meta(folder).get("chat"), where=str(folder))
+    )
 
 
 def initial_params(config: Config) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from lacy_jax.checkpoints.format import model_meta, probe_of
+from lacy_jax.checkpoints.initial import initial_chat
 from lacy_jax.config import Config, config_from_dict, config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.loader import prefetch
@@ -72,7 +73,8 @@ def train(config: Config, *, prepared: Prepared, workdir: str, reporter: Reporte
         tokenizer = prepared.tokenizer.fingerprint
         reference = load_reference(config, tokenizer=tokenizer, vocab=vocab, mesh=mesh)
         checkpoints = Checkpoints(workdir, config.training)
-        run = Run(config, prepared, mesh, vocab, checkpoints, reporter, reference)
+        chat = initial_chat(config.model.initial) if config.model.initial else None
+        run = Run(config, prepared, mesh, vocab, checkpoints, reporter, reference, chat)
         try:
             with stop_requests(reporter.say) as stops:
                 state, meta = _start(run)
@@ -198,6 +200,7 @@ def _save(
         data=run.prepared.fingerprint,
         call_scores=scores,
         factual_probe=probe,
+        chat=run.chat,
     )
     run.checkpoints.save(state, step=step, meta=meta | {"health": health.to_dict()}, validation=validation)
 

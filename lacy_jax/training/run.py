@@ -4,6 +4,7 @@ import dataclasses
 
 from jax.sharding import Mesh
 
+from lacy_jax.checkpoints.chat_template import ChatTemplate
 from lacy_jax.config import Config
 from lacy_jax.console import Reporter
 from lacy_jax.data.prepare import Prepared
@@ -13,7 +14,7 @@ from lacy_jax.training.reference import Reference
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the parts of a run share; `vocab` is the padded vocabulary."""
+    """What the parts of a run share. vocab: the padded vocabulary. chat: of the model that it started from, if any."""
 
     config: Config
     prepared: Prepared
@@ -22,6 +23,7 @@ class Run:
     checkpoints: Checkpoints
     reporter: Reporter
     reference: Reference | None
+    chat: ChatTemplate | None
 
     @property
     def call_id(self) -> int:

@@ -1,6 +1,7 @@
 """A run that starts from a pretrained model: its sizes, weights and tokenizer, and no need of its files later."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.config import Config, TokenizerConfig
 from lacy_jax.errors import LacyError
 from lacy_jax.model import decoder
+from lacy_jax.training.loop import train
 from lacy_jax.training.metrics import read_metrics
 from tests.hf_folders import random_tensors, settings_of, write_folder
+from tests.training.test_loop import Killed, KillingReporter
 
 STYLES = ("gpt2", "llama3", "llama2")  # llama2: its output matrix is one of its own
 
@@ -69,20 +72,24 @@ def test_a_run_from_it_goes_on_without_it_and_is_a_checkpoint_like_any_other(
     small_config: Config, tmp_path: Path
 ) -> None:
     folder = written(tmp_path / "model", "llama3")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages[0].content }}"}))
     own = load_model(str(folder))
     config = from_model(small_config, folder)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, directory=str(tmp_path / "data")))
     straight = api.train(config, workdir=str(tmp_path / "straight"), say="nothing")
     first = read_metrics(str(tmp_path / "straight"))[0]
     assert api.prepare(config, say="nothing").tokenizer.definition == own.tokenizer.definition
-    half = dataclasses.replace(config, training=dataclasses.replace(config.training, steps=3))
-    api.train(half, workdir=str(tmp_path / "halves"), say="nothing")
+    whole, prepared = with_initial(config)[0], api.prepare(config, say="nothing")
+    with pytest.raises(Killed):
+        train(whole, prepared=prepared, workdir=str(tmp_path / "halves"), reporter=KillingReporter(at=5))
     with_rest = api.train(config, workdir=str(tmp_path / "halves"), say="nothing")
     assert with_rest.step == straight.step == 6
+    assert same_arrays(load_model(str(tmp_path / "halves")).params, load_model(str(tmp_path / "straight")).params)
     assert first["loss"] > 0
     shutil.rmtree(folder)
     loaded = load_model(str(tmp_path / "straight"))
     assert loaded.learned_to_call
+    assert loaded.chat == own.chat is not None
     assert loaded.tokenizer.encode("Ulm, 1879").ids.tolist() == own.tokenizer.encode("Ulm, 1879").ids.tolist()
     assert (loaded.tokenizer.start_id, loaded.tokenizer.end_id) == (own.tokenizer.start_id, own.tokenizer.end_id)
 
