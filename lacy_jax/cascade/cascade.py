@@ -20,7 +20,7 @@ from lacy_jax.cascade.scheduler import Calling, Oracle, RankedBy, Scheduler
 from lacy_jax.cascade.scores import CALL_SCORES
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.checks import change_cascade
-from lacy_jax.config import Account, CascadeConfig, Gate, Policy, Score, ScoreSetting, Span
+from lacy_jax.config import Account, CascadeConfig, Gate, Policy, ScoreSetting, Span
 from lacy_jax.data.corpus import corpus_of_checkpoint
 from lacy_jax.data.tokenizer import TextTokenizer, starting_with
 from lacy_jax.errors import ConfigError
@@ -172,8 +172,8 @@ def _check_score(slm: LoadedModel, score: ScoreSetting) -> None:
 
 def _calling(slm: LoadedModel, settings: CascadeConfig, *, threshold: float | None, oracle: Oracle | None) -> Calling:
     """Who calls, by settings. A row starts with the scores of validation text if they are of the score in use."""
-    own: Score = "call_score" if slm.learned_to_call else "uncertainty"
-    score: RankedBy = "oracle" if oracle is not None else own if settings.score == "auto" else settings.score
+    own = slm.own_score if settings.score == "auto" else settings.score
+    score: RankedBy = "oracle" if oracle is not None else own
     budget = Budget(share=settings.budget, window=settings.window, threshold=threshold)
     if settings.policy == "price" and threshold is None:
         budget = dataclasses.replace(budget, threshold=_price_threshold(score, settings.price), cap="share")

@@ -12,17 +12,18 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from lacy_jax.checkpoints.gguf_file import GgufFile
 from lacy_jax.data.hf_tokenizer import HfTokenizer
+from lacy_jax.data.merges import merges_by_score
 from lacy_jax.errors import CheckpointError, DataError
 
 # How text is cut before merging; sources: the tokenizer.json of the models that llama.cpp names so.
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_SPLITS = {
+SPLITS = {
     "llama-bpe": rf"{_WORDS}|\p{{N}}{{1,3}}{_REST}",
     "qwen2": rf"{_WORDS}|\p{{N}}{_REST}",
 }
 _PLAIN = ("gpt-2", "default")
-_DIGITS = ("smollm",)
+DIGITS = ("smollm",)
 _WHOLE_WORDS = ("llama-bpe",)  # a word that is in the vocabulary becomes one token, whatever the merges
 _SPACE = "\u2581"
 
@@ -78,15 +79,15 @@ def _strings(file: GgufFile, key: str) -> list[str]:
 def _byte_level(file: GgufFile, tokens: list[str]) -> Tokenizer:
     """GPT-2's way and those after it."""
     cut = file.value("tokenizer.ggml.pre", "default")
-    plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=cut not in _SPLITS)
-    if cut in _SPLITS:
-        first: Any = pre_tokenizers.Split(Regex(_SPLITS[cut]), behavior="isolated")
-    elif cut in _DIGITS:
+    plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=cut not in SPLITS)
+    if cut in SPLITS:
+        first: Any = pre_tokenizers.Split(Regex(SPLITS[cut]), behavior="isolated")
+    elif cut in DIGITS:
         first = pre_tokenizers.Digits(individual_digits=True)
     elif cut in _PLAIN:
         first = None
     else:
-        known = ", ".join((*_SPLITS, *_DIGITS, *_PLAIN))
+        known = ", ".join((*SPLITS, *DIGITS, *_PLAIN))
         raise CheckpointError(f"{file.where}: tokenizer.ggml.pre {cut!r} is not supported; supported are {known}")
     parted = [each.partition(" ") for each in _strings(file, "tokenizer.ggml.merges")]
     merges = [(left, right) for left, _, right in parted]
@@ -104,15 +105,10 @@ def _sentencepiece_like(file: GgufFile, tokens: list[str]) -> Tokenizer:
     scores = file.value("tokenizer.ggml.scores")
     if not isinstance(scores, list) or len(scores) != len(tokens):
         raise CheckpointError(f"{file.where}: tokenizer.ggml.scores is missing, or not one for each token")
-    pairs = [
-        (scores[index], ids[token[:at]], ids[token[at:]], (token[:at], token[at:]))
-        for token, index in ids.items()
-        for at in range(1, len(token))
-        if token[:at] in ids and token[at:] in ids
-    ]
-    merges = [pair for *_, pair in sorted(pairs, key=lambda each: (-each[0], each[1], each[2]))]
     unknown = file.value("tokenizer.ggml.unknown_token_id", 0)
-    tokenizer = Tokenizer(models.BPE(ids, merges, unk_token=tokens[unknown], fuse_unk=True, byte_fallback=True))
+    tokenizer = Tokenizer(
+        models.BPE(ids, merges_by_score(tokens, scores), unk_token=tokens[unknown], fuse_unk=True, byte_fallback=True)
+    )
     spaces = normalizers.Replace(" ", _SPACE)
     before = [normalizers.Prepend(_SPACE)] if file.value("tokenizer.ggml.add_space_prefix", True) else []
     tokenizer.normalizer = normalizers.Sequence([*before, spaces])

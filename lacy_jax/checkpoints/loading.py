@@ -24,7 +24,7 @@ from lacy_jax.checkpoints.format import (
     read_meta,
     read_tokenizer,
 )
-from lacy_jax.config import Config, ModelConfig, ObjectiveConfig, ParamsDtype
+from lacy_jax.config import Config, ModelConfig, ObjectiveConfig, ParamsDtype, Score
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import CheckpointError, DamagedError
 from lacy_jax.folders import local_copy
@@ -69,6 +69,11 @@ class LoadedModel:
     def learned_to_call(self) -> bool:
         """Whether its training taught it `<CALL>`."""
         return not self.family and self.config.objective.teaches_call
+
+    @property
+    def own_score(self) -> Score:
+        """The score of calling that "auto" stands for."""
+        return "call_score" if self.learned_to_call else "uncertainty"
 
 
 _MOST_COMPRESSED, _SMALL = 100, 1 << 20  # bytes of arrays to bytes of files; bytes of files that are always let pass

@@ -115,14 +115,14 @@ class HfTokenizer:
             raise DataError(f"tokenizer: {folder} names no end-of-text token: config.json needs eos_token_id")
         made = cls(definition, start_id=starts[0] if starts else None, end_id=ends[0], more_ends=ends[1:])
         rule = settings[-1].get("add_bos_token")
-        if rule is False or (rule is None and not made._adds_start()):
+        if rule is False or (rule is None and made.added_start() is None):
             made.start_id = made.end_id
         return made
 
-    def _adds_start(self) -> bool:
-        """Whether the post-processor puts a token before a text."""
+    def added_start(self) -> int | None:
+        """The token that the post-processor puts before a text, None for none."""
         added, plain = (self._tokenizer.encode("a", add_special_tokens=each).ids for each in (True, False))
-        return len(added) > len(plain) and added[: len(plain)] != plain
+        return added[0] if len(added) > len(plain) and added[: len(plain)] != plain else None
 
     @classmethod
     def from_definition(cls, definition: bytes) -> "HfTokenizer":
