@@ -118,6 +118,13 @@ def test_a_run_in_a_bucket(
     assert_same_model(f"{bucket}/small/export", small_run)
     with pytest.raises(CheckpointError, match="exists already"):
         export(run, out=f"{bucket}/small/export")
+    assert export(run, out=f"{bucket}/small/hf", format="hf").endswith(f"-> {bucket}/small/hf")
+    export(run, out=f"{bucket}/small/slm.gguf", format="gguf")
+    written, read = lacy_jax.load(str(local_copy(f"{bucket}/small/hf"))), lacy_jax.load(run)
+    np.testing.assert_array_equal(*(each.params["positions"]["embedding"] for each in (written, read)))
+    assert absolute(f"{bucket}/small/slm.gguf").read_bytes()[:4] == b"GGUF"
+    with pytest.raises(CheckpointError, match="exists already"):
+        export(run, out=f"{bucket}/small/slm.gguf", format="gguf")
     assert not Path("gs:").exists()
     assert not Path("s3:").exists()
 

@@ -37,15 +37,15 @@ _GPT2_SETTINGS = {
     "n_positions": "context_length",
     "layer_norm_epsilon": "attention.layer_norm_epsilon",
 }
-_ARCHITECTURES = {
+ARCHITECTURES = {
     "gpt2": _GPT2_SETTINGS,
     "llama": _LLAMA_SETTINGS,
     "qwen2": _LLAMA_SETTINGS,
     "qwen3": _LLAMA_SETTINGS,
 }
 _OPTIONAL = ("attention.head_count_kv", "attention.key_length", "rope.freq_base")
-_ROPE_FACTORS = "rope_freqs.weight"  # Llama 3's: what each frequency is divided by
-_PREFIXES = ("model.", "transformer.", "")  # of the names in the library's table
+ROPE_FACTORS = "rope_freqs.weight"  # Llama 3's: what each frequency is divided by
+PREFIXES = ("model.", "transformer.", "")  # of the names in the library's table
 
 
 class _Reader(gguf.GGUFReader):
@@ -69,10 +69,9 @@ class GgufFile:
             raise CheckpointError(f"cannot read {path} as GGUF ({words}): cut off, or damaged?") from None
         self.where = path
         self.architecture = str(self.value("general.architecture", ""))
-        if self.architecture not in _ARCHITECTURES:
+        if self.architecture not in ARCHITECTURES:
             raise CheckpointError(
-                f"{path}: architecture {self.architecture!r} is not supported; supported are "
-                f"{', '.join(_ARCHITECTURES)}"
+                f"{path}: architecture {self.architecture!r} is not supported; supported are {', '.join(ARCHITECTURES)}"
             )
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         blocks = {name.split(".")[1] for name in self._tensors if name.startswith("blk.")}
@@ -113,7 +112,7 @@ class GgufFile:
             CheckpointError: a setting that its family cannot build.
         """
         found: dict[str, Any] = {}
-        for name, key in _ARCHITECTURES[self.architecture].items():
+        for name, key in ARCHITECTURES[self.architecture].items():
             value = self.value(f"{self.architecture}.{key}")
             if value is not None:
                 self._check_number(key, value)
@@ -135,7 +134,7 @@ class GgufFile:
 
     def _rope_scaling(self, found: Mapping[str, Any]) -> dict[str, Any] | None:
         kind = self.value(f"{self.architecture}.rope.scaling.type", "none")
-        if _ROPE_FACTORS in self._tensors:
+        if ROPE_FACTORS in self._tensors:
             return self._llama3_scaling(found)
         if kind == "none":
             return None
@@ -150,7 +149,7 @@ class GgufFile:
 
     def _llama3_scaling(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """Llama 3's settings; the file has only their result, which must be that of the published ones."""
-        factors, theta = self._floats(_ROPE_FACTORS).ravel(), found.get("rope_theta", 10_000.0)
+        factors, theta = self._floats(ROPE_FACTORS).ravel(), found.get("rope_theta", 10_000.0)
         head_width = found.get("head_dim") or found["hidden_size"] / found["num_attention_heads"]
         if 2 * factors.size == head_width and np.isfinite(factors).all() and (factors > 0).all():
             scaling = {"factor": float(factors.max(initial=1.0)), "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -191,7 +190,7 @@ class GgufFile:
 
     def refuse_others(self, names: set[str]) -> None:
         """Raises `CheckpointError` where there are tensors that none of `names` is: the model is another one."""
-        known = {self._find(name) for name in names} | {_ROPE_FACTORS}
+        known = {self._find(name) for name in names} | {ROPE_FACTORS}
         if others := sorted(name for name in self._tensors if name not in known):
             raise CheckpointError(
                 f"{self.where}: {len(others)} tensors that a model of these settings does not have, the first "
@@ -205,7 +204,7 @@ class GgufFile:
         return found
 
     def _find(self, name: str) -> str | None:
-        found = (self._names.get_name(prefix + name, (".weight", ".bias")) for prefix in _PREFIXES)
+        found = (self._names.get_name(prefix + name, (".weight", ".bias")) for prefix in PREFIXES)
         return next(filter(None, found), None)
 
 
@@ -218,3 +217,9 @@ def _halves_apart(kernel_OI: np.ndarray, *, heads: int) -> np.ndarray:
     if left or rows % 2:
         return kernel_OI
     return kernel_OI.reshape(heads, rows // 2, 2, -1).swapaxes(1, 2).reshape(kernel_OI.shape)
+
+
+def halves_together(kernel_OI: np.ndarray, *, heads: int) -> np.ndarray:
+    """The reverse of `_halves_apart`."""
+    rows = kernel_OI.shape[0] // heads
+    return kernel_OI.reshape(heads, 2, rows // 2, -1).swapaxes(1, 2).reshape(kernel_OI.shape)

@@ -1,11 +1,11 @@
 """The family llama: rotary positions, RMSNorm, SwiGLU, grouped heads, kernels as [out, in]."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from lacy_jax.checkpoints.family import Parts, same
+from lacy_jax.checkpoints.family import Parts, layers_of, same
 from lacy_jax.config import ModelConfig
 from lacy_jax.errors import CheckpointError
 
@@ -82,3 +82,57 @@ def parts(config: ModelConfig) -> Parts:
     for name in ("gate", "up", "down"):
         found[f"blocks/mlp/{name}/kernel"] = (f"layers.{{}}.mlp.{name}_proj.weight", np.transpose)
     return found
+
+
+def written_settings(config: ModelConfig) -> dict[str, Any]:
+    """The config.json that `model_settings` reads as this config."""
+    found = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "num_hidden_layers": config.layers,
+        "hidden_size": config.width,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads or config.heads,
+        "intermediate_size": config.mlp_width or 4 * config.width,
+        "max_position_embeddings": config.context,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "rms_norm_eps": config.norm_epsilon,
+        "tie_word_embeddings": config.tied_embedding,
+        "rope_theta": config.rope_theta,
+    }
+    if config.head_width:
+        found["head_dim"] = config.head_width
+    if config.rope_scaling != "none":
+        found["rope_scaling"] = _written_rope(config)
+    return found
+
+
+def _written_rope(config: ModelConfig) -> dict[str, Any]:
+    found: dict[str, Any] = {"rope_type": config.rope_scaling, "factor": config.rope_factor}
+    if config.rope_scaling == "llama3":
+        found |= {
+            "low_freq_factor": config.rope_low_factor,
+            "high_freq_factor": config.rope_high_factor,
+            "original_max_position_embeddings": config.rope_original_context,
+        }
+    return found
+
+
+def written_tensors(params: Mapping[str, Any], config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
+    """The reverse of `parts`."""
+    width = config.width
+    yield "model.embed_tokens.weight", params["embedding"]["embedding"]
+    yield "model.norm.weight", params["final_norm"]["scale"]
+    if "output" in params:
+        yield "lm_head.weight", params["output"]["embedding"]
+    for index, layer in enumerate(layers_of(params, count=config.layers)):
+        at, attention = f"model.layers.{index}", layer["attention"]
+        yield f"{at}.input_layernorm.weight", layer["attention_norm"]["scale"]
+        yield f"{at}.post_attention_layernorm.weight", layer["mlp_norm"]["scale"]
+        for ours, theirs in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
+            yield f"{at}.self_attn.{theirs}.weight", attention[ours]["kernel"].reshape(width, -1).T
+        yield f"{at}.self_attn.o_proj.weight", attention["output"]["kernel"].reshape(-1, width).T
+        for name in ("gate", "up", "down"):
+            yield f"{at}.mlp.{name}_proj.weight", layer["mlp"][name]["kernel"].T
