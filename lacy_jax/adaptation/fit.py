@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lacy_jax.adaptation.states import States
+from lacy_jax.cascade.scores import CALL_SCORES
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import Gate, Score
 from lacy_jax.errors import DataError
@@ -68,6 +69,14 @@ class Ranking:
     def name(self) -> str:
         """Of its values in `TokenScores.scores`."""
         return self.score + ENDINGS[self.gate]
+
+
+def best_at_a_price(found: Sequence[Ranking]) -> Ranking:
+    """The first of rankings whose score stands for a probability, as a price needs.
+
+    A score of `<CALL>` does not: its row is fitted by itself, so its logit has another scale than the others.
+    """
+    return next(each for each in found if not (score := CALL_SCORES[each.score]).needs_call and score.threshold)
 
 
 def rankings(tokens: TokenScores, *, scores: Sequence[Score], budget: float) -> list[Ranking]:

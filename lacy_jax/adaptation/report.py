@@ -10,7 +10,6 @@ from lacy_jax.adaptation.run import UNCERTAINTY, Adapted
 from lacy_jax.adaptation.samples import Written
 from lacy_jax.cascade.render import marked_text
 from lacy_jax.cascade.scores import CALL_SCORES
-from lacy_jax.config import CascadeConfig
 from lacy_jax.evidence.pages import charts, tokens
 from lacy_jax.evidence.pages.curves import Chart
 from lacy_jax.evidence.pages.render import render
@@ -74,18 +73,18 @@ def samples_lines(found: Adapted, *, colour: bool) -> list[str]:
 
 def page(found: Adapted, *, command: str) -> str:
     """The page as text."""
-    best, budget = found.rankings[0], found.model.config.cascade.budget
+    best, budget = found.best, found.model.config.cascade.budget
     ranked, partner = np.sort(found.tokens.scores[best.name]), found.model.config.cascade.partner
     return render(
         "adapt.html",
         name=found.model.config.name,
         lines=lines(found),
-        rows=[(title_of(each), each.separation) for each in found.rankings],
+        rows=[(title_of(each), each.separation, each is best) for each in found.rankings],
         curves=[_roc(found, each, budget=budget) for each in _compared(found)],
         articles=_articles(found, ranked=ranked, budget=budget),
         legend=tokens.legend(budget),
         budget=charts.percent(budget),
-        asks=_asks(found.model.config.cascade),
+        asks=_asks(found),
         samples=_sample_views(found),
         counted=_counted(found),
         checks=_checks(found),
@@ -157,29 +156,27 @@ def _mark(claim: CheckedClaim) -> tokens.Mark:
     return tokens.Mark(claim.start, claim.end, "supported" if claim.supported else "unsupported")
 
 
-def _asks(settings: CascadeConfig) -> str:
-    """When the model asks, in a sentence."""
-    if settings.policy == "quantile":
-        return f"It asks at its highest scores, for {settings.budget:.0%} of the tokens."
+def _asks(found: Adapted) -> str:
+    """When the model asks, in sentences."""
+    settings, fact = found.model.config.cascade, "fact" if found.answers is None else "fact that the partner knows"
     return (
-        f"It asks where the next token is a fact that it gets wrong with a probability above {settings.price:g}. In a "
-        f"long text it delegates {settings.budget:.0%} of the tokens at most; a short one may spend more."
+        f"It asks where the next token is a {fact} and it gets it wrong with a probability above {settings.price:g}. "
+        f"In a long text it delegates {settings.budget:.0%} of the tokens at most; a short one may spend more."
     )
 
 
 def _articles(found: Adapted, *, ranked: np.ndarray, budget: float) -> list[ArticleView]:
     """The first held-out articles, coloured by the best score."""
-    scores, documents = found.tokens.scores[found.rankings[0].name], found.tokens.documents
+    scores, documents = found.tokens.scores[found.best.name], found.tokens.documents
     shown = found.readings[:ARTICLES_SHOWN]
     articles = [article_of(reading, scores[documents == number]) for number, reading in enumerate(shown)]
     return [article_view(article, ranked=ranked, budget=budget) for article in articles]
 
 
 def _compared(found: Adapted) -> list[Ranking]:
-    """The best way to call, and the model's own uncertainty where that is another."""
+    """The checkpoint's way to call, and the model's own uncertainty where that is another."""
     own = next(each for each in found.rankings if (each.score, each.gate) == (UNCERTAINTY, "none"))
-    best = found.rankings[0]
-    return [best] if best is own else [best, own]
+    return [found.best] if found.best is own else [found.best, own]
 
 
 def _roc(found: Adapted, ranking: Ranking, *, budget: float) -> Chart:

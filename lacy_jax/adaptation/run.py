@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lacy_jax.adaptation import Marks
-from lacy_jax.adaptation.fit import Ranking, fit_call_row, fit_probe, rankings, with_call_row
+from lacy_jax.adaptation.fit import Ranking, best_at_a_price, fit_call_row, fit_probe, rankings, with_call_row
 from lacy_jax.adaptation.marks import Answers, Marked, known
 from lacy_jax.adaptation.samples import Samples, worth_asking, write_samples
 from lacy_jax.adaptation.states import read_states
@@ -16,7 +16,7 @@ from lacy_jax.cascade.scores import CALL_SCORES
 from lacy_jax.checkpoints.export import write_export
 from lacy_jax.checkpoints.format import model_meta
 from lacy_jax.checkpoints.loading import LoadedModel, shortened
-from lacy_jax.config import Config, ObjectiveConfig, Policy, Score
+from lacy_jax.config import Config, ObjectiveConfig, Score
 from lacy_jax.console import Reporter
 from lacy_jax.data.datasets import Fingerprint
 from lacy_jax.data.documents import Document, split_of
@@ -37,14 +37,15 @@ class Adapted:
     """What came of it.
 
     model: what was saved.
-    rankings: the ways to call, best first, the first of them its setting. readings, tokens: of the held-out documents
-    that they were compared on. documents: how many were read to fit. fitted: targets fitted to.
+    rankings: the ways to call, best first. best: the one that is its setting. readings, tokens: of the held-out
+    documents that they were compared on. documents: how many were read to fit. fitted: targets fitted to.
     answers: of the partner, to the facts of all of them; None where it was not asked for marks.
     samples: what it writes; None where none was asked for. seconds: wall time by stage.
     """
 
     model: LoadedModel
     rankings: list[Ranking]
+    best: Ranking
     readings: list[Reading]
     tokens: TokenScores
     documents: int
@@ -100,7 +101,8 @@ def adapt(
     if not ranked:
         raise DataError("no held-out target is factual and wrong; give more documents")
     clock.stage("compare")
-    own = _own_settings(slm, config, best=ranked[0])
+    best = best_at_a_price(ranked)
+    own = _own_settings(slm, config, best=best)
     model = with_call_row(dataclasses.replace(slm, config=own, factual_probe=probe, family=""), call_row)
     _save(model, out=out, data=source_fingerprint(config), call_scores=tokens.scores["call_score"])
     clock.stage("save")
@@ -109,6 +111,7 @@ def adapt(
     return Adapted(
         model=model,
         rankings=ranked,
+        best=best,
         readings=readings,
         tokens=tokens,
         documents=len(train),
@@ -132,15 +135,14 @@ def _learned(config: Config) -> Config:
 
 
 def _own_settings(slm: LoadedModel, config: Config, *, best: Ranking) -> Config:
-    """The settings of the checkpoint: it calls by the best ranking, at a price where that stands for a probability."""
-    policy: Policy = "quantile" if CALL_SCORES[best.score].threshold is None else "price"
+    """The settings of the checkpoint: it calls by this ranking, at a price."""
     return dataclasses.replace(
         _learned(slm.config),
         name=f"{slm.config.name}-adapted",
         corpus=config.corpus,
         annotate=config.annotate,
         data=config.data,
-        cascade=dataclasses.replace(config.cascade, score=best.score, gate=best.gate, policy=policy),
+        cascade=dataclasses.replace(config.cascade, score=best.score, gate=best.gate, policy="price"),
     )
 
 
