@@ -98,12 +98,12 @@ def _own_data(slm: "LoadedModel", given: Given, *, reporter: "Reporter") -> "Pre
     A checkpoint may come from anybody, and what its settings name goes to the judge. So data is used only if it has
     the fingerprint that the checkpoint gives, which only somebody who has that data can know.
     """
-    from lacy_jax.data.corpus import EMBEDDED, corpus_of_checkpoint
+    from lacy_jax.data.corpus import EMBEDDED, OF_FILES, corpus_of_checkpoint
     from lacy_jax.data.prepare import prepare
 
     config = slm.config
     name = config.corpus.name
-    if name not in (*EMBEDDED, "jsonl") and given.corpus != name:
+    if name not in (*EMBEDDED, *OF_FILES) and given.corpus != name:
         raise ConfigError(
             f"the checkpoint {given.checkpoint} asks for the corpus {name!r}, which may run code of its own and is "
             f"read only if you agree: add --corpus={name}"

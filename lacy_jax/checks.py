@@ -138,11 +138,14 @@ def _objective(config: Config) -> Iterator[str]:
 
 def _data(config: Config) -> Iterator[str]:
     corpus, annotate = config.corpus, config.annotate
-    if corpus.name == "jsonl" and not corpus.files:
-        yield (
-            "config.corpus.files: the corpus jsonl needs paths or globs of .jsonl or .json files (also .gz, .zst); add "
-            "--config.corpus.files='FOLDER/*.jsonl'"
-        )
+    files = {
+        "jsonl": ("paths or globs of .jsonl or .json files (also .gz, .zst)", "FOLDER/*.jsonl"),
+        "parquet": ("paths or globs of .parquet files", "FOLDER/*.parquet"),
+        "text": ("folders, paths or globs of .txt or .md files", "FOLDER"),
+    }
+    if corpus.name in files and not corpus.files:
+        wanted, example = files[corpus.name]
+        yield (f"config.corpus.files: the corpus {corpus.name} needs {wanted}; add --config.corpus.files={example!r}")
     if annotate.annotator == "oracle" and corpus.name != "biographies":
         yield (
             "config.annotate.annotator: oracle works with the corpus biographies only, but config.corpus.name is "

@@ -78,16 +78,20 @@ class CorpusConfig:
 
     name: str = setting(
         "vital_articles",
-        "The corpus: vital_articles, jsonl, tfds, biographies, or one that a package registers (docs/adding.md).",
+        "The corpus: vital_articles, jsonl, parquet, text, tfds, biographies, or one that a package registers "
+        "(docs/adding.md).",
     )
     biographies: BiographiesConfig = BiographiesConfig()
     files: Paths = setting(
         "",
-        "jsonl: paths and globs, separated by commas (.jsonl or .json, also .gz or .zst), on disks, gs:// or s3://.",
+        "jsonl, parquet, text: paths and globs, separated by commas, on disks, gs:// or s3://. jsonl: .jsonl or .json, "
+        "also .gz or .zst; parquet: .parquet; text: .txt, .md, or folders of them.",
     )
-    id_field: str = setting("id", "jsonl: the field of a document's id. A document without one is named by its line.")
-    title_field: str = setting("title", "jsonl: the field of the title, which a document may lack.")
-    text_field: str = setting("text", "jsonl: the field of the text, which every document must have.")
+    id_field: str = setting(
+        "id", "jsonl, parquet: the field or column of a document's id. One without it is named by its line or row."
+    )
+    title_field: str = setting("title", "jsonl, parquet: that of the title, which a document may lack.")
+    text_field: str = setting("text", "jsonl, parquet: that of the text, which every document must have.")
     tfds_name: str = setting("wikipedia/20230601.en", "tfds: any TFDS dataset with the features title and text.")
     tfds_dir: Path = setting("", "tfds: the folder that it is read from, or prepared into.")
     tfds_download: bool = setting(False, "tfds: whether it may be downloaded where it is missing.")

@@ -167,10 +167,10 @@ def _refuse_partner(config: Config, *, checkpoint: str) -> None:
 
     A checkpoint may come from anybody; its partner would be sent the prompts and a key, or read any file.
     """
-    from lacy_jax.data.corpus import EMBEDDED
+    from lacy_jax.data.corpus import EMBEDDED, OF_FILES
 
     partner, corpus = config.cascade.partner, config.corpus.name
-    if partner == "none" or (partner == "documents" and corpus in (*EMBEDDED, "jsonl")):
+    if partner == "none" or (partner == "documents" and corpus in (*EMBEDDED, *OF_FILES)):
         return
     asked = f"{partner!r} over the corpus {corpus!r}" if partner == "documents" else f"{partner!r}"
     raise PartnerError(

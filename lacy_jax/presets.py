@@ -39,6 +39,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 CORPORA: dict[str, dict[str, Any]] = {
     "vital_articles": {"name": "vital_articles"},
     "jsonl": {"name": "jsonl"},
+    "parquet": {"name": "parquet"},
+    "text": {"name": "text"},
     "wikipedia": {"name": "tfds", "tfds_name": "wikipedia/20230601.en"},
     "biographies": {"name": "biographies"},
 }

@@ -9,6 +9,7 @@ import numpy as np
 
 Split = Literal["train", "validation"]
 _TITLE_END = "\n\n"
+BEGINNING = 200  # characters of what is left out
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -19,6 +20,17 @@ class Document:
     id: str
     title: str
     text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """A record of a corpus that cannot be a document.
+
+    reason: why, in one line. beginning: how its content begins, at most `BEGINNING` characters.
+    """
+
+    reason: str
+    beginning: str = ""
 
 
 def full_text(document: Document) -> str:

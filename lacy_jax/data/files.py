@@ -1,6 +1,7 @@
 """Files: hashes, remembered between runs; JSON lines, plain or compressed; what is written whole or not at all."""
 
 import contextlib
+import gzip
 import hashlib
 import itertools
 import json
@@ -10,18 +11,20 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import filelock
 import zstandard
 from etils import epath
 
+from lacy_jax.data.documents import BEGINNING, LeftOut
 from lacy_jax.data.opening import Stamp, open_bytes, open_decompressed, stamp_of
 from lacy_jax.errors import DataError
 from lacy_jax.paths import is_bucket
 
 HASHES_FILE = "files.json"
 DEEPEST = 100  # levels of JSON
+LARGEST = 2**28  # bytes of one record that are held
 
 
 @dataclass
@@ -118,19 +121,53 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a .jsonl, .jsonl.gz or .jsonl.zst file, each with "<path>, line <n>"; empty lines are skipped.
+    """The objects of a file as `json_lines` reads them.
 
     Raises:
         DataError: the file cannot be read, or a line is not a JSON object in UTF-8.
     """
+    for where, found in json_lines(path):
+        if isinstance(found, LeftOut):
+            raise DataError(f"{where}: {found.reason}")
+        yield where, found
+
+
+def json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any] | LeftOut]]:
+    """The objects of a file of JSON lines, also .gz or .zst, each with "<path>, line <n>"; empty lines are skipped.
+
+    A line that is no object is left out. So is, "after line <n>", the rest of an archive that is cut or damaged.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
     number = 0
     try:
-        with open_decompressed(path) as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield f"{path}, line {number}", _json_object(line, where=f"{path}, line {number}")
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        with open_decompressed(path) as file:
+            for number, line in enumerate(_lines(file), start=1):
+                if isinstance(line, LeftOut):
+                    yield f"{path}, line {number}", line
+                elif line.strip():
+                    yield f"{path}, line {number}", _json_object(line)
+    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+        yield f"{path}, after line {number}", LeftOut(f"cannot be read ({error})")
+    except OSError as error:
         raise DataError(f"{path}, after line {number}: cannot be read ({error})") from None
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes | LeftOut]:
+    """The lines of a file; no more than `LARGEST` bytes of one are held."""
+    while line := file.readline(LARGEST):
+        if len(line) < LARGEST or line.endswith(b"\n"):
+            yield line
+            continue
+        while (more := file.readline(LARGEST)) and not more.endswith(b"\n"):
+            pass
+        yield LeftOut(f"longer than {LARGEST >> 20} MiB", beginning_of(line))
+
+
+def beginning_of(content: bytes) -> str:
+    """How bytes begin, for people; those that are not UTF-8 become U+FFFD."""
+    return content[: 4 * BEGINNING].decode("utf-8", "replace")[:BEGINNING]
 
 
 def read_json_log(path: Path | epath.Path) -> list[dict[str, Any]]:
@@ -147,16 +184,18 @@ def read_json_log(path: Path | epath.Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _json_object(line: bytes, *, where: str) -> dict[str, Any]:
+def _json_object(line: bytes) -> dict[str, Any] | LeftOut:
     try:
         value = parse_json(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8") from None
+        reason = f"not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8"
     except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error}); every line must be one JSON object") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: a JSON {type(value).__name__}, not an object; every line must be one JSON object")
-    return value
+        reason = f"not JSON ({error}); every line must be one JSON object"
+    else:
+        if isinstance(value, dict):
+            return value
+        reason = f"a JSON {type(value).__name__}, not an object; every line must be one JSON object"
+    return LeftOut(reason, beginning_of(line).rstrip())
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 Each stage has a folder named after the fingerprint of all it depends on, under `config.data.directory`:
 
     annotated/<corpus>-<hash>/1.0.0/            documents and marks (TFDS)
+    annotated/<corpus>-<hash>/left_out.jsonl    the corpus' records that could not be documents, if there are any
     tokenizer/<corpus>-<hash>/tokenizer.model
     packed/<corpus>-<hash>/1.0.0/               windows, and the tokenizer again (TFDS)
     files.json                                  sha256 of the files read, by path, size and time of change
@@ -11,10 +12,12 @@ A stage whose folder is there is not run again. Folders appear by a rename when 
 stage is simply started anew; processes that want the same folder wait for the one that makes it.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +33,7 @@ from lacy_jax.data.annotate import annotate_documents, annotator_fingerprint
 from lacy_jax.data.check import SMALL, small_corpus_problems
 from lacy_jax.data.corpus import corpus_fingerprint, read_documents
 from lacy_jax.data.datasets import AnnotatedSource, Fingerprint
-from lacy_jax.data.documents import Document, Spans, full_text, split_of
+from lacy_jax.data.documents import Document, LeftOut, Spans, full_text, split_of
 from lacy_jax.data.factual import select_spans
 from lacy_jax.data.files import parse_json, remembered_hashes, write_whole
 from lacy_jax.data.pack import (
@@ -47,6 +50,7 @@ from lacy_jax.data.tokenizer import TextTokenizer, train_tokenizer
 from lacy_jax.errors import DataError
 from lacy_jax.folders import local_copy, writing
 
+LEFT_OUT_FILE = "left_out.jsonl"  # beside annotated documents
 FINGERPRINT_FILE = "fingerprint.json"  # beside a tokenizer that was trained here
 FORMAT = 1  # of all folders; raise it when what the same settings give changes
 
@@ -125,6 +129,7 @@ def prepare(
         _packed_directory(config, source=source, tokenizer=tokenizer),
         expected=_packed_fingerprint(config, source=source, tokenizer=tokenizer),
     )
+    _say_left_out(annotated)
     return Prepared(packed=packed, annotated_directory=annotated)
 
 
@@ -137,6 +142,7 @@ def annotated_documents(config: Config, *, tokenizer: TextTokenizer, progress: P
     source = source_fingerprint(config)
     directory = _annotated_directory(Path(config.data.directory), source)
     _annotate(config, tokenizer, directory=directory, fingerprint=source, progress=progress)
+    _say_left_out(directory)
     return AnnotatedSource(directory)
 
 
@@ -222,7 +228,8 @@ def _annotate(
 
     def build() -> None:
         with tempfile.TemporaryFile("w+", dir=directory.parent, encoding="ascii") as spool:
-            count, characters = _read_corpus(config, tokenizer, into=spool, progress=progress)
+            with _left_out_beside(directory) as left_out:
+                count, characters = _read_corpus(config, tokenizer, into=spool, left_out=left_out, progress=progress)
             spool.seek(0)
             marked = annotate_documents((Document(*json.loads(line)) for line in spool), config.annotate)
             datasets.write_annotated(
@@ -237,13 +244,40 @@ def _annotate(
     _once(directory, build, progress=progress)
 
 
+@contextlib.contextmanager
+def _left_out_beside(directory: Path) -> Iterator[TextIO]:
+    """What is written becomes LEFT_OUT_FILE beside a dataset when the block ends; if it is nothing, there is none."""
+    path = directory.parent / LEFT_OUT_FILE
+    unfinished = path.with_name(f"incomplete.{path.name}")
+    try:
+        with open(unfinished, "w", encoding="ascii") as file:
+            yield file
+            written = file.tell()
+        path.unlink(missing_ok=True)
+        if written:
+            unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _say_left_out(directory: Path) -> None:
+    path = directory.parent / LEFT_OUT_FILE
+    if path.exists():
+        with open(path, "rb") as file:
+            logging.warning("%s records left out: see %s", f"{sum(1 for _ in file):,}", path)
+
+
 def _read_corpus(
-    config: Config, tokenizer: TextTokenizer | None, *, into: TextIO, progress: Progress
+    config: Config, tokenizer: TextTokenizer | None, *, into: TextIO, left_out: TextIO, progress: Progress
 ) -> tuple[int, int]:
     """Writes each document as a line of JSON; gives the numbers of documents and of their characters."""
+
+    def leave_out(where: str, record: LeftOut) -> None:
+        left_out.write(json.dumps({"where": where, "reason": record.reason, "beginning": record.beginning}) + "\n")
+
     count = characters = 0
     first: list[Document] = []  # all, where there are few
-    for document in read_documents(config.corpus):
+    for document in read_documents(config.corpus, left_out=leave_out):
         into.write(json.dumps([document.id, document.title, document.text]) + "\n")
         count += 1
         characters += len(full_text(document))

@@ -200,7 +200,7 @@ def test_a_store_is_reused_and_rebuilt_when_the_corpus_changes(tmp_path: Path) -
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
-    file.write_text('{"id": "1", "text": "fine"}\nnot json\n')
+    file.write_text('{"id": "1", "text": "fine"}\n' + "not json\n" * 20)
     with pytest.raises(DataError, match="line 2"):
         open_store(CorpusConfig(name="jsonl", files=str(file)), directory=str(tmp_path / "index"))
     # What the file hashes to is known; of an index there is nothing.

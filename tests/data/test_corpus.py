@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lacy_jax.config import CorpusConfig
+from lacy_jax.data.corpora import jsonl as jsonl_corpus
 from lacy_jax.data.corpus import corpus_fingerprint, corpus_of_checkpoint, read_documents
-from lacy_jax.data.documents import Document, full_text, split_of, text_offset
+from lacy_jax.data.documents import Document, LeftOut, full_text, split_of, text_offset
 from lacy_jax.data.files import remembered_hashes
 from lacy_jax.errors import DataError, StorageError
 from lacy_jax.paths import absolute
@@ -43,6 +44,13 @@ def write(directory, content, name="part.jsonl"):
     path = directory / name
     path.write_bytes(content if isinstance(content, bytes) else as_lines(content))
     return path
+
+
+def read(corpus):
+    """The documents, and what is left out with its place."""
+    left_out = []
+    documents = list(read_documents(corpus, left_out=lambda where, record: left_out.append((where, record))))
+    return documents, left_out
 
 
 def error_of(corpus):
@@ -196,9 +204,11 @@ def test_files_of_one_name_whose_documents_have_ids_keep_their_fingerprint(tmp_p
     assert [name for name, _ in corpus_fingerprint(corpus)["files"]] == ["part.jsonl", "part.jsonl"]
 
 
-def test_a_file_given_twice_by_two_ways_is_still_refused(tmp_path):
-    path = write(tmp_path, [{"text": "x"}])
-    assert "occurs twice" in error_of(jsonl(f"{path}, {tmp_path}/../{tmp_path.name}/{path.name}"))
+def test_of_a_file_given_twice_by_two_ways_each_document_is_there_once(tmp_path):
+    path = write(tmp_path, LINES[:2])
+    documents, left_out = read(jsonl(f"{path}, {tmp_path}/../{tmp_path.name}/{path.name}"))
+    assert documents == READ[:2]
+    assert ["occurs twice" in record.reason for _, record in left_out] == [True, True]
 
 
 @pytest.mark.parametrize("name", ["wiki[1], a.jsonl", "wiki[1].jsonl", "what?.jsonl", "d[1]/part.jsonl"])
@@ -220,39 +230,76 @@ def test_files_are_found_by_their_literal_names(tmp_path, name):
         (b'{"text": "\xff"}\n', "part.jsonl, line 1: not UTF-8 (byte 11 of the line)"),
         (
             b'{"id": "a", "body": "x"}\n',
-            "must be a string; the line has 'id', 'body' (config.corpus.text_field names it)",
+            "must be a string; the record has 'id', 'body' (config.corpus.text_field names it)",
         ),
         (b'{"text": 5}\n', "line 1: the text, field 'text', must be a string"),
         (b'{"text": "", "title": ["x"]}\n', "line 1: the title, field 'title', must be a string"),
         (b'{"text": "", "id": 1.5}\n', "line 1: the id, field 'id', must be a string or a whole number"),
         (b'{"text": "", "id": true}\n', "line 1: the id, field 'id', must be a string or a whole number"),
         (b'{"text": "", "id": 1}\n{"text": "x", "id": "1"}\n', "line 2: the document id '1' occurs twice"),
-        (b"\n", "there are no documents"),
     ],
 )
-def test_a_bad_line_gives_one_error_with_file_and_line(tmp_path, content, told):
-    message = error_of(jsonl(write(tmp_path, content)))
-    assert told in message
-    assert "\n" not in message
+def test_a_bad_line_is_left_out_with_its_place_and_beginning(tmp_path, content, told):
+    path = write(tmp_path, content + b'\n{"id": "last", "text": "good"}\n')
+    documents, ((where, record),) = read(jsonl(path))
+    assert documents[-1] == Document(id="last", title="", text="good")
+    assert len(documents) == content.count(b"ok") + content.count(b'"id": 1}') + 1
+    assert told in f"{where}: {record.reason}"
+    assert "\n" not in record.reason
+    bad = content.splitlines()[-1]
+    assert record.beginning == ("x" if b'"1"' in bad else bad.decode("utf-8", "replace").rstrip())
+
+
+def test_an_empty_corpus_is_refused(tmp_path):
+    assert "there are no documents" in error_of(jsonl(write(tmp_path, b"\n")))
 
 
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
-def test_damaged_files_are_named(tmp_path, suffix):
+def test_a_corpus_of_which_nothing_can_be_read_is_refused(tmp_path, suffix):
     path = write(tmp_path, b"not compressed at all", f"part.jsonl.{suffix}")
-    assert f"{path}, after line 0: cannot be read" in error_of(jsonl(path))
+    message = error_of(jsonl(path))
+    assert f"only 0 of 1 records can be used; the first that cannot: {path}, after line 0: cannot be read" in message
+
+
+@pytest.mark.parametrize(("setting", "told"), [("text_field", "'body', must be a string"), ("id_field", "twice")])
+def test_a_wrong_setting_ends_it_after_the_first_records(tmp_path, setting, told):
+    lines = as_lines({"text": f"text {n}", "source": "web"} for n in range(10_000))
+    path = write(tmp_path, zstandard.compress(lines + b'{"text": "x"}\n' * 10_000), "part.jsonl.zst")
+    found = []
+    wrong = jsonl(path, **{setting: {"text_field": "body", "id_field": "source"}[setting]})
+    with pytest.raises(DataError) as caught:
+        list(read_documents(wrong, left_out=lambda *record: found.append(record)))
+    assert "of 10,000 records can be used" in str(caught.value)
+    assert told in str(caught.value)
+    assert len(found) in (9_999, 10_000)
+
+
+def test_of_a_line_without_end_little_is_held(tmp_path, monkeypatch):
+    monkeypatch.setattr("lacy_jax.data.files.LARGEST", 100)
+    exactly = json.dumps({"id": "exactly", "text": "x" * 70}).encode() + b"\n"
+    assert len(exactly) == 100
+    path = write(tmp_path, exactly + exactly.replace(b"exactly", b"ex_actly") + b'{"text": "no end' + b"o" * 999)
+    documents, left_out = read(jsonl(path))
+    assert [document.id for document in documents] == ["exactly"]
+    assert [where for where, _ in left_out] == [f"{path}, line 2", f"{path}, line 3"]
 
 
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
 def test_cut_files_are_never_taken_for_whole_ones(tmp_path, suffix):
     whole = as_lines({"id": index, "text": f"{index * 7919 % 10_007} " * 50} for index in range(2_000))
     compressed = gzip.compress(whole) if suffix == "gz" else zstandard.compress(whole)
-    path = write(tmp_path, compressed[:-20], f"part.jsonl.{suffix}")
-    assert str(path) in error_of(jsonl(path))
+    path = write(tmp_path, compressed[: len(compressed) // 2], f"part.jsonl.{suffix}")
+    documents, ((where, _),) = read(jsonl(path))
+    assert [document.text for document in documents] == [
+        f"{index * 7919 % 10_007} " * 50 for index in range(len(documents))
+    ]
+    assert where == f"{path}, after line {len(documents)}"
+    assert 300 < len(documents) < 2_000
 
 
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
 @pytest.mark.parametrize("frames", [1, 3])
-def test_a_file_is_read_whole_or_refused_wherever_it_is_cut(tmp_path, suffix, frames):
+def test_wherever_a_file_is_cut_what_stands_before_is_read_and_the_rest_is_counted(tmp_path, suffix, frames):
     lines = as_lines({"id": index, "text": f"{index * 7919 % 10_007}"} for index in range(12)).splitlines(True)
     parts = [b"".join(lines[start::frames]) for start in range(frames)]
     compressed = [gzip.compress(part) if suffix == "gz" else _flushed(part) for part in parts]
@@ -262,7 +309,11 @@ def test_a_file_is_read_whole_or_refused_wherever_it_is_cut(tmp_path, suffix, fr
     ends = {sum(map(len, compressed[: count + 1])) for count in range(frames)}  # nothing is cut there
     for end in set(range(len(whole))) - ends:
         path.write_bytes(whole[:end])
-        assert f"{path}, after line " in error_of(jsonl(path))
+        found = list(jsonl_corpus.documents(jsonl(path)))
+        *documents, (where, record) = found
+        assert all(isinstance(document, Document) for _, document in documents)
+        assert where == f"{path}, after line {len(documents)}"
+        assert isinstance(record, LeftOut)
 
 
 def _flushed(content):
@@ -297,10 +348,12 @@ def test_missing_files_are_told(files, told):
 
 def test_reading_streams(tmp_path):
     path = write(tmp_path, as_lines(LINES) + b"broken")
-    documents = read_documents(jsonl(path))
+    left_out = []
+    documents = read_documents(jsonl(path), left_out=lambda where, _: left_out.append(where))
     assert [next(documents).id for _ in LINES] == [document.id for document in READ]
-    with pytest.raises(DataError, match="line 4"):
-        next(documents)
+    assert not left_out
+    assert list(documents) == []
+    assert left_out == [f"{path}, line 4"]
 
 
 def test_splits_never_change():

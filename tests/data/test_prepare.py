@@ -128,10 +128,10 @@ def test_files_are_hashed_once_and_the_corpus_is_read_once(
         hashed.append(Path(file.name).name)
         return hashlib.new(name, file.read())
 
-    def read(corpus: CorpusConfig) -> Iterator[Document]:
+    def read(corpus: CorpusConfig, **options: Any) -> Iterator[Document]:
         nonlocal readings
         readings += 1
-        return read_documents(corpus)
+        return read_documents(corpus, **options)
 
     def counts(config: Config) -> tuple[list[str], int]:
         nonlocal readings
@@ -173,6 +173,59 @@ def test_prepared_twice_is_the_same(config: Config, tmp_path: Path) -> None:
     second = prepare(change(config, "data", directory=str(tmp_path / "again")))
     assert second.fingerprint == first.fingerprint
     assert contents(second) == contents(first)
+
+
+def test_broken_records_are_counted_and_kept_and_the_others_are_exact(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = [
+        "",
+        "\0 7 \0",
+        "שלום 5 עולם",
+        "e\u0301 3\u0327 x",
+        "👩‍👩‍👧‍👦🏽 6 👩",
+        "!" * 5_000 + " 4 " + "$" * 5_000,
+        "1 " * 20_000,
+        "\ufeff8\r\n",
+    ]
+    rows = [{"id": f"odd{n}", "title": "T\u0308" * (n % 2), "text": text} for n, text in enumerate(odd)]
+    broken = [
+        b'{"text": "\xff"}',
+        b'{"id": "no text"}',
+        b'{"id": "d1", "text": "again"}',
+        b"[" * 9_999,
+        b'{"text": "cut',
+    ]
+    with open(tmp_path / "corpus.jsonl", "ab") as corpus, open(tmp_path / "spans.jsonl", "a") as spans:
+        for row in rows:
+            corpus.write(json.dumps(row).encode() + b"\n")
+            found = [[*match.span(), "NUM"] for match in re.finditer(r"\d+", str(row["text"]))]
+            spans.write(json.dumps({"id": row["id"], "spans": found}) + "\n")
+        corpus.write(b"\n".join(broken))
+    prepared = prepare(change(config, "rule", first_mention_only=False, exclude_subjects=False))
+    left_out = prepared.annotated_directory.parent / "left_out.jsonl"
+    kept = [json.loads(line) for line in left_out.read_text().splitlines()]
+    assert [row["where"].rpartition(", ")[2] for row in kept] == [f"line {n}" for n in range(69, 74)]
+    assert [row["beginning"] for row in kept] == [
+        '{"text": "\ufffd"}',
+        '{"id": "no text"}',
+        "again",
+        "[" * 200,
+        '{"text": "cut',
+    ]
+    assert caplog.messages == [f"5 records left out: see {left_out}"]
+    documents = {document.id: document.text for document in prepared.documents()}
+    assert [documents[f"odd{n}"] for n in range(len(odd))] == odd
+    # The factual tokens are the digits of the texts, each once and no other token; those of titles are not marked.
+    found = []
+    for source in (prepared.train, prepared.validation):
+        for record in (source[index] for index in range(len(source))):
+            factual = record["factual"][1 : record["length"]]
+            found += record["tokens"][1 : record["length"]][factual].tolist()
+    texts = [prepared.tokenizer.decode_bytes([token]).decode().strip() for token in found]
+    assert sorted(texts) == sorted(re.findall(r"\d", "".join(documents.values())))
+    again = prepare(change(config, "data", directory=str(tmp_path / "again")))
+    assert (again.annotated_directory.parent / "left_out.jsonl").read_bytes() == left_out.read_bytes()
 
 
 # --- Interrupted, and two at once -----------------------------------------------------------------------------------

@@ -182,7 +182,9 @@ def describe_partner(spec: str, *, corpus: CorpusConfig) -> str:
     if form == "reader":
         model, documents = (describe_partner(each, corpus=corpus) for each in read_reader(argument))
         return f"{model}, which reads passages of {documents}"
-    files = argument or (corpus.files if corpus.name == "jsonl" else "")
+    from lacy_jax.data.corpus import OF_FILES
+
+    files = argument or (corpus.files if corpus.name in OF_FILES else "")
     return {
         "none": "nobody, the model writes all by itself",
         "documents": f"the documents of {files}" if files else f"the documents of the corpus {corpus.name}",

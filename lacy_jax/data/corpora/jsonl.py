@@ -1,15 +1,14 @@
 """The corpus jsonl: one JSON object per line, in one or more files, as Dolma and OLMo have them, too."""
 
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
 from lacy_jax.config import CorpusConfig
 from lacy_jax.data.corpora import file_names
 from lacy_jax.data.corpora.file_names import Kind, Named
-from lacy_jax.data.documents import Document
-from lacy_jax.data.files import read_json_lines
-from lacy_jax.errors import DataError
+from lacy_jax.data.corpora.records import document_of
+from lacy_jax.data.documents import Document, LeftOut
+from lacy_jax.data.files import json_lines
 
 _KIND = Kind((".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz", ".json.zst"))
 
@@ -19,32 +18,22 @@ def problems(corpus: CorpusConfig) -> Iterator[str]:
     return file_names.problems(corpus, _KIND)
 
 
-def documents(corpus: CorpusConfig) -> Iterator[tuple[str, Document]]:
+def documents(corpus: CorpusConfig) -> Iterator[tuple[str, Document | LeftOut]]:
     """One document per line, with the place of the line. A title may be missing; a missing id becomes "<file>:<line>".
 
-    If files in several folders share a name, <file> has enough folders to be unique.
+    If files in several folders share a name, <file> has enough folders to be unique. A line that is no document is left
+    out, and so is the rest of an archive that is cut.
 
     Raises:
-        DataError: a file is missing or cut, or a line is no document.
+        DataError: a file is missing.
     """
     for file in _files(corpus):
-        for where, record in read_json_lines(file.path):
-            line = where.rpartition(" ")[2]
-            identity = record.get(corpus.id_field)
-            if identity is None:
-                identity = f"{file.name}:{line}"
-            elif isinstance(identity, bool) or not isinstance(identity, str | int):
-                raise DataError(f"{where}: the id, field {corpus.id_field!r}, must be a string or a whole number")
-            title = record.get(corpus.title_field)
-            text = record.get(corpus.text_field)
-            if not isinstance(title, str | None):
-                raise DataError(f"{where}: the title, field {corpus.title_field!r}, must be a string")
-            if not isinstance(text, str):
-                raise DataError(
-                    f"{where}: the text, field {corpus.text_field!r}, must be a string; the line has "
-                    f"{', '.join(map(repr, record)) or 'no fields'} (config.corpus.text_field names it)"
-                )
-            yield where, Document(id=str(identity), title=title or "", text=text)
+        for where, record in json_lines(file.path):
+            if isinstance(record, LeftOut):
+                yield where, record
+            else:
+                line = where.rpartition(" ")[2]
+                yield where, document_of(record, corpus, identity=f"{file.name}:{line}")
 
 
 def fingerprint(corpus: CorpusConfig) -> dict[str, Any]:
@@ -57,6 +46,7 @@ def fingerprint(corpus: CorpusConfig) -> dict[str, Any]:
 
 def _files(corpus: CorpusConfig) -> list[Named]:
     def without_ids(path: str) -> bool:
-        return all(record.get(corpus.id_field) is None for _, record in itertools.islice(read_json_lines(path), 1))
+        records = (record for _, record in json_lines(path) if not isinstance(record, LeftOut))
+        return next(records, {}).get(corpus.id_field) is None
 
     return file_names.named_files(corpus, _KIND, without_ids=without_ids)

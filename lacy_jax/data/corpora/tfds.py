@@ -4,14 +4,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from lacy_jax.config import CorpusConfig
-from lacy_jax.data.documents import Document
+from lacy_jax.data.documents import BEGINNING, Document, LeftOut
 from lacy_jax.errors import DataError
 
 _SPLIT = "train"
 
 
-def documents(corpus: CorpusConfig) -> Iterator[tuple[str, Document]]:
+def documents(corpus: CorpusConfig) -> Iterator[tuple[str, Document | LeftOut]]:
     """The train split. Without an id feature, a document's id is "train:<index>"; title_field "" means no titles.
+
+    Records that are damaged or not in UTF-8 are left out.
 
     Raises:
         DataError: the dataset is not there, or lacks a feature.
@@ -25,11 +27,17 @@ def documents(corpus: CorpusConfig) -> Iterator[tuple[str, Document]]:
                 f"{builder.info.full_name}: has no feature {field!r} but {', '.join(map(repr, sorted(features)))}; "
                 "set config.corpus.title_field and config.corpus.text_field"
             )
-    for index, record in enumerate(builder.as_data_source(split=_SPLIT)):
-        identity = record[corpus.id_field] if has_id else f"{_SPLIT}:{index}"
-        strings = (identity, record.get(corpus.title_field, ""), record[corpus.text_field])
-        document = Document(*(each.decode() if isinstance(each, bytes) else str(each) for each in strings))
-        yield f"{builder.info.full_name}, record {index}", document
+    source = builder.as_data_source(split=_SPLIT)
+    for index in range(len(source)):
+        found: Document | LeftOut
+        try:
+            record = source[index]
+            identity = record[corpus.id_field] if has_id else f"{_SPLIT}:{index}"
+            strings = (identity, record.get(corpus.title_field, ""), record[corpus.text_field])
+            found = Document(*(each.decode() if isinstance(each, bytes) else str(each) for each in strings))
+        except (OSError, RuntimeError, ValueError) as error:  # what array_record raises; the last also of bad UTF-8
+            found = LeftOut(f"cannot be read ({str(error)[:BEGINNING]})")
+        yield f"{builder.info.full_name}, record {index}", found
 
 
 def fingerprint(corpus: CorpusConfig) -> dict[str, Any]:
