@@ -28,7 +28,7 @@ def main(given: Given) -> int:
 
 
 _FLAGS = (
-    replace(flags.CHECKPOINT, help="A run's workdir, its checkpoints/, one step of it, or an export"),
+    flags.CHECKPOINT,
     replace(flags.OUT, help="The folder, or the file NAME.gguf, to write; it must not exist yet", needed=True),
     Flag("format", ExportFormat, "Who is to read it: lacy_jax and Orbax, transformers, or llama.cpp", "orbax"),
     Flag("dtype", ExportDtype, "hf and gguf: the type of its tensors; stored: as in the checkpoint", "stored"),
