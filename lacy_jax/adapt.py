@@ -1,9 +1,9 @@
 """Teach a pretrained model when to ask: its weights stay, a probe for facts and the row of <CALL> are fitted.
 
-    python -m lacy_jax.adapt --model=SmolLM2-135M-Instruct.gguf --out=runs/smollm2
+    python -m lacy_jax.adapt --model=SmolLM2-135M-Instruct.gguf --out=runs/adapted
     python -m lacy_jax.adapt --model=FOLDER --corpus='texts/*.jsonl' --partner=http://localhost:8080/v1 --out=runs/mine
 
-The result is a checkpoint: `python -m lacy_jax.generate --checkpoint=runs/smollm2 --prompt="Marie Curie was born in"`.
+The result is a checkpoint: `python -m lacy_jax.generate --checkpoint=runs/adapted --prompt="Marie Curie was born in"`.
 docs/adapting.md says what is fitted, and what it gives.
 """
 
