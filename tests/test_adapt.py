@@ -132,7 +132,7 @@ def test_only_the_row_of_call_changes_and_it_finds_what_was_marked(tmp_path: Pat
     row = np.asarray(decoder.output_matrix(changed.params))[call]
     logits, both = states.hidden.astype(np.float64) @ row, states.factual & states.wrong
     assert logits[both].mean() > logits[~both].mean() + logits.std()
-    with pytest.raises(DataError, match="the same mark"):
+    with pytest.raises(DataError, match="none are facts; give more documents"):
         fit_probe(dataclasses.replace(states, factual=np.zeros_like(states.factual)))
 
 

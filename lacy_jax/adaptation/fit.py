@@ -22,7 +22,7 @@ def fit_probe(states: States) -> FactualProbe:
     Raises:
         DataError: no target is factual, or all are.
     """
-    weights_D, bias = _fit(states, states.factual)
+    weights_D, bias = _fit(states, states.factual, called="facts")
     return FactualProbe(weights=tuple(weights_D.tolist()), bias=bias)
 
 
@@ -34,7 +34,7 @@ def fit_call_row(states: States) -> np.ndarray:
     Raises:
         DataError: no target is factual and wrong, or all are.
     """
-    weights_D, _ = _fit(states, states.factual & states.wrong)
+    weights_D, _ = _fit(states, states.factual & states.wrong, called="facts that the model gets wrong")
     return weights_D
 
 
@@ -46,10 +46,11 @@ def with_call_row(slm: LoadedModel, weights_D: np.ndarray) -> LoadedModel:
     return dataclasses.replace(slm, params={**slm.params, name: {"embedding": changed}})
 
 
-def _fit(states: States, labels: np.ndarray) -> tuple[np.ndarray, float]:
-    """Weights float64[D] and bias of a logistic regression on hidden states."""
+def _fit(states: States, labels: np.ndarray, *, called: str) -> tuple[np.ndarray, float]:
+    """Weights float64[D] and bias of a logistic regression on hidden states; `called`: those whose label is true."""
     if labels.all() or not labels.any():
-        raise DataError("all tokens of the documents have the same mark; give more documents, or other marks")
+        none = "all" if labels.all() else "none"
+        raise DataError(f"of {len(labels):,} tokens of the documents {none} are {called}; give more documents")
     hidden_ND = states.hidden.astype(np.float32)
     mean_D, spread_D = hidden_ND.mean(axis=0), hidden_ND.std(axis=0) + 1e-6
     fitted = fit_logistic((hidden_ND - mean_D) / spread_D, labels)
