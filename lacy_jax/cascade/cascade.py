@@ -20,7 +20,7 @@ from lacy_jax.cascade.scheduler import Calling, Oracle, RankedBy, Scheduler
 from lacy_jax.cascade.scores import CALL_SCORES
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.checks import change_cascade
-from lacy_jax.config import Account, CascadeConfig, Gate, Policy, ScoreSetting, Span
+from lacy_jax.config import Account, CascadeConfig, Gate, Policy, Score, ScoreSetting, Span
 from lacy_jax.data.corpus import corpus_of_checkpoint
 from lacy_jax.data.tokenizer import TextTokenizer, starting_with
 from lacy_jax.errors import ConfigError
@@ -112,7 +112,9 @@ class Cascade:
             partner = Guard(partner, timeout=settings.timeout)
         self.checkpoint, self.chat, self.partner = slm.path, slm.chat, partner
         self._engine = Engine(slm)
-        self._calling = _calling(slm, settings, threshold=threshold, oracle=oracle)
+        self._calling = calling_of(
+            settings, own_score=slm.own_score, call_scores=slm.call_scores, threshold=threshold, oracle=oracle
+        )
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -170,9 +172,25 @@ def _check_score(slm: LoadedModel, score: ScoreSetting) -> None:
         )
 
 
-def _calling(slm: LoadedModel, settings: CascadeConfig, *, threshold: float | None, oracle: Oracle | None) -> Calling:
-    """Who calls, by settings. A row starts with the scores of validation text if they are of the score in use."""
-    own = slm.own_score if settings.score == "auto" else settings.score
+def calling_of(
+    settings: CascadeConfig,
+    *,
+    own_score: Score,
+    call_scores: Sequence[float],
+    threshold: float | None = None,
+    oracle: Oracle | None = None,
+) -> Calling:
+    """Who calls, by settings.
+
+    A row starts with `call_scores`, quantiles of the call score of validation text, if they are of the score in use.
+
+    Args:
+        own_score: the score that "auto" stands for.
+
+    Raises:
+        ConfigError: policy "price" with a score that is no probability.
+    """
+    own = own_score if settings.score == "auto" else settings.score
     score: RankedBy = "oracle" if oracle is not None else own
     budget = Budget(share=settings.budget, window=settings.window, threshold=threshold)
     if settings.policy == "price" and threshold is None:
@@ -183,7 +201,7 @@ def _calling(slm: LoadedModel, settings: CascadeConfig, *, threshold: float | No
         score=score,
         gate=settings.gate,
         account=settings.account,
-        warm_scores=slm.call_scores if (score, settings.gate) == ("call_score", "none") else (),
+        warm_scores=tuple(call_scores) if (score, settings.gate) == ("call_score", "none") else (),
         oracle=oracle,
     )
 

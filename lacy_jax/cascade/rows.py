@@ -8,11 +8,11 @@ import codecs
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from lacy_jax.cascade import budget as budgets
 from lacy_jax.cascade.budget import Budget, BudgetState
-from lacy_jax.cascade.decoding.engine import Engine, Step, after_start, ends_word
+from lacy_jax.cascade.decoding.engine import Step, after_start, ends_word
 from lacy_jax.cascade.decoding.sampling import GREEDY, Sampling
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import ConfigError
@@ -111,6 +111,19 @@ class Completion:
     finish: Finish
 
 
+class Writes(Protocol):
+    """What is asked of the model that writes: an `Engine`, or what runs elsewhere.
+
+    token_bytes: the UTF-8 bytes of each token.
+    """
+
+    @property
+    def tokenizer(self) -> TextTokenizer: ...
+
+    @property
+    def token_bytes(self) -> Sequence[bytes]: ...
+
+
 @dataclass
 class Row:
     """A prompt on its way. Invariant: `read` is the text of `ids`, less the bytes held back in `utf8`.
@@ -164,7 +177,7 @@ class Row:
         return Completion(prompt, self.text[len(prompt) :], tuple(self.pieces), self.counts, self.finish)
 
 
-def take_own(row: Row, step: Step, score: float, *, engine: Engine, spent: int = 0) -> None:
+def take_own(row: Row, step: Step, score: float, *, engine: Writes, spent: int = 0) -> None:
     """Appends the SLM's own token; bytes of an incomplete character are held back from the text."""
     row.state = budgets.account(row.state, generated=1, spent=spent)
     if step.token in engine.tokenizer.end_ids:
@@ -182,7 +195,7 @@ def take_own(row: Row, step: Step, score: float, *, engine: Engine, spent: int =
     _end_at_length(row)
 
 
-def resume(row: Row, piece: str, *, engine: Engine) -> None:
+def resume(row: Row, piece: str, *, engine: Writes) -> None:
     """A row that waits goes on: with the partner's piece, or with the SLM's own token where that is ""."""
     assert row.asked is not None
     (step, score), row.asked = row.asked, None

@@ -171,7 +171,7 @@ class Engine:
             params=decoder.unstack_layers(loaded.params),
             probe=jnp.asarray(probe_weights(loaded.factual_probe, width=self.config.width)),
             emitted_V=jnp.asarray(emitted_V),
-            goes_on_V=jnp.asarray(_goes_on(self.token_bytes, vocab=vocab)),
+            goes_on_V=jnp.asarray(goes_on(self.token_bytes, vocab=vocab)),
             bytes_VW=jnp.asarray(bytes_VW),
             lengths_V=jnp.asarray(lengths_V),
         )
@@ -386,7 +386,7 @@ def _parts(rows: Sequence[_Going], *, counts: Sequence[int]) -> Iterator[tuple[S
         rows = rows[count:]
 
 
-def _goes_on(tokens: Sequence[bytes], *, vocab: int) -> np.ndarray:
+def goes_on(tokens: Sequence[bytes], *, vocab: int) -> np.ndarray:
     """Tokens that would go on with a word or number before them (they begin with a letter or digit), bool [vocab]."""
     begins = np.zeros(vocab, bool)
     for token, token_bytes in enumerate(tokens):
