@@ -14,11 +14,13 @@ from lacy_jax.start import preparing_problems
 def main(given: Given) -> int:
     """Prepares what the config asks for, and prints its folder."""
     from lacy_jax.console import reporting
+    from lacy_jax.data.marks import describe_marks, doubts
     from lacy_jax.data.pack import SPLITS
     from lacy_jax.data.prepare import prepare
 
     with reporting() as reporter:
-        packed = prepare(given.config, tokenizer=given.tokenizer, progress=reporter.update).packed
+        prepared = prepare(given.config, tokenizer=given.tokenizer, progress=reporter.update)
+        packed = prepared.packed
         reporter.finish()
         for split in SPLITS:
             count = packed.statistics[split]
@@ -26,6 +28,9 @@ def main(given: Given) -> int:
                 f"{split:<10}  {count['documents']:,} documents, {count['tokens']:,} tokens, "
                 f"{count['factual'] / count['tokens']:.1%} factual, {count['windows']:,} windows"
             )
+        reporter.say(f"marked by   {describe_marks(prepared)}")
+        for doubt in doubts(prepared, given.config.annotate):
+            reporter.say(f"warning     {doubt}")
     print(packed.directory)
     return 0
 

@@ -44,6 +44,7 @@ RUN = {
     "data_format.md": (SMALL,),
     "distributed.md": (SMALL, *SAMPLES),
     "factscore.md": ("--limit=1",),
+    "languages.md": (SMALL,),
     "methods.md": ("--batches=1",),
     "objective.md": (SMALL, *SAMPLES),
     "partners.md": FEW,

@@ -8,16 +8,22 @@ An annotator is a module, or any object, with two functions of `AnnotateConfig`:
     mark(documents, settings) -> Iterator[tuple[Document, Spans]]    each document, in order, with its spans
     fingerprint(settings) -> dict                                    what the marks depend on, as plain JSON values
 
-and optionally `problems(settings) -> Iterator[str]`: lines about missing files and the like, said before the start.
+and optionally
+
+    problems(settings) -> Iterator[str]         lines about missing files and the like, said before the start
+    doubts(texts, settings) -> Iterator[str]    lines about documents that it may mark badly, said before it marks them;
+                                                texts: how some documents of the corpus begin
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from lacy_jax.config import AnnotateConfig
 from lacy_jax.data.documents import Document, Spans
 from lacy_jax.errors import DataError
 from lacy_jax.registry import Registry
+
+JUDGED, JUDGED_CHARACTERS = 500, 2_000  # documents whose beginnings are judged, and how much of each
 
 ANNOTATORS = Registry(
     kind="annotator",
@@ -39,6 +45,13 @@ def annotate_documents(documents: Iterable[Document], config: AnnotateConfig) ->
     """
     marked: Iterator[tuple[Document, Spans]] = ANNOTATORS.load(config.annotator).mark(documents, config)
     return marked
+
+
+def annotator_doubts(texts: Sequence[str], config: AnnotateConfig) -> Iterator[str]:
+    """Lines about marks that may not be what the rule asks for, in such texts. Raises as `annotator_fingerprint`."""
+    annotator = ANNOTATORS.load(config.annotator)
+    if hasattr(annotator, "doubts"):
+        yield from annotator.doubts(texts, config)
 
 
 def annotator_fingerprint(config: AnnotateConfig) -> dict[str, Any]:

@@ -12,12 +12,13 @@ A stage whose folder is there is not run again. Folders appear by a rename when 
 stage is simply started anew; processes that want the same folder wait for the one that makes it.
 """
 
-import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
 import logging
+import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -29,13 +30,20 @@ import numpy as np
 
 from lacy_jax.config import Config, RuleConfig
 from lacy_jax.data import datasets
-from lacy_jax.data.annotate import annotate_documents, annotator_fingerprint
+from lacy_jax.data.annotate import (
+    JUDGED,
+    JUDGED_CHARACTERS,
+    annotate_documents,
+    annotator_doubts,
+    annotator_fingerprint,
+)
 from lacy_jax.data.check import SMALL, small_corpus_problems
 from lacy_jax.data.corpus import corpus_fingerprint, read_documents
 from lacy_jax.data.datasets import AnnotatedSource, Fingerprint
-from lacy_jax.data.documents import Document, LeftOut, Spans, full_text, split_of
+from lacy_jax.data.documents import Document, Spans, full_text, split_of
 from lacy_jax.data.factual import select_spans
 from lacy_jax.data.files import parse_json, remembered_hashes, write_whole
+from lacy_jax.data.left_out import leave_out, left_out_beside, say_left_out
 from lacy_jax.data.pack import (
     TOKENIZER_FILE,
     Packed,
@@ -50,7 +58,6 @@ from lacy_jax.data.tokenizer import TextTokenizer, train_tokenizer
 from lacy_jax.errors import DataError
 from lacy_jax.folders import local_copy, writing
 
-LEFT_OUT_FILE = "left_out.jsonl"  # beside annotated documents
 FINGERPRINT_FILE = "fingerprint.json"  # beside a tokenizer that was trained here
 FORMAT = 1  # of all folders; raise it when what the same settings give changes
 
@@ -129,7 +136,7 @@ def prepare(
         _packed_directory(config, source=source, tokenizer=tokenizer),
         expected=_packed_fingerprint(config, source=source, tokenizer=tokenizer),
     )
-    _say_left_out(annotated)
+    say_left_out(annotated)
     return Prepared(packed=packed, annotated_directory=annotated)
 
 
@@ -142,7 +149,7 @@ def annotated_documents(config: Config, *, tokenizer: TextTokenizer, progress: P
     source = source_fingerprint(config)
     directory = _annotated_directory(Path(config.data.directory), source)
     _annotate(config, tokenizer, directory=directory, fingerprint=source, progress=progress)
-    _say_left_out(directory)
+    say_left_out(directory)
     return AnnotatedSource(directory)
 
 
@@ -228,65 +235,55 @@ def _annotate(
 
     def build() -> None:
         with tempfile.TemporaryFile("w+", dir=directory.parent, encoding="ascii") as spool:
-            with _left_out_beside(directory) as left_out:
-                count, characters = _read_corpus(config, tokenizer, into=spool, left_out=left_out, progress=progress)
+            with left_out_beside(directory) as left_out:
+                read = _read_corpus(config, tokenizer, into=spool, left_out=left_out, progress=progress)
+            for line in annotator_doubts(read.beginnings, config.annotate):
+                logging.warning("%s", line)
             spool.seek(0)
             marked = annotate_documents((Document(*json.loads(line)) for line in spool), config.annotate)
             datasets.write_annotated(
-                _counted(marked, stage="annotate", total=count, progress=progress),
+                _counted(marked, stage="annotate", total=read.documents, progress=progress),
                 directory=Path(config.data.directory),
                 name=directory.parent.name,
                 fingerprint=fingerprint,
-                count=count,
-                characters=characters,
+                count=read.documents,
+                characters=read.characters,
             )
 
     _once(directory, build, progress=progress)
 
 
-@contextlib.contextmanager
-def _left_out_beside(directory: Path) -> Iterator[TextIO]:
-    """What is written becomes LEFT_OUT_FILE beside a dataset when the block ends; if it is nothing, there is none."""
-    path = directory.parent / LEFT_OUT_FILE
-    unfinished = path.with_name(f"incomplete.{path.name}")
-    try:
-        with open(unfinished, "w", encoding="ascii") as file:
-            yield file
-            written = file.tell()
-        path.unlink(missing_ok=True)
-        if written:
-            unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """What was read of a corpus: the numbers of documents and of their characters, and how some of them begin."""
 
-
-def _say_left_out(directory: Path) -> None:
-    path = directory.parent / LEFT_OUT_FILE
-    if path.exists():
-        with open(path, "rb") as file:
-            logging.warning("%s records left out: see %s", f"{sum(1 for _ in file):,}", path)
+    documents: int
+    characters: int
+    beginnings: list[str]
 
 
 def _read_corpus(
     config: Config, tokenizer: TextTokenizer | None, *, into: TextIO, left_out: TextIO, progress: Progress
-) -> tuple[int, int]:
-    """Writes each document as a line of JSON; gives the numbers of documents and of their characters."""
-
-    def leave_out(where: str, record: LeftOut) -> None:
-        left_out.write(json.dumps({"where": where, "reason": record.reason, "beginning": record.beginning}) + "\n")
-
+) -> _Read:
+    """Writes each document as a line of JSON."""
     count = characters = 0
     first: list[Document] = []  # all, where there are few
-    for document in read_documents(config.corpus, left_out=leave_out):
+    beginnings: list[str] = []  # of documents that are chosen evenly from all
+    choice = random.Random(0)
+    for document in read_documents(config.corpus, left_out=functools.partial(leave_out, left_out)):
         into.write(json.dumps([document.id, document.title, document.text]) + "\n")
         count += 1
         characters += len(full_text(document))
         if characters <= SMALL:
             first.append(document)
+        if count <= JUDGED:
+            beginnings.append(document.text[:JUDGED_CHARACTERS])
+        elif (place := choice.randrange(count)) < JUDGED:
+            beginnings[place] = document.text[:JUDGED_CHARACTERS]
         progress("read corpus", count, config.corpus.max_documents or None)
     if characters <= SMALL and (problems := list(small_corpus_problems(first, config, tokenizer=tokenizer))):
         raise DataError(*problems)
-    return count, characters
+    return _Read(count, characters, beginnings)
 
 
 def _tokenize(

@@ -346,7 +346,7 @@ def test_the_original_model_is_preferred_to_its_mirror(monkeypatch):
 
 def test_a_model_without_what_is_needed_is_refused(tmp_path):
     spacy.blank("en").to_disk(tmp_path / "blank")
-    with pytest.raises(DataError, match="the model has no ner and no parser; name one that has both"):
+    with pytest.raises(DataError, match="the model has no entity recogniser and no tagger, so it would mark nothing"):
         list(annotate_documents([document("x")], AnnotateConfig(workers=1, spacy_model=str(tmp_path / "blank"))))
     fingerprint = annotator_fingerprint(AnnotateConfig(spacy_model=str(tmp_path / "blank")))
     assert fingerprint["model"] == "blank"

