@@ -19,6 +19,7 @@ import lacy_jax
 from lacy_jax import export as _program  # noqa: F401 (the door must not hide the function)
 from lacy_jax.cascade.decoding.engine import Engine
 from lacy_jax.checkpoints.export import export, write_export
+from lacy_jax.checkpoints.exports.card import card
 from lacy_jax.checkpoints.exports.hf_folder import write_hf_folder
 from lacy_jax.checkpoints.exports.layout import outgoing
 from lacy_jax.checkpoints.exports.tokenizer_json import tokenizer_json
@@ -183,15 +184,28 @@ def test_what_the_folder_says(tmp_path: Path) -> None:
     )  # fmt: skip
     assert (own["price"], own["budget"], own["call_scores"]) == (0.3, 0.1, [0.0, 1.0])
     assert own["factual_probe"] == {"weights": [0.5] * 32, "bias": -1.0}
-    card = files["README.md"].read_text()
+    text = files["README.md"].read_text()
     method = "lacy_full (rule factual_loss, rate 0.6)"
     price = "a price of 0.3, and at most 10%"
     for words in ("# my model", "| steps | 12 |", method, "CC BY-SA 4.0", "wikipedia/20230601.en", price):
-        assert words in card
+        assert words in text
     library = tokenizers.Tokenizer.from_file(str(files["tokenizer.json"]))
     assert library.token_to_id("<CALL>") == call
     assert library.get_added_tokens_decoder()[call].special
     assert library.encode("Ulm").ids == [end, *model.tokenizer.encode("Ulm").ids]
+
+
+def test_cards_of_pretrained_models_and_of_those_that_never_learned_to_call(tmp_path: Path) -> None:
+    adapted = outgoing(model_of("llama3-carried", tmp_path))
+    assert "| started from | a pretrained model, whose tokenizer it has; its licence holds here too |" in card(adapted)
+    assert "logsumexp" in card(adapted)
+    config = Config(model=random_model().model, objective=ObjectiveConfig(rule="none"))
+    plain = dataclasses.replace(random_model(), config=config)
+    written = card(outgoing(plain))
+    assert "started from" not in written
+    assert "logsumexp" not in written
+    assert "never learned" in written
+    assert "calls by the score `uncertainty`, at 22% of its tokens" in written
 
 
 def test_the_three_lines_of_the_card_are_the_call_score() -> None:

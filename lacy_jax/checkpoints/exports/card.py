@@ -7,6 +7,7 @@ import jax
 
 from lacy_jax.checkpoints.exports.layout import CALL, Outgoing
 from lacy_jax.config import Config
+from lacy_jax.data.tokenizer import Tokenizer
 
 _HEAD = """---
 library_name: transformers
@@ -37,6 +38,13 @@ call_score = logits[{id}] - others.logsumexp(0)
 `generation_config.json` suppresses `{call}`, so `generate` writes text alone. This checkpoint calls by {by}.
 `cascade.json` has all numbers. Cascades outside JAX: docs/exporting.md of lacy_jax.
 """
+# Of a model that was trained without it.
+_NEVER = """## How it calls
+
+`{call}` (id {id}) is a special token that this model never learned. Its logit means nothing, and
+`generation_config.json` suppresses it. This checkpoint calls by {by}.
+`cascade.json` has all numbers. Cascades outside JAX: docs/exporting.md of lacy_jax.
+"""
 
 
 def card(model: Outgoing) -> str:
@@ -44,7 +52,8 @@ def card(model: Outgoing) -> str:
     config = model.loaded.config
     parts = [_HEAD, f"# {_line(config.name)}", _about(model), _made(model)]
     if model.has_call:
-        parts.append(_CALLS.format(call=CALL, id=model.tokenizer.call_id, by=_called_by(model)))
+        text = _CALLS if model.loaded.learned_to_call else _NEVER
+        parts.append(text.format(call=CALL, id=model.tokenizer.call_id, by=_called_by(model)))
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -74,8 +83,9 @@ def _made(model: Outgoing) -> str:
             "data": _data(config),
             "licence of the data": _licence(config),
         }
-        if config.model.initial:
-            rows["started from"] = f"{_line(Path(config.model.initial).name)}; its licence holds here too"
+        if config.model.initial or not isinstance(model.tokenizer, Tokenizer):
+            source = _line(Path(config.model.initial).name) or "a pretrained model, whose tokenizer it has"
+            rows["started from"] = f"{source}; its licence holds here too"
     if version := loaded.versions.get("lacy_jax"):
         rows["lacy_jax"] = _line(version)
     opening = "nothing" if model.opening is None else f"`{model.name_of(model.opening)}`"
