@@ -78,20 +78,13 @@ class CorpusConfig:
 
     name: str = setting(
         "vital_articles",
-        "The corpus: vital_articles, jsonl, parquet, text, tfds, biographies, or one that a package registers "
-        "(docs/adding.md).",
+        "One of vital_articles, jsonl, parquet, text, tfds, biographies, or a package's (docs/adding.md).",
     )
     biographies: BiographiesConfig = BiographiesConfig()
-    files: Paths = setting(
-        "",
-        "jsonl, parquet, text: paths and globs, separated by commas, on disks, gs:// or s3://. jsonl: .jsonl or .json, "
-        "also .gz or .zst; parquet: .parquet; text: .txt, .md, or folders of them.",
-    )
-    id_field: str = setting(
-        "id", "jsonl, parquet: the field or column of a document's id. One without it is named by its line or row."
-    )
-    title_field: str = setting("title", "jsonl, parquet: that of the title, which a document may lack.")
-    text_field: str = setting("text", "jsonl, parquet: that of the text, which every document must have.")
+    files: Paths = setting("", "jsonl, parquet, text: paths and globs, separated by commas; text: folders, too.")
+    id_field: str = setting("id", "jsonl, parquet: the field of the id. One without it is named by its line or row.")
+    title_field: str = setting("title", "jsonl, parquet: the field of the title, which a document may lack.")
+    text_field: str = setting("text", "jsonl, parquet: the field of the text, which every document must have.")
     tfds_name: str = setting("wikipedia/20230601.en", "tfds: any TFDS dataset with the features title and text.")
     tfds_dir: Path = setting("", "tfds: the folder that it is read from, or prepared into.")
     tfds_download: bool = setting(False, "tfds: whether it may be downloaded where it is missing.")
