@@ -18,13 +18,14 @@ class Registry:
     """What a setting may name.
 
     kind: the word for it in messages. group: the group of entry points in which packages register their own.
-    built_in: name -> address of ours. error: the class of what `load` raises.
+    built_in: name -> address of ours. error: the class of what `load` raises. functions: those that each must have.
     """
 
     kind: str
     group: str
     built_in: Mapping[str, str]
     error: type[LacyError]
+    functions: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
         """Every name: ours, then those of installed packages."""
@@ -34,7 +35,7 @@ class Registry:
         """The module or object of that name.
 
         Raises:
-            LacyError: of class `error`: there is none, or it cannot be imported.
+            LacyError: of class `error`: there is none, or it cannot be imported, or lacks a function.
         """
         if name in self.built_in:
             return pkgutil.resolve_name(self.built_in[name])
@@ -44,11 +45,14 @@ class Registry:
                 f"unknown {self.kind} {name!r}; allowed are {', '.join(self.names())} "
                 f"(packages register others in the entry points {self.group!r})"
             )
+        where = f"{self.kind} {name!r} (entry point {entry.value!r})"
         try:
-            return entry.load()
+            found = entry.load()
         except Exception as error:  # whatever the package's own code raises
-            where = f"{self.kind} {name!r} (entry point {entry.value!r})"
             raise self.error(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+        if missing := [each for each in self.functions if not callable(getattr(found, each, None))]:
+            raise self.error(f"{where} has no function {' and no function '.join(map(repr, missing))}")
+        return found
 
     def _entries(self) -> dict[str, importlib.metadata.EntryPoint]:
         return {entry.name: entry for entry in importlib.metadata.entry_points(group=self.group)}

@@ -19,6 +19,7 @@ from lacy_jax.cascade.partners import make_partner
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.config import AnnotateConfig, CorpusConfig, config_from_dict
 from lacy_jax.data.annotate import annotate_documents, annotator_fingerprint
+from lacy_jax.data.check import data_problems
 from lacy_jax.data.corpus import corpus_fingerprint, read_documents
 from lacy_jax.data.documents import Document, full_text
 from lacy_jax.evidence import suites
@@ -65,6 +66,31 @@ def test_a_corpus(install: Install, tmp_path: Path) -> None:
     before = corpus_fingerprint(corpus)
     (tmp_path / "a.txt").write_text("Changed.")
     assert corpus_fingerprint(corpus) != before
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("no_such_module", "cannot be imported: ModuleNotFoundError"),
+        ("raises", "cannot be imported: ZeroDivisionError"),
+        ("json", "has no function '{}' and no function 'fingerprint'"),
+    ],
+)
+@pytest.mark.parametrize(("group", "function"), [("corpora", "documents"), ("annotators", "mark")])
+def test_a_broken_one_is_one_line_and_only_where_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, function: str, value: str, said: str
+) -> None:
+    folder = tmp_path / "broken-0.dist-info"
+    folder.mkdir()
+    (tmp_path / "raises.py").write_text("1 / 0")
+    (folder / "METADATA").write_text("Name: broken\nVersion: 0\n")
+    (folder / "entry_points.txt").write_text(f"[lacy_jax.{group}]\nbroken = {value}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    part, setting = {"corpora": ("corpus", "name"), "annotators": ("annotate", "annotator")}[group]
+    (problem,) = data_problems(config_from_dict({part: {setting: "broken"}}))
+    assert said.format(function) in problem
+    assert "\n" not in problem
+    assert list(data_problems(config_from_dict({}))) == []
 
 
 def test_an_annotator(install: Install) -> None:

@@ -34,6 +34,7 @@ ANNOTATORS = Registry(
         "oracle": "lacy_jax.evidence.closed_world.world.oracle",
     },
     error=DataError,
+    functions=("mark", "fingerprint"),
 )
 
 

@@ -32,6 +32,7 @@ CORPORA = Registry(
         "biographies": "lacy_jax.evidence.closed_world.world.corpus",
     },
     error=DataError,
+    functions=("documents", "fingerprint"),
 )
 
 # These read only what is installed here.

@@ -24,7 +24,7 @@ from lacy_jax.paths import is_bucket
 
 HASHES_FILE = "files.json"
 DEEPEST = 100  # levels of JSON
-LARGEST = 2**28  # bytes of one record that are held
+LARGEST = 2**26  # bytes of one record; packing takes some 130 times as much memory
 
 
 @dataclass

@@ -8,7 +8,7 @@ from lacy_jax.data.corpora import file_names
 from lacy_jax.data.corpora.file_names import Kind, Named
 from lacy_jax.data.corpora.records import document_of
 from lacy_jax.data.documents import BEGINNING, Document, LeftOut
-from lacy_jax.data.files import beginning_of
+from lacy_jax.data.files import LARGEST, beginning_of
 from lacy_jax.data.opening import open_bytes
 from lacy_jax.errors import DataError, LacyError
 
@@ -133,6 +133,8 @@ def _records(batch: Any) -> Iterator[dict[str, Any]]:
 def _document(record: dict[str, Any], corpus: CorpusConfig, *, identity: str) -> Document | LeftOut:
     strings = {}
     for name, value in record.items():
+        if isinstance(value, bytes) and len(value) > LARGEST:
+            return LeftOut(f"longer than {LARGEST >> 20} MiB", beginning_of(value))
         try:
             strings[name] = value.decode() if isinstance(value, bytes) else value
         except UnicodeDecodeError as error:
