@@ -43,6 +43,7 @@ RUN = {
     "cascade.md": FEW,
     "data_format.md": (SMALL,),
     "distributed.md": (SMALL, *SAMPLES),
+    "exporting.md": (),
     "factscore.md": ("--limit=1",),
     "languages.md": (SMALL,),
     "methods.md": ("--batches=1",),
