@@ -16,8 +16,8 @@ from lacy_jax.cascade.decoding.engine import Engine
 from lacy_jax.cascade.partners import Partner, make_partner, searches_corpus
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.cascade.rows import Completion, Request
-from lacy_jax.cascade.scheduler import Calling, Oracle, RankedBy, Scheduler
-from lacy_jax.cascade.scores import CALL_SCORES
+from lacy_jax.cascade.scheduler import Calling, Oracle, Scheduler
+from lacy_jax.cascade.scores import CALL_SCORES, RankedBy, price_threshold
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.checks import change_cascade
 from lacy_jax.config import Account, CascadeConfig, Gate, Policy, Score, ScoreSetting, Span
@@ -194,7 +194,7 @@ def calling_of(
     score: RankedBy = "oracle" if oracle is not None else own
     budget = Budget(share=settings.budget, window=settings.window, threshold=threshold)
     if settings.policy == "price" and threshold is None:
-        budget = dataclasses.replace(budget, threshold=_price_threshold(score, settings.price), cap="share")
+        budget = dataclasses.replace(budget, threshold=price_threshold(score, settings.price), cap="share")
     return Calling(
         budget=budget,
         span=settings.span,
@@ -204,14 +204,3 @@ def calling_of(
         warm_scores=tuple(call_scores) if (score, settings.gate) == ("call_score", "none") else (),
         oracle=oracle,
     )
-
-
-def _price_threshold(score: RankedBy, price: float) -> float:
-    """The value of a score above which the model calls. Raises `ConfigError` where the score is no probability."""
-    if score == "oracle":
-        return 0.5
-    threshold = CALL_SCORES[score].threshold
-    if threshold is None:
-        known = ", ".join(name for name, each in CALL_SCORES.items() if each.threshold is not None)
-        raise ConfigError(f"policy=price: the score {score} is no probability; take one of {known}, or policy=quantile")
-    return threshold(price)

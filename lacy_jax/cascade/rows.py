@@ -37,7 +37,8 @@ class Request:
     """A prompt, and how it is to be completed.
 
     opening: what the SLM reads, where that is not the prompt itself; the partner reads the prompt in any case.
-    budget: share of tokens to delegate; None: the cascade's own.
+    budget: share of tokens to delegate; None: the cascade's own. price: calls where the score, a probability, is above
+        it, and the budget is the most that is spent; None: as the cascade does.
     stop: the text ends before the first of these strings.
 
     Raises:
@@ -47,6 +48,7 @@ class Request:
     prompt: str
     max_new_tokens: int = 64
     budget: float | None = None
+    price: float | None = None
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
     opening: Opening | None = None
@@ -56,6 +58,8 @@ class Request:
             raise ConfigError(f"max_new_tokens={self.max_new_tokens}: allowed is 0 or more")
         if self.budget is not None:
             Budget(share=self.budget)
+        if self.price is not None and not 0.0 <= self.price <= 1.0:
+            raise ConfigError(f"price={self.price}: allowed is a probability, 0 to 1")
         if not all(self.stop):
             raise ConfigError("stop: an empty string would stop every text before it begins; leave it out")
 

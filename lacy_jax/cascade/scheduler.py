@@ -12,7 +12,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from lacy_jax.cascade import budget as budgets
 from lacy_jax.cascade.budget import Budget, BudgetState
@@ -20,11 +19,10 @@ from lacy_jax.cascade.decoding.engine import Engine, Step, encode_text
 from lacy_jax.cascade.decoding.programs import MOST_STEPS
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.cascade.rows import Completion, Piece, Request, Row, release, resume, take_own
-from lacy_jax.cascade.scores import score_of
-from lacy_jax.config import Account, Gate, Score, Span
+from lacy_jax.cascade.scores import RankedBy, price_threshold, score_of
+from lacy_jax.config import Account, Gate, Span
 from lacy_jax.errors import ConfigError
 
-RankedBy = Literal[Score, "oracle"]
 # (text so far, the SLM's own next token as text) -> whether to call: for evaluation, where the truth is known.
 Oracle = Callable[[str, str], bool]
 
@@ -101,7 +99,7 @@ class Scheduler:
 
         Raises:
             DataError: a prompt that is no valid Unicode text.
-            ConfigError: ids of an opening that are no tokens.
+            ConfigError: ids of an opening that are no tokens, or a price where the score is no probability.
         """
         budget, tokens = self._calling.budget, self._engine.call_id
         if request.opening is not None and not all(0 <= index < tokens for index in request.opening.ids):
@@ -109,6 +107,9 @@ class Scheduler:
         if request.budget is not None:
             threshold = budget.threshold if budget.cap == "share" else None
             budget = dataclasses.replace(budget, share=request.budget, threshold=threshold)
+        if request.price is not None:
+            priced = price_threshold(self._calling.score, request.price)
+            budget = dataclasses.replace(budget, threshold=priced, cap="share")
         if self._partner is None:
             budget = dataclasses.replace(budget, share=0.0, threshold=None)
         row = Row(

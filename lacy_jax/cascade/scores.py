@@ -11,10 +11,12 @@ from typing import Literal
 import numpy as np
 
 from lacy_jax.config import Gate, Score
+from lacy_jax.errors import ConfigError
 
 # A gate that is shut leaves a finite score.
 LEAST_GATE = 1e-30
 
+RankedBy = Literal[Score, "oracle"]
 Number = float | np.ndarray
 Said = Mapping[str, Number]
 """What the model says before a token: the fields of `decoding.engine.Step` by name, each a float or an array."""
@@ -72,6 +74,21 @@ def score_of(name: Score, said: Said, *, gate: Gate) -> Number:
     if score.gated_by == "product":
         return value * said["factual"]
     return value + _log(said["factual"])
+
+
+def price_threshold(score: RankedBy, price: float) -> float:
+    """The value of a score above which the model calls at a price, a probability.
+
+    Raises:
+        ConfigError: the score is no probability.
+    """
+    if score == "oracle":
+        return 0.5
+    threshold = CALL_SCORES[score].threshold
+    if threshold is None:
+        known = ", ".join(name for name, each in CALL_SCORES.items() if each.threshold is not None)
+        raise ConfigError(f"price: the score {score} is no probability; take one of {known}, or policy=quantile")
+    return threshold(price)
 
 
 # Of one number by the C library: NumPy's vector code may differ from it in the last bit, and texts depend on that.

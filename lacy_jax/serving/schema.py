@@ -74,6 +74,7 @@ class _Body(BaseModel):
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     budget: Annotated[float, Field(ge=0.0, le=1.0)] | None = None  # ours
+    price: Annotated[float, Field(ge=0.0, le=1.0)] | None = None  # ours
     repetition_penalty: Annotated[float, Field(ge=1.0, le=10.0)] | None = None  # vLLM's
 
     @pydantic.field_validator("stop", mode="before")
@@ -248,6 +249,7 @@ def _rows(asked: _Body, prompts: Sequence[str], *, length: int) -> tuple[Request
             prompt=prompt,
             max_new_tokens=length,
             budget=asked.budget,
+            price=asked.price,
             sampling=Sampling(
                 temperature=asked.temperature or 0.0,
                 top_p=1.0 if asked.top_p is None else asked.top_p,

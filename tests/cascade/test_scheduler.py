@@ -192,14 +192,22 @@ def test_a_price_is_a_probability_and_the_budget_is_the_most_that_is_spent(model
     row = priced.generate(["The river"])[0]
     assert [(piece.text, piece.source) for piece in row.pieces] == [(p.text, p.source) for p in same.pieces]
     assert row.counts.delegated > 0
+    unpriced = Cascade(model(), Fake(lambda _: "x"), score=score, budget=1.0)
+    asked = unpriced.generate([Request("The river", price=float(price))])[0]  # a request's own price
+    assert [(piece.text, piece.source) for piece in asked.pieces] == [(p.text, p.source) for p in row.pieces]
     capped = priced.generate([Request("The river", max_new_tokens=200, budget=0.01)])[0]
     assert capped.counts.delegated <= 0.01 * (200 + CAP_HORIZON) + 1
     assert priced.generate([Request("The river", budget=0.0)])[0].counts.calls == 0
 
 
 def test_a_price_needs_a_probability(model: Model) -> None:
-    with pytest.raises(ConfigError, match=r"^policy=price: the score entropy is no probability; take one of "):
+    with pytest.raises(ConfigError, match=r"^price: the score entropy is no probability; take one of "):
         Cascade(model(), None, score="entropy", policy="price")
+    scheduler = Cascade(model(), Fake(), score="entropy").scheduler()
+    with pytest.raises(ConfigError, match=r"^price: the score entropy is no probability; take one of "):
+        scheduler.add(Request("The river", price=0.3))
+    with pytest.raises(ConfigError, match=r"^price=1.5: allowed is a probability, 0 to 1"):
+        Request("The river", price=1.5)
 
 
 def test_an_oracle_calls_where_it_says(model: Model) -> None:

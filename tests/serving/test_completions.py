@@ -95,10 +95,11 @@ def test_what_is_asked_reaches_the_scheduler(server: Running) -> None:
         seed=-1,
         stop=["x", "y"],
         user="somebody",
-        extra_body={"budget": 0.125, "repetition_penalty": 1.2, "metadata": {"a": "b"}, "store": False},
+        extra_body={"budget": 0.125, "price": 0.5, "repetition_penalty": 1.2, "metadata": {"a": "b"}, "store": False},
     )
     request = server.scheduler.requests[0]
-    assert (request.prompt, request.max_new_tokens, request.budget, request.stop) == ("p", 1, 0.125, ("x", "y"))
+    assert (request.prompt, request.max_new_tokens, request.stop) == ("p", 1, ("x", "y"))
+    assert (request.budget, request.price) == (0.125, 0.5)
     sampling = request.sampling
     assert (sampling.temperature, sampling.top_p, sampling.repetition_penalty) == (0.5, 0.9, 1.2)
     assert sampling.seed == 2**32 - 1

@@ -44,6 +44,7 @@ def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
         ({"temperature": 2.5}, "temperature", "less than or equal to 2"),
         ({"top_p": 0}, "top_p", "greater than 0"),
         ({"budget": 1.5}, "budget", "less than or equal to 1"),
+        ({"price": -0.5}, "price", "greater than or equal to 0"),
         ({"stop": [""]}, "stop", "at least 1"),
         ({"stop": ["a"] * 17}, "stop", "at most 16"),
         ({"stream": "yes"}, "stream", "boolean"),
