@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 case "$*" in "" | --dry-run) ;; *) echo "usage: launch/demo.sh [--dry-run]" >&2 && exit 2 ;; esac
 scratch="runs/slm_tiny" adapted="runs/smollm2" model="runs/SmolLM2-135M-Instruct.gguf"
 
-say() { printf '\n== %s\n' "$1"; }
+say() { printf '\n== %s\n' "$1" >&2; }
 run() {
   echo "\$ $*"
   [ -n "${dry:-}" ] || "$@"
@@ -36,8 +36,8 @@ run python -m lacy_jax.main --config=configs/slm_tiny.py --workdir=$scratch
 run python -m lacy_jax.generate --checkpoint=$scratch --partner=documents --budget=0.22 --prompts_file=launch/demo_prompts.txt
 
 say "2. SmolLM2-135M, pretrained: its weights stay, it learns when to ask."
-if [ -d "$adapted" ]; then
-  echo "$adapted is there already; delete it to adapt again"
+if [ -z "${dry:-}" ] && [ -d "$adapted" ]; then
+  say "$adapted is there already; delete it to adapt again"
 else
   run python -m lacy_jax.adapt --model=$model --documents=150 --samples=24 --out=$adapted
 fi
