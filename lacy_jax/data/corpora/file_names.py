@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 from lacy_jax.config import CorpusConfig
 from lacy_jax.data.files import file_sha256
@@ -61,6 +61,11 @@ def named_files(
 def fingerprint(files: Sequence[Named]) -> list[list[str]]:
     """Each file by its name and sha256."""
     return [[file.name, file_sha256(file.path)] for file in files]
+
+
+def record_fingerprint(corpus: CorpusConfig, files: Sequence[Named]) -> dict[str, Any]:
+    """Of files of records: the fields that are read, and each file by its name and sha256."""
+    return {"fields": [corpus.id_field, corpus.title_field, corpus.text_field], "files": fingerprint(files)}
 
 
 def problems(corpus: CorpusConfig, kind: Kind) -> Iterator[str]:

@@ -40,10 +40,7 @@ def documents(corpus: CorpusConfig) -> Iterator[tuple[str, Document | LeftOut]]:
 
 def fingerprint(corpus: CorpusConfig) -> dict[str, Any]:
     """The columns that are read, and each file by its name (see `documents`) and sha256."""
-    return {
-        "fields": [corpus.id_field, corpus.title_field, corpus.text_field],
-        "files": file_names.fingerprint(_files(corpus)),
-    }
+    return file_names.record_fingerprint(corpus, _files(corpus))
 
 
 def _files(corpus: CorpusConfig) -> list[Named]:
