@@ -1,6 +1,6 @@
 """What an adapted model writes after the openings of held-out documents, alone and in its cascade, checked by them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from lacy_jax.cascade import Cascade, Completion, Partner
@@ -51,20 +51,20 @@ def write_samples(
     Raises:
         DataError: spaCy or its model is missing.
     """
-    prompts = [prompt_of(document) for document in documents]
-    done: list[Completion] = []
-    written = []
-    for asked in (None, partner):
-        found = {}
-        for index, completion in Cascade(model, asked).iterate(prompts, batch_size=BATCH):
-            found[index] = completion
-            reporter.update("samples", len(done) + len(found), 2 * len(prompts))
-        done += [found[index] for index in range(len(prompts))]
-        written.append(done[-len(prompts) :])
-    return Samples(*(_checked(documents, completions) for completions in written))
+    count = len(documents)
+    alone = _written(Cascade(model, None), documents, progress=lambda done: reporter.update("samples", done, 2 * count))
+    asked = _written(
+        Cascade(model, partner), documents, progress=lambda done: reporter.update("samples", count + done, 2 * count)
+    )
+    return Samples(alone, asked)
 
 
-def _checked(documents: Sequence[Document], completions: list[Completion]) -> Written:
+def _written(cascade: Cascade, documents: Sequence[Document], *, progress: Callable[[int], None]) -> Written:
+    found: dict[int, Completion] = {}
+    for index, completion in cascade.iterate([prompt_of(document) for document in documents], batch_size=BATCH):
+        found[index] = completion
+        progress(len(found))
+    completions = [found[index] for index in range(len(documents))]
     subjects = [Subject(document, "validation") for document in documents]
     records = check(list(zip(subjects, completions, strict=True)))
     return Written(completions, records, score(records))
