@@ -37,6 +37,7 @@ from lacy_jax.training import mirror
 from lacy_jax.training.loop import train
 from lacy_jax.training.metrics import MetricWriter, read_metrics
 from lacy_jax.training.reference import load_reference
+from tests.bucket_files import objects, put
 from tests.buckets import watching
 from tests.s3 import emulated, s3_settings
 from tests.test_serve import serving
@@ -63,19 +64,6 @@ def assert_same_model(one: str | Path, other: str | Path) -> None:
     leaves = [jax.tree.leaves(lacy_jax.load(str(each)).params) for each in (one, other)]
     for first, second in zip(*leaves, strict=True):
         assert np.asarray(first).tobytes() == np.asarray(second).tobytes()
-
-
-def objects(folder: str) -> list[str]:
-    """Names of all objects below a folder."""
-    files, root = fsspec.url_to_fs(folder)
-    absolute(folder)
-    return [name.removeprefix(f"{root}/") for name in files.find(root)]
-
-
-def put(folder: Path, *, to: str) -> None:
-    """Copies all files of a folder below an address."""
-    files, root = fsspec.url_to_fs(to)
-    files.put(f"{folder}/", f"{root}/", recursive=True)
 
 
 def test_a_path_in_a_bucket_stays_one() -> None:
