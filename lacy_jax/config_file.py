@@ -1,6 +1,7 @@
 """Config files: Python files with a function that gives settings, changed by what the command line says.
 
-`configs/slm_tiny.py` names a file, `configs/slm_tiny.py:method=lacy` also what its function is called with.
+`configs/slm_tiny.py` names a file, `configs/slm_tiny.py:method=lacy` also what its function is called with. A file of
+`configs/` that is not in the working folder is that of the installed package.
 """
 
 import importlib.util
@@ -17,6 +18,9 @@ from lacy_jax.config import Config
 from lacy_jax.errors import ConfigError, LacyError, did_you_mean
 from lacy_jax.paths import expand_home
 
+_CONFIGS = Path("configs")
+_PACKAGE = Path(__file__).parent
+
 
 def call_in_file(spec: str, *, function: str, flag: str, argument: str | None = None) -> Any:
     """What `function` of the Python file FILE.py, or FILE.py:ARGUMENT, returns.
@@ -30,9 +34,11 @@ def call_in_file(spec: str, *, function: str, flag: str, argument: str | None = 
     """
     name, colon, own = spec.partition(":")
     argument = own if colon else argument
-    path, where = Path(expand_home(name)), f"--{flag}={spec}"
+    path, where = _find(Path(expand_home(name))), f"--{flag}={spec}"
     if not path.is_file():
-        raise ConfigError(f"{where}: there is no file {name}{did_you_mean(name, _neighbours(path))}")
+        known = _neighbours(path)
+        listed = f"; there are {', '.join(known)}" if known else ""
+        raise ConfigError(f"{where}: there is no file {name}{did_you_mean(name, known) or listed}")
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
     if module_spec is None or module_spec.loader is None:
         raise ConfigError(f"{where}: {name} is not a Python file, whose name ends in .py")
@@ -80,9 +86,23 @@ def read_config(
     return parse(settings, check=check)
 
 
+def _find(path: Path) -> Path:
+    """The path, or the package's own file of that name in place of a `configs/NAME.py` that is not there."""
+    packaged = _packaged() / path.name
+    return packaged if path.parent == _CONFIGS and not path.is_file() and packaged.is_file() else path
+
+
+def _packaged() -> Path:
+    """The folder of the config files that come with lacy_jax: in the installed package, or beside it in a clone."""
+    inside = _PACKAGE / _CONFIGS
+    return inside if inside.is_dir() else _PACKAGE.parent / _CONFIGS
+
+
 def _neighbours(path: Path) -> list[str]:
-    """The Python files in the folder of a missing one, and in configs/."""
-    return [str(each) for folder in (path.parent, Path("configs")) for each in sorted(folder.glob("*.py"))]
+    """The Python files beside a missing one and in configs/, and those of the package as they are typed."""
+    found = {str(each) for folder in (path.parent, _CONFIGS) for each in folder.glob("*.py")}
+    found |= {str(_CONFIGS / each.name) for each in _packaged().glob("*.py")}
+    return sorted(name for name in found if not name.endswith("__init__.py"))
 
 
 def _line_of(error: Exception, path: Path) -> str:

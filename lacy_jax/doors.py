@@ -1,4 +1,6 @@
-"""Doors: the programs that people start, `python -m lacy_jax.NAME`, and the one way in which all of them begin and end.
+"""Doors: the programs that people start, and the one way in which all of them begin and end.
+
+Each is `python -m lacy_jax.NAME`, and a command of the installed package (pyproject.toml lists them).
 
 A door ends with its own status. If its input cannot be used, it ends with 2 and one line per problem on stderr. If
 the numbers of a run are no longer finite, it ends with 3 and one line. If a disk is full or a bucket out of reach in
@@ -64,6 +66,10 @@ class Door:
     prefix: str = ""
     hint: str = "flags are written --name=value"
     check: Callable[[Config, Given], Iterable[str]] = lambda _config, _given: ()
+
+    def start(self) -> None:
+        """`run`, as the command that pip installs calls it (pyproject.toml)."""
+        run(self)
 
 
 def run(door: Door) -> None:
