@@ -25,8 +25,9 @@ MAX_TOKENS: dict[Span, int] = {"token": 8, "word": 32, "phrase": 64}
 # Tokens of a text that the model sees, at most, as many as a server is sent (remote/address.py). A model made for 8,192
 # would have the memory and the programs for them, at every start.
 MOST_CONTEXT = 1024
-# Rows write on the device for about this long, seconds, before it is looked which of them have their pieces.
-ROUND_SECONDS = 0.05
+# Rows write on the device for about this long, seconds, before it is looked which of them have their pieces. What is
+# written beyond a piece is thrown away: at 0.05 a GPU wrote 16 tokens for each piece of one.
+ROUND_SECONDS = 0.005
 # Of a longer end than this many characters, only so much is written again.
 MOST_TAKEN_BACK = 24
 # White space at the end, a begun word with a mark before it ("-Den", which Llama 3 has in one), a few ideographs.
