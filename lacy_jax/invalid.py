@@ -8,7 +8,8 @@ def explain(problem: Any) -> str:
     """What one of pydantic's errors says; of a share that was given in percent, also how to write it."""
     if problem["type"] == "string_too_short":
         return "it is empty"
-    said = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
+    words = problem["msg"].removeprefix("Value error, ")
+    said = f"{words[0].lower()}{words[1:]}"
     if problem["type"] in ("less_than_equal", "less_than") and 1.0 in problem["ctx"].values():
         value = float(problem["input"])
         if 1 < value <= 100:

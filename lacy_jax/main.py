@@ -6,6 +6,7 @@ Repeat the command to continue a run; it says when the run is finished. --replay
 """
 
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from lacy_jax import flags
@@ -13,10 +14,13 @@ from lacy_jax.config import Config, Count
 from lacy_jax.doors import Door, run
 from lacy_jax.flags import Flag, Given
 from lacy_jax.start import training_problems
+from lacy_jax.training.profile import Given as ProfileSteps
+from lacy_jax.training.profile import steps_problem
 
 if TYPE_CHECKING:
     from lacy_jax.console import Reporter
     from lacy_jax.data.tokenizer import TextTokenizer
+    from lacy_jax.training.goodput import Goodput
 
 _FLAGS = (
     flags.CONFIG,
@@ -33,11 +37,17 @@ _FLAGS = (
         Count,
         "Run the batch of this index again, print its documents, loss, gradient norm and rows, and save nothing",
     ),
+    Flag(
+        "profile_steps",
+        ProfileSteps,
+        "Trace these steps (from 1), as 10:12, with jax.profiler, into <workdir>/profile (docs/training.md)",
+    ),
 )
 
 
 def main(given: Given) -> int:
     """The whole job; returns 0 when the run is finished, 143 when a signal stopped it (3: see `NotFiniteError`)."""
+    began = time.monotonic()
     from lacy_jax.runtime.allocator import keep_freed_memory
     from lacy_jax.runtime.distributed import claimed_by_all, initialize
 
@@ -46,13 +56,14 @@ def main(given: Given) -> int:
     import jax
 
     from lacy_jax.console import reporting
+    from lacy_jax.training.goodput import Goodput
 
     config, tokenizer, workdir = given.config, given.tokenizer, given.workdir or given.config.workdir
     with reporting(quiet=jax.process_index() > 0) as reporter:
         if given.replay_step is not None:  # changes nothing there
             return _replay(config, tokenizer, workdir=workdir, batch=given.replay_step, reporter=reporter)
         with claimed_by_all(workdir, say=reporter.say):
-            return _run(config, tokenizer, workdir=workdir, command=given.command, reporter=reporter)
+            return _run(given, workdir=workdir, reporter=reporter, goodput=Goodput(since=began))
 
 
 def _replay(
@@ -71,7 +82,7 @@ def _replay(
     return 0
 
 
-def _run(config: Config, tokenizer: "TextTokenizer | None", *, workdir: str, command: str, reporter: "Reporter") -> int:
+def _run(given: Given, *, workdir: str, reporter: "Reporter", goodput: "Goodput") -> int:
     import jax
 
     from lacy_jax.cascade.partners import describe_partner
@@ -82,10 +93,10 @@ def _run(config: Config, tokenizer: "TextTokenizer | None", *, workdir: str, com
     from lacy_jax.training.announce import describe_long_run
     from lacy_jax.training.loop import train
 
-    started = time.monotonic()
+    config, started = given.config, time.monotonic()
     if long := describe_long_run(config):
         reporter.say(long)
-    prepared = prepare(config, tokenizer=tokenizer, progress=reporter.update)
+    prepared = prepare(config, tokenizer=given.tokenizer, progress=reporter.update)
     reporter.finish()
     reporter.say(f"marked by   {describe_marks(prepared)}")
     # One that cannot be made ends a run before its first step.
@@ -93,7 +104,9 @@ def _run(config: Config, tokenizer: "TextTokenizer | None", *, workdir: str, com
         reporter.say(
             f"partner     {describe_partner(config.cascade.partner, corpus=config.corpus)}, for the report's samples"
         )
-    result = train(config, prepared=prepared, workdir=workdir, reporter=reporter)
+    result = train(
+        config, prepared=prepared, workdir=workdir, reporter=reporter, goodput=goodput, profile=given.profile_steps
+    )
     reporter.finish()
     if not result.finished:
         reporter.say(f"stopped at step {result.step:,}, which is saved; the same command goes on from there")
@@ -107,10 +120,17 @@ def _run(config: Config, tokenizer: "TextTokenizer | None", *, workdir: str, com
             "state, and with that machine's config.mesh"
         )
         return 0
-    path = report_run(config, prepared=prepared, workdir=workdir, command=command, reporter=reporter)
+    path = report_run(config, prepared=prepared, workdir=workdir, command=given.command, reporter=reporter)
     reporter.finish()
     reporter.say(f"report      {path}")
     return 0
+
+
+def _problems(config: Config, given: Given) -> Iterator[str]:
+    workdir = given.workdir or config.workdir
+    yield from training_problems(config, workdir=workdir)
+    if problem := steps_problem(given.profile_steps, config, workdir=workdir):
+        yield problem
 
 
 DOOR = Door(
@@ -120,7 +140,7 @@ DOOR = Door(
     main,
     prefix="error",
     hint=flags.SETTINGS_HINT,
-    check=lambda config, given: training_problems(config, workdir=given.workdir or config.workdir),
+    check=_problems,
 )
 
 if __name__ == "__main__":

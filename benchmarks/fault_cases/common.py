@@ -163,7 +163,8 @@ def result(workdir: Path) -> tuple[Any, list[dict[str, Any]]]:
         return None, []
     meta = json.loads((workdir / "checkpoints" / str(max(steps)) / "meta" / "metadata").read_text())
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    records = [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
+    rows = [row for row in map(json.loads, lines) if row["split"] != "goodput"]
+    records = [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
     return (meta["step"], meta["checksums"]), records
 
 

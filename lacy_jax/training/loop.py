@@ -17,7 +17,7 @@ import numpy as np
 from lacy_jax.checkpoints.format import model_meta, probe_of
 from lacy_jax.checkpoints.initial import initial_chat
 from lacy_jax.config import Config, config_from_dict, config_to_dict
-from lacy_jax.console import Reporter
+from lacy_jax.console import Reporter, duration
 from lacy_jax.data.loader import prefetch
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.errors import CheckpointError, NotFiniteError
@@ -30,9 +30,11 @@ from lacy_jax.training.budget import BudgetMeter
 from lacy_jax.training.checkpoints import Checkpoints
 from lacy_jax.training.compiled import compile_train_step
 from lacy_jax.training.evaluate import Evaluator, place_batch
-from lacy_jax.training.health import Health, read_health
+from lacy_jax.training.goodput import Goodput, describe
+from lacy_jax.training.health import read_health
 from lacy_jax.training.metrics import validation_record
 from lacy_jax.training.probe import fit_probe
+from lacy_jax.training.profile import PROFILE_FOLDER, Profiler, Steps
 from lacy_jax.training.reference import load_reference
 from lacy_jax.training.run import Run
 from lacy_jax.training.run_log import RunLog
@@ -52,8 +54,20 @@ class TrainResult:
     seconds: float
 
 
-def train(config: Config, *, prepared: Prepared, workdir: str, reporter: Reporter) -> TrainResult:
+def train(
+    config: Config,
+    *,
+    prepared: Prepared,
+    workdir: str,
+    reporter: Reporter,
+    goodput: Goodput | None = None,
+    profile: Steps | None = None,
+) -> TrainResult:
     """Trains to the end of the budget, resuming from `<workdir>/checkpoints` if there is one.
+
+    Args:
+        goodput: counts the time since the program began; None: the time from here on.
+        profile: the steps to trace into `<workdir>/profile`, a folder on a disk.
 
     Raises:
         CheckpointError: the workdir holds a run with other settings or data, or the reference model does not fit.
@@ -69,20 +83,25 @@ def train(config: Config, *, prepared: Prepared, workdir: str, reporter: Reporte
     distributed.check_agreement("settings or prepared data", [config_to_dict(settings), prepared.fingerprint])
     distributed.check_one_folder(workdir)
     vocab = decoder.padded_vocab(prepared.tokenizer.vocab_size)
-    with jax.set_mesh(mesh):
+    goodput = goodput or Goodput()
+    with jax.set_mesh(mesh), goodput.compiling_noticed():
         tokenizer = prepared.tokenizer.fingerprint
         reference = load_reference(config, tokenizer=tokenizer, vocab=vocab, mesh=mesh)
         checkpoints = Checkpoints(workdir, config.training)
         chat = initial_chat(config.model.initial) if config.model.initial else None
-        run = Run(config, prepared, mesh, vocab, checkpoints, reporter, reference, chat)
+        run = Run(config, prepared, mesh, vocab, checkpoints, reporter, reference, chat, goodput)
         try:
             with stop_requests(reporter.say) as stops:
                 state, meta = _start(run)
                 stops.asked(int(state.step))  # compiling takes minutes: a signal may come before the first step
-                take_step = compile_train_step(config, vocab=vocab, call_id=run.call_id, mesh=mesh, reference=reference)
+                with goodput.of("compile"):
+                    take_step = compile_train_step(
+                        config, vocab=vocab, call_id=run.call_id, mesh=mesh, reference=reference
+                    )
                 for line in describe_run(config, vocab=vocab, mesh=mesh, state=state, step=take_step):
                     reporter.say(line)
-                return _loop(run, state, meta, workdir=workdir, take_step=take_step, stops=stops)
+                profiler = Profiler(profile if jax.process_index() == 0 else None, folder=f"{workdir}/{PROFILE_FOLDER}")
+                return _loop(run, state, meta, workdir=workdir, take_step=take_step, stops=stops, profiler=profiler)
         finally:
             checkpoints.close()
 
@@ -115,11 +134,12 @@ def _loop(
     workdir: str,
     take_step: jax.stages.Compiled,
     stops: Stops,
+    profiler: Profiler,
 ) -> TrainResult:
     training = run.config.training
     evaluate = Evaluator(run.config, call_id=run.call_id, mesh=run.mesh)
     started = time.monotonic()
-    step = saved = int(state.step)
+    first = step = saved = int(state.step)
     meter = BudgetMeter(run.config, state)
     log = RunLog(run, workdir, step=step, meter=meter, health=read_health(meta.get("health")))
     scores: list[float] = meta.get("call_scores", [])
@@ -130,21 +150,24 @@ def _loop(
         Watchdog(training.hang_seconds) as watchdog,
         contextlib.closing(_batches(run, step)) as batches,
         contextlib.closing(log),
+        contextlib.closing(profiler),
+        run.goodput.of("step"),
     ):
 
         def save() -> None:
             watchdog.watch("saving step", step)
-            log.sync()
             own = record if validated == step else None
-            _save(run, state, step=step, scores=scores, probe=probe, validation=own, health=log.health)
+            _save(run, state, step=step, scores=scores, probe=probe, validation=own, log=log)
 
         finished = meter.spent(step, state)
         while not finished and not stops.asked(step):
             watchdog.watch("step", step + 1)
-            state, sums = take_step(state, next(batches), run.reference)
             step += 1
+            with profiler.before(step):
+                state, sums = take_step(state, next(batches), run.reference)
             log.after_step(step, sums)
             stops.wait(sums)
+            profiler.after(step, sums)
             finished = meter.spent(step, state)
             # The last step is validated before it is saved: a run that is killed in between comes here again.
             if finished or step % training.evaluate_every == 0:
@@ -155,26 +178,43 @@ def _loop(
                 scores, validated = found or scores, step
             if finished or step % training.checkpoint_every == 0:
                 watchdog.watch("probe after step", step)
-                log.flush()
-                probe = _probe(run, state)
+                probe = _probe(run, state, log)
                 save()
                 saved = step
         if saved != step:  # after a signal: somebody waits, so the probe and the scores are those that are there
             save()
+        _account(run, log, first=first, step=step, profiler=profiler)
     return TrainResult(step=step, finished=finished, seconds=time.monotonic() - started)
+
+
+def _account(run: Run, log: RunLog, *, first: int, step: int, profiler: Profiler) -> None:
+    """Waits for the last save, and says where the time went, and the trace; a run that took no step says nothing."""
+    if step == first:
+        return
+    with run.goodput.of("save"):
+        run.checkpoints.wait()
+    spent = log.account(step)
+    run.reporter.say(f"time        {duration(spent['seconds/wall'])}: {describe(spent)}")
+    if profiler.state == "done":
+        run.reporter.say(f"profile     {profiler.folder}")
+    elif profiler.state == "waiting":
+        run.reporter.say(f"profile     none: this start took the steps {first + 1:,} to {step:,}")
 
 
 def _validate(run: Run, state: TrainState, evaluate: Evaluator) -> tuple[dict[str, float], list[float]]:
     """The record of a validation, and quantiles of its finite call scores, ascending; [] where it has none."""
-    tokens = evaluate(state.params, run.prepared.validation, step=state.step, reference=run.reference)
-    record = validation_record(tokens, byte_lengths=run.prepared.tokenizer.byte_lengths)
+    with run.goodput.of("evaluate"):
+        tokens = evaluate(state.params, run.prepared.validation, step=state.step, reference=run.reference)
+        record = validation_record(tokens, byte_lengths=run.prepared.tokenizer.byte_lengths)
     scores = tokens["call_score"][np.isfinite(tokens["call_score"])]
     return record, [float(q) for q in np.quantile(scores, np.linspace(0, 1, SCORE_QUANTILES))] if scores.size else []
 
 
-def _probe(run: Run, state: TrainState) -> FactualProbe | None:
+def _probe(run: Run, state: TrainState, log: RunLog) -> FactualProbe | None:
+    log.flush()
     count = run.config.training.evaluate_batches
-    return fit_probe(state.params, run.prepared.train, config=run.config, mesh=run.mesh, batches=count)
+    with run.goodput.of("evaluate"):
+        return fit_probe(state.params, run.prepared.train, config=run.config, mesh=run.mesh, batches=count)
 
 
 def _save(
@@ -185,24 +225,27 @@ def _save(
     scores: list[float],
     probe: FactualProbe | None,
     validation: dict[str, float] | None,
-    health: Health,
+    log: RunLog,
 ) -> None:
     """Starts saving a step; `validation` is the record of its own validation, if it had one.
 
     Raises:
         NotFiniteError: the state has numbers that are not finite.
     """
-    _check_savable(state, step=step, checkpoints=run.checkpoints)
-    meta = model_meta(
-        run.config,
-        tokenizer=run.prepared.tokenizer,
-        step=step,
-        data=run.prepared.fingerprint,
-        call_scores=scores,
-        factual_probe=probe,
-        chat=run.chat,
-    )
-    run.checkpoints.save(state, step=step, meta=meta | {"health": health.to_dict()}, validation=validation)
+    with run.goodput.of("save"):
+        log.sync(step)
+        _check_savable(state, step=step, checkpoints=run.checkpoints)
+        meta = model_meta(
+            run.config,
+            tokenizer=run.prepared.tokenizer,
+            step=step,
+            data=run.prepared.fingerprint,
+            call_scores=scores,
+            factual_probe=probe,
+            chat=run.chat,
+        )
+        meta |= {"health": log.health.to_dict()}
+        run.checkpoints.save(state, step=step, meta=meta, validation=validation)
 
 
 def _check_savable(state: TrainState, *, step: int, checkpoints: Checkpoints) -> None:
@@ -219,5 +262,8 @@ def _batches(run: Run, step: int) -> Any:
     """Device batches from `step` on, two ahead of the step that uses them."""
     data = run.config.data
     rows = sharding.process_rows(run.mesh, data.batch_size)
-    for batch in prefetch(run.prepared.train, step, batch_size=data.batch_size, seed=data.seed, rows=rows):
-        yield place_batch(batch, run.mesh, batch_size=data.batch_size)
+    read = prefetch(run.prepared.train, step, batch_size=data.batch_size, seed=data.seed, rows=rows)
+    while True:
+        with run.goodput.of("data"):
+            batch = place_batch(next(read), run.mesh, batch_size=data.batch_size)
+        yield batch

@@ -9,6 +9,7 @@ from lacy_jax.config import Config
 from lacy_jax.console import Reporter
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.training.checkpoints import Checkpoints
+from lacy_jax.training.goodput import Goodput
 from lacy_jax.training.reference import Reference
 
 
@@ -24,6 +25,7 @@ class Run:
     reporter: Reporter
     reference: Reference | None
     chat: ChatTemplate | None
+    goodput: Goodput
 
     @property
     def call_id(self) -> int:

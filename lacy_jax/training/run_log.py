@@ -10,8 +10,9 @@ from lacy_jax.errors import NotFiniteError
 from lacy_jax.runtime.claims import check_claim
 from lacy_jax.training.budget import BudgetMeter
 from lacy_jax.training.flops import flops_per_token, mesh_peak
+from lacy_jax.training.goodput import SPLIT
 from lacy_jax.training.health import Health
-from lacy_jax.training.metrics import MetricWriter, mean_loss, training_record
+from lacy_jax.training.metrics import MetricWriter, mean_loss, read_metrics, training_record
 from lacy_jax.training.run import Run
 
 
@@ -24,6 +25,8 @@ class RunLog:
     def __init__(self, run: Run, workdir: str, *, step: int, meter: BudgetMeter, health: Health):
         self._run, self._first, self._meter, self.health = run, step, meter, health
         self._workdir = workdir
+        if jax.process_index() == 0:
+            run.goodput.resume(read_metrics(workdir), step=step)
         self._writer = MetricWriter(workdir, resume_step=step) if jax.process_index() == 0 else None
         self._waiting: tuple[int, dict[str, jax.Array]] | None = None
         self._clock: tuple[float, int] | None = None
@@ -70,9 +73,16 @@ class RunLog:
         if self._writer is not None:
             self._writer.write(record, step=step, split=split)
 
-    def sync(self) -> None:
-        """To be called before a save: records of its steps are never written again, and the folder is still ours."""
+    def account(self, step: int) -> dict[str, float]:
+        """Writes, and gives, what the time of the run up to here was spent on."""
+        spent = self._run.goodput.record()
+        self.write(spent, step, SPLIT)
+        return spent
+
+    def sync(self, step: int) -> None:
+        """To be called before that step is saved: its records are never written again, and the folder is still ours."""
         self.flush()
+        self.account(step)
         check_claim(self._workdir)
         if self._writer is not None:
             self._writer.sync()
@@ -97,7 +107,9 @@ class RunLog:
             self._note = f"loss {record['loss']:.3f}"
         self._clock = (now, int(tokens))
         record["seconds"] = now - self._started + (self._writer.seconds_before if self._writer else 0.0)
-        self.write(record | marks, step, "train")
+        with self._run.goodput.of("other"):
+            self.write(record | marks, step, "train")
+            self.account(step)
 
     def _say(self, step: int, what: str, marks: dict[str, Any]) -> None:
         """Says what is remarkable about a step and how its texts begin, and adds these to `marks`, for its record."""

@@ -59,7 +59,8 @@ class KeepingReporter(Reporter):
 
 def records(workdir: Path) -> list[dict[str, Any]]:
     """The log without what depends on the clock."""
-    return [{k: v for k, v in record.items() if k not in CLOCKS} for record in read_metrics(str(workdir))]
+    log = read_metrics(str(workdir))
+    return [{k: v for k, v in record.items() if k not in CLOCKS} for record in log if record["split"] != "goodput"]
 
 
 def arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ from lacy_jax.evidence.pages import charts, curves, tokens
 from lacy_jax.evidence.pages.curves import Chart, Row
 from lacy_jax.evidence.pages.render import render
 from lacy_jax.measures import separation
+from lacy_jax.training import goodput
 
 ARTICLES_SHOWN = 12
 TOKENS_SHOWN = 700  # of one article
@@ -111,6 +112,7 @@ def render_report(
         loss_charts=curves.loss_charts(metrics),
         call_charts=curves.call_charts(metrics),
         health_charts=curves.health_charts(metrics),
+        times=times(metrics),
         separation=separation_charts(pooled, budget=budget),
         pooled=pooled,
         articles=[
@@ -171,6 +173,14 @@ def headline(rows: Sequence[Row], pooled: Pooled) -> list[Tile]:
         tile("Targets taken", "share of all targets", charts.percent, "share/taken", split="train"),
         tile("Speed", "tokens per second", charts.short_number, "tokens_per_second", split="train"),
     ]
+
+
+def times(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """What the time of the run was spent on, as (what, how long, share); [] where it was not recorded."""
+    found = next((row for row in reversed(rows) if row["split"] == "goodput"), {})
+    known = goodput.read_record(found)
+    wall = sum(known.values())
+    return [(name, duration(spent), f"{spent / wall:.1%}") for name, spent in known.items() if spent > 0]
 
 
 def sentence(summary: RunSummary) -> str:
