@@ -11,6 +11,7 @@ from lacy_jax.data.prepare import prepare as prepare_data
 from lacy_jax.errors import ConfigError
 from lacy_jax.folders import unwritable
 from lacy_jax.paths import expand_home
+from lacy_jax.training.tracking.trackers import tracker_problems
 
 if TYPE_CHECKING:
     from lacy_jax.checkpoints.loading import LoadedModel
@@ -52,6 +53,8 @@ def train(config: Config, *, workdir: str = "", say: Say = "progress") -> "Loade
     from lacy_jax.training.loop import train as run_training
 
     config, tokenizer = _checked(config)
+    if problems := list(tracker_problems(config.training.trackers)):
+        raise ConfigError(*problems)
     workdir = expand_home(workdir) or config.workdir
     check_savable(workdir, name="workdir")
     if problem := unwritable(workdir, buckets="allowed"):

@@ -160,9 +160,7 @@ class ModelConfig:
     norm: Literal["layernorm", "rmsnorm"] = setting("layernorm", "The normalization before each block.")
     activation: Literal["gelu", "swiglu"] = setting("gelu", "Activation of the feed-forward layers.")
     bias: bool = setting(True, "Whether linear layers and norms have biases.")
-    qkv_bias: bool = setting(
-        False, "Whether queries, keys and values have biases where other layers have none (Qwen2)."
-    )
+    qkv_bias: bool = setting(False, "Whether queries, keys and values have biases, other layers aside (Qwen2).")
     qk_norm: bool = setting(False, "Whether queries and keys are normalized within each head (Qwen3).")
     tied_embedding: bool = setting(True, "Whether the output matrix is the embedding.")
     norm_epsilon: Above0 = setting(1e-5, "Added to the variance in a norm.")
@@ -254,6 +252,7 @@ class TrainingConfig:
     keep_checkpoints: Positive = setting(2, "How many of the newest checkpoints are kept.")
     keep_every: Count = setting(0, "Checkpoints of steps that this number divides are kept for ever. 0: none.")
     keep_best: BestBy = setting("none", "The checkpoint that is best by this number of its own validation is kept too.")
+    trackers: str = setting("", "Who gets the records, too: wandb, mlflow, or both with a comma (docs/tracking.md).")
     checksums: bool = setting(True, "Whether checkpoints hold checksums of their arrays, which every reader compares.")
     skip_nonfinite: Count = setting(3, "How many steps in a row may be skipped as not finite; one more ends the run.")
     spike_deviations: NonNegative = setting(

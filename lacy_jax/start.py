@@ -6,6 +6,7 @@ from lacy_jax.config import Config
 from lacy_jax.errors import ConfigError, LacyError
 from lacy_jax.folders import unwritable
 from lacy_jax.paths import is_bucket
+from lacy_jax.training.tracking.trackers import tracker_problems
 
 
 def preparing_problems(config: Config) -> Iterator[str]:
@@ -22,6 +23,7 @@ def preparing_problems(config: Config) -> Iterator[str]:
 def training_problems(config: Config, *, workdir: str) -> Iterator[str]:
     """One line each: what `lacy_jax.main` would stumble over, even at its end."""
     yield from preparing_problems(config)
+    yield from tracker_problems(config.training.trackers)
     if config.objective.reference:
         yield from _raised("config.objective.reference", lambda: _find_checkpoint(config.objective.reference))
     yield from _raised("config.cascade.partner", lambda: _check_partner(config.cascade.partner))

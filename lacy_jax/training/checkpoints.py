@@ -268,7 +268,7 @@ def _set_aside(folder: epath.Path, *, damaged: dict[epath.Path, str] | None = No
 
 
 def _refuse_other_run(meta: dict[str, Any], config: Config, *, data: Any, folder: epath.Path) -> None:
-    ours, theirs = (_flatten(config_to_dict(each)) for each in (config, read_config(meta, folder=folder)))
+    ours, theirs = (flat_settings(config_to_dict(each)) for each in (config, read_config(meta, folder=folder)))
     # Where a batch is one whole to the objective, its parts are a matter of a machine's memory.
     free = (*_FREE, "training.microbatches") if config.objective.scope == "batch" else _FREE
     binding = [name for name in ours if name.startswith(_BINDING) and name not in free]
@@ -284,11 +284,12 @@ def _refuse_other_run(meta: dict[str, Any], config: Config, *, data: Any, folder
         )
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flat_settings(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat

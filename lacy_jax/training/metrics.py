@@ -127,12 +127,12 @@ class MetricWriter:
     def __init__(self, workdir: str, *, resume_step: int):
         self._mirror = Mirror(absolute(workdir)) if is_bucket(workdir) else None
         folder = self._mirror.local if self._mirror else Path(workdir)
-        self._path = folder / METRICS_FILE
+        self.folder, self.path = folder, folder / METRICS_FILE  # on this machine
         # A run cut off after its last checkpoint repeats those steps: their old records go.
         kept = [record for record in read_metrics(workdir) if record["step"] <= resume_step]
         content = "".join(_line(record) for record in kept).encode()
-        if not self._path.exists() or self._path.read_bytes() != content:
-            write_whole(self._path, content)
+        if not self.path.exists() or self.path.read_bytes() != content:
+            write_whole(self.path, content)
         # Wall time of the whole run, earlier attempts included.
         self.seconds_before = max((r.get("seconds", 0.0) for r in kept), default=0.0)
         (folder / "tensorboard").mkdir(exist_ok=True)
@@ -151,12 +151,12 @@ class MetricWriter:
         finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
         values = [each for name, value in finite.items() for each in scalar(f"{split}/{name}", value).value]
         try:
-            with self._path.open("a") as file:
+            with self.path.open("a") as file:
                 file.write(_line({"step": step, "split": split, **record}))
             self._events.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
             self._events.flush()
         except OSError as error:
-            raise StorageError(f"{self._path} cannot be written ({error.strerror})") from error
+            raise StorageError(f"{self.path} cannot be written ({error.strerror})") from error
         if self._mirror:
             self._mirror.tick()
 

@@ -5,15 +5,20 @@ from typing import Any
 
 import jax
 
+from lacy_jax.config import config_to_dict
 from lacy_jax.data.origin import batch_texts, shown
 from lacy_jax.errors import NotFiniteError
+from lacy_jax.paths import absolute
 from lacy_jax.runtime.claims import check_claim
 from lacy_jax.training.budget import BudgetMeter
+from lacy_jax.training.checkpoints import flat_settings
 from lacy_jax.training.flops import flops_per_token, mesh_peak
 from lacy_jax.training.goodput import SPLIT
 from lacy_jax.training.health import Health
 from lacy_jax.training.metrics import MetricWriter, mean_loss, read_metrics, training_record
 from lacy_jax.training.run import Run
+from lacy_jax.training.tracking.senders import Senders, run_id
+from lacy_jax.training.tracking.trackers import Tracked, tracker_names
 
 
 class RunLog:
@@ -28,6 +33,7 @@ class RunLog:
         if jax.process_index() == 0:
             run.goodput.resume(read_metrics(workdir), step=step)
         self._writer = MetricWriter(workdir, resume_step=step) if jax.process_index() == 0 else None
+        self._senders = _senders(run, workdir, self._writer) if self._writer is not None else None
         self._waiting: tuple[int, dict[str, jax.Array]] | None = None
         self._clock: tuple[float, int] | None = None
         self._started = time.monotonic()
@@ -88,6 +94,8 @@ class RunLog:
             self._writer.sync()
 
     def close(self) -> None:
+        if self._senders is not None:
+            self._senders.close()
         if self._writer is not None:
             self._writer.close()
 
@@ -129,3 +137,18 @@ class RunLog:
             f"{step - 1}), more than config.training.skip_nonfinite={count - 1}: the run ends and saves nothing; "
             f"{self._run.checkpoints.describe_newest()}; --replay_step={step - count} shows the first of these batches"
         )
+
+
+def _senders(run: Run, workdir: str, writer: MetricWriter) -> Senders | None:
+    """The processes that send the records of `writer` to the trackers that the settings name; None without any."""
+    names = tracker_names(run.config.training.trackers)
+    if not names:
+        return None
+    tracked = Tracked(
+        id=run_id(absolute(workdir)),
+        name=f"{run.config.name}-{run.config.method}",
+        folder=str(writer.folder / "tracking"),
+        settings=flat_settings(config_to_dict(run.config)),
+    )
+    run.reporter.say(f"trackers    {', '.join(names)}")
+    return Senders(names, run=tracked, path=writer.path, say=run.reporter.say)
