@@ -103,8 +103,8 @@ def tokens_per_second(cascade: Cascade, prompts: Sequence[str], *, batch: int, l
 
 
 def copy_bandwidth() -> float:
-    """Bytes a second read from memory, by a sum over an array that no cache holds."""
-    array = jnp.ones(2**26, jnp.float32)
+    """Bytes a second read from memory, by a sum over an array that no cache holds, and that takes a while to read."""
+    array = jnp.ones(2**26 if jax.default_backend() == "cpu" else 2**30, jnp.float32)
     total = jax.jit(jnp.sum)
     total(array).block_until_ready()
     seconds = []

@@ -8,16 +8,17 @@
 # the others. A part that fails or takes too long does not keep the next from running; the status is 1 then.
 # Settings, from the environment:
 #   LIMIT=600      seconds for everything
-#   PARTS="..."    which parts, of: correctness kernels steps_150m steps_334m peer_150m peer_334m decode train study
+#   PARTS="..."    which parts, of: correctness kernels steps_150m steps_334m peer_150m peer_334m decode cascade train study
 #   WHEELS=FOLDER  wheels that are installed first, for a machine without internet (below OUT/site)
 #   PACKED=FOLDER  prepared data for `train`: the version folder of a packed dataset (docs/data_format.md)
 #   PYTHON=python3
+# `study` takes what is left of LIMIT, and hours: with more time it goes on. It needs lacy_jax[prepare] and spaCy's model.
 set -uo pipefail
 
 [ $# = 1 ] || { echo "usage: [SETTING=VALUE ...] bash benchmarks/gpu.sh OUT" >&2; exit 2; }
 mkdir -p "$1" && out=$(cd "$1" && pwd) && cd "$(dirname "$0")/.." || exit 2
 python=${PYTHON:-python3} limit=${LIMIT:-600} size=${SIZE:-full} failed=""
-slow=1 parts=" ${PARTS:-correctness kernels steps_150m steps_334m peer_150m peer_334m decode train study} "
+slow=1 parts=" ${PARTS:-correctness kernels steps_150m steps_334m peer_150m peer_334m decode cascade train study} "
 [ -z "${PACKED:-}" ] || PACKED=$(cd "$PACKED" && pwd)
 
 if [ -n "${WHEELS:-}" ]; then
@@ -28,6 +29,9 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 # What one part has compiled the next takes from here. Memory is taken as it is needed: PyTorch wants some too.
 export JAX_COMPILATION_CACHE_DIR="$out/compiled" XLA_PYTHON_CLIENT_PREALLOCATE=false
 
+# When each line came, in seconds from the start: of a part that was ended it shows what it waited for.
+stamped() { while IFS= read -r line; do printf '%4d  %s\n' "$SECONDS" "$line"; done; }
+
 # part NAME SECONDS COMMAND...: runs it once, for at most so long.
 part() {
   local name=$1 most=$((slow * $2)) left=$((limit - SECONDS)) began=$SECONDS status
@@ -36,7 +40,7 @@ part() {
   grep -qsx "$name" "$out/done" && { echo "$name: done before"; return 0; }
   [ "$left" -ge 20 ] || { echo "$name: no time left"; failed+=" $name"; return 0; }
   echo "== $name: $*"
-  timeout --signal=INT --kill-after=5 $((left < most ? left : most)) "$@" 2>&1 | tee "$out/$name.txt"
+  timeout --signal=INT --kill-after=5 $((left < most ? left : most)) "$@" 2>&1 | stamped | tee "$out/$name.txt"
   status=${PIPESTATUS[0]}
   echo "== $name: status $status after $((SECONDS - began)) s, $SECONDS s in all"
   if [ "$status" = 0 ]; then echo "$name" >> "$out/done"; else failed+=" $name"; fi
@@ -49,12 +53,13 @@ if [ "$size" = tiny ]; then
     --set model.attention=xla)
   small=(--config configs/slm_tiny.py "${shape[@]}") large=("${small[@]}") fast=() rounds=(--rounds 2 --repeat 1)
   few=(--variants "ntp;lacy") all=("${few[@]}") kernels=(--batch 1 --heads 2 --time 128 "${rounds[@]}")
-  decode=(--batches "1,2" --budgets "0,0.22" --length 16 --rounds 1) train=(--config.training.steps=4)
+  decode=(--batches "1,2" --length 16 --rounds 1) cascade=("${decode[@]}") train=(--config.training.steps=4)
 else
   small=(--config configs/slm_150m.py --set data.batch_size=32) large=(--config configs/slm_334m.py --set data.batch_size=16)
   fast=(--set model.remat=none) rounds=(--rounds 7 --repeat 3)
   all=(--profile lacy) few=(--variants "ntp;lacy;lacy, scan of layers") kernels=()
-  decode=(--slm configs/slm_150m.py --partner configs/slm_334m.py --batches "1,8,64" --budgets "0,0.22" --rounds 2)
+  decode=(--slm configs/slm_150m.py --batches "1,8,64" --rounds 3)
+  cascade=(--slm configs/slm_150m.py --partner configs/slm_334m.py --batches 8 --rounds 2)
   train=(--config.model.layers=12 --config.model.width=512 --config.model.heads=8 --config.model.compute_dtype=bfloat16
     --config.data.batch_size=64 --config.training.steps=600)
 fi
@@ -65,12 +70,13 @@ part steps_150m 150 "$python" -m benchmarks.gpu.steps "${small[@]}" "${rounds[@]
 part steps_334m 120 "$python" -m benchmarks.gpu.steps "${large[@]}" "${rounds[@]}" "${few[@]}"
 part peer_150m 120 "$python" -m benchmarks.step "${small[@]}" "${fast[@]}" "${rounds[@]}"
 part peer_334m 150 "$python" -m benchmarks.step "${large[@]}" "${fast[@]}" "${rounds[@]}"
-part decode 150 "$python" -m benchmarks.decode "${decode[@]}"
+part decode 120 "$python" -m benchmarks.decode --budgets 0 "${decode[@]}"
+part cascade 150 "$python" -m benchmarks.decode --budgets 0.22 "${cascade[@]}"
 part train 150 "$python" -m lacy_jax.main --config=configs/slm_tiny.py --workdir="$out/train" "${train[@]}" \
   ${PACKED:+--config.data.packed="$PACKED"}
 if [ "$size" = full ]; then
   part study $((limit - SECONDS)) \
-    "$python" -m lacy_jax.evaluate --study=configs/study_biographies.py:capacity --workdir="$out/study"
+    "$python" -m lacy_jax.evaluate --study=configs/study_biographies.py:full --workdir="$out/study"
 fi
 
 [ -z "$failed" ] || { echo "not done:$failed"; exit 1; }

@@ -153,3 +153,14 @@ def test_launch_scripts_are_there() -> None:
         "README.md",
         "docs/launch.md",
     }
+
+
+def test_the_configs_that_scripts_name_are_there() -> None:
+    scripts = [*ROOT.glob("launch/*.sh"), *ROOT.glob("benchmarks/*.sh")]
+    named = {name for script in scripts for name in re.findall(r"configs/\w+\.py(?::\w+)?\b(?!=)", script.read_text())}
+    assert "configs/study_biographies.py:full" in named
+    for name in named:
+        if name.startswith("configs/study_"):
+            load_study(name)
+        else:
+            assert (ROOT / name.partition(":")[0]).is_file(), name

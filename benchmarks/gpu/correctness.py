@@ -34,7 +34,7 @@ from tests.objective import reference
 
 # A product's rounding error, relative: bfloat16 keeps 8 bits; float32 has 24, and long sums lose some of them.
 BOUNDS = {"float32": 1e-5, "bfloat16": 2e-2}
-MODEL = ModelConfig(layers=4, width=256, heads=4, context=256, compute_dtype="float32")
+MODEL = ModelConfig(layers=2, width=256, heads=4, context=256, compute_dtype="float32")
 
 
 @dataclasses.dataclass(frozen=True)

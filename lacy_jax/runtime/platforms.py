@@ -34,12 +34,17 @@ _OPTIONS: dict[str, Options] = {
         "xla_gpu_enable_pipelined_reduce_scatter": True,
     },
 }
+# Names that this process' XLA has refused: not asked for again, nor said to be set.
+_unknown: set[str] = set()
 
 
 def compiler_options(platform: str) -> Options:
-    """XLA's options for "cpu", "gpu" or "tpu", less those that XLA_FLAGS or LIBTPU_INIT_ARGS set: these decide."""
+    """XLA's options for "cpu", "gpu" or "tpu", less those it was found not to have.
+
+    Those that XLA_FLAGS or LIBTPU_INIT_ARGS set are not among them, either: these decide.
+    """
     given = f"{os.environ.get('XLA_FLAGS', '')} {os.environ.get('LIBTPU_INIT_ARGS', '')}"
-    named = {word.lstrip("-").partition("=")[0] for word in given.split()}
+    named = {word.lstrip("-").partition("=")[0] for word in given.split()} | _unknown
     return {name: value for name, value in _OPTIONS.get(platform, {}).items() if name not in named}
 
 
@@ -48,8 +53,8 @@ def compile_with_options(lowered: jax.stages.Lowered, *, platform: str) -> jax.s
 
     XLA gains and loses options with every release: jaxlib 0.11.2 has no xla_gpu_enable_pipelined_all_gather any more.
     """
-    options = compiler_options(platform)
     while True:
+        options = compiler_options(platform)
         try:
             return lowered.compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
@@ -57,7 +62,7 @@ def compile_with_options(lowered: jax.stages.Lowered, *, platform: str) -> jax.s
             if unknown is None or unknown[1] not in options:
                 raise
             _log.warning("this XLA has no option %s: the step is compiled without it", unknown[1])
-            options = {name: value for name, value in options.items() if name != unknown[1]}
+            _unknown.add(unknown[1])
 
 
 def describe_options(platform: str) -> str:

@@ -128,9 +128,11 @@ def test_an_option_that_this_xla_does_not_know_is_left_out(
     lowered = jax.jit(lambda x: x + 1).lower(jnp.float32(1))
     options = {"xla_gpu_not_an_option": True, "xla_cpu_enable_fast_math": False}
     monkeypatch.setitem(platforms._OPTIONS, "cpu", options)
+    monkeypatch.setattr(platforms, "_unknown", set())
     assert platforms.compile_with_options(lowered, platform="cpu")(jnp.float32(1)) == 2
     assert "xla_gpu_not_an_option" in caplog.text
     assert "fast_math" not in caplog.text
+    assert platforms.describe_options("cpu") == "XLA options: cpu_enable_fast_math"
     monkeypatch.setitem(platforms._OPTIONS, "cpu", {"xla_cpu_enable_fast_math": "perhaps"})
     with pytest.raises(jax.errors.JaxRuntimeError, match="perhaps"):
         platforms.compile_with_options(lowered, platform="cpu")
