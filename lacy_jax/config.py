@@ -98,9 +98,7 @@ class CorpusConfig:
 class AnnotateConfig:
     """Who marks the facts. The rule (below) chooses among the marks later, when packing."""
 
-    annotator: str = setting(
-        "spacy", "Who marks: spacy, spans, oracle, or one that a package registers (docs/adding.md)."
-    )
+    annotator: str = setting("spacy", "Who marks: spacy, spans, oracle, or a package's (docs/adding.md).")
     spacy_model: Path = setting("", "spacy: the model. Empty: an installed en_core_web_sm, else its mirror package.")
     spans_file: Path = setting(
         "", 'spans: a .jsonl file (also .gz, .zst) of {"id": ..., "spans": [[start, end, kind], ...]}.'
@@ -248,6 +246,8 @@ class TrainingConfig:
     log_every: Positive = setting(50, "Steps between two records of metrics.jsonl.")
     evaluate_every: Positive = setting(1_000, "Steps between two validations.")
     evaluate_batches: Positive = setting(16, "Batches of a validation.")
+    questions: Paths = setting("", "Files of multiple-choice questions, separated by commas (docs/measuring.md).")
+    questions_every: Positive = setting(1_000, "Steps between two answers to them. The last step answers, too.")
     checkpoint_every: Positive = setting(1_000, "Steps between two checkpoints.")
     keep_checkpoints: Positive = setting(2, "How many of the newest checkpoints are kept.")
     keep_every: Count = setting(0, "Checkpoints of steps that this number divides are kept for ever. 0: none.")

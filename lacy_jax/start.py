@@ -24,6 +24,9 @@ def training_problems(config: Config, *, workdir: str) -> Iterator[str]:
     """One line each: what `lacy_jax.main` would stumble over, even at its end."""
     yield from preparing_problems(config)
     yield from tracker_problems(config.training.trackers)
+    from lacy_jax.data.questions import question_problems
+
+    yield from question_problems(config.training.questions)
     if config.objective.reference:
         yield from _raised("config.objective.reference", lambda: _find_checkpoint(config.objective.reference))
     yield from _raised("config.cascade.partner", lambda: _check_partner(config.cascade.partner))

@@ -35,6 +35,7 @@ from lacy_jax.training.health import read_health
 from lacy_jax.training.metrics import validation_record
 from lacy_jax.training.probe import fit_probe
 from lacy_jax.training.profile import PROFILE_FOLDER, Profiler, Steps
+from lacy_jax.training.questions import QuestionEvaluator
 from lacy_jax.training.reference import load_reference
 from lacy_jax.training.run import Run
 from lacy_jax.training.run_log import RunLog
@@ -71,6 +72,7 @@ def train(
 
     Raises:
         CheckpointError: the workdir holds a run with other settings or data, or the reference model does not fit.
+        DataError: the files in `config.training.questions` cannot be read.
         MeshError: the devices, the batch or the model do not fit config.mesh, or processes disagree or
             have work folders of their own.
         NotFiniteError: too many steps in a row, or the parameters, are not finite (docs/training.md).
@@ -89,7 +91,8 @@ def train(
         reference = load_reference(config, tokenizer=tokenizer, vocab=vocab, mesh=mesh)
         checkpoints = Checkpoints(workdir, config.training)
         chat = initial_chat(config.model.initial) if config.model.initial else None
-        run = Run(config, prepared, mesh, vocab, checkpoints, reporter, reference, chat, goodput)
+        questions = QuestionEvaluator(config, tokenizer=prepared.tokenizer, mesh=mesh)
+        run = Run(config, prepared, mesh, vocab, checkpoints, reporter, reference, chat, goodput, questions)
         try:
             with stop_requests(reporter.say) as stops:
                 state, meta = _start(run)
@@ -176,6 +179,7 @@ def _loop(
                 record, found = _validate(run, state, evaluate)
                 log.write(record, step, "validation")
                 scores, validated = found or scores, step
+            _answer(run, state, log, step=step, last=finished, watchdog=watchdog)
             if finished or step % training.checkpoint_every == 0:
                 watchdog.watch("probe after step", step)
                 probe = _probe(run, state, log)
@@ -208,6 +212,16 @@ def _validate(run: Run, state: TrainState, evaluate: Evaluator) -> tuple[dict[st
         record = validation_record(tokens, byte_lengths=run.prepared.tokenizer.byte_lengths)
     scores = tokens["call_score"][np.isfinite(tokens["call_score"])]
     return record, [float(q) for q in np.quantile(scores, np.linspace(0, 1, SCORE_QUANTILES))] if scores.size else []
+
+
+def _answer(run: Run, state: TrainState, log: RunLog, *, step: int, last: bool, watchdog: Watchdog) -> None:
+    """Lets the model answer the questions of `config.training.questions` where they are due, and writes the record."""
+    if run.questions.due(step, last=last):
+        watchdog.watch("questions after step", step)
+        log.flush()
+        with run.goodput.of("evaluate"):
+            answers = run.questions(state.params)
+        log.write(answers, step, "questions")
 
 
 def _probe(run: Run, state: TrainState, log: RunLog) -> FactualProbe | None:

@@ -10,6 +10,7 @@ from lacy_jax.console import Reporter
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.training.checkpoints import Checkpoints
 from lacy_jax.training.goodput import Goodput
+from lacy_jax.training.questions import QuestionEvaluator
 from lacy_jax.training.reference import Reference
 
 
@@ -26,6 +27,7 @@ class Run:
     reference: Reference | None
     chat: ChatTemplate | None
     goodput: Goodput
+    questions: QuestionEvaluator
 
     @property
     def call_id(self) -> int:
