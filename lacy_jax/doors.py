@@ -44,6 +44,7 @@ EXTRAS = {
     "safetensors": "partners",
     "tokenizers": "partners",
     "spacy": "prepare",
+    "lm_eval": "eval",
     "libtpu": "tpu",
     **{package: scheme for scheme, package in PACKAGES.items()},
 }
