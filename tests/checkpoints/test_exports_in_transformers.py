@@ -47,7 +47,7 @@ def test_logits_and_ids_in_transformers(tmp_path: Path, style: str) -> None:
     hidden = np.asarray(lacy_jax.model.decoder.forward(model.params, tokens, config=config))
     own = hidden @ np.asarray(lacy_jax.model.decoder.output_matrix(model.params))[call]
     np.testing.assert_allclose(logits[..., call], own, atol=1e-4, rtol=1e-4)
-    texts = strings(model.tokenizer, 5_000)
+    texts = strings(model.tokenizer, 10_000)
     opening = outgoing(model).opening
     expected = [model.tokenizer.encode(text).ids.tolist() for text in texts]
     assert words(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] == expected
