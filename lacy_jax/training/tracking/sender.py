@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import filelock
+
 from lacy_jax.training.tracking.trackers import Outcome, Tracked, Tracker, open_tracker
 
 POLL_SECONDS = 2.0  # between two looks at the file
@@ -90,6 +92,16 @@ def _wait(seconds: float) -> Literal["running"] | Outcome:
     return "ended" if os.read(0, 16) else "killed"
 
 
+def _alone(run: Tracked, name: str) -> filelock.BaseFileLock:
+    """Held by the one process that sends this run to this tracker. That of a killed start may still be at its end."""
+    lock = filelock.FileLock(Path(run.folder) / f"{name}.lock")
+    try:
+        return lock.acquire(timeout=0).lock
+    except filelock.Timeout:
+        print("waiting for the process of an earlier start", file=sys.stderr, flush=True)
+        return lock.acquire().lock
+
+
 def main() -> int:
     told = json.loads(sys.argv[1])
     name, run = told["tracker"], Tracked(**told["run"])
@@ -104,7 +116,8 @@ def main() -> int:
                 flush=True,
             )
 
-        return follow(lambda: open_tracker(name, run), Path(told["path"]), wait=_wait, warn=warn)
+        with _alone(run, name):
+            return follow(lambda: open_tracker(name, run), Path(told["path"]), wait=_wait, warn=warn)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 
 from lacy_jax.config import Config, config_to_dict
@@ -120,6 +121,32 @@ def test_servers_that_are_down_stop_nothing(small_config: Config, tmp_path: Path
     assert sorted(steps_in_wandb(workdir)) == steps
     ((run, client),) = in_mlflow(workdir)
     assert sorted(each.step for each in client.get_metric_history(run.info.run_id, "train/loss")) == steps
+
+
+def test_a_start_waits_for_the_process_of_the_start_before(tmp_path: Path) -> None:
+    """A start that was killed leaves a process that sends what it has: two at once would send steps twice."""
+    log, database = tmp_path / "metrics.jsonl", tmp_path / "a.db"
+    log.write_text('{"step": 1, "split": "train", "loss": 2.0}\n')
+    run = {"id": "a", "name": "a", "folder": str(tmp_path), "settings": {}}
+    with filelock.FileLock(tmp_path / "mlflow.lock"):
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "lacy_jax.training.tracking.sender",
+                json.dumps({"tracker": "mlflow", "path": str(log), "run": run}),
+            ],
+            env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{database}"},
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        assert any("waiting for the process of an earlier start" in line for line in process.stderr)
+        assert not database.exists()
+    process.communicate()
+    assert process.returncode == 0
+    assert database.exists()
 
 
 def test_settings_of_wandb_in_the_folder_of_a_run_are_refused(tmp_path: Path) -> None:
