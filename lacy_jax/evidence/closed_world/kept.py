@@ -35,6 +35,9 @@ _LATER = (
     ("training", "keep_best"),
     ("training", "checksums"),
     ("cascade", "start_token"),
+    ("training", "trackers"),
+    ("training", "questions"),
+    ("training", "questions_every"),
 )
 MAIN_BUDGET = 0.22  # of the intervals in it
 
