@@ -14,6 +14,8 @@ from lacy_jax.cascade.rows import Counts, Piece
 from lacy_jax.cascade.text.extent import complete_extent
 from lacy_jax.config import BiographiesConfig
 from lacy_jax.errors import ConfigError
+from lacy_jax.evidence.closed_world import biographies as writing
+from lacy_jax.evidence.closed_world import suite
 from lacy_jax.evidence.closed_world.biographies import pick_people
 from lacy_jax.evidence.closed_world.decodes import EXAMPLE, Decode, decode_text, parse_decode
 from lacy_jax.evidence.closed_world.judging import Claim, Judged, judge, to_json
@@ -147,6 +149,7 @@ def test_people_are_spread_over_the_world() -> None:
         Decode("b_2", score="call_logit", gate="factual", span="word", budgets=(0.0, 0.1, 1.0)),
         Decode("c", partner="runs, all/the: large=1/seed0"),
         Decode("d", budgets=(0.1234567, 1e-7, 1 / 3)),
+        Decode("e", score="call_probability", policy="price", price=0.4),
     ],
 )
 def test_decodes_as_text(decode: Decode, tmp_path: Path) -> None:
@@ -156,6 +159,39 @@ def test_decodes_as_text(decode: Decode, tmp_path: Path) -> None:
     for budget in decode.budgets:
         judged_path(tmp_path, decode=decode.name, budget=budget).write_text("")
     assert {*read_evaluation(tmp_path).judged} == {(decode.name, budget) for budget in decode.budgets}
+
+
+def test_a_decode_changes_what_it_names_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+
+    class Asked(Exception):
+        """Raised where the writing would begin."""
+
+    def cascade(*_: object, **changes: object) -> None:
+        asked.append(changes)
+        raise Asked
+
+    monkeypatch.setattr(writing, "Cascade", cascade)
+    decodes = (Decode("a"), Decode("b", score="call_probability", policy="price", price=0.4))
+    for decode in decodes:
+        with pytest.raises(Asked):
+            writing.write_and_judge(None, [], partner=None, decode=decode, budget=0.3, temperature=0.0)  # type: ignore[arg-type]
+    as_before = {"budget": 0.3, "score": "auto", "gate": "none", "span": "phrase"}
+    assert asked == [as_before, as_before | {"score": "call_probability", "policy": "price", "price": 0.4}]
+
+
+def test_a_price_for_a_score_that_is_no_probability_is_refused_first(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="entropy is no probability"):
+        suite.evaluate(
+            None,  # type: ignore[arg-type]
+            decodes=[Decode("a", score="entropy", policy="price")],
+            people=1,
+            known=0.9,
+            temperature=0.0,
+            out=tmp_path,
+            progress=lambda *_: None,
+        )
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -172,6 +208,8 @@ def test_decodes_as_text(decode: Decode, tmp_path: Path) -> None:
         ('{"name": "a", "what": 1}', "what Unexpected keyword argument"),
         ('{"name": "a", "partner": ""}', "partner"),
         ('{"name": "a b"}', "name"),
+        ('{"name": "a", "policy": "free"}', "policy"),
+        ('{"name": "a", "price": 2}', "price"),
     ],
 )
 def test_wrong_decodes(text: str, said: str) -> None:

@@ -61,14 +61,7 @@ def write_and_judge(
 
     `temperature`: of the draw, seeded by the person alone, so that every model is given the same luck.
     """
-    cascade = Cascade(
-        slm,
-        partner if budget else None,
-        budget=budget,
-        score=decode.score,
-        gate=decode.gate,
-        span=decode.span,
-    )
+    cascade = Cascade(slm, partner if budget else None, budget=budget, **decode.changes)
     length = cascade.settings.max_new_tokens
     prompts = [full_text(Document("", person.name, "")) for person in people]
     requests = [

@@ -3,12 +3,12 @@
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pydantic
 from pydantic import Field
 
-from lacy_jax.config import Gate, ScoreSetting, Share, Span
+from lacy_jax.config import Gate, Policy, ScoreSetting, Share, Span
 from lacy_jax.errors import ConfigError
 
 DATABASE = "database"  # the partner of a decode that names none: it knows a share of the world's facts
@@ -22,6 +22,7 @@ class Decode:
     name: letters, digits and _; files are named by it.
     `budgets` of 0 never call: what comes out then is what the model itself holds of the facts (leakage).
     `partner`: the database of facts, or another as `lacy_jax.generate` names them: the path of a checkpoint.
+    policy, price: as in `config.cascade`; None: the checkpoint's own. At a price, a budget is the most that is spent.
     """
 
     __pydantic_config__: ClassVar = pydantic.ConfigDict(extra="forbid", strict=True)
@@ -32,6 +33,14 @@ class Decode:
     span: Span = "phrase"
     budgets: tuple[Share, ...] = (0.22,)
     partner: Annotated[str, Field(min_length=1)] = DATABASE
+    policy: Policy | None = None
+    price: Share | None = None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The settings of a cascade that it names, but for the budget and the partner."""
+        named = {name: getattr(self, name) for name in ("score", "gate", "span", "policy", "price")}
+        return {name: value for name, value in named.items() if value is not None}
 
 
 ALONE = Decode("alone", budgets=(0.0,))

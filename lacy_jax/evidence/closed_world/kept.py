@@ -115,10 +115,7 @@ def claim_folder(folder: Path, slm: LoadedModel, *, decodes: Sequence[Decode], s
     found = read_object(path) if path.exists() else dict(own)
     noted = found.pop("decodes", {})
     # Not budgets: those are in the names of the files.
-    asked = {
-        decode.name: {key: value for key, value in vars(decode).items() if key not in ("name", "budgets")}
-        for decode in decodes
-    }
+    asked = {decode.name: {**decode.changes, "partner": decode.partner} for decode in decodes}
     pairs = [(key, found.get(key), value) for key, value in own.items()]
     pairs += [(f"decode {name}", noted[name], call) for name, call in asked.items() if name in noted]
     differ = ", ".join(f"{key} {then!r}, now {now!r}" for key, then, now in pairs if then != now)

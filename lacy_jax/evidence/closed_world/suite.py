@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lacy_jax.cascade.scores import price_threshold
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import AnnotateConfig
 from lacy_jax.data.annotate import annotate_documents
@@ -77,10 +78,14 @@ def evaluate(
         temperature: of the draw; 0 is greedy.
 
     Raises:
-        ConfigError: the model was not trained on the closed world, or a value is out of range.
+        ConfigError: the model was not trained on the closed world, a value is out of range, or a price for a score
+            that is no probability.
         PartnerError, CheckpointError: see `partner_of`.
         DataError: `out` holds the evaluation of another checkpoint or with other settings.
     """
+    for decode in decodes:
+        if decode.policy == "price" and decode.score != "auto":
+            price_threshold(decode.score, 0.5)  # refuses a score that is no probability, before anything is written
     world = closed_world_of(slm)
     chosen = pick_people(world, people)
     claim_folder(out, slm, decodes=decodes, settings={"people": people, "known": known, "temperature": temperature})

@@ -120,6 +120,8 @@ def decode_title(study: Study, decode: Decode) -> str:
     parts = ["the model's own score" if decode.score == "auto" else CALL_SCORES[decode.score].title]
     if decode.gate == "factual":
         parts.append("gated")
+    if decode.policy == "price":
+        parts.append("at a price" if decode.price is None else f"at a price of {decode.price:g}")
     if decode.span != "phrase":
         parts.append(f"one {decode.span} per call")
     if decode.partner != DATABASE:
