@@ -1,17 +1,17 @@
 """`lacy_jax.prepare` and `lacy_jax.train`, for notebooks and programs: no flags, no signals outside the main thread."""
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal
 
 from lacy_jax.checks import parse
 from lacy_jax.config import Config, config_to_dict
 from lacy_jax.console import reporting
-from lacy_jax.data.check import data_problems
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.data.prepare import prepare as prepare_data
 from lacy_jax.errors import ConfigError
 from lacy_jax.folders import unwritable
 from lacy_jax.paths import expand_home
-from lacy_jax.training.tracking.trackers import tracker_problems
+from lacy_jax.start import preparing_problems, settings_problems
 
 if TYPE_CHECKING:
     from lacy_jax.checkpoints.loading import LoadedModel
@@ -26,7 +26,7 @@ def prepare(config: Config, *, say: Say = "progress") -> Prepared:
     Raises:
         ConfigError, DataError: the settings or the data cannot be used.
     """
-    config, tokenizer = _checked(config)
+    config, tokenizer = _checked(config, preparing_problems)
     with reporting(quiet=say == "nothing") as reporter:
         return prepare_data(config, tokenizer=tokenizer, progress=reporter.update)
 
@@ -52,9 +52,7 @@ def train(config: Config, *, workdir: str = "", say: Say = "progress") -> "Loade
     from lacy_jax.training.announce import describe_long_run
     from lacy_jax.training.loop import train as run_training
 
-    config, tokenizer = _checked(config)
-    if problems := list(tracker_problems(config.training.trackers)):
-        raise ConfigError(*problems)
+    config, tokenizer = _checked(config, settings_problems)
     workdir = expand_home(workdir) or config.workdir
     check_savable(workdir, name="workdir")
     if problem := unwritable(workdir, buckets="allowed"):
@@ -68,9 +66,9 @@ def train(config: Config, *, workdir: str = "", say: Say = "progress") -> "Loade
     return load_model(workdir)
 
 
-def _checked(config: Config) -> "tuple[Config, TextTokenizer | None]":
+def _checked(config: Config, problems: Callable[[Config], Iterable[str]]) -> "tuple[Config, TextTokenizer | None]":
     """The settings, checked, with those of the model in `config.model.initial`, and its tokenizer."""
-    config = parse(config_to_dict(config), check=data_problems)
+    config = parse(config_to_dict(config), check=problems)
     if not config.model.initial:
         return config, None
     from lacy_jax.checkpoints.initial import with_initial

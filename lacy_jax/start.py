@@ -20,15 +20,20 @@ def preparing_problems(config: Config) -> Iterator[str]:
         yield f"config.data.directory={directory}: {problem}"
 
 
-def training_problems(config: Config, *, workdir: str) -> Iterator[str]:
-    """One line each: what `lacy_jax.main` would stumble over, even at its end."""
-    yield from preparing_problems(config)
-    yield from tracker_problems(config.training.trackers)
+def settings_problems(config: Config) -> Iterator[str]:
+    """One line each: what training would stumble over once its data is prepared, which can take hours."""
     from lacy_jax.data.questions import question_problems
 
+    yield from preparing_problems(config)
+    yield from tracker_problems(config.training.trackers)
     yield from question_problems(config.training.questions)
     if config.objective.reference:
         yield from _raised("config.objective.reference", lambda: _find_checkpoint(config.objective.reference))
+
+
+def training_problems(config: Config, *, workdir: str) -> Iterator[str]:
+    """One line each: what `lacy_jax.main` would stumble over, even at its end."""
+    yield from settings_problems(config)
     yield from _raised("config.cascade.partner", lambda: _check_partner(config.cascade.partner))
     yield from _unsavable(workdir)
 

@@ -94,6 +94,29 @@ def test_problems_are_raised_all_at_once_and_nothing_is_said(capfd: pytest.Captu
     assert capfd.readouterr() == ("", "")
 
 
+def test_training_looks_at_all_that_it_needs_before_it_prepares(
+    place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "texts.jsonl").write_text("".join(f"{json.dumps({'text': text})}\n" for text in TEXTS))
+    (place / "none.jsonl").write_text("")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    changes = {
+        "corpus.files": "texts.jsonl",
+        "training.questions": "none.jsonl",
+        "training.trackers": "wandb,comet",
+        "objective.rule": "excess_loss",
+        "objective.reference": "runs/none",
+    }
+    config = lacy_jax.read_config("configs/slm_tiny.py:corpus=jsonl", changes)
+    with pytest.raises(lacy_jax.LacyError) as error:
+        lacy_jax.train(config)
+    found = sorted(problem.partition(":")[0] for problem in error.value.problems)
+    assert found == ["config.objective.reference", "config.training.questions", *["config.training.trackers"] * 2]
+    assert not (place / "runs").exists()
+    assert not (place / config.data.directory).exists()
+    assert capfd.readouterr() == ("", "")
+
+
 def test_changes_that_are_none_are_refused_by_name() -> None:
     for name, words in (
         ("training.stepz", "did you mean steps"),
