@@ -7,9 +7,15 @@ plain `lm_eval` does the same. docs/measuring.md has more.
 """
 
 import sys
+import traceback
 
 from lacy_jax.doors import WRONG_INPUT
 from lacy_jax.errors import LacyError
+
+# Raised by these, such an error is about what the harness was asked for: a task or a model type that it does not know,
+# data that it cannot reach, a chat template.
+_REFUSERS = ("lm_eval", "datasets")
+_REFUSALS = (ValueError, ConnectionError, NotImplementedError, FileNotFoundError)
 
 
 def main() -> int:
@@ -22,8 +28,7 @@ def main() -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("lm_eval", "tqdm"):
             raise
-        print('lm_eval: lm_eval is not installed; pip install "lacy_jax[eval]"', file=sys.stderr)
-        return WRONG_INPUT
+        return _refused('lm_eval is not installed; pip install "lacy_jax[eval]"')
     import lm_eval.models  # noqa: F401 (its own models, which it would leave out where one is there already)
 
     if NAME not in model_registry:
@@ -31,10 +36,23 @@ def main() -> int:
     try:
         cli_evaluate()
     except LacyError as error:
-        for problem in error.problems:
-            print(f"lm_eval: {' '.join(problem.split())}", file=sys.stderr)
-        return error.status
+        return _refused(*error.problems, status=error.status)
+    except ModuleNotFoundError as error:  # of another model type, such as PyTorch
+        if (error.name or "").partition(".")[0] == "lacy_jax":
+            raise
+        return _refused(f"{error.name} is not installed; pip install it, as the harness' own model types need it")
+    except _REFUSALS as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in _REFUSERS:
+            raise
+        return _refused(str(error))
     return 0
+
+
+def _refused(*problems: str, status: int = WRONG_INPUT) -> int:
+    for problem in problems:
+        print(f"lm_eval: {' '.join(problem.split())}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

@@ -20,12 +20,13 @@ from lacy_jax.cascade.rows import Request
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.config import ComputeDtype
 from lacy_jax.data.tokenizer import starting_with
-from lacy_jax.errors import ConfigError
+from lacy_jax.errors import ConfigError, did_you_mean
 from lacy_jax.training.continuations import CallToken, Pair, Score, encode_pair, score, token_values
 
 NAME = "lacy_jax"
 AUTO_BATCH = 16  # rows of --batch_size auto
 MOST_NEW_TOKENS = 256  # the harness' own default of a text to write
+_ARGUMENTS = ("checkpoint", "call", "start_token", "dtype")  # of --model_args
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 _SAMPLING = ("do_sample", "temperature", "top_p", "repetition_penalty")
 
@@ -65,7 +66,7 @@ class JaxLM(LM):
         self.batch_size = _rows(batch_size, most=max_batch_size)
         slm = load_model(checkpoint)
         if call == "included" and slm.family:
-            raise ConfigError(f"call=included: {checkpoint} was made elsewhere and has no <CALL>; leave it out")
+            raise ConfigError(f"call=included: {checkpoint} is no checkpoint of ours; all its own tokens are included")
         start = start_token or slm.config.cascade.start_token
         self.slm = dataclasses.replace(slm, tokenizer=starting_with(slm.tokenizer, start))
         self._start = start
@@ -73,6 +74,22 @@ class JaxLM(LM):
         self._values = jax.jit(
             functools.partial(token_values, model=model, call_id=self.slm.tokenizer.call_id, call=call)
         )
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> "JaxLM":
+        """The model of a command line: `--model_args`, and what the harness adds. Raises `ConfigError`, too."""
+        if unknown := sorted(arg_dict.keys() - set(_ARGUMENTS)):
+            hint = "; give --batch_size as a flag" if "batch_size" in unknown else did_you_mean(unknown[0], _ARGUMENTS)
+            raise ConfigError(f"--model_args: unknown {', '.join(unknown)}; allowed are {', '.join(_ARGUMENTS)}{hint}")
+        if not arg_dict.get("checkpoint"):
+            raise ConfigError("--model_args: checkpoint=... is needed: a run, an export or a model of others")
+        more = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        return cls(**arg_dict, **more)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The harness asks for it where it would apply a chat template. Raises `ConfigError`."""
+        raise ConfigError("--apply_chat_template: chat templates are not supported")
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         """(log-likelihood, greedy) of each (context, continuation)."""

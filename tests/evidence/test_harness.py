@@ -142,3 +142,46 @@ def test_wrong_arguments(harness: Any, small_run: Path, wrong: dict[str, Any]) -
 
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         JaxLM(str(small_run), **wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"checkpont": "a"}, "checkpont.*did you mean checkpoint"),
+        ({"checkpoint": "a", "batch_size": 4}, "give --batch_size as a flag"),
+        ({"call": "included"}, "checkpoint=... is needed"),
+    ],
+)
+def test_wrong_model_args(harness: Any, wrong: dict[str, Any], said: str) -> None:  # noqa: ARG001
+    from lacy_jax.evidence.harness import JaxLM
+
+    with pytest.raises(ConfigError, match=said):
+        JaxLM.create_from_arg_obj(wrong, {"device": None})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--model", "lacy_jax", "--tasks", "nonesuch"), "Tasks not found: nonesuch"),
+        (("--model", "lacy_jaxx", "--tasks", "sciq"), "lacy_jaxx"),
+        (("--model", "lacy_jax", "--tasks", "sciq", "--apply_chat_template"), "templates are not supported"),
+        (("--model", "lacy_jax", "--tasks", "hellaswag"), "Rowan/hellaswag"),
+    ],
+)
+def test_what_the_harness_refuses_is_one_line(
+    harness: Any,  # noqa: ARG001
+    small_run: Path,
+    words: tuple[str, ...],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from lacy_jax.lm_eval import main
+
+    if "hellaswag" in words:
+        monkeypatch.chdir(small_run)  # without the local copies
+    monkeypatch.setattr(sys, "argv", ["lm_eval", *words, "--model_args", f"checkpoint={small_run}"])
+    assert main() == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("lm_eval: ")
+    assert said in line
