@@ -5,7 +5,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import orbax.checkpoint as ocp
 from etils import epath
@@ -35,6 +35,9 @@ def export(checkpoint: str, *, out: str, format: ExportFormat = "orbax", dtype: 
             written, or could not be read again.
         StorageError: the disk is full, or the bucket out of reach.
     """
+    for name, value, kind in (("format", format, ExportFormat), ("dtype", dtype, ExportDtype)):
+        if value not in get_args(kind):
+            raise CheckpointError(f"--{name}={value}: allowed are {', '.join(get_args(kind))}")
     out = expand_home(out)
     target = check_out(out)
     if format == "orbax" and dtype != "stored":

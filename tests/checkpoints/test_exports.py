@@ -252,6 +252,12 @@ def test_models_that_nobody_else_builds_are_refused(changes: dict[str, Any], nam
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("name", "allowed"), [("format", "orbax, hf, gguf"), ("dtype", "float32")])
+def test_a_form_that_is_none_is_refused_before_anything_is_read(name: str, allowed: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"{name}=int3: allowed are .*{allowed}"):
+        lacy_jax.export("none", out=str(tmp_path / "out"), **{name: "int3"})
+
+
 def test_a_qwen2_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
     """transformers takes every Qwen2's tokenizer for that family's own."""
     model = random_model("llama")
