@@ -9,7 +9,8 @@ function, on one device and a random batch whose targets are factual one time in
 pair's ratio, so a machine that is busy for a while disturbs both alike; the line `ntp` is that of ntp to itself,
 the noise. Beside the figures: the floor, 6N + 6LDT FLOPs per token at the rate of a plain matrix product measured in
 the same rounds, and the peer, a step as libraries write it (optax cross-entropy on float32 logits, no metrics).
-`unchecked` is ntp without the check that its loss and gradient are finite; the last line is the ratio with / without.
+`documents apart` is ntp with model.attention_within=document. `unchecked` is ntp without the check that its loss and
+gradient are finite; the last line is the ratio with / without.
 Peak is the compiler's own account of the step: its arguments and what it needs besides.
 """
 
@@ -30,7 +31,7 @@ import optax
 from benchmarks.objective import matmul_rate
 from lacy_jax.checks import parse
 from lacy_jax.config import Config, MeshConfig
-from lacy_jax.data.batch import Batch
+from lacy_jax.data.batch import Batch, document_starts
 from lacy_jax.model import decoder
 from lacy_jax.presets import METHODS, apply_variant
 from lacy_jax.runtime import sharding
@@ -42,6 +43,7 @@ from lacy_jax.training.step import for_devices, jit_train_step, update
 
 Step = Callable[[TrainState, Batch, Any], tuple[TrainState, Any]]
 UNCHECKED = "unchecked"
+APART = "documents apart"
 DEFAULT_METHODS = "lacy,lacy_full,loss,ignore,ignore_facts,random_factual,joint,rho"
 
 
@@ -60,12 +62,14 @@ def method_config(path: str, method: str, settings: list[str]) -> Config:
 
 
 def random_batch(config: Config, *, call_id: int) -> Batch:
-    """Whole windows of random tokens, one in seven factual."""
+    """Whole windows of random tokens, one in seven factual, in documents of 128 tokens on average."""
     rng = np.random.default_rng(0)
     shape = (config.data.batch_size, config.model.context + 1)
+    tokens, factual, ends = rng.integers(0, call_id, shape), rng.random(shape) < 1 / 7, rng.random(shape) < 1 / 128
     return Batch(
-        tokens=jnp.asarray(rng.integers(0, call_id, shape), jnp.int32),
-        factual=jnp.asarray(rng.random(shape) < 1 / 7),
+        tokens=jnp.asarray(tokens, jnp.int32),
+        factual=jnp.asarray(factual),
+        starts=jnp.asarray([document_starts(row, end_id=True) for row in ends]),
         lengths=jnp.full(shape[0], shape[1], jnp.int32),
     )
 
@@ -101,8 +105,10 @@ def unchecked_step(config: Config, *, call_id: int) -> Step:
 def compile_steps(options: argparse.Namespace, *, vocab: int, call_id: int) -> dict[str, Any]:
     """Compiled steps by name; all take and give the same state."""
     compiled: dict[str, Any] = {}
-    for name in ("ntp", *options.methods.split(","), UNCHECKED, "optax peer"):
-        config = method_config(options.config, "ntp" if name in (UNCHECKED, "optax peer") else name, options.set)
+    for name in ("ntp", *options.methods.split(","), APART, UNCHECKED, "optax peer"):
+        within = ["model.attention_within=document"] if name == APART else []
+        method = name if name in METHODS else "ntp"
+        config = method_config(options.config, method, [*options.set, *within])
         mesh = sharding.make_mesh(MeshConfig(), batch_size=config.data.batch_size, devices=jax.devices()[:1])
         with jax.set_mesh(mesh):
             state = jax.eval_shape(lambda config=config: init_state(config, vocab=vocab))

@@ -167,9 +167,7 @@ class ModelConfig:
         "none", "rope: how frequencies are changed in a model whose context was extended after training."
     )
     rope_factor: Annotated[float, Field(ge=1.0)] = setting(1.0, "The factor of rope_scaling.")
-    rope_low_factor: Above0 = setting(
-        1.0, "llama3: frequencies that turn less often in the original context are divided."
-    )
+    rope_low_factor: Above0 = setting(1.0, "llama3: those that turn less often in the original context are divided.")
     rope_high_factor: Above0 = setting(4.0, "llama3: frequencies that turn more often than this are kept.")
     rope_original_context: Positive = setting(8192, "llama3: the context before it was extended.")
     compute_dtype: ComputeDtype = setting("bfloat16", "Type of matrix products; parameters are float32.")
@@ -180,11 +178,13 @@ class ModelConfig:
     initial: Path = setting(
         "",
         "A pretrained model to start from: a checkpoint, a Hugging Face folder or a GGUF file. Its tokenizer and its "
-        "settings are taken, except context, compute_dtype, layer_loop, remat and attention.",
+        "settings are taken, except context, compute_dtype, layer_loop, remat, attention and attention_within.",
     )
     attention: AttentionName = setting(
-        "auto",
-        "Attention in training. auto: splash on TPUs, cudnn on NVIDIA GPUs, else xla (docs/tpu.md).",
+        "auto", "Attention in training. auto: splash on TPUs, cudnn on NVIDIA GPUs, else xla (docs/tpu.md)."
+    )
+    attention_within: Literal["window", "document"] = setting(
+        "window", "What a token sees in training: the window before it, or only its own document (docs/training.md)."
     )
 
     @property

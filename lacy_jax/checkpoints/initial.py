@@ -22,7 +22,7 @@ from lacy_jax.errors import CheckpointError, ConfigError
 from lacy_jax.paths import expand_home
 
 # Settings that stay the run's own: how long its windows are, and how it computes.
-OWN = ("initial", "context", "compute_dtype", "layer_loop", "remat", "attention")
+OWN = ("initial", "context", "compute_dtype", "layer_loop", "remat", "attention", "attention_within")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

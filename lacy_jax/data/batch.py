@@ -16,17 +16,24 @@ class Batch(Generic[Array]):
     """B windows of T targets: one host's rows as NumPy arrays, or all rows as arrays on devices.
 
     tokens: int32[B, T + 1]. factual: bool[B, T + 1], of the tokens themselves.
+    starts: int32[B, T + 1], the place in its row where each token's document starts (see `document_starts`).
     lengths: int32[B], real tokens in each row; the rest is padding.
     """
 
     tokens: Array
     factual: Array
+    starts: Array
     lengths: Array
 
     @property
     def inputs(self) -> Array:
         """int32[B, T]."""
         return self.tokens[:, :-1]
+
+    @property
+    def input_starts(self) -> Array:
+        """int32[B, T]."""
+        return self.starts[:, :-1]
 
     @property
     def targets(self) -> Array:
@@ -42,3 +49,14 @@ class Batch(Generic[Array]):
     def valid(self) -> jax.Array:
         """bool[B, T]: targets that are real tokens."""
         return jnp.arange(1, self.tokens.shape[1]) < self.lengths[:, None]
+
+
+def document_starts(tokens: np.ndarray, *, end_id: int) -> np.ndarray:
+    """The place where the document of each token starts; int32, as long as `tokens`, those of one window.
+
+    A document starts with the end of the one before it, as every text does that such a model writes (docs/cascade.md).
+    So an end belongs to the document that it stands before. A window may begin inside a document, which starts at its
+    place 0 then. This is exact: no text gives `end_id`.
+    """
+    places = np.arange(len(tokens), dtype=np.int32)
+    return np.maximum.accumulate(np.where(tokens == end_id, places, 0))

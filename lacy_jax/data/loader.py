@@ -14,7 +14,7 @@ from lacy_jax.errors import DataError
 
 
 class Windows(Protocol):
-    """Records {"tokens": int32[T + 1], "factual": bool[T + 1], "length": int} by number: a `PackedSource`."""
+    """Records of a window by number, as those of a `PackedSource`."""
 
     def __len__(self) -> int: ...
 
@@ -53,8 +53,7 @@ def window_batch(source: Windows, index: int, *, batch_size: int, rows: Rows | N
         DataError: as `batch_at`.
     """
     positions = [index * batch_size + row for row in _chosen(source, rows, batch_size=batch_size)]
-    model = source[0]
-    empty = {"tokens": np.zeros_like(model["tokens"]), "factual": np.zeros_like(model["factual"]), "length": 0}
+    empty = {name: np.zeros_like(value) for name, value in source[0].items()}
     return _collate([source[position] if position < len(source) else empty for position in positions])
 
 
@@ -91,6 +90,7 @@ def _collate(records: Sequence[dict[str, Any]]) -> Batch[np.ndarray]:
     return Batch(
         tokens=np.stack([record["tokens"] for record in records]),
         factual=np.stack([record["factual"] for record in records]),
+        starts=np.stack([record["starts"] for record in records]),
         lengths=np.array([record["length"] for record in records], np.int32),
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from lacy_jax.config import RuleConfig
 from lacy_jax.data import datasets
+from lacy_jax.data.batch import document_starts
 from lacy_jax.data.datasets import Fingerprint, Record, Shard, Statistics
 from lacy_jax.data.documents import Document, Spans, Split, full_text, split_of
 from lacy_jax.data.factual import factual_tokens, select_spans
@@ -169,11 +170,12 @@ def _mapped(file: Any, dtype: np.dtype) -> np.ndarray:
 class PackedSource:
     """The windows of one split, in the order of the corpus.
 
-    An item is {"tokens": int32[T + 1], "factual": bool[T + 1], "length": int}: `length` real tokens, then padding.
+    An item is {"tokens": int32[T + 1], "factual": bool[T + 1], "starts": int32[T + 1], "length": int}: `length` real
+    tokens, then padding. `starts`: see `document_starts`.
     """
 
-    def __init__(self, records: Sequence[Record]) -> None:
-        self._records = records
+    def __init__(self, records: Sequence[Record], *, end_id: int) -> None:
+        self._records, self._end_id = records, end_id
 
     def __len__(self) -> int:
         return len(self._records)
@@ -183,6 +185,7 @@ class PackedSource:
         return {
             "tokens": record["tokens"].astype(np.int32),
             "factual": record["factual"],
+            "starts": document_starts(record["tokens"], end_id=self._end_id),
             "length": int(record["length"]),
         }
 
@@ -229,8 +232,8 @@ def open_packed(directory: str | Path, *, expected: Fingerprint | None = None) -
         directory=Path(directory),
         fingerprint=fingerprint,
         statistics=statistics,
-        train=PackedSource(datasets.Records(builder, "train")),
-        validation=PackedSource(datasets.Records(builder, "validation")),
+        train=PackedSource(datasets.Records(builder, "train"), end_id=tokenizer.end_id),
+        validation=PackedSource(datasets.Records(builder, "validation"), end_id=tokenizer.end_id),
         tokenizer=tokenizer,
     )
 

@@ -57,39 +57,52 @@ def write_cache(cache_BKSN: jax.Array, new_BTKN: jax.Array, positions_BT: jax.Ar
 
 
 def attend(
-    q_BTHN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array, *, implementation: AttentionName = "xla"
+    q_BTHN: jax.Array,
+    k_BTKN: jax.Array,
+    v_BTKN: jax.Array,
+    *,
+    starts_BT: jax.Array | None = None,
+    implementation: AttentionName = "xla",
 ) -> jax.Array:
     """Causal softmax attention within a chunk, scores in float32; H must be a multiple of K. Returns [B, T, H, N].
 
-    `implementation` is what `fused.resolve` chose; "auto", of a model that nobody trains, is xla.
+    Args:
+        starts_BT: int32, the first key that each query sees, the same for all tokens of a document; None: key 0.
+        implementation: what `fused.resolve` chose; "auto", of a model that nobody trains, is xla.
     """
     if implementation == "splash":
-        return fused.attend_splash(q_BTHN, k_BTKN, v_BTKN)
+        return fused.attend_splash(q_BTHN, k_BTKN, v_BTKN, starts_BT=starts_BT)
     if implementation == "cudnn":
-        return fused.attend_cudnn(q_BTHN, k_BTKN, v_BTKN)
-    return _attend_in_blocks(q_BTHN, k_BTKN, v_BTKN)
+        return fused.attend_cudnn(q_BTHN, k_BTKN, v_BTKN, starts_BT=starts_BT)
+    return _attend_in_blocks(q_BTHN, k_BTKN, v_BTKN, starts_BT)
 
 
-def _attend_in_blocks(q_BTHN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array) -> jax.Array:
+def _attend_in_blocks(
+    q_BTHN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array, starts_BT: jax.Array | None
+) -> jax.Array:
     batch, time, _, width = q_BTHN.shape
     q_BTKGN = (q_BTHN / width**0.5).reshape(batch, time, k_BTKN.shape[2], -1, width)  # G query heads share a key head
-    return _mix(q_BTKGN, k_BTKN, v_BTKN).reshape(q_BTHN.shape)
+    return _mix(q_BTKGN, k_BTKN, v_BTKN, starts_BT).reshape(q_BTHN.shape)
 
 
 @jax.custom_vjp
-def _mix(q_BTKGN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array) -> jax.Array:
+def _mix(q_BTKGN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array, starts_BT: jax.Array | None) -> jax.Array:
     """Causal attention of scaled queries, a block of them at a time with the keys up to its end; [B, T, K, G, N]."""
-    return _mix_forward(q_BTKGN, k_BTKN, v_BTKN)[0]
+    return _mix_forward(q_BTKGN, k_BTKN, v_BTKN, starts_BT)[0]
 
 
-def _mix_forward(q_BTKGN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array) -> tuple[jax.Array, Any]:
+def _mix_forward(
+    q_BTKGN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array, starts_BT: jax.Array | None
+) -> tuple[jax.Array, Any]:
     mixed, kept = [], []
     for start, end in _blocks(q_BTKGN.shape[1]):
         q_BKGTN = _heads_first(q_BTKGN[:, start:end])
         k_BKSN, v_BKSN = (_heads_first(x[:, :end]) for x in (k_BTKN, v_BTKN))
         scores = jnp.einsum("bkgtn,bksn->bkgts", q_BKGTN, k_BKSN, preferred_element_type=jnp.float32)
-        seen_TS = jnp.arange(start, end)[:, None] >= jnp.arange(end)
-        scores = jnp.where(seen_TS, scores, -1e30)
+        seen = jnp.arange(start, end)[:, None] >= jnp.arange(end)
+        if starts_BT is not None:
+            seen = seen & (jnp.arange(end) >= starts_BT[:, None, None, start:end, None])
+        scores = jnp.where(seen, scores, -1e30)
         # The softmax is these exponentials and the inverse of their sum: multiplied by it is what is smaller.
         exps_BKGTS = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
         inverse_BKGT1 = 1.0 / exps_BKGTS.sum(axis=-1, keepdims=True)
@@ -100,7 +113,7 @@ def _mix_forward(q_BTKGN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array) -> tu
     return _time_first(jnp.concatenate(mixed, axis=3)), (q_BTKGN, k_BTKN, v_BTKN, kept)
 
 
-def _mix_backward(kept: Any, grad_BTKGN: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _mix_backward(kept: Any, grad_BTKGN: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     """By hand, as JAX's own would sum over S what is a sum over N, and pad every block to the whole.
 
     With p the softmax and o the output: ds = p (do v' - do o'), dq = ds k, dk = ds' q, dv = p' do (the backward pass
@@ -122,7 +135,8 @@ def _mix_backward(kept: Any, grad_BTKGN: jax.Array) -> tuple[jax.Array, jax.Arra
         d_keys.append(product("bkgts,bkgtn->bksn", d_scores, q_BKGTN))
         d_values.append(product("bkgts,bkgtn->bksn", exps_BKGTS, grad_BKGTN))
     d_queries_BTKGN = _time_first(jnp.concatenate(d_queries, axis=3)).astype(dtype)
-    return d_queries_BTKGN, _summed(d_keys, blocks).astype(k_BTKN.dtype), _summed(d_values, blocks).astype(v_BTKN.dtype)
+    d_keys_BTKN = _summed(d_keys, blocks).astype(k_BTKN.dtype)
+    return d_queries_BTKGN, d_keys_BTKN, _summed(d_values, blocks).astype(v_BTKN.dtype), None
 
 
 _mix.defvjp(_mix_forward, _mix_backward)

@@ -98,7 +98,7 @@ class Attention(nnx.Module):
         self.config = config
 
     def __call__(
-        self, x_BTD: jax.Array, positions_BT: jax.Array, cache: LayerCache | None
+        self, x_BTD: jax.Array, positions_BT: jax.Array, cache: LayerCache | None, starts_BT: jax.Array | None
     ) -> tuple[jax.Array, LayerCache | None]:
         q_BTHN, k_BTKN, v_BTKN = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
         if self.query_norm is not None and self.key_norm is not None:
@@ -108,7 +108,9 @@ class Attention(nnx.Module):
             q_BTHN = attention.rotate(q_BTHN, positions_BT, frequencies=frequencies)
             k_BTKN = attention.rotate(k_BTKN, positions_BT, frequencies=frequencies)
         if cache is None:
-            mixed_BTHN = attention.attend(q_BTHN, k_BTKN, v_BTKN, implementation=self.config.attention)
+            mixed_BTHN = attention.attend(
+                q_BTHN, k_BTKN, v_BTKN, starts_BT=starts_BT, implementation=self.config.attention
+            )
             return self.output(mixed_BTHN), None
         keys = attention.write_cache(cache[0], k_BTKN, positions_BT)
         values = attention.write_cache(cache[1], v_BTKN, positions_BT)
@@ -146,9 +148,13 @@ class Block(nnx.Module):
         self.mlp = MLP(config, rngs=rngs)
 
     def __call__(
-        self, x_BTD: jax.Array, positions_BT: jax.Array, cache: LayerCache | None
+        self,
+        x_BTD: jax.Array,
+        positions_BT: jax.Array,
+        cache: LayerCache | None = None,
+        starts_BT: jax.Array | None = None,
     ) -> tuple[jax.Array, LayerCache | None]:
-        mixed_BTD, cache = self.attention(self.attention_norm(x_BTD), positions_BT, cache)
+        mixed_BTD, cache = self.attention(self.attention_norm(x_BTD), positions_BT, cache, starts_BT)
         x_BTD = x_BTD + mixed_BTD
         return x_BTD + self.mlp(self.mlp_norm(x_BTD)), cache
 
@@ -180,12 +186,12 @@ class Decoder(nnx.Module):
 
         self.blocks = stacked_blocks(rngs)
 
-    def __call__(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
+    def __call__(self, tokens_BT: jax.Array, positions_BT: jax.Array, starts_BT: jax.Array | None) -> jax.Array:
         x_BTD = self.embed(tokens_BT, positions_BT)
         block_graph, stacked = nnx.split(self.blocks)
 
         def layer(x_BTD: jax.Array, params: Any) -> tuple[jax.Array, None]:
-            x_BTD, _ = nnx.merge(block_graph, params)(x_BTD, positions_BT, None)
+            x_BTD, _ = nnx.merge(block_graph, params)(x_BTD, positions_BT, starts_BT=starts_BT)
             return constrain(x_BTD, ("batch", None, None)), None
 
         if self.config.remat != "none":
@@ -225,10 +231,19 @@ def init_params(config: ModelConfig, *, vocab: int, key: jax.Array) -> Params:
     return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
 
-def forward(params: Params, tokens_BT: jax.Array, *, config: ModelConfig) -> jax.Array:
-    """Final hidden states [B, T, D] in the compute dtype: position t has seen tokens 0..t of its row."""
+def forward(
+    params: Params, tokens_BT: jax.Array, *, config: ModelConfig, starts_BT: jax.Array | None = None
+) -> jax.Array:
+    """Final hidden states [B, T, D] in the compute dtype: token t has seen tokens 0..t of its row.
+
+    Args:
+        starts_BT: int32, where in its row each token's document starts, for rows of several documents. Token t has then
+            seen tokens starts[t]..t, and its position is t - starts[t]. None: each row is one.
+    """
     positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-    return _module(params, config)(tokens_BT, positions_BT)
+    if starts_BT is not None:
+        positions_BT = positions_BT - starts_BT
+    return _module(params, config)(tokens_BT, positions_BT, starts_BT)
 
 
 def unstack_layers(params: Params) -> Params:

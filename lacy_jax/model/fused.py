@@ -27,7 +27,8 @@ def resolve(model: ModelConfig, *, platform: str) -> ModelConfig:
 
     Attention "auto" is splash on TPUs and cuDNN's on NVIDIA GPUs where they fit, else xla. What was asked for by name
     and cannot be had is replaced by xla, with a warning that says why. The loop over layers "auto" is unrolled on GPUs,
-    where a scan's copies take a third of a step (docs/performance.md), and a scan elsewhere.
+    where a scan's copies take a third of a step (docs/performance.md), and a scan elsewhere. cuDNN's with documents
+    apart has not run on a GPU yet, so only its name chooses it.
     """
     if model.layer_loop == "auto":
         model = dataclasses.replace(model, layer_loop="unroll" if platform == "gpu" else "scan")
@@ -35,7 +36,7 @@ def resolve(model: ModelConfig, *, platform: str) -> ModelConfig:
         chosen: AttentionName = "xla"
         if platform == "tpu" and not _splash_problem(model, platform):
             chosen = "splash"
-        elif platform == "gpu" and not _cudnn_problem(model, platform):
+        elif platform == "gpu" and model.attention_within == "window" and not _cudnn_problem(model, platform):
             chosen = "cudnn"
         return dataclasses.replace(model, attention=chosen)
     problem = ""
@@ -67,26 +68,47 @@ def _cudnn_problem(model: ModelConfig, platform: str) -> str:
     shape = (1, model.context, model.heads, model.head_size)
     kv_shape = (1, model.context, model.kv_heads or model.heads, model.head_size)
     q, kv = jnp.ones(shape, model.compute_dtype), jnp.ones(kv_shape, model.compute_dtype)
+    starts = None if model.attention_within == "window" else jnp.zeros((1, model.context), jnp.int32)
+
+    def trial(q: jax.Array, kv: jax.Array) -> jax.Array:
+        return attend_cudnn(q, kv, kv, starts_BT=starts).astype(jnp.float32).sum()
+
     try:
-        jax.block_until_ready(jax.jit(jax.grad(lambda q, kv: attend_cudnn(q, kv, kv).astype(jnp.float32).sum()))(q, kv))
+        jax.block_until_ready(jax.jit(jax.grad(trial))(q, kv))
     except Exception as error:  # of many kinds: from jaxlib, cuDNN, the driver
         return f"a trial failed ({type(error).__name__}: {str(error).splitlines()[0]})"
     return ""
 
 
-def attend_cudnn(q_BTHN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array) -> jax.Array:
-    """Causal attention by cuDNN, [B, T, H, N]; bfloat16 only."""
-    return jax.nn.dot_product_attention(q_BTHN, k_BTKN, v_BTKN, is_causal=True, implementation="cudnn")
+def attend_cudnn(
+    q_BTHN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array, *, starts_BT: jax.Array | None = None
+) -> jax.Array:
+    """Causal attention by cuDNN, [B, T, H, N]; bfloat16 only. `starts_BT` as in `attention.attend`.
+
+    cuDNN takes no segments but in a packed layout of as many as there are at most, which may be one a token. So
+    documents are kept apart by a mask, [B, 1, T, T], the same for all heads.
+    """
+    mask = None if starts_BT is None else (starts_BT[:, :, None] == starts_BT[:, None, :])[:, None]
+    return jax.nn.dot_product_attention(q_BTHN, k_BTKN, v_BTKN, mask=mask, is_causal=True, implementation="cudnn")
 
 
-def attend_splash(q_BTHN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array, *, interpret: bool = False) -> jax.Array:
+def attend_splash(
+    q_BTHN: jax.Array,
+    k_BTKN: jax.Array,
+    v_BTKN: jax.Array,
+    *,
+    starts_BT: jax.Array | None = None,
+    interpret: bool = False,
+) -> jax.Array:
     """Causal attention by JAX's splash kernel, each device for its own rows and heads; [B, T, H, N].
 
-    `interpret` runs the kernel's own program on a CPU, slowly: for tests.
+    Args:
+        starts_BT: as in `attention.attend`; a document's tokens have the same, so they serve as ids of segments.
+        interpret: runs the kernel's own program on a CPU, slowly: for tests.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return _splash(q_BTHN, k_BTKN, v_BTKN, interpret=interpret)
+        return _splash(q_BTHN, k_BTKN, v_BTKN, starts_BT, interpret=interpret)
     if k_BTKN.shape[2] % mesh.shape["tensor"]:
         # Fewer key-value heads than devices along `tensor` lie whole on each: give every query head its own.
         group = q_BTHN.shape[2] // k_BTKN.shape[2]
@@ -94,10 +116,14 @@ def attend_splash(q_BTHN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array, *, in
     spec = PartitionSpec(BATCH_AXES, None, "tensor", None)
     local = functools.partial(_splash, interpret=interpret)
     # The kernel says nothing of how its results vary over the mesh, so JAX cannot check it.
-    return jax.shard_map(local, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False)(q_BTHN, k_BTKN, v_BTKN)
+    specs = (spec, spec, spec, PartitionSpec(BATCH_AXES, None))
+    everywhere = jax.shard_map(local, in_specs=specs, out_specs=spec, check_vma=False)
+    return everywhere(q_BTHN, k_BTKN, v_BTKN, starts_BT)
 
 
-def _splash(q_BTHN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array, *, interpret: bool) -> jax.Array:
+def _splash(
+    q_BTHN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array, starts_BT: jax.Array | None, *, interpret: bool
+) -> jax.Array:
     # Slow to import, and only TPUs run it.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
@@ -118,4 +144,5 @@ def _splash(q_BTHN: jax.Array, k_BTKN: jax.Array, v_BTKN: jax.Array, *, interpre
     kernel = splash.make_splash_mha(mask, head_shards=1, q_seq_shards=1, block_sizes=sizes, interpret=interpret)
     # The kernel leaves the scaling to us; heads come before positions in it.
     q_BHTN = (q_BTHN * np.float32(width**-0.5)).astype(q_BTHN.dtype).swapaxes(1, 2)
-    return jax.vmap(kernel)(q_BHTN, k_BTKN.swapaxes(1, 2), v_BTKN.swapaxes(1, 2)).swapaxes(1, 2)
+    segments = None if starts_BT is None else splash.SegmentIds(q=starts_BT, kv=starts_BT)
+    return jax.vmap(kernel)(q_BHTN, k_BTKN.swapaxes(1, 2), v_BTKN.swapaxes(1, 2), segments).swapaxes(1, 2)

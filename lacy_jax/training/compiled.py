@@ -59,5 +59,6 @@ def _empty_batch(config: Config) -> Batch[jax.Array]:
     return Batch(
         tokens=jnp.zeros((rows, length), jnp.int32),
         factual=jnp.zeros((rows, length), jnp.bool),
+        starts=jnp.zeros((rows, length), jnp.int32),
         lengths=jnp.zeros(rows, jnp.int32),
     )

@@ -14,7 +14,7 @@ from lacy_jax.data.pack import PackedSource
 from lacy_jax.model import decoder
 from lacy_jax.model.precision import product_precision
 from lacy_jax.runtime import sharding
-from lacy_jax.training.loss import join_rows, reference_losses, split_rows, take_targets
+from lacy_jax.training.loss import hidden_states, join_rows, reference_losses, split_rows, take_targets
 from lacy_jax.training.reference import Reference
 from lacy_jax.training.step import for_devices
 
@@ -22,7 +22,9 @@ from lacy_jax.training.step import for_devices
 def place_batch(batch: Batch[np.ndarray], mesh: Mesh, *, batch_size: int) -> Batch[jax.Array]:
     """This host's rows (`sharding.process_rows`) as global arrays of `batch_size` rows, split over the mesh."""
     put = functools.partial(sharding.place_rows, mesh, batch_size=batch_size)
-    return Batch(tokens=put(batch.tokens), factual=put(batch.factual), lengths=put(batch.lengths))
+    return Batch(
+        tokens=put(batch.tokens), factual=put(batch.factual), starts=put(batch.starts), lengths=put(batch.lengths)
+    )
 
 
 def target_values(
@@ -43,7 +45,7 @@ def target_values(
     def values_of(rows: Batch[jax.Array]) -> dict[str, jax.Array]:
         matrix = decoder.output_matrix(params)
         with product_precision(config.model):
-            hidden_BTD = decoder.forward(params, rows.inputs, config=config.model)
+            hidden_BTD = hidden_states(params, rows, model=config.model)
             scalars = objective.head_scalars(hidden_BTD, matrix, rows.targets, call_id, vocab_chunks=chunks)
             greedy = objective.greedy_tokens(hidden_BTD, matrix, call_id, vocab_chunks=chunks)
         values = {

@@ -68,11 +68,17 @@ def batch_loss(
     return sums.loss, LossSums(sums, classes)
 
 
+def hidden_states(params: decoder.Params, batch: Batch[jax.Array], *, model: ModelConfig) -> jax.Array:
+    """Final hidden states before each target, [B, T, D]; what they have seen is as `model.attention_within` says."""
+    starts_BT = batch.input_starts if model.attention_within == "document" else None
+    return decoder.forward(params, batch.inputs, config=model, starts_BT=starts_BT)
+
+
 def token_scalars(
     params: decoder.Params, batch: Batch[jax.Array], *, model: ModelConfig, call_id: int, vocab_chunks: int
 ) -> objective.HeadScalars:
     """Forward pass to the three scalars per token, float32 [B, T] each."""
-    hidden_BTD = decoder.forward(params, batch.inputs, config=model)
+    hidden_BTD = hidden_states(params, batch, model=model)
     return objective.head_scalars(
         hidden_BTD, decoder.output_matrix(params), batch.targets, call_id, vocab_chunks=vocab_chunks
     )

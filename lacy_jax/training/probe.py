@@ -20,6 +20,7 @@ from lacy_jax.model.precision import product_precision
 from lacy_jax.model.probe import FactualProbe
 from lacy_jax.runtime import sharding
 from lacy_jax.training.evaluate import place_batch
+from lacy_jax.training.loss import hidden_states
 
 TOKENS_PER_BATCH = 2048
 # Steps of the fit, and the weight of the pull towards 0, in tokens.
@@ -56,7 +57,7 @@ def _some_tokens(
 ) -> tuple[jax.Array, ...]:
     """(hidden states float32 [N, D], factual [N], valid [N]) of evenly spaced targets of a batch, on every device."""
     with product_precision(model):
-        hidden_BTD = decoder.forward(params, batch.inputs, config=model)
+        hidden_BTD = hidden_states(params, batch, model=model)
     stride = max(1, batch.valid.size // TOKENS_PER_BATCH)
     picked = (
         hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[::stride].astype(jnp.float32),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from lacy_jax.data.batch import Batch
+from lacy_jax.data.batch import Batch, document_starts
 from lacy_jax.data.loader import batch_at, prefetch, window_batch
 from lacy_jax.errors import DataError
 
@@ -31,7 +31,8 @@ class Source:
         if index == self.broken:
             raise OSError("the disk is gone")
         tokens = np.full(WINDOW + 1, index, np.int32)
-        return {"tokens": tokens, "factual": tokens % 2 == 0, "length": 1 + index % WINDOW}
+        starts = document_starts(tokens, end_id=-1)
+        return {"tokens": tokens, "factual": tokens % 2 == 0, "starts": starts, "length": 1 + index % WINDOW}
 
 
 def numbers(batch: Batch) -> list[int]:

@@ -153,6 +153,11 @@ def test_windows_are_the_stream_cut(tmp_path: Path, tokenizer: Tokenizer) -> Non
             assert (record["length"] == WINDOW + 1) or index == len(source) - 1
             assert (record["tokens"][record["length"] :] == tokenizer.end_id).all()
             assert not record["factual"][record["length"] :].any()
+            start, expected = 0, []
+            for place, token in enumerate(record["tokens"].tolist()):
+                start = place if token == tokenizer.end_id else start
+                expected.append(start)
+            assert record["starts"].tolist() == expected
         assert packed.statistics[split] == {
             "documents": sum(split_of(document.id, validation_share=SHARE) == split for document, _ in DOCUMENTS),
             "tokens": len(tokens),

@@ -111,7 +111,8 @@ def test_who_gets_which(
 
 @pytest.mark.parametrize("asked", ["cudnn", "auto"])
 def test_cudnn_where_the_trial_succeeds(monkeypatch: pytest.MonkeyPatch, asked: Any) -> None:
-    def stands_in(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    def stands_in(q: jax.Array, k: jax.Array, v: jax.Array, *, starts_BT: None) -> jax.Array:
+        assert starts_BT is None
         return jax.nn.dot_product_attention(q, k, v, is_causal=True)
 
     monkeypatch.setattr(fused, "attend_cudnn", stands_in)

@@ -228,12 +228,22 @@ def test_wrong_settings(door, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["--config=configs/slm_150m.py", "--config.data.batch_size=16"], 0, r"\nfits: [\d.]+ GiB of 16 GiB a chip"),
         (
+            [
+                "--config=configs/slm_150m.py",
+                "--config.data.batch_size=16",
+                "--config.model.layers=2",
+                "--config.model.attention_within=document",
+            ],
+            0,
+            r"attention: splash[\s\S]*\nfits: [\d.]+ GiB of 16 GiB a chip",
+        ),
+        (
             ["--config=configs/slm_1b.py", "--config.data.batch_size=256"],
             1,
             r"\ndoes not fit .* of 16 GiB: RESOURCE_EX",
         ),
     ],
-    ids=["150m", "1b with batch 64 a chip"],
+    ids=["150m", "documents apart", "1b with batch 64 a chip"],
 )
 def test_compiled_for_four_chips(words: list[str], status: int, said: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lacy_jax.config import Config, DataConfig, MeshConfig, ModelConfig, TrainingConfig
+from lacy_jax.data.batch import document_starts
 from lacy_jax.model import decoder
 from lacy_jax.runtime import sharding
 from lacy_jax.training.probe import RIDGE, fit_logistic, fit_probe
@@ -47,7 +48,9 @@ class Windows:
         return len(self.tokens)
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        return {"tokens": self.tokens[index], "factual": self.factual[index], "length": MODEL.context - 3}
+        tokens = self.tokens[index]
+        starts = document_starts(tokens, end_id=-1)
+        return {"tokens": tokens, "factual": self.factual[index], "starts": starts, "length": MODEL.context - 3}
 
 
 @pytest.mark.parametrize("mesh_shape", [(1, 1, 1), (2, 2, 2)])

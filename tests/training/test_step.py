@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lacy_jax.config import Config, MeshConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainingConfig
-from lacy_jax.data.batch import Batch
+from lacy_jax.data.batch import Batch, document_starts
 from lacy_jax.model import decoder
 from lacy_jax.runtime import sharding
 from lacy_jax.training import step as training_step
@@ -31,9 +31,11 @@ def make_batch(seed: int, rows: int = 16) -> Batch:
     rng = np.random.default_rng(seed)
     lengths = rng.integers(2, MODEL.context + 2, rows)
     lengths[3] = 0
+    tokens = rng.integers(0, CALL, (rows, MODEL.context + 1)).astype(np.int32)
     return Batch(
-        tokens=rng.integers(0, CALL, (rows, MODEL.context + 1)).astype(np.int32),
+        tokens=tokens,
         factual=rng.random((rows, MODEL.context + 1)) < rng.random((rows, 1)),
+        starts=np.stack([document_starts(row, end_id=0) for row in tokens % 7]),
         lengths=lengths.astype(np.int32),
     )
 
