@@ -35,6 +35,7 @@ _LATER = (
     ("training", "keep_best"),
     ("training", "checksums"),
     ("cascade", "start_token"),
+    ("model", "attention_within"),
     ("training", "trackers"),
     ("training", "questions"),
     ("training", "questions_every"),
