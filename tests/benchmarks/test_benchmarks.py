@@ -17,7 +17,7 @@ def test_the_training_step_has_a_line_for_every_method(capsys: pytest.CaptureFix
     training_step.main(["--methods", "lacy,rho", "--rounds", "2", "--repeat", "1", *settings])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("128 tokens")
-    assert [line.split()[0] for line in lines[3:]] == ["ntp", "lacy", "rho", "unchecked", "optax", "the"]
+    assert [line.split()[0] for line in lines[3:]] == ["ntp", "lacy", "rho", "documents", "unchecked", "optax", "the"]
 
 
 def test_the_step_has_a_floor_and_a_line(capsys: pytest.CaptureFixture[str]) -> None:
