@@ -131,12 +131,13 @@ class Checkpoints:
         Raises:
             CheckpointError: it is not whole.
         """
+        # Looked at once: of a step that could not be written, `close` would say only that it is not whole.
+        step, self._unread = self._unread, None
         with self._written():
             if self._uploads:
                 self._uploads.wait()
             else:
                 self._wait_for_orbax()
-        step, self._unread = self._unread, None
         if step is not None and jax.process_index() == 0 and (fault := step_fault(step, _ITEMS)):
             raise CheckpointError(
                 f"{step} was saved, and is not whole when it is read back ({fault}): look at the disk"

@@ -57,6 +57,7 @@ def arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:
     return found
 
 
+@pytest.mark.slow
 def test_both_skip_what_is_not_finite_on_one(small_config: Config, small_data: Prepared, tmp_path: Path) -> None:
     assert len(small_data.train) > 0  # prepared before the processes ask for it
     settings = config_to_dict(small_config)

@@ -41,4 +41,5 @@ def test_the_page_names_every_number_of_a_run(small_run: Path) -> None:
         for name in record.keys() - {"step", "split"}
     }
     assert written <= documented()
-    assert documented() - written <= {f"train/{name}" for name in RARE}
+    unwritten = {name for name in documented() - written if not name.startswith("questions/")}  # it answers none
+    assert unwritten <= {f"train/{name}" for name in RARE}
