@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
 
 from lacy_jax.config import Config, config_to_dict
 from lacy_jax.data.prepare import Prepared
