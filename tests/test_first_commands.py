@@ -57,8 +57,10 @@ ELSEWHERE = {
     "buckets.md": "tests/test_buckets.py",
     "faults.md": "tests/benchmarks",
     "launch.md": "tests/launch",
+    "measuring.md": "tests/evidence/test_harness.py",
     "performance.md": "tests/benchmarks",
     "serving.md": "test_the_server_starts",
+    "tracking.md": "tests/training/tracking",
     "tpu.md": "tests/training/test_ahead.py, where libtpu is",
     "training.md": "tests/training/test_replay.py",
 }
@@ -133,7 +135,7 @@ TRAINING = {
 
 @pytest.mark.parametrize("name", TRAINING)
 def test_every_other_command_that_trains_runs(
-    name: str, after_demo: Path, small_config: Config, monkeypatch: pytest.MonkeyPatch
+    name: str, after_demo: Path, small_config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Of the sizes of the tiny run, on its articles; the method, the mesh and all else are the command's own."""
     monkeypatch.chdir(after_demo)
@@ -141,6 +143,10 @@ def test_every_other_command_that_trains_runs(
     asked = flags.parse(importlib.import_module(command.module).DOOR.flags, command.arguments)
     own = ("name", "method", "objective.", "mesh.", "cascade.")
     small = [flag for flag in small_flags(small_config, changed=asked.config) if not flag[9:].startswith(own)]
+    if not any(word.startswith("--workdir") for word in command.arguments):
+        small.append(f"--workdir={tmp_path}")  # several would take the one of their config
+    if any(word.startswith("--profile_steps") for word in command.arguments):
+        small.append("--profile_steps=2:4")  # the tiny run has six
     assert run_door(command, [*small, *SAMPLES]) == 0
 
 
