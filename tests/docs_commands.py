@@ -8,7 +8,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOORS = {path.stem for path in (ROOT / "lacy_jax").glob("*.py") if "\nDOOR = " in path.read_text()}
 SOURCES = sorted(path for folder in ("lacy_jax", "configs", "benchmarks") for path in (ROOT / folder).glob("*.py"))
+# Flags that make a command about the closed world one of seconds.
+WORLD = (
+    "--config.corpus.biographies.people=4", "--config.corpus.biographies.documents=40",
+    "--config.corpus.validation_share=0.2", "--config.tokenizer.vocab_size=400", "--config.annotate.workers=1",
+    "--config.model.layers=1", "--config.model.width=32", "--config.model.heads=2", "--config.model.context=32",
+    "--config.training.ground_truth_tokens=2000", "--config.training.evaluate_batches=1",
+)  # fmt: skip
 
 _START = r"(?:python -m (?:lacy_jax|benchmarks)\.|make\b|launch/)"
 _SHELL = re.compile(r"```(?:bash|sh)\n(.*?)```", re.DOTALL)

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.training_step import method_config
 from lacy_jax import flags
 from lacy_jax.evidence.study.plan import load_study
-from tests.docs_commands import PAGES, ROOT, Command, all_commands, shell_commands
+from tests.docs_commands import DOORS, PAGES, ROOT, Command, all_commands, shell_commands
 
 # How newcomers stumbled, in every page; what to write in its place.
 STUMBLES = {
@@ -28,7 +28,6 @@ HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 BLANK = re.compile(r"\.\.\.|<field>|<section>")
 MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 COMMANDS = all_commands()
-DOORS = {path.stem for path in (ROOT / "lacy_jax").glob("*.py") if "\nDOOR = " in path.read_text()}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

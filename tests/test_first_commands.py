@@ -22,7 +22,7 @@ from lacy_jax import doors, flags
 from lacy_jax.checks import parse
 from lacy_jax.config import Config, config_to_dict
 from lacy_jax.data.corpora import vital_articles
-from tests.docs_commands import PAGES, ROOT, Command, shell_commands
+from tests.docs_commands import PAGES, ROOT, WORLD, Command, shell_commands
 
 pytestmark = pytest.mark.slow
 
@@ -30,12 +30,6 @@ FEW = ("--max_new_tokens=8",)
 # The page -> flags that make its first command (`make demo` aside) one of seconds. SMALL: the settings of the tiny run.
 SMALL = "SMALL"
 SAMPLES = ("--config.cascade.samples=1", "--config.cascade.max_new_tokens=8")
-WORLD = (
-    "--config.corpus.biographies.people=4", "--config.corpus.biographies.documents=40",
-    "--config.corpus.validation_share=0.2", "--config.tokenizer.vocab_size=400", "--config.annotate.workers=1",
-    "--config.model.layers=1", "--config.model.width=32", "--config.model.heads=2", "--config.model.context=32",
-    "--config.training.ground_truth_tokens=2000", "--config.training.evaluate_batches=1",
-)  # fmt: skip
 RUN = {
     "README.md": FEW,
     "annotation.md": (SMALL,),

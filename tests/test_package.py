@@ -17,17 +17,10 @@ import pytest
 
 from lacy_jax.config_file import read_config
 from lacy_jax.errors import ConfigError
+from tests.docs_commands import DOORS, ROOT, WORLD
 
-ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COMMANDS = PROJECT["scripts"]
-DOORS = {path.stem for path in (ROOT / "lacy_jax").glob("*.py") if "\nDOOR = " in path.read_text()}
-WORLD = (
-    "--config.corpus.biographies.people=4", "--config.corpus.biographies.documents=40",
-    "--config.corpus.validation_share=0.2", "--config.tokenizer.vocab_size=400", "--config.annotate.workers=1",
-    "--config.model.layers=1", "--config.model.width=32", "--config.model.heads=2", "--config.model.context=32",
-    "--config.training.ground_truth_tokens=2000", "--config.training.evaluate_batches=1",
-)  # fmt: skip
 
 
 def test_every_door_is_a_command() -> None:
