@@ -1,6 +1,6 @@
 """A checkpoint as a model of lm-evaluation-harness (docs/measuring.md): `--model lacy_jax`.
 
-The harness finds it by the entry point `lm_eval.models`, or is told by the door `lacy_jax.lm_eval`.
+The harness finds it by the entry point `lm_eval.models`. Releases that read none get it from `lacy_jax.lm_eval`.
 """
 
 import dataclasses

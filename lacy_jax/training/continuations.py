@@ -67,7 +67,7 @@ def score(
     Args:
         pairs: tokens; the first part has one at least.
         rows: of a batch. context: targets in a row at most.
-        progress: told how many pairs are done, now and then.
+        progress: called after each batch, with how many of its pieces are done.
     """
     pieces = [
         (number, tokens, count)

@@ -103,8 +103,8 @@ def _alone(run: Tracked, name: str) -> filelock.BaseFileLock:
 
 
 def main() -> int:
-    told = json.loads(sys.argv[1])
-    name, run = told["tracker"], Tracked(**told["run"])
+    job = json.loads(sys.argv[1])
+    name, run = job["tracker"], Tracked(**job["run"])
     with os.fdopen(os.dup(1), "w") as out:
         os.dup2(2, 1)  # what packages print goes to the log
 
@@ -117,7 +117,7 @@ def main() -> int:
             )
 
         with _alone(run, name):
-            return follow(lambda: open_tracker(name, run), Path(told["path"]), wait=_wait, warn=warn)
+            return follow(lambda: open_tracker(name, run), Path(job["path"]), wait=_wait, warn=warn)
 
 
 if __name__ == "__main__":

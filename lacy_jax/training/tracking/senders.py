@@ -51,10 +51,10 @@ class Senders:
         Path(run.folder).mkdir(parents=True, exist_ok=True)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         for name in names:
-            told = {"tracker": name, "path": str(path), "run": dataclasses.asdict(run)}
+            job = {"tracker": name, "path": str(path), "run": dataclasses.asdict(run)}
             with (Path(run.folder) / f"{name}.log").open("ab") as log:
                 self._processes[name] = subprocess.Popen(
-                    [*command, json.dumps(told)],
+                    [*command, json.dumps(job)],
                     stdin=subprocess.PIPE,
                     stdout=sys.__stderr__ or subprocess.DEVNULL,
                     stderr=log,
