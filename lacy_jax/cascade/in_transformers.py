@@ -26,13 +26,11 @@ from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.cascade.rows import Completion, Request, Row, resume, take_own
 from lacy_jax.cascade.scheduler import Calling
 from lacy_jax.cascade.scores import score_of
-from lacy_jax.checkpoints.exports.hf_folder import CASCADE_FILE
+from lacy_jax.checkpoints.exports.hf_folder import CASCADE_FILE, CASCADE_SETTINGS
 from lacy_jax.config import CascadeConfig
 from lacy_jax.data.files import parse_json
 from lacy_jax.data.hf_tokenizer import HfTokenizer
 from lacy_jax.errors import CheckpointError, ConfigError
-
-_SETTINGS = ("policy", "price", "budget", "window", "gate", "span", "max_new_tokens")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,7 +66,7 @@ def read_rule(folder: str | Path, **changes: Any) -> CallRule:
     path = Path(folder) / CASCADE_FILE
     try:
         said = parse_json(path.read_bytes())
-        own = {name: said[name] for name in (*_SETTINGS, "score")}
+        own = {name: said[name] for name in (*CASCADE_SETTINGS, "score")}
         call_id, start_id = said["call_token_id"], said["start_token_id"]
         call_scores, probe = tuple(said["call_scores"]), said["factual_probe"]
         weights = None if probe is None else np.array([*probe["weights"], probe["bias"]], np.float32)

@@ -22,6 +22,8 @@ from lacy_jax.data.files import parse_json
 from lacy_jax.errors import CheckpointError
 
 CASCADE_FILE = "cascade.json"
+# Settings of `config.cascade` in it, as they are; the score is there, too, by its name in place of "auto".
+CASCADE_SETTINGS = ("policy", "price", "budget", "window", "gate", "span", "max_new_tokens")
 LAST_FILE = "config.json"  # by which a folder is taken for one of these
 
 
@@ -66,7 +68,6 @@ def generation_settings(model: Outgoing) -> dict[str, Any]:
 def cascade_settings(model: Outgoing) -> dict[str, Any]:
     """cascade.json: what the cascade of this checkpoint calls by (docs/exporting.md)."""
     loaded, settings = model.loaded, model.loaded.config.cascade
-    own = ("policy", "price", "budget", "window", "gate", "span", "max_new_tokens")
     return {
         "call_token": CALL,
         "call_token_id": model.tokenizer.call_id,
@@ -74,7 +75,7 @@ def cascade_settings(model: Outgoing) -> dict[str, Any]:
         "end_token_ids": list(model.tokenizer.end_ids),
         "learned_to_call": loaded.learned_to_call,
         "score": loaded.own_score if settings.score == "auto" else settings.score,
-        **{name: getattr(settings, name) for name in own},
+        **{name: getattr(settings, name) for name in CASCADE_SETTINGS},
         "call_scores": list(loaded.call_scores),
         "factual_probe": loaded.factual_probe and loaded.factual_probe.to_dict(),
     }
