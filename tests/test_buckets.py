@@ -43,6 +43,8 @@ from tests.s3 import emulated, s3_settings
 from tests.test_serve import serving
 from tests.xla import xla_flags
 
+pytestmark = pytest.mark.slow  # a server that stands in for the cloud
+
 ROOT = Path(__file__).parent.parent
 CLOCKS = {"seconds", "tokens_per_second", "mfu"}
 # A lease of a killed run runs out at once.

@@ -96,6 +96,7 @@ def finished(small_config: Config, tmp_path_factory: pytest.TempPathFactory) -> 
     return workdir
 
 
+@pytest.mark.slow
 def test_killed_twice_then_stopped_ends_with_the_same_bits(
     finished: Path, small_config: Config, tmp_path: Path
 ) -> None:

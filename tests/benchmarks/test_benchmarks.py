@@ -12,6 +12,7 @@ from lacy_jax.presets import METHODS
 TINY = ("layers=1", "width=32", "heads=2", "context=16")
 
 
+@pytest.mark.slow
 def test_the_training_step_has_a_line_for_every_method(capsys: pytest.CaptureFixture[str]) -> None:
     settings = [word for setting in TINY for word in ("--set", f"model.{setting}")]
     training_step.main(["--methods", "lacy,rho", "--rounds", "2", "--repeat", "1", *settings])

@@ -190,6 +190,7 @@ def test_call_and_control_tokens_are_never_emitted(model: Model) -> None:
     assert step.call_logit > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["gpt2", "llama"])
 def test_bfloat16_across_all_buckets(model: Model, rng: np.random.Generator, style: str) -> None:
     """Against the full pass in bfloat16: what differs is the order of sums, whose results are rounded to 8 bits."""

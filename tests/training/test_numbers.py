@@ -201,7 +201,13 @@ def test_what_is_skipped_is_counted_in_a_row() -> None:
 
 @pytest.mark.parametrize(
     ("evaluate_every", "checkpoint_every", "ending"),
-    [(3, 3, "killed"), (4, 3, "killed"), (3, 4, "killed"), (4, 4, "killed"), (4, 3, "signalled")],
+    [
+        (3, 3, "killed"),
+        pytest.param(4, 3, "killed", marks=pytest.mark.slow),
+        pytest.param(3, 4, "killed", marks=pytest.mark.slow),
+        (4, 4, "killed"),
+        (4, 3, "signalled"),
+    ],
 )
 def test_the_last_step_is_validated_before_it_is_saved(
     small_config: Config,
@@ -241,10 +247,12 @@ def test_the_last_step_is_validated_before_it_is_saved(
 @pytest.mark.parametrize(
     ("settings", "values", "expected"),
     [
-        ({"keep_checkpoints": 1}, [5, 4, 3, 2, 1, 6], [6]),
-        ({"keep_checkpoints": 2, "keep_every": 3}, [5, 4, 3, 2, 1, 6], [3, 5, 6]),
-        ({"keep_checkpoints": 1, "keep_best": "loss"}, [5, 1, 3, 2, 4, 6], [2, 6]),
-        ({"keep_checkpoints": 1, "keep_best": "accuracy"}, [5, 1, 9, 2, 4, 6], [3, 6]),
+        pytest.param({"keep_checkpoints": 1}, [5, 4, 3, 2, 1, 6], [6], marks=pytest.mark.slow),
+        pytest.param({"keep_checkpoints": 2, "keep_every": 3}, [5, 4, 3, 2, 1, 6], [3, 5, 6], marks=pytest.mark.slow),
+        pytest.param({"keep_checkpoints": 1, "keep_best": "loss"}, [5, 1, 3, 2, 4, 6], [2, 6], marks=pytest.mark.slow),
+        pytest.param(
+            {"keep_checkpoints": 1, "keep_best": "accuracy"}, [5, 1, 9, 2, 4, 6], [3, 6], marks=pytest.mark.slow
+        ),
         ({"keep_checkpoints": 1, "keep_best": "roc/factual", "keep_every": 4}, [5, 1, 4, 2, 4, 4], [1, 4, 6]),
         ({"keep_checkpoints": 1, "keep_best": "loss"}, [math.nan, 7, 8, math.nan, 9, math.inf], [2, 6]),
     ],

@@ -22,6 +22,8 @@ from tests.s3 import emulated
 from tests.test_buckets import cut_arrays, objects
 from tests.training.test_numbers import change
 
+pytestmark = pytest.mark.slow  # a server that stands in for the cloud
+
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
