@@ -1,7 +1,9 @@
 """An exported model in transformers, with our logits processor, writes the text of our own cascade."""
 
 import dataclasses
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -77,6 +79,58 @@ def test_a_long_text_forgets_as_ours_does(tmp_path: Path) -> None:
         TorchCascade(theirs, folder, partner=Fake()).generate([TEXTS[0]], max_new_tokens=150)[0].text
         == expected[0].text
     )
+
+
+class Served:
+    """What the recipe for vLLM asks of it, done by transformers: greedy text up to `<CALL>` or the text's end.
+
+    length: tokens to write in all answers, a call counted as one. written: tokens of each answer.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, length: int):
+        self.model, self.tokenizer, self.length = model, tokenizer, length
+        self.call = tokenizer.convert_tokens_to_ids("<CALL>")
+        self.written: list[list[int]] = []
+
+    def generate(self, text: str, processor: Any) -> list[Any]:
+        import torch
+
+        ids, said = self.tokenizer(text).input_ids, self.model.generation_config
+        start, token = len(ids), None
+        while self.length > 0 and token != self.call and token not in said.eos_token_id:
+            with torch.no_grad():
+                logits = processor(ids, self.model(torch.tensor([ids])).logits[0, -1].float())
+            logits[[each for each in said.suppress_tokens if each != self.call]] = -float("inf")
+            token, self.length = int(logits.argmax()), self.length - 1
+            ids.append(token)
+        called = token == self.call
+        self.written.append(ids[start:-1] if called or token in said.eos_token_id else ids[start:])
+        text = self.tokenizer.decode(self.written[-1], skip_special_tokens=True)
+        return [SimpleNamespace(outputs=[SimpleNamespace(text=text, stop_reason=token if called else None)])]
+
+
+@pytest.mark.parity
+def test_the_recipe_for_vllm_calls_where_our_cascade_does(tmp_path: Path) -> None:
+    """Its lines as they stand on the page: it first calls after as many tokens as ours, and goes on."""
+    torch, transformers, price = pytest.importorskip("torch"), pytest.importorskip("transformers"), 0.01
+    settings = {"policy": "price", "price": price, "score": "call_probability", "budget": 1.0}
+    model, folder = exported("gpt2", tmp_path, settings)
+    page = Path("docs/exporting.md").read_text().partition("In vLLM, the same idea")[2]
+    recipe = page.partition("```python\n")[2].partition("```")[0].replace("params)", "calls)")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    called, texts = 0, prompts(12)
+    expected = Cascade(model, Fake(lambda _: " and")).generate(texts, max_new_tokens=24)
+    for text, ours in zip(texts, expected, strict=True):
+        llm = Served(theirs, tokenizer, length=24)
+        known = {"torch": torch, "CALL": llm.call, "PRICE": price, "llm": llm, "text": text}
+        exec(recipe, known | {"ask_the_partner": " and".format})
+        own = itertools.takewhile(lambda piece: piece.source == "slm", ours.pieces)
+        before = sum(piece.tokens for piece in own) if ours.counts.calls else ours.counts.generated
+        assert len(llm.written[0]) == before
+        assert (len(llm.written) > 1) == (ours.counts.calls > 0)
+        called += ours.counts.calls > 0
+    assert 0 < called < len(texts)
 
 
 @pytest.mark.parity
