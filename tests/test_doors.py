@@ -123,6 +123,7 @@ def test_killed_twice_then_stopped_ends_with_the_same_bits(
     assert "http-equiv" not in page
 
 
+@pytest.mark.slow
 def test_export_is_read_by_plain_orbax_and_by_generate(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "export"
     finish(start("lacy_jax.export", f"--checkpoint={finished}", f"--out={out}"))

@@ -122,6 +122,7 @@ def test_a_finished_run_is_left_as_it_is(config: Config) -> None:
     assert contents("run/checkpoints") == before
 
 
+@pytest.mark.slow
 def test_it_resumes_to_the_same_figures(config: Config) -> None:
     longer = dataclasses.replace(config, training=dataclasses.replace(config.training, steps=308, log_every=1))
     train(longer, prepared=prepare(longer), workdir="run", reporter=Reporter(quiet=True))

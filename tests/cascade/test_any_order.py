@@ -84,7 +84,7 @@ def run(
 @pytest.mark.parametrize(
     ("style", "context", "slots", "span"),
     # Far beyond the context, many times; and over a cache's edge, with grouped heads.
-    [("gpt2", 24, 9, "word"), ("llama", 140, 3, "token")],
+    [("gpt2", 24, 9, "word"), pytest.param("llama", 140, 3, "token", marks=pytest.mark.slow)],
 )
 def test_each_request_is_completed_as_it_is_alone(
     model: Model, monkeypatch: pytest.MonkeyPatch, style: str, context: int, slots: int, span: Span

@@ -90,6 +90,7 @@ def test_batched_equals_one_by_one(model: Model, tmp_path: Path, checkpoint: Pat
     assert sum(row.counts.delegated for row in together) > (10 if kind == "database" else 100)
 
 
+@pytest.mark.slow
 def test_faults_of_a_server_stay_in_their_rows(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     faults = {
         "Albert": hangs,

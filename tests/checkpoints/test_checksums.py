@@ -105,7 +105,7 @@ def cut_arrays(step: Path, item: str = "params") -> None:
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("damage", [damage_arrays, cut_arrays])
+@pytest.mark.parametrize("damage", [damage_arrays, pytest.param(cut_arrays, marks=pytest.mark.slow)])
 def test_every_reader_passes_a_damaged_newest_step_over_in_one_line(
     copy: Path,
     small_config: Config,

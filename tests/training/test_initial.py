@@ -68,6 +68,7 @@ def test_parameters_are_the_models_and_call_is_its_average_token(
     assert same_arrays(params["blocks"], there.params["blocks"])
 
 
+@pytest.mark.slow
 def test_a_run_from_it_goes_on_without_it_and_is_a_checkpoint_like_any_other(
     small_config: Config, tmp_path: Path
 ) -> None:

@@ -144,7 +144,7 @@ def test_the_checkpoint_alone_is_enough_to_use_the_model(
         assert list(loaded.call_scores) == sorted(loaded.call_scores)
 
 
-@pytest.mark.parametrize("unit", ["tokens", "ground_truth_tokens"])
+@pytest.mark.parametrize("unit", [pytest.param("tokens", marks=pytest.mark.slow), "ground_truth_tokens"])
 def test_token_budgets_end_at_the_first_step_that_reaches_them(
     small_config: Config, small_data: Prepared, tmp_path: Path, unit: str
 ) -> None:

@@ -127,7 +127,10 @@ def test_too_many_bad_batches_in_a_row_end_the_run(
     assert train(config, prepared=small_data, workdir=str(tmp_path), reporter=Reporter(quiet=True)).finished
 
 
-@pytest.mark.parametrize(("rate", "words"), [(1e30, "4 steps in a row"), (1e39, "parameters after step 3 are not fin")])
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [(1e30, "4 steps in a row"), pytest.param(1e39, "parameters after step 3 are not fin", marks=pytest.mark.slow)],
+)
 def test_a_learning_rate_that_explodes_ends_the_run(
     small_config: Config, small_data: Prepared, tmp_path: Path, rate: float, words: str
 ) -> None:
@@ -253,7 +256,12 @@ def test_the_last_step_is_validated_before_it_is_saved(
         pytest.param(
             {"keep_checkpoints": 1, "keep_best": "accuracy"}, [5, 1, 9, 2, 4, 6], [3, 6], marks=pytest.mark.slow
         ),
-        ({"keep_checkpoints": 1, "keep_best": "roc/factual", "keep_every": 4}, [5, 1, 4, 2, 4, 4], [1, 4, 6]),
+        pytest.param(
+            {"keep_checkpoints": 1, "keep_best": "roc/factual", "keep_every": 4},
+            [5, 1, 4, 2, 4, 4],
+            [1, 4, 6],
+            marks=pytest.mark.slow,
+        ),
         ({"keep_checkpoints": 1, "keep_best": "loss"}, [math.nan, 7, 8, math.nan, 9, math.inf], [2, 6]),
     ],
     ids=range(6),

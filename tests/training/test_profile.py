@@ -31,6 +31,7 @@ def test_steps_beyond_the_budget_and_buckets_are_refused() -> None:
     assert "is a bucket" in steps_problem(Steps(1, 2), config, workdir="gs://a/b")
 
 
+@pytest.mark.slow
 def test_a_trace_opens_and_holds_the_steps_that_were_asked_for(
     small_config: Config, small_data: Prepared, tmp_path: Path
 ) -> None:

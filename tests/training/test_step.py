@@ -67,7 +67,7 @@ def assert_same_bits(found: TrainState, expected: TrainState) -> None:
         assert np.asarray(one).tobytes() == np.asarray(other).tobytes(), jax.tree_util.keystr(path)
 
 
-@pytest.mark.parametrize("microbatches", [1, 4])
+@pytest.mark.parametrize("microbatches", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_batch_that_is_not_finite_is_skipped(microbatches: int) -> None:
     """The run goes on as if the batch had been read and not learned from."""
     config = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, microbatches=microbatches))
@@ -104,7 +104,13 @@ def test_the_check_changes_no_bit_of_a_healthy_run(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("rule", "treatment"), [("none", "call"), ("factual_loss", "call"), ("factual_loss", "ignore"), ("loss", "ignore")]
+    ("rule", "treatment"),
+    [
+        pytest.param("none", "call", marks=pytest.mark.slow),
+        ("factual_loss", "call"),
+        pytest.param("factual_loss", "ignore", marks=pytest.mark.slow),
+        ("loss", "ignore"),
+    ],
 )
 def test_microbatches_change_nothing(rule: str, treatment: str) -> None:
     objective = ObjectiveConfig(rule=rule, treatment=treatment)  # type: ignore[arg-type]
