@@ -151,7 +151,8 @@ def json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any] | LeftOut
     except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
         yield f"{path}, after line {number}", LeftOut(f"cannot be read ({error})")
     except OSError as error:
-        raise DataError(f"{path}, after line {number}: cannot be read ({error})") from None
+        where = f"{path}, after line {number}" if number else path
+        raise DataError(f"{where}: cannot be read ({error.strerror or error})") from None
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes | LeftOut]:

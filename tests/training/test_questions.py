@@ -138,7 +138,7 @@ def test_wrong_lines_are_one_line(tmp_path: Path, line: str, said: str) -> None:
 
 def test_missing_files_and_equal_names(file: Path) -> None:
     (problem,) = question_problems("nowhere.jsonl")
-    assert "nowhere.jsonl" in problem
+    assert problem == "config.training.questions: nowhere.jsonl: cannot be read (No such file or directory)"
     other = file.with_suffix(".json")
     other.write_text(file.read_text())
     (problem,) = question_problems(f"{file}, {other}")
