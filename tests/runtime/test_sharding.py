@@ -68,6 +68,11 @@ def uncached() -> Iterator[None]:
     jax.config.update("jax_enable_compilation_cache", before)
 
 
+def slow_of_one_axis(shape: tuple[int, ...]) -> list[pytest.MarkDecorator]:
+    """Meshes of two axes and more show what those of one do."""
+    return [pytest.mark.slow] if sum(size > 1 for size in shape) == 1 else []
+
+
 def split_of(path: str, shape: tuple[int, ...]) -> int:
     """Over how many devices of a mesh an array must be split, told by hand for each kind."""
     _, _, fsdp, tensor = shape
@@ -79,7 +84,7 @@ def split_of(path: str, shape: tuple[int, ...]) -> int:
     return ways if path.endswith("bias") else ways * fsdp
 
 
-@pytest.mark.parametrize("shape", MESHES, ids=str)
+@pytest.mark.parametrize("shape", [pytest.param(each, marks=slow_of_one_axis(each)) for each in MESHES], ids=str)
 @pytest.mark.usefixtures("uncached")
 def test_six_meshes_train_as_one_device(
     shape: tuple[int, ...], alone: list[dict[str, float]], capfd: pytest.CaptureFixture[str]

@@ -109,7 +109,7 @@ def test_the_check_changes_no_bit_of_a_healthy_run(monkeypatch: pytest.MonkeyPat
         pytest.param("none", "call", marks=pytest.mark.slow),
         ("factual_loss", "call"),
         pytest.param("factual_loss", "ignore", marks=pytest.mark.slow),
-        ("loss", "ignore"),
+        pytest.param("loss", "ignore", marks=pytest.mark.slow),
     ],
 )
 def test_microbatches_change_nothing(rule: str, treatment: str) -> None:
