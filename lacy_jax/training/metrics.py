@@ -135,11 +135,8 @@ class MetricWriter:
             write_whole(self.path, content)
         # Wall time of the whole run, earlier attempts included.
         self.seconds_before = max((r.get("seconds", 0.0) for r in kept), default=0.0)
-        (folder / "tensorboard").mkdir(exist_ok=True)
-        # Not its SummaryWriter: that one waits for ever where its thread has met a full disk.
-        self._events = EventsWriter(str(folder / "tensorboard" / "events"))
-        self._events.write_event(Event(step=resume_step + 1, file_version="brain.Event:2"))
-        self._events.write_event(Event(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START)))
+        self._resume_step = resume_step
+        self._events: EventsWriter | None = None  # from the first record: a finished run that is started gets no file
 
     def write(self, record: dict[str, Any], *, step: int, split: str) -> None:
         """Appends one record.
@@ -153,6 +150,7 @@ class MetricWriter:
         try:
             with self.path.open("a") as file:
                 file.write(_line({"step": step, "split": split, **record}))
+            self._events = self._events or self._open_events()
             self._events.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
             self._events.flush()
         except OSError as error:
@@ -160,14 +158,24 @@ class MetricWriter:
         if self._mirror:
             self._mirror.tick()
 
+    def _open_events(self) -> EventsWriter:
+        (self.folder / "tensorboard").mkdir(exist_ok=True)
+        # Not its SummaryWriter: that one waits for ever where its thread has met a full disk.
+        events = EventsWriter(str(self.folder / "tensorboard" / "events"))
+        first = self._resume_step + 1
+        events.write_event(Event(step=first, file_version="brain.Event:2"))
+        events.write_event(Event(step=first, session_log=SessionLog(status=SessionLog.START)))
+        return events
+
     def sync(self) -> None:
         """Returns when all records are where the run lies. Raises `StorageError` where they cannot be written."""
         if self._mirror:
             self._mirror.sync()
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # on a full disk again; said before
-            self._events.close()
+        if self._events:
+            with contextlib.suppress(OSError):  # on a full disk again; said before
+                self._events.close()
         if self._mirror:
             self._mirror.close()
 

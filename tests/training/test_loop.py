@@ -104,11 +104,11 @@ def test_killed_and_resumed_equals_never_killed_to_the_bit(
 
 
 def test_a_finished_run_is_left_alone(small_config: Config, small_data: Prepared, small_run: Path) -> None:
-    before = records(small_run)
+    before = contents_of(small_run)
     result = train(small_config, prepared=small_data, workdir=str(small_run), reporter=Reporter())
     assert result.finished
     assert result.step == 6
-    assert records(small_run) == before
+    assert contents_of(small_run) == before
 
 
 def test_records_have_what_the_report_and_the_comparison_need(small_run: Path) -> None:
@@ -246,8 +246,8 @@ def test_a_step_that_hangs_prints_every_stack_and_goes_on(
     def slow_disk(source: Any, step: int, **options: Any) -> Any:
         nonlocal said
         deadline = time.monotonic() + 300
-        # The fourth step's batch comes only once the watchdog has spoken, stacks and all.
-        while step == 3 and "in slow_disk" not in said.partition(told)[2] and time.monotonic() < deadline:
+        # The fourth step's batch comes only once the watchdog has spoken, to the end of the thread that it shows last.
+        while step == 3 and "in _loop" not in said.partition(told)[2] and time.monotonic() < deadline:
             time.sleep(0.05)
             said += capfd.readouterr().err
         return original(source, step, **options)
