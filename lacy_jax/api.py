@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal
 
 from lacy_jax.checks import parse
-from lacy_jax.config import Config, config_to_dict
+from lacy_jax.config import Config
+from lacy_jax.config_dict import config_to_dict
 from lacy_jax.console import reporting
 from lacy_jax.data.prepare import Prepared
 from lacy_jax.data.prepare import prepare as prepare_data

@@ -7,7 +7,8 @@ from typing import Any
 import ml_collections
 import pydantic
 
-from lacy_jax.config import CascadeConfig, Config, TrainingConfig, config_from_dict
+from lacy_jax.config import CascadeConfig, Config, TrainingConfig
+from lacy_jax.config_dict import config_from_dict
 from lacy_jax.errors import ConfigError
 from lacy_jax.invalid import explain
 

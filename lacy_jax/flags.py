@@ -19,7 +19,8 @@ import pydantic
 from pydantic import Field
 
 from lacy_jax import paths
-from lacy_jax.config import CascadeConfig, Config, Count, NonNegative, Positive, unknown_setting
+from lacy_jax.config import CascadeConfig, Config, Count, NonNegative, Positive
+from lacy_jax.config_dict import unknown_setting
 from lacy_jax.config_file import read_config
 from lacy_jax.errors import CheckpointError, ConfigError, PartnerError, did_you_mean
 from lacy_jax.folders import unwritable

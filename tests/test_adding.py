@@ -17,7 +17,8 @@ import pytest
 
 from lacy_jax.cascade.partners import make_partner
 from lacy_jax.checkpoints.loading import load_model
-from lacy_jax.config import AnnotateConfig, CorpusConfig, config_from_dict
+from lacy_jax.config import AnnotateConfig, CorpusConfig
+from lacy_jax.config_dict import config_from_dict
 from lacy_jax.data.annotate import annotate_documents, annotator_fingerprint
 from lacy_jax.data.check import data_problems
 from lacy_jax.data.corpus import corpus_fingerprint, read_documents

@@ -20,6 +20,7 @@ NAMES |= {"export", "load", "make_partner", "prepare", "read_config", "train"}
 # Stands for configs/slm_tiny.py in the folder where the lines are run.
 TINY = """
 from lacy_jax.config import base_config
+
 from lacy_jax.presets import apply_variant
 
 

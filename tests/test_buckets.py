@@ -21,7 +21,8 @@ import lacy_jax
 from lacy_jax import folders
 from lacy_jax.checkpoints.export import export
 from lacy_jax.checkpoints.format import find_checkpoint
-from lacy_jax.config import Config, MeshConfig, config_to_dict
+from lacy_jax.config import Config, MeshConfig
+from lacy_jax.config_dict import config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.check import data_problems
 from lacy_jax.data.prepare import Prepared, prepare

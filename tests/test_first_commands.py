@@ -20,7 +20,8 @@ import pytest
 from configs import slm_tiny
 from lacy_jax import doors, flags
 from lacy_jax.checks import parse
-from lacy_jax.config import Config, config_to_dict
+from lacy_jax.config import Config
+from lacy_jax.config_dict import config_to_dict
 from lacy_jax.data.corpora import vital_articles
 from tests.docs_commands import PAGES, ROOT, WORLD, Command, shell_commands
 

@@ -12,7 +12,8 @@ import lacy_jax
 from lacy_jax import flags
 from lacy_jax.cascade.partners import read_spec
 from lacy_jax.checkpoints.format import check_savable
-from lacy_jax.config import Config, config_from_dict, config_to_dict
+from lacy_jax.config import Config
+from lacy_jax.config_dict import config_from_dict, config_to_dict
 from lacy_jax.data.corpora import jsonl
 from lacy_jax.errors import LacyError
 from lacy_jax.start import training_problems

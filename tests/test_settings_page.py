@@ -10,7 +10,8 @@ import pytest
 
 from lacy_jax import settings_page
 from lacy_jax.checks import parse
-from lacy_jax.config import Config, config_to_dict
+from lacy_jax.config import Config
+from lacy_jax.config_dict import config_to_dict
 from lacy_jax.data.annotate import ANNOTATORS
 from lacy_jax.data.corpus import CORPORA
 from lacy_jax.doors import enter

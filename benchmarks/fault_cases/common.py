@@ -19,6 +19,7 @@ Outcome = Literal["survived", "clear", "silent", "lost", "traceback"]
 
 CONFIG = """
 from lacy_jax.config import base_config
+
 from lacy_jax.presets import apply_variant
 
 

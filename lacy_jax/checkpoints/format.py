@@ -24,7 +24,8 @@ from etils import epath
 
 from lacy_jax.checkpoints.chat_template import ChatTemplate
 from lacy_jax.checkpoints.checksums import SIGNATURE, Checksums, array_checksums, is_genuine, signed
-from lacy_jax.config import Config, config_from_dict, config_to_dict
+from lacy_jax.config import Config
+from lacy_jax.config_dict import config_from_dict, config_to_dict
 from lacy_jax.data.files import parse_json
 from lacy_jax.data.read_tokenizer import tokenizer_of
 from lacy_jax.data.tokenizer import TextTokenizer

@@ -16,7 +16,8 @@ from lacy_jax.checkpoints.foreign import open_foreign
 from lacy_jax.checkpoints.format import first_readable, kind_of, read_config, read_meta, read_tokenizer
 from lacy_jax.checkpoints.loading import load_model, shortened
 from lacy_jax.checks import parse
-from lacy_jax.config import Config, ModelConfig, config_to_dict
+from lacy_jax.config import Config, ModelConfig
+from lacy_jax.config_dict import config_to_dict
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import CheckpointError, ConfigError
 from lacy_jax.paths import expand_home

@@ -25,7 +25,8 @@ from lacy_jax.checkpoints.format import (
     with_checksums,
 )
 from lacy_jax.checkpoints.loading import restore_arrays
-from lacy_jax.config import Config, TrainingConfig, config_to_dict
+from lacy_jax.config import Config, TrainingConfig
+from lacy_jax.config_dict import config_to_dict
 from lacy_jax.errors import CheckpointError, DamagedError, StorageError
 from lacy_jax.folders import rename_folder, writing
 from lacy_jax.paths import absolute, is_bucket, is_s3

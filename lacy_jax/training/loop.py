@@ -16,7 +16,8 @@ import numpy as np
 
 from lacy_jax.checkpoints.format import model_meta, probe_of
 from lacy_jax.checkpoints.initial import initial_chat
-from lacy_jax.config import Config, config_from_dict, config_to_dict
+from lacy_jax.config import Config
+from lacy_jax.config_dict import config_from_dict, config_to_dict
 from lacy_jax.console import Reporter, duration
 from lacy_jax.data.loader import prefetch
 from lacy_jax.data.prepare import Prepared

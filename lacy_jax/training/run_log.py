@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from lacy_jax.config import config_to_dict
+from lacy_jax.config_dict import config_to_dict
 from lacy_jax.data.origin import batch_texts, shown
 from lacy_jax.errors import NotFiniteError
 from lacy_jax.paths import absolute

@@ -25,8 +25,8 @@ from lacy_jax.config import (
     ObjectiveConfig,
     TokenizerConfig,
     TrainingConfig,
-    config_to_dict,
 )
+from lacy_jax.config_dict import config_to_dict
 from lacy_jax.doors import enter
 from lacy_jax.errors import MeshError
 from lacy_jax.runtime import platforms

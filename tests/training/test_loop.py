@@ -15,7 +15,8 @@ import pytest
 from etils import epath
 
 from lacy_jax.checkpoints.loading import load_model
-from lacy_jax.config import Config, ObjectiveConfig, TrainingConfig, config_to_dict
+from lacy_jax.config import Config, ObjectiveConfig, TrainingConfig
+from lacy_jax.config_dict import config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data import loader
 from lacy_jax.data.prepare import Prepared

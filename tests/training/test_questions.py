@@ -199,7 +199,7 @@ PROGRAM = """
 import json, sys
 from lacy_jax.runtime.distributed import initialize
 initialize("auto")
-from lacy_jax.config import config_from_dict
+from lacy_jax.config_dict import config_from_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.prepare import prepare
 from lacy_jax.training.loop import train

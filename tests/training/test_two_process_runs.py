@@ -8,7 +8,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from lacy_jax.config import Config, config_to_dict
+from lacy_jax.config import Config
+from lacy_jax.config_dict import config_to_dict
 from lacy_jax.data.prepare import Prepared
 from tests.processes import run_two
 
@@ -17,7 +18,7 @@ import json, sys
 from lacy_jax.runtime.distributed import initialize
 initialize("auto")
 import jax
-from lacy_jax.config import config_from_dict
+from lacy_jax.config_dict import config_from_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data import loader
 from lacy_jax.data.prepare import prepare

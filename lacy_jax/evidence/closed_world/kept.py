@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.config import Config, config_to_dict
+from lacy_jax.config import Config
+from lacy_jax.config_dict import config_to_dict
 from lacy_jax.data.files import parse_json, read_json_lines, write_whole
 from lacy_jax.errors import DataError
 from lacy_jax.evidence.closed_world.decodes import Decode

@@ -11,7 +11,8 @@ from absl import logging
 from lacy_jax.cascade import Cascade, Completion
 from lacy_jax.cascade.partners import Partner, make_partner
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
-from lacy_jax.config import Config, config_to_dict
+from lacy_jax.config import Config
+from lacy_jax.config_dict import config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.documents import Document, Spans
 from lacy_jax.data.prepare import Prepared

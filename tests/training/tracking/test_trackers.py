@@ -13,7 +13,8 @@ from typing import Any
 import filelock
 import pytest
 
-from lacy_jax.config import Config, config_to_dict
+from lacy_jax.config import Config
+from lacy_jax.config_dict import config_to_dict
 from lacy_jax.errors import ConfigError
 from lacy_jax.training.metrics import read_metrics
 from lacy_jax.training.tracking import sender
@@ -25,7 +26,7 @@ pytest.importorskip("mlflow")
 
 RUN = """
 import json, os, signal, sys
-from lacy_jax.config import config_from_dict
+from lacy_jax.config_dict import config_from_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.prepare import prepare
 from lacy_jax.training.loop import train
