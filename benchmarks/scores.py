@@ -18,7 +18,8 @@ import numpy as np
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.config import MeshConfig
 from lacy_jax.data.loader import window_batch
-from lacy_jax.data.prepare import Prepared, prepare
+from lacy_jax.data.prepare import prepare
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.evidence.reading import read_tokens
 from lacy_jax.evidence.token_scores import cascade_scores
 from lacy_jax.measures import separation

@@ -23,7 +23,7 @@ from lacy_jax.flags import Flag, Given, Text
 if TYPE_CHECKING:
     from lacy_jax.checkpoints.loading import LoadedModel
     from lacy_jax.console import Reporter
-    from lacy_jax.data.prepare import Prepared
+    from lacy_jax.data.prepared import Prepared
     from lacy_jax.evidence.judge import Judge
 
 _FLAGS = (

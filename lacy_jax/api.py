@@ -7,8 +7,8 @@ from lacy_jax.checks import parse
 from lacy_jax.config import Config
 from lacy_jax.config_dict import config_to_dict
 from lacy_jax.console import reporting
-from lacy_jax.data.prepare import Prepared
 from lacy_jax.data.prepare import prepare as prepare_data
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.errors import ConfigError
 from lacy_jax.folders import unwritable
 from lacy_jax.paths import expand_home

@@ -33,7 +33,8 @@ from lacy_jax.config import (
     TokenizerConfig,
     TrainingConfig,
 )
-from lacy_jax.data.prepare import Prepared, prepare
+from lacy_jax.data.prepare import prepare
+from lacy_jax.data.prepared import Prepared
 
 NO_SKIPS = bool(os.environ.get("LACY_NO_SKIPS"))  # CI sets it: there everything is installed
 

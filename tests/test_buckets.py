@@ -25,7 +25,8 @@ from lacy_jax.config import Config, MeshConfig
 from lacy_jax.config_dict import config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.check import data_problems
-from lacy_jax.data.prepare import Prepared, prepare
+from lacy_jax.data.prepare import prepare
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.doors import enter
 from lacy_jax.errors import CheckpointError, StorageError
 from lacy_jax.evidence.run_report.report import report_run

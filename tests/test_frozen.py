@@ -20,7 +20,8 @@ from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.checks import parse
 from lacy_jax.config import Config
 from lacy_jax.console import Reporter
-from lacy_jax.data.prepare import Prepared, prepare
+from lacy_jax.data.prepare import prepare
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.training.loop import train
 
 MADE = Path(__file__).parent / "data" / "made_by_60e64f2"

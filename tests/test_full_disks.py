@@ -21,7 +21,8 @@ import lacy_jax
 from lacy_jax.checkpoints.format import newest_steps
 from lacy_jax.config import Config
 from lacy_jax.console import Reporter
-from lacy_jax.data.prepare import Prepared, prepare
+from lacy_jax.data.prepare import prepare
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.doors import Door, enter
 from lacy_jax.errors import LacyError, StorageError
 from lacy_jax.flags import Given

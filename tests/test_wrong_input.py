@@ -18,7 +18,7 @@ import pytest
 
 from lacy_jax.config import Config
 from lacy_jax.console import Reporter
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.doors import Door, enter
 from lacy_jax.evidence.run_report.report import report_run
 from lacy_jax.flags import Given

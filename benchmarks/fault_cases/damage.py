@@ -23,7 +23,8 @@ from lacy_jax import config_file
 from lacy_jax.checkpoints.format import read_config, read_meta, read_tokenizer
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.config import Config
-from lacy_jax.data.prepare import Prepared, prepare
+from lacy_jax.data.prepare import prepare
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.errors import LacyError
 from lacy_jax.model import decoder
 from lacy_jax.runtime import sharding

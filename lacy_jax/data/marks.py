@@ -8,7 +8,7 @@ from lacy_jax.data.annotate import JUDGED, JUDGED_CHARACTERS, annotator_doubts
 from lacy_jax.data.datasets import AnnotatedSource
 from lacy_jax.data.documents import full_text
 from lacy_jax.data.factual import select_spans
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.errors import DataError
 
 EXAMPLES = 8

@@ -8,7 +8,7 @@ from lacy_jax.config import DataConfig
 from lacy_jax.data.documents import split_of
 from lacy_jax.data.loader import batch_windows
 from lacy_jax.data.pack import Progress
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 
 TEXT_CHARACTERS = 60
 SHOWN = 3  # texts or documents, in a line about many

@@ -28,7 +28,7 @@ from typing import TextIO, TypeVar
 import filelock
 import numpy as np
 
-from lacy_jax.config import Config, RuleConfig
+from lacy_jax.config import Config
 from lacy_jax.data import datasets
 from lacy_jax.data.annotate import (
     JUDGED,
@@ -40,19 +40,17 @@ from lacy_jax.data.annotate import (
 from lacy_jax.data.check import SMALL, small_corpus_problems
 from lacy_jax.data.corpus import corpus_fingerprint, read_documents
 from lacy_jax.data.datasets import AnnotatedSource, Fingerprint
-from lacy_jax.data.documents import Document, Spans, full_text, split_of
-from lacy_jax.data.factual import select_spans
+from lacy_jax.data.documents import Document, full_text, split_of
 from lacy_jax.data.files import parse_json, remembered_hashes, write_whole
 from lacy_jax.data.left_out import leave_out, left_out_beside, say_left_out
 from lacy_jax.data.pack import (
     TOKENIZER_FILE,
-    Packed,
-    PackedSource,
     Progress,
     encode_documents,
     open_packed,
     write_packed,
 )
+from lacy_jax.data.prepared import Prepared, annotated_directory
 from lacy_jax.data.read_tokenizer import tokenizer_of_file
 from lacy_jax.data.tokenizer import TextTokenizer, train_tokenizer
 from lacy_jax.errors import DataError
@@ -62,41 +60,6 @@ FINGERPRINT_FILE = "fingerprint.json"  # beside a tokenizer that was trained her
 FORMAT = 1  # of all folders; raise it when what the same settings give changes
 
 T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Prepared:
-    """What a run reads. `annotated_directory` may be missing where the packed dataset was made elsewhere."""
-
-    packed: Packed
-    annotated_directory: Path
-
-    @property
-    def train(self) -> PackedSource:
-        return self.packed.train
-
-    @property
-    def validation(self) -> PackedSource:
-        return self.packed.validation
-
-    @property
-    def tokenizer(self) -> TextTokenizer:
-        return self.packed.tokenizer
-
-    @property
-    def fingerprint(self) -> Fingerprint:
-        return self.packed.fingerprint
-
-    def documents(self) -> Iterator[Document]:
-        """All documents of the corpus, in its order. Raises `DataError` where the annotated dataset is not there."""
-        return (document for document, _ in AnnotatedSource(self.annotated_directory))
-
-    def validation_documents(self) -> Iterator[tuple[Document, Spans]]:
-        """The held-out documents, each with the spans that the rule calls factual. Raises as `documents` does."""
-        rule, share = RuleConfig(**self.fingerprint["rule"]), self.fingerprint["validation_share"]
-        for document, spans in AnnotatedSource(self.annotated_directory):
-            if split_of(document.id, validation_share=share) == "validation":
-                yield document, select_spans(spans, rule)
 
 
 def prepare(
@@ -122,7 +85,7 @@ def prepare(
         return _open_elsewhere(config, tokenizer=tokenizer, progress=progress)
     root = Path(config.data.directory)
     source = source_fingerprint(config)
-    annotated = _annotated_directory(root, source)
+    annotated = annotated_directory(root, source)
     tokenizer_file = _tokenizer_file(config, source=source)
     if tokenizer is None and (config.tokenizer.path or tokenizer_file.exists()):
         tokenizer = _open_tokenizer(tokenizer_file)
@@ -147,7 +110,7 @@ def annotated_documents(config: Config, *, tokenizer: TextTokenizer, progress: P
         DataError, StorageError: as `prepare`.
     """
     source = source_fingerprint(config)
-    directory = _annotated_directory(Path(config.data.directory), source)
+    directory = annotated_directory(Path(config.data.directory), source)
     _annotate(config, tokenizer, directory=directory, fingerprint=source, progress=progress)
     say_left_out(directory)
     return AnnotatedSource(directory)
@@ -174,16 +137,10 @@ def _open_elsewhere(config: Config, *, tokenizer: TextTokenizer | None, progress
     directory = local_copy(config.data.packed, progress=progress)
     packed = open_packed(directory, expected=expected)
     root = directory.absolute().parent.parent.parent
-    return Prepared(packed=packed, annotated_directory=_annotated_directory(root, packed.fingerprint))
+    return Prepared(packed=packed, annotated_directory=annotated_directory(root, packed.fingerprint))
 
 
 # What each stage depends on, and where it lies.
-
-
-def _annotated_directory(root: Path, fingerprint: Fingerprint) -> Path:
-    own = {key: fingerprint[key] for key in ("format", "corpus", "annotator")}
-    name = datasets.fingerprint_name(fingerprint["corpus"]["name"], own)
-    return datasets.dataset_directory(root, "annotated", name=name)
 
 
 def _tokenizer_fingerprint(config: Config, *, source: Fingerprint) -> Fingerprint:

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from lacy_jax.budget import Budget
 from lacy_jax.config import Config
 from lacy_jax.console import duration
 from lacy_jax.model import decoder
 from lacy_jax.runtime import sharding
 from lacy_jax.runtime.platforms import describe_options
-from lacy_jax.training.budget import Budget, BudgetMeter
+from lacy_jax.training.budget import BudgetMeter
 from lacy_jax.training.flops import expected_step, flops_per_token, parameter_count
 from lacy_jax.training.optimizer import learning_rate
 from lacy_jax.training.state import TrainState

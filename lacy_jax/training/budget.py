@@ -1,31 +1,10 @@
 """When a run ends: after a number of steps, of tokens, or of ground-truth-gradient tokens."""
 
-import dataclasses
 from collections.abc import Mapping
 
+from lacy_jax.budget import Budget
 from lacy_jax.config import Config
 from lacy_jax.training.state import TrainState, count_value
-
-
-@dataclasses.dataclass(frozen=True)
-class Budget:
-    """The run's one limit, and the most that a step can add to its count."""
-
-    limit: int
-    unit: str  # steps | tokens | ground_truth_tokens
-    most_a_step: int
-
-    @classmethod
-    def of(cls, config: Config) -> "Budget":
-        training = config.training
-        unit = next(name for name in ("steps", "tokens", "ground_truth_tokens") if getattr(training, name))
-        batch_tokens = config.data.batch_size * config.model.context
-        return cls(limit=getattr(training, unit), unit=unit, most_a_step=1 if unit == "steps" else batch_tokens)
-
-    @property
-    def least_steps(self) -> int:
-        """Steps of a whole run, as if all tokens counted."""
-        return -(-self.limit // self.most_a_step)
 
 
 class BudgetMeter:

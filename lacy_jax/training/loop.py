@@ -20,7 +20,7 @@ from lacy_jax.config import Config
 from lacy_jax.config_dict import config_from_dict, config_to_dict
 from lacy_jax.console import Reporter, duration
 from lacy_jax.data.loader import prefetch
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.errors import CheckpointError, NotFiniteError
 from lacy_jax.measures.finite import all_finite
 from lacy_jax.model import decoder

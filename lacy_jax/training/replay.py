@@ -10,7 +10,7 @@ from lacy_jax.config import Config
 from lacy_jax.console import Reporter
 from lacy_jax.data.loader import batch_windows, prefetch
 from lacy_jax.data.origin import batch_texts, shown, window_documents
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.errors import DataError
 from lacy_jax.model import decoder
 from lacy_jax.runtime import sharding

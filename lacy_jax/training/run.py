@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from lacy_jax.checkpoints.chat_template import ChatTemplate
 from lacy_jax.config import Config
 from lacy_jax.console import Reporter
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.training.checkpoints import Checkpoints
 from lacy_jax.training.goodput import Goodput
 from lacy_jax.training.questions import QuestionEvaluator

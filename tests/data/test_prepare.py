@@ -29,7 +29,8 @@ from lacy_jax.config import (
 from lacy_jax.data import prepare as prepare_module
 from lacy_jax.data.corpus import read_documents
 from lacy_jax.data.documents import Document
-from lacy_jax.data.prepare import Prepared, prepare
+from lacy_jax.data.prepare import prepare
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
 from lacy_jax.errors import DataError
 

@@ -10,7 +10,8 @@ from lacy_jax.config import AnnotateConfig, Config, CorpusConfig, DataConfig, Mo
 from lacy_jax.data.corpus import read_documents
 from lacy_jax.data.documents import Document, full_text, split_of
 from lacy_jax.data.loader import window_batch
-from lacy_jax.data.prepare import Prepared, prepare
+from lacy_jax.data.prepare import prepare
+from lacy_jax.data.prepared import Prepared
 
 ARTICLES = Config(
     corpus=CorpusConfig(max_documents=200, validation_share=0.1),

@@ -20,7 +20,7 @@ from lacy_jax.checkpoints.format import META_FILE
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.data.documents import full_text
 from lacy_jax.data.factual import factual_tokens
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.doors import enter
 from lacy_jax.evidence.acceptability import mismatches as acceptability
 from lacy_jax.evidence.acceptability import page

@@ -13,7 +13,7 @@ import pytest
 from lacy_jax.cascade.decoding.engine import Engine
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.data.documents import NO_SPANS, Document, full_text
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.evidence.acceptability.mismatches import read_targets
 from lacy_jax.evidence.reading import ROWS, read_documents
 from lacy_jax.evidence.run_report.samples import article_scores

@@ -10,7 +10,7 @@ import pytest
 
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.data.documents import Spans, full_text
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.evidence import token_scores
 from lacy_jax.evidence.reading import OTHER
 from lacy_jax.evidence.token_scores import TokenScores

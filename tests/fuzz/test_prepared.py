@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lacy_jax.data.checksums import CHECKSUMS_FILE
 from lacy_jax.data.loader import window_batch
 from lacy_jax.data.pack import open_packed
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.errors import DataError
 from tests.fuzz.values import changed_bytes, changed_json, fuzz, refused
 

@@ -16,7 +16,7 @@ import pytest
 import lacy_jax
 from lacy_jax import evaluate, main
 from lacy_jax.config import Config
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.doors import enter
 from lacy_jax.errors import FolderError
 from lacy_jax.runtime import claims, distributed

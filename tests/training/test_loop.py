@@ -19,7 +19,7 @@ from lacy_jax.config import Config, ObjectiveConfig, TrainingConfig
 from lacy_jax.config_dict import config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data import loader
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.errors import CheckpointError
 from lacy_jax.training import checkpoints as checkpoint
 from lacy_jax.training.announce import describe_objective

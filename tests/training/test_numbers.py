@@ -17,7 +17,7 @@ from lacy_jax.checks import parse
 from lacy_jax.config import Config, OptimizerConfig
 from lacy_jax.console import Reporter
 from lacy_jax.data import loader
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.errors import CheckpointError, ConfigError, NotFiniteError
 from lacy_jax.training import health, loop
 from lacy_jax.training.evaluate import Evaluator

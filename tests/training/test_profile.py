@@ -8,7 +8,7 @@ import pytest
 from lacy_jax import main
 from lacy_jax.config import Config, TrainingConfig
 from lacy_jax.console import Reporter
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.doors import enter
 from lacy_jax.training.loop import train
 from lacy_jax.training.profile import Steps, steps_problem

@@ -13,7 +13,7 @@ import pytest
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.config import Config, MeshConfig
 from lacy_jax.console import Reporter
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.data.questions import Question, question_problems, read_questions
 from lacy_jax.model import decoder
 from lacy_jax.runtime import sharding

@@ -13,7 +13,7 @@ from lacy_jax.data import loader
 from lacy_jax.data.documents import full_text
 from lacy_jax.data.loader import batch_at
 from lacy_jax.data.origin import batch_texts, shown, window_documents
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.training.metrics import read_metrics
 from lacy_jax.training.replay import replay
 from tests.training.test_loop import contents_of

@@ -10,7 +10,7 @@ import pytest
 
 from lacy_jax.config import Config
 from lacy_jax.config_dict import config_to_dict
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 from tests.processes import run_two
 
 PROGRAM = """

@@ -12,7 +12,7 @@ from lacy_jax.checkpoints.format import find_checkpoint
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.config import Config
 from lacy_jax.console import Reporter
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.errors import StorageError
 from lacy_jax.paths import absolute
 from lacy_jax.training import loop

@@ -15,7 +15,7 @@ from lacy_jax.config import Config
 from lacy_jax.config_dict import config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.documents import Document, Spans
-from lacy_jax.data.prepare import Prepared
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.errors import LacyError
 from lacy_jax.evidence.pages.render import write_page
 from lacy_jax.evidence.run_report.page import RunSummary, render_report
