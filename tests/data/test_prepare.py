@@ -24,8 +24,8 @@ from lacy_jax.config import (
     DataConfig,
     ModelConfig,
     TokenizerConfig,
-    config_to_dict,
 )
+from lacy_jax.config_dict import config_to_dict
 from lacy_jax.data import prepare as prepare_module
 from lacy_jax.data.corpus import read_documents
 from lacy_jax.data.documents import Document
@@ -233,7 +233,7 @@ def test_broken_records_are_counted_and_kept_and_the_others_are_exact(
 
 CHILD = """
 import json, os, signal, sys, time
-from lacy_jax.config import config_from_dict
+from lacy_jax.config_dict import config_from_dict
 from lacy_jax.data.prepare import prepare
 config, kill_at, log = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
 seen = set()
