@@ -11,6 +11,7 @@ from lacy_jax.config import CascadeConfig, Config, TrainingConfig
 from lacy_jax.config_dict import config_from_dict
 from lacy_jax.errors import ConfigError
 from lacy_jax.invalid import explain
+from lacy_jax.languages import language_problems, with_usual_model
 
 
 def parse(
@@ -18,7 +19,7 @@ def parse(
     *,
     check: Callable[[Config], Iterable[str]] = lambda _config: (),
 ) -> Config:
-    """What a config file and the command line gave, as a checked `Config`.
+    """What a config file and the command line gave, as a checked `Config`, with the spaCy model that it leads to.
 
     Args:
         check: finds further problems, see `config_from_dict`.
@@ -36,9 +37,9 @@ def parse(
                 f"config.method: got {asked!r}, but the method follows from config.objective.rule and what goes with "
                 f"it, here {config.method!r}; leave config.method out, or write --config=FILE.py:method={asked}"
             )
-        yield from check(config)
+        yield from check(with_usual_model(config))
 
-    return config_from_dict(given, check=problems)
+    return with_usual_model(config_from_dict(given, check=problems))
 
 
 def change_cascade(settings: CascadeConfig, changes: dict[str, Any]) -> CascadeConfig:
@@ -139,6 +140,7 @@ def _objective(config: Config) -> Iterator[str]:
 
 def _data(config: Config) -> Iterator[str]:
     corpus, annotate = config.corpus, config.annotate
+    yield from language_problems(config)
     files = {
         "jsonl": ("paths or globs of .jsonl or .json files (also .gz, .zst)", "FOLDER/*.jsonl"),
         "parquet": ("paths or globs of .parquet files", "FOLDER/*.parquet"),

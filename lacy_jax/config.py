@@ -85,6 +85,11 @@ class CorpusConfig:
     tfds_name: str = setting("wikipedia/20230601.en", "tfds: any TFDS dataset with the features title and text.")
     tfds_dir: Path = setting("", "tfds: the folder that it is read from, or prepared into.")
     tfds_download: bool = setting(False, "tfds: whether it may be downloaded where it is missing.")
+    language: str = setting(
+        "",
+        "Its code (en, de, ja ...), which leads to the usual spaCy model. Empty: a Wikipedia's own, or else English. "
+        "vital_articles: en, es or fr.",
+    )
     max_documents: Count = setting(0, "How many documents are read. 0: all of them.")
     validation_share: Annotated[float, Field(gt=0.0, lt=1.0)] = setting(
         0.02, "Share of the documents that is held out, chosen by the hash of their ids."
@@ -96,7 +101,9 @@ class AnnotateConfig:
     """Who marks the facts. The rule (below) chooses among the marks later, when packing."""
 
     annotator: str = setting("spacy", "Who marks: spacy, spans, oracle, or a package's (docs/adding.md).")
-    spacy_model: Path = setting("", "spacy: the model. Empty: an installed en_core_web_sm, else its mirror package.")
+    spacy_model: Path = setting(
+        "", "spacy: the model. Empty: the usual one of the corpus' language (docs/languages.md)."
+    )
     spans_file: Path = setting(
         "", 'spans: a .jsonl file (also .gz, .zst) of {"id": ..., "spans": [[start, end, kind], ...]}.'
     )

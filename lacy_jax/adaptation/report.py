@@ -10,6 +10,7 @@ from lacy_jax.adaptation.run import UNCERTAINTY, Adapted
 from lacy_jax.adaptation.samples import Written
 from lacy_jax.cascade.render import marked_text
 from lacy_jax.cascade.scores import CALL_SCORES
+from lacy_jax.data.corpora.vital_articles import has_topics
 from lacy_jax.evidence.pages import charts, tokens
 from lacy_jax.evidence.pages.curves import Chart
 from lacy_jax.evidence.pages.render import render
@@ -133,7 +134,7 @@ def _percents(share: Interval) -> str:
 def _counted(found: Adapted) -> str:
     """How many texts were written, about what."""
     count = 0 if found.samples is None else len(found.samples.asked.records)
-    about = "people and places" if found.model.config.corpus.name == "vital_articles" else "documents"
+    about = "people and places" if has_topics(found.model.config.corpus) else "documents"
     return f"{count} texts about held-out {about}, {found.model.config.cascade.max_new_tokens} tokens each at most"
 
 

@@ -37,7 +37,7 @@ class Samples:
 def worth_asking(documents: Iterable[Document], corpus: CorpusConfig) -> list[Document]:
     """Those of the documents that the samples are about: people and places where the corpus says so, or else all."""
     documents = list(documents)
-    if corpus.name != "vital_articles":
+    if not vital_articles.has_topics(corpus):
         return documents
     topics = vital_articles.topics()
     return [document for document in documents if topics[document.id] in TOPICS]

@@ -17,9 +17,7 @@ tags:
 ---
 """
 # What is known of the corpora that come with lacy_jax. Of others it is said that nothing is known.
-_WIKIPEDIA = (
-    "text by the contributors of English Wikipedia, CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)"
-)
+_WIKIPEDIA = "text by the contributors of Wikipedia, CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)"
 _LICENCES = {
     "vital_articles": _WIKIPEDIA,
     "biographies": "invented people, written by lacy_jax; no text of others",

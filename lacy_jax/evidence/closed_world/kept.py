@@ -40,6 +40,7 @@ _LATER = (
     ("training", "trackers"),
     ("training", "questions"),
     ("training", "questions_every"),
+    ("corpus", "language"),
 )
 MAIN_BUDGET = 0.22  # of the intervals in it
 

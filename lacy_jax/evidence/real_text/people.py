@@ -28,14 +28,14 @@ def find_people(corpus: CorpusConfig, *, count: int = 0) -> list[Subject]:
     of several people (the Montgolfier brothers, ABBA).
 
     Args:
-        corpus: the SLM's. If it is not the embedded one, all of the embedded one's people count, split "unknown".
+        corpus: the SLM's. If it is not the embedded one in English, all of the people there count, split "unknown".
         count: how many; 0: all that are held out (of another corpus: all). More than are held out: training
             articles follow, and their split says so.
 
     Raises:
         DataError: the embedded corpus is not installed, or holds no (or, for 0, no held-out) people.
     """
-    known = corpus.name == "vital_articles"
+    known = vital_articles.has_topics(corpus)
     topics = vital_articles.topics()
     people: dict[Seen, list[Subject]] = {"validation": [], "unknown": [], "train": []}
     for document in read_documents(corpus if known else CorpusConfig()):
