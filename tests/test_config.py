@@ -9,6 +9,7 @@ import pytest
 
 from lacy_jax import checks, presets
 from lacy_jax import config as settings
+from lacy_jax.config_dict import config_from_dict, config_to_dict
 from lacy_jax.config_file import read_config
 from lacy_jax.errors import ConfigError
 from lacy_jax.model.decoder import padded_vocab
@@ -49,7 +50,7 @@ def test_every_method_is_a_config_argument(method: str) -> None:
 
 def test_settings_survive_json() -> None:
     config = load("slm_334m", "method=joint")
-    assert settings.config_from_dict(settings.config_to_dict(config)) == config
+    assert config_from_dict(config_to_dict(config)) == config
 
 
 @pytest.mark.parametrize(
@@ -69,11 +70,11 @@ def test_settings_survive_json() -> None:
 def test_the_method_follows_from_the_objective(variant: str, changes: dict, method: str) -> None:
     config = load("slm_tiny", variant)
     objective = dataclasses.asdict(config.objective) | changes
-    assert checks.parse(settings.config_to_dict(config) | {"objective": objective, "method": ""}).method == method
+    assert checks.parse(config_to_dict(config) | {"objective": objective, "method": ""}).method == method
 
 
 def test_a_method_that_the_objective_is_not_is_refused_at_the_door_and_read_in_a_checkpoint() -> None:
-    given = settings.config_to_dict(load("slm_tiny"))
+    given = config_to_dict(load("slm_tiny"))
     assert given["method"] == "lacy_full"
     assert checks.parse(given).method == "lacy_full"  # a config file that says what is true
     given["method"] = "joint"
@@ -82,7 +83,7 @@ def test_a_method_that_the_objective_is_not_is_refused_at_the_door_and_read_in_a
         match=r"config\.method: got 'joint'.* 'lacy_full'; .* write --config=FILE\.py:method=joint",
     ):
         checks.parse(given)
-    assert settings.config_from_dict(given).method == "lacy_full"
+    assert config_from_dict(given).method == "lacy_full"
 
 
 @pytest.mark.parametrize(
