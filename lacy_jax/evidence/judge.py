@@ -6,22 +6,18 @@ See https://platform.openai.com/docs/api-reference/chat for the interface.
 """
 
 import concurrent.futures
-import hashlib
 import itertools
 import json
-import sqlite3
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from lacy_jax.cascade.remote.address import Role, describe, parse_address
+from lacy_jax.cascade.remote.answers import Answers
 from lacy_jax.cascade.remote.server import CONCURRENT, Server, Unanswered
 from lacy_jax.data.files import parse_json
 from lacy_jax.errors import JudgeError
-from lacy_jax.folders import writing
 
 JUDGE = Role("judge", ("LACY_JUDGE_API_KEY", "OPENAI_API_KEY"), JudgeError)
 ANSWER_SECONDS = 120.0  # of one try
@@ -86,24 +82,17 @@ class Judge:
         self._settings, self._url = settings, address.url
         self.failures: Counter[str] = Counter()
         self.requests = 0  # questions sent so far, retries not counted
-        try:
-            Path(settings.cache).parent.mkdir(parents=True, exist_ok=True)
-            self._cache = sqlite3.connect(settings.cache, timeout=60.0, check_same_thread=False)
-            self._lock = threading.Lock()
-            self._cache.execute("PRAGMA journal_mode = WAL")
-            self._cache.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
-        except (OSError, sqlite3.Error) as error:
-            raise JudgeError(f"{settings.cache}: cannot keep answers there ({error})") from None
+        self._answers = Answers(settings.cache, error=JudgeError)
         self._server = Server(address.url, role=JUDGE, concurrent=settings.concurrent)
 
     def close(self) -> None:
         self._server.close()
-        self._cache.close()
+        self._answers.close()
 
     def cost(self, prompts: Sequence[str], *, max_tokens: int) -> Cost:
         """What `ask` of the same would send."""
         unique = list(dict.fromkeys(prompts))
-        new = [prompt for prompt in unique if self._known(self._body(prompt, max_tokens)) is None]
+        new = [prompt for prompt in unique if self._answers.find(self._body(prompt, max_tokens)) is None]
         return Cost(
             requests=len(new),
             cached=len(unique) - len(new),
@@ -125,7 +114,7 @@ class Judge:
                 is lost. Answers that came before are kept.
         """
         bodies = {prompt: self._body(prompt, max_tokens) for prompt in prompts}
-        answers = {prompt: self._known(body) for prompt, body in bodies.items()}
+        answers = {prompt: self._answers.find(body) for prompt, body in bodies.items()}
         missing = {prompt: bodies[prompt] for prompt, answer in answers.items() if answer is None}
         most = self._settings.max_requests
         if most and self.requests + len(missing) > most:
@@ -183,16 +172,10 @@ class Judge:
         kept = {name: value for name, value in body.items() if value is not None}
         return json.dumps(kept, sort_keys=True).encode()
 
-    def _known(self, body: bytes) -> str | None:
-        with self._lock:
-            row = self._cache.execute("SELECT answer FROM answers WHERE key = ?", (_key(body),)).fetchone()
-        return None if row is None else str(row[0])
-
     async def _answer(self, body: bytes) -> str:
         """The answer to one question, which is kept as it arrives; raises `Unanswered`. In the server's thread."""
         answer = answer_of(await self._server.post("chat/completions", body, seconds=ANSWER_SECONDS))
-        with writing(self._settings.cache), self._lock, self._cache:
-            self._cache.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (_key(body), answer))
+        self._answers.keep(body, answer)
         return answer
 
 
@@ -209,7 +192,3 @@ def answer_of(body: bytes) -> str:
     if not isinstance(text, str):
         raise Unanswered("not a chat completion")
     return text
-
-
-def _key(body: bytes) -> str:
-    return hashlib.sha256(body).hexdigest()
