@@ -13,10 +13,11 @@ import pytest
 
 from lacy_jax import adapt as door
 from lacy_jax.adaptation.fit import fit_call_row, fit_probe, with_call_row
-from lacy_jax.adaptation.marks import Answers, known, stands_at
+from lacy_jax.adaptation.marks import Answers, known
 from lacy_jax.adaptation.run import HELD_OUT
 from lacy_jax.adaptation.states import States, read_states
 from lacy_jax.cascade import Cascade
+from lacy_jax.cascade.marks.asking import stands_at
 from lacy_jax.checkpoints.chat_template import ChatTemplate
 from lacy_jax.checkpoints.loading import LoadedModel, load_model, shortened
 from lacy_jax.data.documents import Document, Spans, full_text, split_of

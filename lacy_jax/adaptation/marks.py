@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from lacy_jax.cascade import Partner
+from lacy_jax.cascade.marks.asking import BATCH, question, stands_at
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.data.documents import Document, Spans, full_text
 from lacy_jax.data.factual import keep_spans
 from lacy_jax.errors import PartnerError
-
-BATCH = 8  # questions at once
 
 Marked = list[tuple[Document, Spans]]
 
@@ -41,7 +40,7 @@ def known(
     places = [(text, int(start)) for text, (_, spans) in zip(texts, documents, strict=True) for start in spans.starts]
     answers: list[str] = []
     for first in range(0, len(places), BATCH):
-        answers += guard.complete([text[:start].rstrip(" ") for text, start in places[first : first + BATCH]])
+        answers += guard.complete([question(text, start) for text, start in places[first : first + BATCH]])
         progress("ask the partner", len(answers), len(places))
     if places and not any(answers):
         reasons = ", ".join(guard.reasons) or "it had nothing to say"
@@ -50,10 +49,3 @@ def known(
     parts = np.split(right, np.cumsum([len(spans) for _, spans in documents])[:-1])
     kept = [(document, keep_spans(spans, part)) for (document, spans), part in zip(documents, parts, strict=True)]
     return kept, Answers(asked=len(places), right=int(right.sum()), unanswered=answers.count(""))
-
-
-def stands_at(text: str, start: int, answer: str) -> bool:
-    """Whether an answer is what the text says from the character `start` on, to the end of one of its words."""
-    said = answer.strip()
-    after = text[start + len(said) :]
-    return bool(said) and text.startswith(said, start) and not (said[-1:].isalnum() and after[:1].isalnum())

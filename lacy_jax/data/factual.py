@@ -52,15 +52,25 @@ def factual_tokens(
     spans: the selected ones. A token is factual when it shares a character other than white space with one of them;
     under "first", only the first such token of each span is.
     """
-    solid = ~np.strings.isspace(np.frombuffer(text.encode("utf-32-le"), dtype="<U1"))
+    solid = solid_characters(text)
     if sub_tokens == "first":
         return _first_tokens(ends, solid=solid, spans=spans)
-    edges = np.zeros(len(text) + 1, dtype=np.int32)
-    np.add.at(edges, spans.starts, 1)
-    np.add.at(edges, spans.ends, -1)
-    marked = (np.cumsum(edges[:-1]) > 0) & solid
+    marked = covered(spans, len(text)) & solid
     count = np.concatenate([[0], np.cumsum(marked)])
     return count[ends] > count[starts]
+
+
+def solid_characters(text: str) -> np.ndarray:
+    """bool[characters]: those other than white space."""
+    return ~np.strings.isspace(np.frombuffer(text.encode("utf-32-le"), dtype="<U1"))
+
+
+def covered(spans: Spans, length: int) -> np.ndarray:
+    """bool[length]: the characters that lie in a span."""
+    edges = np.zeros(length + 1, dtype=np.int32)
+    np.add.at(edges, spans.starts, 1)
+    np.add.at(edges, spans.ends, -1)
+    return np.cumsum(edges[:-1]) > 0
 
 
 def _first_tokens(ends: np.ndarray, *, solid: np.ndarray, spans: Spans) -> np.ndarray:

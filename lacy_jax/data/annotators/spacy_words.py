@@ -22,6 +22,7 @@ import numpy as np
 
 from lacy_jax.config import AnnotateConfig
 from lacy_jax.data.annotators.language import unlike
+from lacy_jax.data.annotators.passages import passages
 from lacy_jax.data.annotators.subjects import CLEAR, scheme_of
 from lacy_jax.data.documents import Document, Spans, text_offset
 from lacy_jax.data.files import parse_json
@@ -242,14 +243,7 @@ def _shorten_runs(text: str) -> _Shown:
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:
     """Cuts a text into (offset, piece) that spaCy can parse: after an empty line, else a line, else a space."""
-    start = 0
-    while len(text) - start > _PIECE:
-        cuts = (text.rfind(mark, start + 1, start + _PIECE) for mark in ("\n\n", "\n", " "))
-        end = next((cut + 1 for cut in cuts if cut > 0), start + _PIECE)
-        yield start, text[start:end]
-        start = end
-    if start < len(text):
-        yield start, text[start:]
+    return passages(text, most=_PIECE, cuts=("\n\n", "\n", " "))
 
 
 def _batches(items: Iterable[_T], *, characters: Callable[[_T], int], limit: int) -> Iterator[list[_T]]:

@@ -1,0 +1,1 @@
+"""Marks that a partner makes: where it answers what the text says."""
