@@ -160,11 +160,35 @@ def _data(config: Config) -> Iterator[str]:
             f"config.corpus.biographies.documents: {world.documents} are too few for config.corpus.biographies.people "
             f"({world.people}), as each needs one; add --config.corpus.biographies.documents={world.people}"
         )
+    yield from _annotate(config)
     if annotate.annotator == "spans" and not annotate.spans_file:
         yield (
             "config.annotate.spans_file: the annotator spans needs the file with the spans; add "
             "--config.annotate.spans_file=FILE.jsonl"
         )
+
+
+def _annotate(config: Config) -> Iterator[str]:
+    corpus, annotate = config.corpus, config.annotate
+    folders = [each for each in annotate.of.split(",") if each.strip()]
+    if annotate.annotator == "judge" and not annotate.judge:
+        yield (
+            "config.annotate.judge: the annotator judge needs a server with OpenAI's interface; add "
+            "--config.annotate.judge=http://HOST:PORT/v1#MODEL"
+        )
+    if annotate.annotator == "links" and corpus.name != "jsonl":
+        yield (
+            "config.annotate.annotator: links reads marks of records of the corpus jsonl, but config.corpus.name is "
+            f"{corpus.name!r}; add --config.corpus.name=jsonl --config.corpus.files=FILES, or put the marks in a file "
+            "of their own (spans)"
+        )
+    if annotate.annotator in ("union", "intersection") and len(folders) < 2:
+        yield (
+            f"config.annotate.of: {annotate.annotator} needs two or more folders of annotated documents; add "
+            "--config.annotate.of=DIRECTORY_A,DIRECTORY_B"
+        )
+    if annotate.annotator == "partner" and len(folders) > 1:
+        yield f"config.annotate.of: the annotator partner takes one folder, got {len(folders)}"
 
 
 def _mesh(config: Config) -> Iterator[str]:

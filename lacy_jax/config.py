@@ -100,13 +100,27 @@ class CorpusConfig:
 class AnnotateConfig:
     """Who marks the facts. The rule (below) chooses among the marks later, when packing."""
 
-    annotator: str = setting("spacy", "Who marks: spacy, spans, oracle, or a package's (docs/adding.md).")
+    annotator: str = setting(
+        "spacy",
+        "Who marks: spacy, judge, partner, links, spans, union, intersection, oracle, or a package's "
+        "(docs/annotation.md).",
+    )
     spacy_model: Path = setting(
         "", "spacy: the model. Empty: the usual one of the corpus' language (docs/languages.md)."
     )
     spans_file: Path = setting(
         "", 'spans: a .jsonl file (also .gz, .zst) of {"id": ..., "spans": [[start, end, kind], ...]}.'
     )
+    judge: str = setting("", "judge: the server that is asked, http://HOST:PORT/v1#MODEL (docs/annotation.md).")
+    judge_body: str = setting("{}", "judge: JSON, further entries of each request; null leaves one out.")
+    max_requests: Count = setting(0, "judge: the most requests that one start sends. 0: any number.")
+    partner: str = setting("documents", "partner: who is asked what stands where, as in --partner (docs/partners.md).")
+    of: Paths = setting(
+        "",
+        "union, intersection: two or more folders of annotated documents, separated by commas. partner: one folder; "
+        "only where its marks begin is the partner asked.",
+    )
+    links_field: str = setting("links", "links: the field of the corpus jsonl with the marks; a.b for b within a.")
     oracle_precision: Annotated[float, Field(gt=0.0, le=1.0)] = setting(
         1.0,
         "oracle: the precision of its marks; below 1 some are wrong on purpose. It marks the words of every stated "

@@ -13,12 +13,14 @@ and optionally
     problems(settings) -> Iterator[str]         lines about missing files and the like, said before the start
     doubts(texts, settings) -> Iterator[str]    lines about documents that it may mark badly, said before it marks them;
                                                 texts: how some documents of the corpus begin
+    READS = ("corpus", "directory")             what `mark` and `fingerprint` are also given, by keyword: the
+                                                `CorpusConfig`, and the folder of prepared data, a str
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from lacy_jax.config import AnnotateConfig
+from lacy_jax.config import AnnotateConfig, Config, CorpusConfig, DataConfig
 from lacy_jax.data.documents import Document, Spans
 from lacy_jax.errors import DataError
 from lacy_jax.registry import Registry
@@ -30,7 +32,12 @@ ANNOTATORS = Registry(
     group="lacy_jax.annotators",
     built_in={
         "spacy": "lacy_jax.data.annotators.spacy_words",
+        "judge": "lacy_jax.evidence.judge_marks",
+        "partner": "lacy_jax.cascade.marks.partner",
+        "links": "lacy_jax.data.annotators.links",
         "spans": "lacy_jax.data.annotators.spans_file",
+        "union": "lacy_jax.data.annotators.stored:UNION",
+        "intersection": "lacy_jax.data.annotators.stored:INTERSECTION",
         "oracle": "lacy_jax.evidence.closed_world.world.oracle",
     },
     error=DataError,
@@ -38,13 +45,25 @@ ANNOTATORS = Registry(
 )
 
 
-def annotate_documents(documents: Iterable[Document], config: AnnotateConfig) -> Iterator[tuple[Document, Spans]]:
+def annotate_documents(
+    documents: Iterable[Document],
+    config: AnnotateConfig,
+    *,
+    corpus: CorpusConfig = Config.corpus,
+    directory: str = DataConfig.directory,
+) -> Iterator[tuple[Document, Spans]]:
     """Each document with its marks, in the order of `documents`, which are read as they are needed.
+
+    Args:
+        corpus: where the documents are from. directory: of prepared data.
 
     Raises:
         DataError: the annotator is missing or fails, or its marks do not fit the documents.
+        PartnerError, JudgeError: who is asked for the marks does not answer.
     """
-    marked: Iterator[tuple[Document, Spans]] = ANNOTATORS.load(config.annotator).mark(documents, config)
+    annotator = ANNOTATORS.load(config.annotator)
+    further = _read(annotator, corpus=corpus, directory=directory)
+    marked: Iterator[tuple[Document, Spans]] = annotator.mark(documents, config, **further)
     return marked
 
 
@@ -55,11 +74,19 @@ def annotator_doubts(texts: Sequence[str], config: AnnotateConfig) -> Iterator[s
         yield from annotator.doubts(texts, config)
 
 
-def annotator_fingerprint(config: AnnotateConfig) -> dict[str, Any]:
-    """What the marks depend on beside the text, as plain JSON values.
+def annotator_fingerprint(
+    config: AnnotateConfig, *, corpus: CorpusConfig = Config.corpus, directory: str = DataConfig.directory
+) -> dict[str, Any]:
+    """What the marks depend on beside the text, as plain JSON values. Arguments as for `annotate_documents`.
 
     Raises:
-        DataError: what it needs is missing.
+        DataError, PartnerError, JudgeError: what it needs is missing.
     """
-    own: dict[str, Any] = ANNOTATORS.load(config.annotator).fingerprint(config)
+    annotator = ANNOTATORS.load(config.annotator)
+    own: dict[str, Any] = annotator.fingerprint(config, **_read(annotator, corpus=corpus, directory=directory))
     return {"annotator": config.annotator} | own
+
+
+def _read(annotator: Any, **known: Any) -> dict[str, Any]:
+    """What the annotator is given beside its settings."""
+    return {name: known[name] for name in getattr(annotator, "READS", ())}

@@ -120,7 +120,8 @@ def source_fingerprint(config: Config) -> Fingerprint:
     """What the annotated documents depend on. How they are split matters to later stages, an entry of its own there."""
     with remembered_hashes(Path(config.data.directory)):
         corpus = {key: value for key, value in corpus_fingerprint(config.corpus).items() if key != "validation_share"}
-        return {"format": FORMAT, "corpus": corpus, "annotator": annotator_fingerprint(config.annotate)}
+        annotator = annotator_fingerprint(config.annotate, corpus=config.corpus, directory=config.data.directory)
+        return {"format": FORMAT, "corpus": corpus, "annotator": annotator}
 
 
 def _open_elsewhere(config: Config, *, tokenizer: TextTokenizer | None, progress: Progress) -> Prepared:
@@ -197,7 +198,12 @@ def _annotate(
             for line in annotator_doubts(read.beginnings, config.annotate):
                 logging.warning("%s", line)
             spool.seek(0)
-            marked = annotate_documents((Document(*json.loads(line)) for line in spool), config.annotate)
+            marked = annotate_documents(
+                (Document(*json.loads(line)) for line in spool),
+                config.annotate,
+                corpus=config.corpus,
+                directory=config.data.directory,
+            )
             datasets.write_annotated(
                 _counted(marked, stage="annotate", total=read.documents, progress=progress),
                 directory=Path(config.data.directory),

@@ -1,5 +1,6 @@
 """A judge on loopback that speaks chat completions, true to the interface, for tests: it knows what it is told."""
 
+import asyncio
 import collections
 import contextlib
 import socket
@@ -14,8 +15,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+HANG = Response()
 Answer = Callable[[str, int], str | Response]
-"""Of (prompt, how many times it came): the judge's words, or a whole response."""
+"""Of (prompt, how many times it came): the judge's words, or a whole response, or HANG: none while the client waits."""
 
 
 class JudgeServer:
@@ -38,6 +40,8 @@ class JudgeServer:
         self.headers.append(dict(request.headers))
         self.counts[prompt] += 1
         said = self.answer(prompt, self.counts[prompt])
+        while said is HANG and not await request.is_disconnected():
+            await asyncio.sleep(0.01)
         if isinstance(said, Response):
             return said
         choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}

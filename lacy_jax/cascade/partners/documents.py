@@ -5,6 +5,7 @@ over the words of the text's beginning and of its end gives a few passages; then
 against every position of each, and the best place's next word or phrase is the answer.
 """
 
+import copy
 import functools
 import math
 import sqlite3
@@ -130,21 +131,33 @@ class DocumentStore:
         rarity = math.log(self._size / (row[0] if row else 1)) / math.log(max(2, self._size))
         return min(1.0, max(0.05, rarity))
 
-    def search(self, text: str) -> list[Passage]:
-        """The passages that fit a text so far: those whose title its beginning names, then the best by bm25."""
+    def search(self, text: str, *, without: Document | None = None) -> list[Passage]:
+        """The passages that fit a text so far: those whose title its beginning names, then the best by bm25.
+
+        without: a document of which no passage is given, nor one that stands in it word for word.
+        """
+        if without is not None:
+            return self._search_without(text, without)
+        return self._search(text, CANDIDATES)
+
+    def _search_without(self, text: str, document: Document) -> list[Passage]:
+        own, most = full_text(document), CANDIDATES + sum(1 for _ in passages_of(document))
+        return [passage for passage in self._search(text, most) if passage.text not in own][: 2 * CANDIDATES]
+
+    def _search(self, text: str, most: int) -> list[Passage]:
         head, tail = terms_of(text[:HEAD_CHARACTERS]), terms_of(text[-TAIL_CHARACTERS:])
         titles = {" ".join(head[a : a + n]) for n in range(1, LONGEST_TITLE + 1) for a in range(len(head) - n + 1)}
         rows = self._connection.execute(
             f"SELECT id, title, text FROM passages WHERE folded_title IN ({','.join('?' * len(titles))})"
             " ORDER BY length(folded_title) DESC, id LIMIT ?",
-            (*sorted(titles), CANDIDATES),
+            (*sorted(titles), most),
         ).fetchall()
         terms = self._telling(head, HEAD_TERMS) + self._telling(tail, TAIL_TERMS)
         if terms:
             rows += self._connection.execute(
                 "SELECT id, passages.title, text FROM words JOIN passages ON passages.id = words.rowid"
                 " WHERE words MATCH ? ORDER BY bm25(words, ?, 1.0) LIMIT ?",
-                (match_query(dict.fromkeys(terms)), TITLE_WEIGHT, CANDIDATES),
+                (match_query(dict.fromkeys(terms)), TITLE_WEIGHT, most),
             ).fetchall()
         return [Passage(*row) for row in dict.fromkeys(rows)]
 
@@ -161,6 +174,13 @@ class Documents:
         self.name = name
         self._store, self._span = store, span
         self._units: dict[int, Units] = {}
+        self._left_out: Document | None = None
+
+    def without(self, document: Document) -> "Documents":
+        """The same partner, to whom one document is unknown: what it says of that text it has from others."""
+        other = copy.copy(self)
+        other._left_out = document
+        return other
 
     def complete(self, texts: Sequence[str]) -> list[str]:
         """The next word, mark or phrase of each text, "" where no passage fits or the best one ends there."""
@@ -171,7 +191,7 @@ class Documents:
         tail = units_of(text[-TAIL_CHARACTERS:], weight=self._store.weight)
         said = set(terms_of(text[:HEAD_CHARACTERS])) | set(tail.folded)
         found = []
-        for passage in self._store.search(text):
+        for passage in self._store.search(text, without=self._left_out):
             place = best_place(tail, self._units_of(passage), span=self._span)
             found.append(Found(passage, place, score=place.score + self._title_bonus(passage.title, said)))
         # Of equal places one that goes on wins: a long document's parts overlap.

@@ -20,6 +20,8 @@ MAX_PIECE_CHARACTERS = 200
 WARNING_SECONDS = 5.0
 FIRST_REST_SECONDS = 5.0  # how long a partner that is late twice in a row is left alone; doubled by each further time
 IDLE_SECONDS = 0.5  # how long the thread that asks waits for another question
+# Reasons of a partner's `failures` that lie in what it wrote: the same text would get no answer again.
+BROKEN, ENDLESS = "broken characters", "no end of the answer in sight"
 
 _log = logging.getLogger(__name__)
 

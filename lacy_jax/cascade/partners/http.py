@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from lacy_jax.cascade.partners import Wanted
-from lacy_jax.cascade.partners.guard import Clock
+from lacy_jax.cascade.partners.guard import BROKEN, ENDLESS, Clock
 from lacy_jax.cascade.remote.address import PARTNER, Address, parse_address
 from lacy_jax.cascade.remote.refusal import address_hint, may_pass, refusal, unreachable
 from lacy_jax.cascade.remote.rest import Rest
@@ -189,9 +189,9 @@ class HttpPartner:
             piece = complete_extent(written, span=span, ended=ended)
             if piece is not None:
                 if "\ufffd" in piece:
-                    raise Unanswered("broken characters")
+                    raise Unanswered(BROKEN)
                 return piece
-        raise Unanswered("no end of the answer in sight")
+        raise Unanswered(ENDLESS)
 
     async def _written(self, prompt: str, *, tokens: int, deadline: float) -> tuple[str, bool]:
         """What the server writes, by as many tries as it takes and time allows."""

@@ -5,6 +5,7 @@ prose without a template: every passage after its title and with an empty line a
 text.
 """
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 
@@ -12,6 +13,7 @@ from lacy_jax.cascade.partners import Partner, Wanted, documents, make_partner, 
 from lacy_jax.cascade.partners.documents import Documents, Found
 from lacy_jax.cascade.partners.http import fitted
 from lacy_jax.cascade.text.words import words_of
+from lacy_jax.data.documents import Document
 
 WORDS = 300  # of all passages together, at most, without their titles
 PASSAGE_WORDS = 100  # of a passage: those around the place at which the text goes on
@@ -47,6 +49,12 @@ class Reader:
         self._passages = max(1, words // PASSAGE_WORDS)
         if hasattr(writer, "warm_up"):  # a partner that has none is not waited for
             self.warm_up = self._warm_up
+
+    def without(self, document: Document) -> "Reader":
+        """The same partner, that does not read one document."""
+        other = copy.copy(self)
+        other._documents = self._documents.without(document)
+        return other
 
     @property
     def failures(self) -> Mapping[str, int]:

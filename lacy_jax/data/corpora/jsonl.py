@@ -27,13 +27,15 @@ def documents(corpus: CorpusConfig) -> Iterator[tuple[str, Document | LeftOut]]:
     Raises:
         DataError: a file is missing.
     """
+    for where, identity, record in records(corpus):
+        yield where, record if isinstance(record, LeftOut) else document_of(record, corpus, identity=identity)
+
+
+def records(corpus: CorpusConfig) -> Iterator[tuple[str, str, dict[str, Any] | LeftOut]]:
+    """Each line's place, the id of its document if it names none, and what stands on it. Raises as `documents`."""
     for file in _files(corpus):
         for where, record in json_lines(file.path):
-            if isinstance(record, LeftOut):
-                yield where, record
-            else:
-                line = where.rpartition(" ")[2]
-                yield where, document_of(record, corpus, identity=f"{file.name}:{line}")
+            yield where, f"{file.name}:{where.rpartition(' ')[2]}", record
 
 
 def fingerprint(corpus: CorpusConfig) -> dict[str, Any]:

@@ -41,6 +41,12 @@ _LATER = (
     ("training", "questions"),
     ("training", "questions_every"),
     ("corpus", "language"),
+    ("annotate", "judge"),
+    ("annotate", "judge_body"),
+    ("annotate", "max_requests"),
+    ("annotate", "partner"),
+    ("annotate", "of"),
+    ("annotate", "links_field"),
 )
 MAIN_BUDGET = 0.22  # of the intervals in it
 
