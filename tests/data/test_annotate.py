@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lacy_jax.config import AnnotateConfig, RuleConfig
 from lacy_jax.data.annotate import annotate_documents, annotator_fingerprint
+from lacy_jax.data.annotators import shown as shown_texts
 from lacy_jax.data.annotators import spacy_words
 from lacy_jax.data.annotators.spacy_words import SpacyMarker
 from lacy_jax.data.documents import Document, full_text
@@ -114,7 +115,7 @@ def test_every_relation_of_the_rule(marker, relation, modifier):
         deps=[modifier, modifier, relation, "prep", "pobj", "ROOT"],
         pos=["PROPN", "PROPN", "PROPN", "ADP", "PROPN", "VERB"],
     )
-    shown = spacy_words._shorten_runs(parsed.text)
+    shown = shown_texts.shorten_runs(parsed.text)
     assert marker._table(parsed, shown=shown, offset=0)[:, 6].tolist() == [1, 1, 1, 0, 0, 0]
 
 
@@ -159,8 +160,8 @@ def test_white_space_is_never_marked(marker):
 def test_long_texts_are_cut_between_words(marker, monkeypatch, separator):
     text = separator.join(["He visited Paris in 1999.", "She left Oslo for Rome."] * 8)
     whole = as_plain(marker.mark([document(text, title="T")])[0])
-    monkeypatch.setattr(spacy_words, "_PIECE", 120)
-    pieces = list(spacy_words._pieces(text))
+    monkeypatch.setattr(shown_texts, "_PIECE", 120)
+    pieces = list(shown_texts.pieces_of(text))
     assert len(pieces) > 2
     assert "".join(piece for _, piece in pieces) == text
     assert all(text.startswith(piece, offset) and len(piece) <= 120 for offset, piece in pieces)
@@ -210,14 +211,14 @@ def test_words_beside_a_long_run_of_symbols_are_marked_as_if_spacy_saw_all_of_it
         return [row for row in rows if row[0] not in inside]
 
     shown = marker.mark([document(text)])[0]
-    monkeypatch.setattr(spacy_words, "_LONG_RUN", re.compile("(?!)"))
+    monkeypatch.setattr(shown_texts, "_LONG_RUN", re.compile("(?!)"))
     assert outside(shown) == outside(marker.mark([document(text)])[0])
 
 
 @given(st.lists(st.sampled_from(["a", " ", "!" * 150, "(" * 500, "b c", "_" * 201, "-" * 200, "'s" * 300])))
 def test_offsets_in_a_shortened_text_lead_back(parts):
     text = "".join(parts)
-    shown = spacy_words._shorten_runs(text)
+    shown = shown_texts.shorten_runs(text)
     at = np.arange(len(shown.text), dtype=np.uint64)
     starts, ends = shown.start_in_text(at), shown.end_in_text(at + np.uint64(1))
     assert "".join(text[start] for start in starts) == shown.text

@@ -10,11 +10,9 @@ import importlib.util
 import itertools
 import multiprocessing
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +20,7 @@ import numpy as np
 
 from lacy_jax.config import AnnotateConfig
 from lacy_jax.data.annotators.language import unlike
-from lacy_jax.data.annotators.passages import passages
+from lacy_jax.data.annotators.shown import Shown, pieces_of, shorten_runs
 from lacy_jax.data.annotators.subjects import CLEAR, scheme_of
 from lacy_jax.data.documents import Document, Spans, text_offset
 from lacy_jax.data.files import parse_json
@@ -35,11 +33,6 @@ _UNREAD = ("lemmatizer", "trainable_lemmatizer", "senter", "entity_linker", "tex
 _ENTITIES = ("ner", "entity_ruler")  # parts that find entities
 _TAGGERS = ("tagger", "morphologizer")  # parts that find proper nouns and numbers
 
-_PIECE = 50_000  # characters that spaCy parses at once; longer texts are cut, between paragraphs where it can be
-# spaCy takes symbols off a word's ends one by one and reads the rest anew after each: quadratic in their number.
-_LONGEST_RUN = 200  # symbols on end that it is shown; of a longer run, half of them at either end
-# With the letters that it takes off together with a symbol: US$US$, 's's.
-_LONG_RUN = re.compile(rf"(?:(?:US|[AC])?(?:[^\w\s]|_)s?){{{_LONGEST_RUN + 1},}}")
 _GROUP = 20_000  # characters in one batch of spaCy's
 _BATCH = 100_000  # characters that a worker is given at once
 _LIFETIME = 20_000_000  # characters that a worker marks before it is replaced: spaCy's string store only grows
@@ -171,16 +164,16 @@ class SpacyMarker:
 
         Only `text` is searched; the words of the title count as mentioned before.
         """
-        pieces = [(nth, *piece) for nth, document in enumerate(documents) for piece in _pieces(document.text)]
+        pieces = [(nth, *piece) for nth, document in enumerate(documents) for piece in pieces_of(document.text)]
         tables: list[list[np.ndarray]] = [[] for _ in documents]
         for group in _batches(pieces, characters=lambda piece: len(piece[2]), limit=_GROUP):
-            shown = [_shorten_runs(text) for _, _, text in group]
+            shown = [shorten_runs(text) for _, _, text in group]
             docs = self._nlp.pipe([each.text for each in shown], batch_size=len(shown))
             for (nth, offset, _), own, doc in zip(group, shown, docs, strict=True):
                 tables[nth].append(self._table(doc, shown=own, offset=offset))
         return [self._spans(document, table) for document, table in zip(documents, tables, strict=True)]
 
-    def _table(self, doc: Any, *, shown: "_Shown", offset: int) -> np.ndarray:
+    def _table(self, doc: Any, *, shown: Shown, offset: int) -> np.ndarray:
         """uint64[words, 7]: start, end, lower-cased form, white space?, part of speech, entity, part of a subject?"""
         start, length, lower, space, pos, entity, relation, head = doc.to_array(self._columns).T
         # Climb from modifier to head, doubling the step, until every word has reached what it belongs to.
@@ -196,7 +189,7 @@ class SpacyMarker:
     def _spans(self, document: Document, tables: list[np.ndarray]) -> Spans:
         empty = np.empty((0, 7), np.uint64)
         start, end, lower, space, pos, entity, subject = np.concatenate([empty, *tables]).T
-        title = self._nlp.make_doc(_shorten_runs(document.title).text).to_array(["LOWER"]).reshape(-1)
+        title = self._nlp.make_doc(shorten_runs(document.title).text).to_array(["LOWER"]).reshape(-1)
         repeated = np.ones(len(title) + len(lower), bool)
         repeated[np.unique(np.concatenate([title, lower]), return_index=True)[1]] = False
         keep = ((entity != 0) | np.isin(pos, self._names)) & (space == 0)
@@ -209,41 +202,6 @@ class SpacyMarker:
             subject=subject[keep].astype(bool),
             repeated=repeated[len(title) :][keep],
         )
-
-
-@dataclass(frozen=True, eq=False)
-class _Shown:
-    """A text as spaCy is shown it, without the middles of long runs of symbols.
-
-    cuts: uint64[N], the characters of `text` before which something is missing, ascending.
-    missing: uint64[N + 1], how many characters are missing before the first of them, up to it, up to the second, ...
-    """
-
-    text: str
-    cuts: np.ndarray
-    missing: np.ndarray
-
-    def start_in_text(self, starts: np.ndarray) -> np.ndarray:
-        return starts + self.missing[np.searchsorted(self.cuts, starts, side="right")]
-
-    def end_in_text(self, ends: np.ndarray) -> np.ndarray:
-        return ends + self.missing[np.searchsorted(self.cuts, ends, side="left")]
-
-
-def _shorten_runs(text: str) -> _Shown:
-    kept, cuts, missing, last = [], [], [0], 0
-    for run in _LONG_RUN.finditer(text):
-        first, end = run.start() + _LONGEST_RUN // 2, run.end() - _LONGEST_RUN // 2
-        kept.append(text[last:first])
-        cuts.append(first - missing[-1])
-        missing.append(missing[-1] + end - first)
-        last = end
-    return _Shown("".join([*kept, text[last:]]), np.array(cuts, np.uint64), np.array(missing, np.uint64))
-
-
-def _pieces(text: str) -> Iterator[tuple[int, str]]:
-    """Cuts a text into (offset, piece) that spaCy can parse: after an empty line, else a line, else a space."""
-    return passages(text, most=_PIECE, cuts=("\n\n", "\n", " "))
 
 
 def _batches(items: Iterable[_T], *, characters: Callable[[_T], int], limit: int) -> Iterator[list[_T]]:
