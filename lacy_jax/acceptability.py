@@ -102,6 +102,11 @@ def _own_data(slm: "LoadedModel", given: Given, *, reporter: "Reporter") -> "Pre
     from lacy_jax.data.prepare import prepare
 
     config = slm.config
+    if config.data.mixture:
+        raise DataError(
+            f"the checkpoint {given.checkpoint} was trained on a mixture, and what is judged are texts of one corpus: "
+            "give another checkpoint"
+        )
     name = config.corpus.name
     if name not in (*EMBEDDED, *OF_FILES) and given.corpus != name:
         raise ConfigError(

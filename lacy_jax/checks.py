@@ -141,6 +141,8 @@ def _objective(config: Config) -> Iterator[str]:
 def _data(config: Config) -> Iterator[str]:
     corpus, annotate = config.corpus, config.annotate
     yield from language_problems(config)
+    if config.data.packed and config.data.mixture:
+        yield "config.data.packed: config.data.mixture names the datasets of this run; add --config.data.packed="
     files = {
         "jsonl": ("paths or globs of .jsonl or .json files (also .gz, .zst)", "FOLDER/*.jsonl"),
         "parquet": ("paths or globs of .parquet files", "FOLDER/*.parquet"),

@@ -157,6 +157,11 @@ class DataConfig:
 
     directory: Path = setting("runs/data", "The folder of prepared data; what is missing is prepared there.")
     packed: Path = setting("", "A packed dataset made elsewhere, its TFDS version folder, in place of the corpus.")
+    mixture: str = setting(
+        "",
+        "Several packed datasets in place of one, NAME:WEIGHTS:FOLDER,..., with weights that may change over the run "
+        "(docs/mixtures.md).",
+    )
     batch_size: Positive = setting(112, "Windows in a batch, over all devices.")
     seed: Count = setting(0, "Seed of the order in which windows are read.")
 

@@ -87,7 +87,7 @@ def _run(given: Given, *, workdir: str, reporter: "Reporter", goodput: "Goodput"
 
     from lacy_jax.cascade.partners import describe_partner
     from lacy_jax.console import duration
-    from lacy_jax.data.marks import describe_marks
+    from lacy_jax.data.marks import say_marks
     from lacy_jax.data.prepare import prepare
     from lacy_jax.evidence.run_report.report import make_sample_partner, report_run
     from lacy_jax.training.announce import describe_long_run
@@ -98,7 +98,8 @@ def _run(given: Given, *, workdir: str, reporter: "Reporter", goodput: "Goodput"
         reporter.say(long)
     prepared = prepare(config, tokenizer=given.tokenizer, progress=reporter.update)
     reporter.finish()
-    reporter.say(f"marked by   {describe_marks(prepared)}")
+    for line in say_marks(prepared):
+        reporter.say(line)
     # One that cannot be made ends a run before its first step.
     if jax.process_count() == 1 and make_sample_partner(config, prepared=prepared) is not None:
         reporter.say(

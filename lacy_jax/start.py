@@ -15,7 +15,7 @@ def preparing_problems(config: Config) -> Iterator[str]:
 
     yield from data_problems(config)
     directory = config.data.directory
-    problem = unwritable(directory) if is_bucket(directory) or not config.data.packed else ""
+    problem = unwritable(directory) if is_bucket(directory) or not (config.data.packed or config.data.mixture) else ""
     if problem:
         yield f"config.data.directory={directory}: {problem}"
 

@@ -16,6 +16,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # a worker, or a command that
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+import dataclasses
 import logging
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ import filelock
 import pytest
 
 from lacy_jax.config import (
+    AnnotateConfig,
+    BiographiesConfig,
     Config,
     CorpusConfig,
     DataConfig,
@@ -97,6 +100,23 @@ def small_config(shared: Path) -> Config:
 @pytest.fixture(scope="session")
 def small_data(small_config: Config) -> Prepared:
     return prepare(small_config)
+
+
+@pytest.fixture(scope="session")
+def small_mixture(small_config: Config, small_data: Prepared) -> Config:
+    """`small_config` on a mixture: its own data, `people` from half the run on, and `few`, which is only validated."""
+    tokenizer = TokenizerConfig(path=str(small_data.packed.directory / "tokenizer.model"))
+    folders = [small_data.packed.directory]
+    for seed in (0, 1):
+        world = CorpusConfig(
+            name="biographies", biographies=BiographiesConfig(people=8, documents=16, seed=seed), validation_share=0.2
+        )
+        oracle = AnnotateConfig(annotator="oracle")
+        own = dataclasses.replace(small_config, corpus=world, annotate=oracle, tokenizer=tokenizer)
+        folders.append(prepare(own).packed.directory)
+    parts = zip(("articles", "people", "few"), ("1", "0@0.5..1@0.5..3", "0"), folders, strict=True)
+    mixture = ",".join(f"{name}:{weights}:{folder}" for name, weights, folder in parts)
+    return dataclasses.replace(small_config, data=dataclasses.replace(small_config.data, mixture=mixture))
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,7 @@ ELSEWHERE = {
     "buckets.md": "tests/test_buckets.py",
     "faults.md": "tests/benchmarks",
     "launch.md": "tests/launch",
+    "mixtures.md": "tests/training/test_mixtures.py",
     "measuring.md": "tests/evidence/test_harness.py",
     "performance.md": "tests/benchmarks",
     "serving.md": "test_the_server_starts",
@@ -118,13 +119,13 @@ def test_the_first_command_runs(
         assert run_door(command, extra) == 0
 
 
-# What trains, but for commands that are not whole and the one on texts of one's own.
+# What trains, but for commands that are not whole (`...`, HASH) and the one on texts of one's own.
 TRAINING = {
     str(command): command
     for page in PAGES
     for command in shell_commands(page)
     if command.module == "lacy_jax.main" and command not in FIRST.values()
-    if not re.search(r"\.\.\.|corpus\.files=", str(command))
+    if not re.search(r"\.\.\.|-HASH/|corpus\.files=", str(command))
 }
 
 

@@ -18,12 +18,14 @@ class Batch(Generic[Array]):
     tokens: int32[B, T + 1]. factual: bool[B, T + 1], of the tokens themselves.
     starts: int32[B, T + 1], the place in its row where each token's document starts (see `document_starts`).
     lengths: int32[B], real tokens in each row; the rest is padding.
+    sources: int32[B], of a training batch of a mixture: the dataset of each row (`mixing.Mixed`).
     """
 
     tokens: Array
     factual: Array
     starts: Array
     lengths: Array
+    sources: Array | None = None
 
     @property
     def inputs(self) -> Array:

@@ -8,6 +8,7 @@ from lacy_jax.config import Config
 from lacy_jax.data.annotate import ANNOTATORS
 from lacy_jax.data.corpus import CORPORA
 from lacy_jax.data.documents import Document, full_text, split_of
+from lacy_jax.data.mixture import mixture_problems
 from lacy_jax.data.tokenizer import TextTokenizer, train_tokenizer
 from lacy_jax.errors import DataError, did_you_mean
 from lacy_jax.folders import unreadable
@@ -23,6 +24,9 @@ def data_problems(config: Config) -> Iterator[str]:
 
     A corpus or an annotator may add to it: its function `problems`, of the same settings, gives further lines.
     """
+    if config.data.mixture:
+        yield from mixture_problems(config)
+        return
     if config.data.packed:
         if problem := unreadable(config.data.packed):
             yield f"config.data.packed={config.data.packed}: {problem}"

@@ -2,24 +2,15 @@
 
 import collections
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
-import grain
 import numpy as np
 
 from lacy_jax.data.batch import Batch
+from lacy_jax.data.mixing import Mixed, Windows, shuffled
 from lacy_jax.errors import DataError
-
-
-class Windows(Protocol):
-    """Records of a window by number, as those of a `PackedSource`."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
-
 
 Rows = Sequence[int] | np.ndarray  # numbers of rows of a batch
 
@@ -40,7 +31,9 @@ def batch_at(source: Windows, step: int, *, batch_size: int, seed: int, rows: Ro
 def batch_windows(source: Windows, step: int, *, batch_size: int, seed: int, rows: Rows | None = None) -> list[int]:
     """The numbers of the windows that `batch_at` reads, row by row; raises as it does."""
     chosen = _chosen(source, rows, batch_size=batch_size)
-    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    if isinstance(source, Mixed):
+        return source.batch_windows(step, batch_size=batch_size, seed=seed, rows=chosen)
+    order = shuffled(len(source), seed=seed)
     return [int(order[step * batch_size + row]) for row in chosen]
 
 
@@ -65,21 +58,29 @@ def prefetch(
     seed: int,
     rows: Rows | None = None,
     depth: int = 2,
-) -> Iterator[Batch[np.ndarray]]:
+    place: Callable[[Batch[np.ndarray]], Any] = lambda batch: batch,
+) -> Iterator[Any]:
     """Batches `start_step`, `start_step + 1`, ... without end, `depth` of them read ahead in a thread.
 
     An exception of the thread is raised here, at its batch. Closing the iterator, or dropping it, ends the thread.
+
+    Args:
+        place: called in the thread with each batch; what it gives is given here. It puts batches on devices.
     """
     chosen = _chosen(source, rows, batch_size=batch_size)
-    return _read_ahead(source, start_step, depth=depth, batch_size=batch_size, seed=seed, rows=chosen)
+    return _read_ahead(
+        lambda step: place(batch_at(source, step, batch_size=batch_size, seed=seed, rows=chosen)),
+        start_step,
+        depth=depth,
+    )
 
 
-def _read_ahead(source: Windows, start_step: int, *, depth: int, **place: Any) -> Iterator[Batch[np.ndarray]]:
+def _read_ahead(read: Callable[[int], Any], start_step: int, *, depth: int) -> Iterator[Any]:
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
-    pending: collections.deque[Future[Batch[np.ndarray]]] = collections.deque()
+    pending: collections.deque[Future[Any]] = collections.deque()
     try:
         for step in itertools.count(start_step):
-            pending.append(executor.submit(batch_at, source, step, **place))
+            pending.append(executor.submit(read, step))
             if len(pending) > depth:
                 yield pending.popleft().result()
     finally:
@@ -92,6 +93,7 @@ def _collate(records: Sequence[dict[str, Any]]) -> Batch[np.ndarray]:
         factual=np.stack([record["factual"] for record in records]),
         starts=np.stack([record["starts"] for record in records]),
         lengths=np.array([record["length"] for record in records], np.int32),
+        sources=np.array([record["source"] for record in records], np.int32) if "source" in records[0] else None,
     )
 
 

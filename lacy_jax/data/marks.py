@@ -15,6 +15,13 @@ EXAMPLES = 8
 _SEARCHED = 64  # documents in which examples are looked for
 
 
+def say_marks(prepared: Prepared) -> list[str]:
+    """The lines about who marked, one for each dataset."""
+    if not prepared.parts:
+        return [f"marked by   {describe_marks(prepared)}"]
+    return [f"marked by   {name}: {describe_marks(part)}" for name, part in prepared.parts.items()]
+
+
 def describe_marks(prepared: Prepared) -> str:
     """One line: "en_core_web_sm 3.8.0: 14.3% factual: Warsaw (GPE), 1867 (DATE), ..."."""
     annotator = prepared.fingerprint["annotator"]

@@ -1,12 +1,13 @@
 """Where the rows of a training batch come from: how their texts begin, and the documents in their windows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from lacy_jax.config import DataConfig
 from lacy_jax.data.documents import split_of
 from lacy_jax.data.loader import batch_windows
+from lacy_jax.data.mixing import Mixed
 from lacy_jax.data.pack import Progress
 from lacy_jax.data.prepared import Prepared
 
@@ -35,7 +36,36 @@ def window_documents(prepared: Prepared, windows: Iterable[int], *, progress: Pr
     Raises:
         DataError: the annotated documents are not there.
     """
-    numbers = _document_numbers(prepared, frozenset(windows), progress=progress)
+    if not isinstance(prepared.train, Mixed):
+        return _window_documents(prepared, frozenset(windows), progress=progress)
+    found: dict[int, list[str]] = {}
+    for name, part, own in _by_dataset(prepared, prepared.train, windows):
+        ids = _window_documents(part, frozenset(own), progress=progress)
+        found |= {number: [f"{name}: {each}" for each in ids[window]] for window, number in own.items()}
+    return found
+
+
+def window_name(prepared: Prepared, window: int) -> str:
+    """`window 12`, of a mixture `web window 12`: the number that the window has in its own dataset."""
+    if not isinstance(prepared.train, Mixed):
+        return f"window {window}"
+    source, own = prepared.train.locate(window)
+    return f"{prepared.train.names[source]} window {own}"
+
+
+def _by_dataset(
+    prepared: Prepared, train: Mixed, windows: Iterable[int]
+) -> Iterator[tuple[str, Prepared, dict[int, int]]]:
+    """Each dataset that has some of the windows, and of these {number in the dataset: number in the mixture}."""
+    found: dict[int, dict[int, int]] = {}
+    for number in windows:
+        source, window = train.locate(number)
+        found.setdefault(source, {})[window] = number
+    return ((train.names[source], prepared.parts[train.names[source]], own) for source, own in found.items())
+
+
+def _window_documents(prepared: Prepared, windows: frozenset[int], *, progress: Progress) -> dict[int, list[str]]:
+    numbers = _document_numbers(prepared, windows, progress=progress)
     last, share = max(max(each, default=-1) for each in numbers.values()), prepared.fingerprint["validation_share"]
     ids: list[str] = []
     for document in prepared.documents():

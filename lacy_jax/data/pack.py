@@ -18,6 +18,7 @@ from lacy_jax.data.batch import document_starts
 from lacy_jax.data.datasets import Fingerprint, Record, Shard, Statistics
 from lacy_jax.data.documents import Document, Spans, Split, full_text, split_of
 from lacy_jax.data.factual import factual_tokens, select_spans
+from lacy_jax.data.mixing import Windows
 from lacy_jax.data.read_tokenizer import tokenizer_of_file
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import DataError
@@ -201,8 +202,8 @@ class Packed:
     directory: Path
     fingerprint: Fingerprint
     statistics: Statistics
-    train: PackedSource
-    validation: PackedSource
+    train: Windows
+    validation: Windows
     tokenizer: TextTokenizer
 
 
@@ -226,7 +227,8 @@ def open_packed(directory: str | Path, *, expected: Fingerprint | None = None) -
         lines = "\n  ".join(differing)
         raise DataError(
             f"{directory} is another dataset than the config describes:\n  {lines}\n"
-            "Change the config, or name another config.data.packed (empty: what is missing is prepared)."
+            "Change the config, or name another folder in config.data.packed or config.data.mixture (both empty: what "
+            "is missing is prepared)."
         )
     return Packed(
         directory=Path(directory),

@@ -43,6 +43,7 @@ from lacy_jax.data.datasets import AnnotatedSource, Fingerprint
 from lacy_jax.data.documents import Document, full_text, split_of
 from lacy_jax.data.files import parse_json, remembered_hashes, write_whole
 from lacy_jax.data.left_out import leave_out, left_out_beside, say_left_out
+from lacy_jax.data.mixture import open_mixture
 from lacy_jax.data.pack import (
     TOKENIZER_FILE,
     Progress,
@@ -50,11 +51,11 @@ from lacy_jax.data.pack import (
     open_packed,
     write_packed,
 )
-from lacy_jax.data.prepared import Prepared, annotated_directory
+from lacy_jax.data.prepared import Prepared, annotated_directory, open_elsewhere
 from lacy_jax.data.read_tokenizer import tokenizer_of_file
 from lacy_jax.data.tokenizer import TextTokenizer, train_tokenizer
 from lacy_jax.errors import DataError
-from lacy_jax.folders import local_copy, writing
+from lacy_jax.folders import writing
 
 FINGERPRINT_FILE = "fingerprint.json"  # beside a tokenizer that was trained here
 FORMAT = 1  # of all folders; raise it when what the same settings give changes
@@ -68,7 +69,7 @@ def prepare(
     tokenizer: TextTokenizer | None = None,
     progress: Progress = lambda _stage, _done, _total: None,
 ) -> Prepared:
-    """Makes what is missing of what `config` needs, and opens it; with `config.data.packed`, only opens that.
+    """Makes what is missing of what `config` needs, and opens it; only opens `config.data.packed` or `mixture`.
 
     The corpus is read once, and only where its documents are not annotated yet. Its files are hashed only where their
     size or time of change is another than in `files.json`, which lies beside the prepared data.
@@ -81,7 +82,7 @@ def prepare(
         DataError: the corpus, a spans file or a tokenizer cannot be read, or the dataset named is another one.
         StorageError: the disk is full, or the dataset named lies in a bucket and cannot be copied.
     """
-    if config.data.packed:
+    if config.data.packed or config.data.mixture:
         return _open_elsewhere(config, tokenizer=tokenizer, progress=progress)
     root = Path(config.data.directory)
     source = source_fingerprint(config)
@@ -125,20 +126,18 @@ def source_fingerprint(config: Config) -> Fingerprint:
 
 
 def _open_elsewhere(config: Config, *, tokenizer: TextTokenizer | None, progress: Progress) -> Prepared:
-    """The dataset of `config.data.packed`, copied first where it lies in a bucket.
+    """The dataset of `config.data.packed`, or those of `config.data.mixture`.
 
-    All that can be checked without its corpus must fit the config.
+    All that can be checked without their corpora must fit the config.
     """
     expected: Fingerprint = {"rule": dataclasses.asdict(config.rule), "window": config.model.context}
     if tokenizer is None and config.tokenizer.path:
         tokenizer = tokenizer_of_file(config.tokenizer.path)
     if tokenizer is not None:
         expected["tokenizer"] = tokenizer.fingerprint
-    # Batches read records at random, one at a time: from a bucket, each would be a request.
-    directory = local_copy(config.data.packed, progress=progress)
-    packed = open_packed(directory, expected=expected)
-    root = directory.absolute().parent.parent.parent
-    return Prepared(packed=packed, annotated_directory=annotated_directory(root, packed.fingerprint))
+    if config.data.mixture:
+        return open_mixture(config, expected=expected, progress=progress)
+    return open_elsewhere(config.data.packed, expected=expected, progress=progress)
 
 
 # What each stage depends on, and where it lies.

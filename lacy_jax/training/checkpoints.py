@@ -39,6 +39,7 @@ _BINDING = ("model", "objective", "optimizer", "data", "training.seed", "trainin
 # Of those, what only says where things lie or how fast they are done.
 _FREE = (
     "data.directory",
+    "data.mixture",
     "data.packed",
     "model.attention",
     "model.initial",
@@ -277,13 +278,23 @@ def _refuse_other_run(meta: dict[str, Any], config: Config, *, data: Any, folder
     differing = [
         f"config.{name}: here {ours[name]!r}, there {theirs[name]!r}" for name in binding if ours[name] != theirs[name]
     ]
-    if meta["data"] != data or read_tokenizer(meta, folder=folder).fingerprint != data["tokenizer"]:
+    same_tokenizer = read_tokenizer(meta, folder=folder).fingerprint == data["tokenizer"]
+    if not same_tokenizer or _without_shares(meta["data"]) != _without_shares(data):
         differing.append("the prepared data (corpus, annotator, rule, tokenizer or window length) is another")
+    elif meta["data"] != data:
+        differing.append(
+            f"config.data.mixture: the shares of the datasets are others, by step: here {data['shares']}, there "
+            f"{meta['data']['shares']} (of another budget, write places as steps: docs/mixtures.md)"
+        )
     if differing:
         raise CheckpointError(
             f"{folder} was made by a run with other settings; give this run another --workdir, or the old settings:\n  "
             + "\n  ".join(differing)
         )
+
+
+def _without_shares(data: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name != "shares"}
 
 
 def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

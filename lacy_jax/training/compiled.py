@@ -61,4 +61,5 @@ def _empty_batch(config: Config) -> Batch[jax.Array]:
         factual=jnp.zeros((rows, length), jnp.bool),
         starts=jnp.zeros((rows, length), jnp.int32),
         lengths=jnp.zeros(rows, jnp.int32),
+        sources=jnp.zeros(rows, jnp.int32) if config.data.mixture else None,
     )

@@ -10,7 +10,7 @@ from lacy_jax import objective
 from lacy_jax.config import Config
 from lacy_jax.data.batch import Batch
 from lacy_jax.data.loader import window_batch
-from lacy_jax.data.pack import PackedSource
+from lacy_jax.data.mixing import Windows
 from lacy_jax.model import decoder
 from lacy_jax.model.precision import product_precision
 from lacy_jax.runtime import sharding
@@ -23,7 +23,11 @@ def place_batch(batch: Batch[np.ndarray], mesh: Mesh, *, batch_size: int) -> Bat
     """This host's rows (`sharding.process_rows`) as global arrays of `batch_size` rows, split over the mesh."""
     put = functools.partial(sharding.place_rows, mesh, batch_size=batch_size)
     return Batch(
-        tokens=put(batch.tokens), factual=put(batch.factual), starts=put(batch.starts), lengths=put(batch.lengths)
+        tokens=put(batch.tokens),
+        factual=put(batch.factual),
+        starts=put(batch.starts),
+        lengths=put(batch.lengths),
+        sources=None if batch.sources is None else put(batch.sources),
     )
 
 
@@ -86,7 +90,7 @@ class Evaluator:
     def __call__(
         self,
         params: decoder.Params,
-        source: PackedSource,
+        source: Windows,
         *,
         step: jax.Array,
         reference: Reference | None = None,

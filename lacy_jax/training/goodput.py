@@ -75,11 +75,20 @@ class Goodput:
         self.seconds["lost"] += max(0.0, sum(every.values()) - sum(kept.values()))
 
     def record(self) -> dict[str, float]:
-        """`seconds/<kind>` up to now, their sum `seconds/wall`, and `share`: of it, what was spent on steps."""
+        """`seconds/<kind>` up to now, their sum `seconds/wall`, and two shares.
+
+        share: of the sum, what was spent on steps. loader_share: of the time of steps with their batches, what was
+        spent on waiting for the batches.
+        """
         self._turn(self._kind)
         wall = sum(self.seconds.values())
         record = {f"seconds/{kind}": spent for kind, spent in self.seconds.items()}
-        return record | {"seconds/wall": wall, "share": self.seconds["step"] / wall if wall > 0 else 0.0}
+        step, data = self.seconds["step"], self.seconds["data"]
+        return record | {
+            "seconds/wall": wall,
+            "share": step / wall if wall > 0 else 0.0,
+            "loader_share": data / (step + data) if data > 0 else 0.0,
+        }
 
     def _turn(self, kind: Kind) -> None:
         now = self._now()

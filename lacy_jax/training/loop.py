@@ -8,6 +8,7 @@ was.
 
 import contextlib
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -20,7 +21,10 @@ from lacy_jax.config import Config
 from lacy_jax.config_dict import config_from_dict, config_to_dict
 from lacy_jax.console import Reporter, duration
 from lacy_jax.data.loader import prefetch
+from lacy_jax.data.mixing import in_turn
+from lacy_jax.data.mixture import describe_mixture
 from lacy_jax.data.prepared import Prepared
+from lacy_jax.data.weights import trained_names
 from lacy_jax.errors import CheckpointError, NotFiniteError
 from lacy_jax.measures.finite import all_finite
 from lacy_jax.model import decoder
@@ -40,6 +44,7 @@ from lacy_jax.training.questions import QuestionEvaluator
 from lacy_jax.training.reference import load_reference
 from lacy_jax.training.run import Run
 from lacy_jax.training.run_log import RunLog
+from lacy_jax.training.sources import together
 from lacy_jax.training.state import TrainState, new_state, state_shardings
 from lacy_jax.training.stopping import Stops, stop_requests
 from lacy_jax.training.watchdog import Watchdog
@@ -82,8 +87,9 @@ def train(
     batch_size, microbatches = config.data.batch_size, config.training.microbatches
     mesh = sharding.make_mesh(config.mesh, batch_size=batch_size, microbatches=microbatches)
     # Where data lies may differ from machine to machine, what it is may not.
-    settings = dataclasses.replace(config, data=dataclasses.replace(config.data, directory="", packed=""))
-    distributed.check_agreement("settings or prepared data", [config_to_dict(settings), prepared.fingerprint])
+    settings = dataclasses.replace(config, data=dataclasses.replace(config.data, directory="", packed="", mixture=""))
+    fingerprints = [prepared.fingerprint, *(part.fingerprint for part in prepared.parts.values())]
+    distributed.check_agreement("settings or prepared data", [config_to_dict(settings), fingerprints])
     distributed.check_one_folder(workdir)
     vocab = decoder.padded_vocab(prepared.tokenizer.vocab_size)
     goodput = goodput or Goodput()
@@ -102,7 +108,8 @@ def train(
                     take_step = compile_train_step(
                         config, vocab=vocab, call_id=run.call_id, mesh=mesh, reference=reference
                     )
-                for line in describe_run(config, vocab=vocab, mesh=mesh, state=state, step=take_step):
+                said = describe_run(config, vocab=vocab, mesh=mesh, state=state, step=take_step)
+                for line in [*said, *describe_mixture(config, prepared)]:
                     reporter.say(line)
                 profiler = Profiler(profile if jax.process_index() == 0 else None, folder=f"{workdir}/{PROFILE_FOLDER}")
                 return _loop(run, state, meta, workdir=workdir, take_step=take_step, stops=stops, profiler=profiler)
@@ -177,8 +184,7 @@ def _loop(
             if finished or step % training.evaluate_every == 0:
                 watchdog.watch("validation after step", step)
                 log.flush()
-                record, found = _validate(run, state, evaluate)
-                log.write(record, step, "validation")
+                record, found = _validate(run, state, evaluate, log=log, step=step)
                 scores, validated = found or scores, step
             _answer(run, state, log, step=step, last=finished, watchdog=watchdog)
             if finished or step % training.checkpoint_every == 0:
@@ -200,19 +206,33 @@ def _account(run: Run, log: RunLog, *, first: int, step: int, profiler: Profiler
         run.checkpoints.wait()
     spent = log.account(step)
     run.reporter.say(f"time        {duration(spent['seconds/wall'])}: {describe(spent)}")
+    run.reporter.say(f"loader      a step waits for its batch in {spent['loader_share']:.1%} of its time")
     if profiler.state == "done":
         run.reporter.say(f"profile     {profiler.folder}")
     elif profiler.state == "waiting":
         run.reporter.say(f"profile     none: this start took the steps {first + 1:,} to {step:,}")
 
 
-def _validate(run: Run, state: TrainState, evaluate: Evaluator) -> tuple[dict[str, float], list[float]]:
-    """The record of a validation, and quantiles of its finite call scores, ascending; [] where it has none."""
+def _validate(
+    run: Run, state: TrainState, evaluate: Evaluator, *, log: RunLog, step: int
+) -> tuple[dict[str, float], list[float]]:
+    """The record of a validation, and quantiles of its finite call scores, ascending; [] where it has none. Writes it.
+
+    Of a mixture each dataset has a record `validation/<name>`, too; `validation` is of the trained ones together.
+    """
+    prepared, lengths = run.prepared, run.prepared.tokenizer.byte_lengths
     with run.goodput.of("evaluate"):
-        tokens = evaluate(state.params, run.prepared.validation, step=state.step, reference=run.reference)
-        record = validation_record(tokens, byte_lengths=run.prepared.tokenizer.byte_lengths)
+        values = functools.partial(evaluate, state.params, step=state.step, reference=run.reference)
+        each = {name: values(part.validation) for name, part in prepared.parts.items()}
+        trained = trained_names(run.config.data.mixture)
+        tokens = together([each[name] for name in trained]) if trained else values(prepared.validation)
+        found = {"validation": tokens} | {f"validation/{name}": own for name, own in each.items()}
+        records = {split: validation_record(own, byte_lengths=lengths) for split, own in found.items()}
+    for split, record in records.items():
+        log.write(record, step, split)
     scores = tokens["call_score"][np.isfinite(tokens["call_score"])]
-    return record, [float(q) for q in np.quantile(scores, np.linspace(0, 1, SCORE_QUANTILES))] if scores.size else []
+    quantiles = [float(q) for q in np.quantile(scores, np.linspace(0, 1, SCORE_QUANTILES))] if scores.size else []
+    return records["validation"], quantiles
 
 
 def _answer(run: Run, state: TrainState, log: RunLog, *, step: int, last: bool, watchdog: Watchdog) -> None:
@@ -229,7 +249,7 @@ def _probe(run: Run, state: TrainState, log: RunLog) -> FactualProbe | None:
     log.flush()
     count = run.config.training.evaluate_batches
     with run.goodput.of("evaluate"):
-        return fit_probe(state.params, run.prepared.train, config=run.config, mesh=run.mesh, batches=count)
+        return fit_probe(state.params, in_turn(run.prepared.train), config=run.config, mesh=run.mesh, batches=count)
 
 
 def _save(
@@ -274,11 +294,13 @@ def _check_savable(state: TrainState, *, step: int, checkpoints: Checkpoints) ->
 
 
 def _batches(run: Run, step: int) -> Any:
-    """Device batches from `step` on, two ahead of the step that uses them."""
-    data = run.config.data
-    rows = sharding.process_rows(run.mesh, data.batch_size)
-    read = prefetch(run.prepared.train, step, batch_size=data.batch_size, seed=data.seed, rows=rows)
-    while True:
-        with run.goodput.of("data"):
-            batch = place_batch(next(read), run.mesh, batch_size=data.batch_size)
-        yield batch
+    """Batches from `step` on, two of them on the devices ahead of the step that uses them."""
+    data, size = run.config.data, run.config.data.batch_size
+    rows = sharding.process_rows(run.mesh, size)
+    place = functools.partial(place_batch, mesh=run.mesh, batch_size=size)
+    read: Any = prefetch(run.prepared.train, step, batch_size=size, seed=data.seed, rows=rows, place=place)
+    with contextlib.closing(read):
+        while True:
+            with run.goodput.of("data"):
+                batch = next(read)
+            yield batch

@@ -16,16 +16,18 @@ import jax.numpy as jnp
 from lacy_jax import objective
 from lacy_jax.config import Config, ModelConfig
 from lacy_jax.data.batch import Batch
+from lacy_jax.data.weights import trained_names
 from lacy_jax.model import decoder
 from lacy_jax.model.precision import product_precision
 from lacy_jax.training.metrics import class_sums
 from lacy_jax.training.reference import Reference
+from lacy_jax.training.sources import source_sums
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LossSums:
-    """Sums over a (micro)batch; they add up. classes: what `class_sums` gives, by class of target."""
+    """Sums over a (micro)batch; they add up. classes: what `class_sums` and `source_sums` give."""
 
     objective: objective.ObjectiveSums
     classes: dict[str, jax.Array]
@@ -65,7 +67,8 @@ def batch_loss(
         joint_weight=settings.joint_weight,
     )
     classes = class_sums(scalars, factual=batch.target_factual, taken=taken, valid=batch.valid)
-    return sums.loss, LossSums(sums, classes)
+    count = len(trained_names(config.data.mixture))
+    return sums.loss, LossSums(sums, classes | source_sums(scalars, batch, taken=taken, count=count))
 
 
 def hidden_states(params: decoder.Params, batch: Batch[jax.Array], *, model: ModelConfig) -> jax.Array:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +62,24 @@ def mean_loss(sums: dict[str, Any]) -> float:
 
 def training_record(sums: dict[str, Any]) -> dict[str, float | int]:
     """The record of one step, from the host's copy of what `train_step` returned. Empty classes are left out."""
+    record: dict[str, float | int] = {"loss": mean_loss(sums), **class_record(sums)}
+    for name in ("rate", "learning_rate", "gradient_norm"):
+        record[name] = float(sums[name])
+    record["tokens"] = count_value(sums["tokens"])
+    record["ground_truth_tokens"] = count_value(sums["ground_truth_tokens"])
+    return record
+
+
+def class_record(sums: Mapping[str, Any]) -> dict[str, float]:
+    """Means and shares from what `class_sums` gives. Empty classes are left out."""
     counts = {name: float(sums[f"count/{name}"]) for name in CLASSES}
-    record: dict[str, float | int] = {"loss": mean_loss(sums)}
+    record = {}
     for what in ("nll", "nll_full", "call_score", "call_probability"):
         for name in CLASSES:
             if counts[name] > 0:
                 record[f"{what}/{name}"] = float(sums[f"{what}/{name}"]) / counts[name]
     record["share/factual"] = counts["factual"] / max(counts["all"], 1.0)
     record["share/taken"] = counts["taken"] / max(counts["all"], 1.0)
-    for name in ("rate", "learning_rate", "gradient_norm"):
-        record[name] = float(sums[name])
-    record["tokens"] = count_value(sums["tokens"])
-    record["ground_truth_tokens"] = count_value(sums["ground_truth_tokens"])
     return record
 
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lacy_jax.config import Config, ModelConfig
 from lacy_jax.data.batch import Batch
 from lacy_jax.data.loader import window_batch
-from lacy_jax.data.pack import PackedSource
+from lacy_jax.data.mixing import Windows
 from lacy_jax.model import decoder
 from lacy_jax.model.precision import product_precision
 from lacy_jax.model.probe import FactualProbe
@@ -29,7 +29,7 @@ RIDGE = 10.0
 
 
 def fit_probe(
-    params: decoder.Params, source: PackedSource, *, config: Config, mesh: Mesh, batches: int
+    params: decoder.Params, source: Windows, *, config: Config, mesh: Mesh, batches: int
 ) -> FactualProbe | None:
     """Fits a probe to the first windows of `source`; None where they have no factual token, or no other.
 

@@ -1,6 +1,7 @@
 """One batch of a run, run again: what it holds, and what the model makes of each row. Nothing on disk is changed."""
 
 import contextlib
+import functools
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from lacy_jax.config import Config
 from lacy_jax.console import Reporter
 from lacy_jax.data.loader import batch_windows, prefetch
-from lacy_jax.data.origin import batch_texts, shown, window_documents
+from lacy_jax.data.origin import batch_texts, shown, window_documents, window_name
 from lacy_jax.data.prepared import Prepared
 from lacy_jax.errors import DataError
 from lacy_jax.model import decoder
@@ -48,12 +49,13 @@ def replay(config: Config, *, prepared: Prepared, workdir: str, batch: int, repo
             weights += f" and batches {first} to {batch - 1} again"
         take_step = compile_train_step(config, vocab=vocab, call_id=call_id, mesh=mesh, reference=reference)
         rows = sharding.process_rows(mesh, size)
-        reading: Any = prefetch(prepared.train, first, batch_size=size, seed=seed, rows=rows)
+        place = functools.partial(place_batch, mesh=mesh, batch_size=size)
+        reading: Any = prefetch(prepared.train, first, batch_size=size, seed=seed, rows=rows, place=place)
         with contextlib.closing(reading) as batches:
             for step in range(first, batch):
                 reporter.update("batches before it", step - first, batch - first)
-                state, _ = take_step(state, place_batch(next(batches), mesh, batch_size=size), reference)
-            own = place_batch(next(batches), mesh, batch_size=size)
+                state, _ = take_step(state, next(batches), reference)
+            own = next(batches)
         evaluate = Evaluator(config, call_id=call_id, mesh=mesh)
         values = evaluate.of_batch(state.params, own, step=state.step, reference=reference)
         _, sums = take_step(state, own, reference)
@@ -67,7 +69,9 @@ def replay(config: Config, *, prepared: Prepared, workdir: str, batch: int, repo
     windows = batch_windows(prepared.train, batch, batch_size=size, seed=seed)
     texts = batch_texts(prepared, batch, config.data)
     documents = _documents(prepared, windows, reporter)
-    rows_said = (_row(row, values, window=windows[row], documents=documents[row]) for row in range(size))
+    rows_said = (
+        _row(row, values, window=window_name(prepared, windows[row]), documents=documents[row]) for row in range(size)
+    )
     return [head, *(f"{said}  {text!r}" for said, text in zip(rows_said, texts, strict=True))]
 
 
@@ -80,10 +84,10 @@ def _documents(prepared: Prepared, windows: list[int], reporter: Reporter) -> li
     return [shown(found[window]) for window in windows]
 
 
-def _row(row: int, values: dict[str, np.ndarray], *, window: int, documents: str) -> str:
+def _row(row: int, values: dict[str, np.ndarray], *, window: str, documents: str) -> str:
     own: dict[str, Any] = {name: value[row][values["valid"][row]] for name, value in values.items()}
     targets, odd = len(own["nll"]), int((~np.isfinite(own["nll"])).sum())
     mean = own["nll"].mean(dtype=np.float64) if targets else 0.0
     counts = f"{targets} targets, {int(own['factual'].sum())} factual, {int(own['taken'].sum())} taken"
     said = f", {odd} NOT FINITE" if odd else ""
-    return f"row {row}  window {window}  {counts}  nats per token {mean:.6g}{said}  {documents}"
+    return f"row {row}  {window}  {counts}  nats per token {mean:.6g}{said}  {documents}"

@@ -7,6 +7,7 @@ import jax
 
 from lacy_jax.config_dict import config_to_dict
 from lacy_jax.data.origin import batch_texts, shown
+from lacy_jax.data.weights import trained_names
 from lacy_jax.errors import NotFiniteError
 from lacy_jax.paths import absolute
 from lacy_jax.runtime.claims import check_claim
@@ -17,6 +18,7 @@ from lacy_jax.training.goodput import SPLIT
 from lacy_jax.training.health import Health
 from lacy_jax.training.metrics import MetricWriter, mean_loss, read_metrics, training_record
 from lacy_jax.training.run import Run
+from lacy_jax.training.sources import source_records
 from lacy_jax.training.tracking.senders import Senders, run_id
 from lacy_jax.training.tracking.trackers import Tracked, tracker_names
 
@@ -38,6 +40,7 @@ class RunLog:
         self._clock: tuple[float, int] | None = None
         self._started = time.monotonic()
         self._note = ""
+        self._names = trained_names(run.config.data.mixture)
 
     def after_step(self, step: int, sums: dict[str, jax.Array]) -> None:
         """Looks at the step before, keeps this one's sums until the next call, and shows how far the run is."""
@@ -101,7 +104,8 @@ class RunLog:
 
     def _record(self, step: int, sums: dict[str, jax.Array], marks: dict[str, Any]) -> None:
         """Writes a step's record, with its speed and with what makes it remarkable."""
-        record = training_record(jax.device_get(sums))
+        numbers = jax.device_get(sums)
+        record = training_record(numbers)
         self._meter.note(step, record)
         now, tokens = time.monotonic(), record["tokens"]
         if self._clock is not None:
@@ -115,8 +119,12 @@ class RunLog:
             self._note = f"loss {record['loss']:.3f}"
         self._clock = (now, int(tokens))
         record["seconds"] = now - self._started + (self._writer.seconds_before if self._writer else 0.0)
+        sources = source_records(numbers, self._names)
+        self._note += "".join(f"  {name} {own['nll/all']:.3f}" for name, own in sources.items())
         with self._run.goodput.of("other"):
             self.write(record | marks, step, "train")
+            for name, own in sources.items():
+                self.write(own, step, f"train/{name}")
             self.account(step)
 
     def _say(self, step: int, what: str, marks: dict[str, Any]) -> None:

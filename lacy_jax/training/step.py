@@ -61,7 +61,9 @@ def update(
     config: Config,
     call_id: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update, finite or not. The sums are float32 scalars of the batch, before the update (training/metrics.py)."""
+    """One update, finite or not. The sums are of the batch, before the update, float32: scalars (training/metrics.py),
+    and of a mixture one number per dataset (training/sources.py).
+    """
     with product_precision(config.model):
         grads, found = batch_gradient(
             state.params, batch, config=config, call_id=call_id, step=state.step, reference=reference

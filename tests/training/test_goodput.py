@@ -37,6 +37,7 @@ def test_kinds_add_up_to_the_wall_time() -> None:
     record = goodput.record()
     assert record["seconds/wall"] == clock.seconds - 97 == sum(read_record(record).values())
     assert record["share"] == 21 / 45
+    assert record["loader_share"] == 2 / 23
     assert describe(record) == "step 46.7%, compile 11.1%, data 4.4%, evaluate 6.7%, restart 31.1%"
 
 

@@ -8,6 +8,7 @@ import jax
 from lacy_jax.checkpoints.exports.layout import CALL, Outgoing
 from lacy_jax.config import Config
 from lacy_jax.data.tokenizer import Tokenizer
+from lacy_jax.data.weights import trained_names
 
 _HEAD = """---
 library_name: transformers
@@ -94,6 +95,8 @@ def _made(model: Outgoing) -> str:
 
 def _data(config: Config) -> str:
     corpus = config.corpus
+    if config.data.mixture:
+        return _line(f"a mixture of {', '.join(trained_names(config.data.mixture))}")
     if config.data.packed:
         return "prepared elsewhere"
     named = {"tfds": corpus.tfds_name, "jsonl": "JSON lines of the user's own"}.get(corpus.name, corpus.name)
@@ -102,7 +105,7 @@ def _data(config: Config) -> str:
 
 def _licence(config: Config) -> str:
     corpus = config.corpus
-    if config.data.packed:
+    if config.data.packed or config.data.mixture:
         return "not known"
     if corpus.name == "tfds" and corpus.tfds_name.startswith("wikipedia/"):
         return _WIKIPEDIA

@@ -99,7 +99,8 @@ def read_object(path: Path) -> dict[str, Any]:
 def model_fingerprint(slm: LoadedModel) -> str:
     """Of all that a run's parameters follow from: its settings but where its data lies, the data, the step."""
     settings, defaults = config_to_dict(slm.config), config_to_dict(Config())
-    del settings["data"]["directory"], settings["data"]["packed"]
+    for place in ("directory", "packed", "mixture"):  # what lies there is in `slm.data`
+        del settings["data"][place]
     for section, name in _LATER:
         if settings[section][name] == defaults[section][name]:
             del settings[section][name]

@@ -16,6 +16,7 @@ from lacy_jax.cascade.rows import Completion, Counts
 from lacy_jax.evidence.pages import charts, curves, tokens
 from lacy_jax.evidence.pages.curves import Chart, Row
 from lacy_jax.evidence.pages.render import render
+from lacy_jax.evidence.run_report.datasets import COLUMNS, dataset_charts, datasets_of
 from lacy_jax.measures import separation
 from lacy_jax.training import goodput
 
@@ -103,13 +104,16 @@ def render_report(
       samples_missing: why there are none, where the cascade failed.
       budget: share of tokens delegated at which the separation is stated and the colours are cut.
     """
-    pooled = pool(articles)
+    pooled, datasets = pool(articles), datasets_of(metrics)
     return render(
         "report.html",
         summary=summary,
         sentence=sentence(summary),
         tiles=headline(metrics, pooled),
         loss_charts=curves.loss_charts(metrics),
+        datasets=datasets,
+        dataset_columns=COLUMNS,
+        dataset_charts=dataset_charts(metrics, [dataset.name for dataset in datasets]),
         call_charts=curves.call_charts(metrics),
         health_charts=curves.health_charts(metrics),
         times=times(metrics),

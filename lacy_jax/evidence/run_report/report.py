@@ -35,7 +35,7 @@ def report_run(config: Config, *, prepared: Prepared, workdir: str, command: str
     """
     loaded = load_model(workdir)
     documents: list[tuple[Document, Spans]] = []
-    if prepared.annotated_directory.exists():
+    if prepared.has_documents:
         documents = list(itertools.islice(prepared.validation_documents(), ARTICLES))
     reporter.update("report", 0, 3)
     articles = article_scores(loaded, documents)
@@ -79,7 +79,7 @@ def make_sample_partner(config: Config, *, prepared: Prepared) -> Partner | None
         PartnerError, DataError, CheckpointError: it cannot be made.
     """
     settings = config.cascade
-    if not settings.samples or not prepared.annotated_directory.exists():
+    if not settings.samples or not prepared.has_documents:
         return None
     return make_partner(
         settings.partner,
