@@ -47,7 +47,9 @@ check_flags() {
       --config.mesh.slice=*) mesh_slices="${flag#*=}" ;;
       --dry-run) fail "--dry-run comes before --: after it, it would be the main command's" ;;
       --distributed=*) fail "$flag: this script decides it for the processes" ;;
-      --config.data.packed=*://*) fail "$flag: prepared data is read from a disk, not from a bucket (docs/launch.md)" ;;
+      --config.data.packed=*://* | --config.data.mixture=*://*)
+        fail "$flag: prepared data is read from a disk, not from a bucket (docs/launch.md)"
+        ;;
     esac
   done
   [[ -n "$config" ]] || fail "--config=FILE is missing after --"

@@ -25,6 +25,7 @@ from lacy_jax.config import Config, MeshConfig
 from lacy_jax.config_dict import config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data.check import data_problems
+from lacy_jax.data.loader import batch_at
 from lacy_jax.data.prepare import prepare
 from lacy_jax.data.prepared import Prepared
 from lacy_jax.doors import enter
@@ -177,6 +178,13 @@ def test_prepared_data_is_copied_once(
 
     missing = Config(**{**vars(small_config), "data": {**vars(small_config.data), "packed": f"{bucket}/data/none"}})
     assert list(data_problems(missing)) == [f"config.data.packed: there is no folder {bucket}/data/none"]
+    mixture = {**vars(small_config.data), "mixture": f"here:1:{there},none:1:{bucket}/data/none"}
+    assert list(data_problems(Config(**{**vars(small_config), "data": mixture}))) == [
+        f"config.data.mixture: none: there is no folder {bucket}/data/none"
+    ]
+    mixed = prepare(Config(**{**vars(small_config), "data": {**mixture, "mixture": f"here:1:{there}"}}))
+    batches = [batch_at(source, 3, batch_size=8, seed=0) for source in (mixed.train, small_data.train)]
+    assert batches[0].tokens.tolist() == batches[1].tokens.tolist()
 
 
 def test_a_copy_that_was_cut_off_is_gone_on_with(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

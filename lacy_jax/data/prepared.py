@@ -1,6 +1,7 @@
 """What a run reads, prepared and opened: one dataset, or the datasets of a mixture."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -55,7 +56,13 @@ class Prepared:
         return self.annotated_directory.exists()
 
     def documents(self) -> Iterator[Document]:
-        """All documents of the corpus, in its order. Raises `DataError` where the annotated dataset is not there."""
+        """All documents of the corpus, in its order; of a mixture, of one dataset after the other.
+
+        Raises:
+            DataError: the annotated dataset is not there.
+        """
+        if self.parts:
+            return itertools.chain.from_iterable(part.documents() for part in self.parts.values())
         return (document for document, _ in AnnotatedSource(self.annotated_directory))
 
     def validation_documents(self) -> Iterator[tuple[Document, Spans]]:

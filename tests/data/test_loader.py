@@ -121,6 +121,25 @@ def test_prefetch_reads_ahead_by_its_depth() -> None:
     batches.close()
 
 
+def test_batches_are_placed_ahead_in_the_thread_that_reads_them() -> None:
+    placed: list[str] = []
+
+    def place(batch: Batch) -> list[int]:
+        if len(placed) == 3:
+            raise OSError("the device is full")
+        placed.append(threading.current_thread().name)
+        return numbers(batch)
+
+    batches = prefetch(Source(100), 0, batch_size=4, seed=0, place=place)
+    found = [next(batches)]
+    assert wait_for(lambda: len(placed) == 3)  # the one given and two ahead
+    assert all(name.startswith("batches") for name in placed)
+    found += [next(batches), next(batches)]
+    assert found == [numbers(batch_at(Source(100), step, batch_size=4, seed=0)) for step in range(3)]
+    with pytest.raises(OSError, match="the device is full"):
+        next(batches)
+
+
 @pytest.mark.parametrize("how", ["close", "drop"])
 def test_prefetch_ends_its_thread(how: str) -> None:
     before = threads()
