@@ -38,12 +38,12 @@ def main(given: Given) -> int:
     from lacy_jax.adaptation.report import lines, page, samples_lines
     from lacy_jax.adaptation.run import adapt
     from lacy_jax.cascade.partners import check_partner, make_partner
-    from lacy_jax.cascade.render import wants_colour
     from lacy_jax.checkpoints.export import check_out
     from lacy_jax.checkpoints.loading import load_model
     from lacy_jax.console import reporting
     from lacy_jax.data.check import data_problems
     from lacy_jax.evidence.pages.render import write_page
+    from lacy_jax.terminal import wants_colour
 
     config = given_config(given)
     problems = [each.replace("config.corpus.files:", f"--corpus={given.corpus}:") for each in data_problems(config)]

@@ -52,7 +52,8 @@ def main(given: Given) -> int:
     """Completes the prompts, and prints what was written."""
     prompts = _prompts(given)
     from lacy_jax.cascade import Counts
-    from lacy_jax.cascade.render import as_json, marked_text, wants_colour
+    from lacy_jax.cascade.render import as_json, marked_text
+    from lacy_jax.terminal import wants_colour
 
     completions = _complete(prompts, given)
     for completion in completions:

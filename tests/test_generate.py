@@ -16,8 +16,8 @@ import jax
 import orbax.checkpoint as ocp
 import pytest
 
-from lacy_jax import generate
-from lacy_jax.cascade import Cascade, render
+from lacy_jax import generate, terminal
+from lacy_jax.cascade import Cascade
 from lacy_jax.cascade.decoding import programs
 from lacy_jax.cascade.decoding.engine import Engine
 from lacy_jax.cascade.partners.checkpoint import CheckpointPartner
@@ -197,7 +197,7 @@ def test_colour_on_a_terminal(
 ) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(render, "wants_colour", lambda stream: isinstance(stream, io.TextIOBase))
+    monkeypatch.setattr(terminal, "wants_colour", lambda stream: isinstance(stream, io.TextIOBase))
     run(f"--checkpoint={workdir}", "--prompt=Marie Curie was born in", "--budget=1", "--max_new_tokens=3")
     assert "\x1b[1;36m Warsaw" in capsys.readouterr().out
 

@@ -9,9 +9,8 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from lacy_jax.evidence.pages import charts
+from lacy_jax.terminal import printable
 
-# Control characters may not stand in HTML; their pictures (U+2400...) may.
-_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 _PARTS = re.compile(r"\A([ ]*)(.*)\Z", re.DOTALL)
 
 
@@ -48,7 +47,7 @@ def visible(text: str) -> Markup:
     """Token text made visible and safe: line ends marked, control characters as their pictures."""
     if not text:  # the further bytes of a character
         return Markup('<span class="eol">·</span>')
-    lines = [escape(line) for line in text.translate(_PICTURES).split("\n")]
+    lines = [escape(line) for line in printable(text).split("\n")]
     return Markup('<span class="eol">↵</span>\n').join(lines)
 
 
