@@ -29,6 +29,7 @@ from lacy_jax.flags import Flag, Given
 from lacy_jax.folders import PACKAGES
 from lacy_jax.runtime.parent import end_with_parent
 from lacy_jax.settings_page import as_flags
+from lacy_jax.terminal import printable
 
 if TYPE_CHECKING:
     from lacy_jax.data.tokenizer import TextTokenizer
@@ -148,9 +149,9 @@ def _do(door: Door, words: Sequence[str]) -> int:
     return status
 
 
-def _with_initial(config: Config) -> tuple[Config, "TextTokenizer | None"]:
+def _with_initial(config: Config | None) -> tuple[Config | None, "TextTokenizer | None"]:
     """As `with_initial`, which imports JAX."""
-    if not config.model.initial:
+    if config is None or not config.model.initial:
         return config, None
     from lacy_jax.checkpoints.initial import with_initial
 
@@ -159,7 +160,7 @@ def _with_initial(config: Config) -> tuple[Config, "TextTokenizer | None"]:
 
 def _refused(door: Door, problems: Iterable[str], *, status: int = WRONG_INPUT) -> int:
     for problem in problems:
-        print(f"{_process()}{door.prefix or door.name}: {' '.join(problem.split())}", file=sys.stderr)
+        print(f"{_process()}{door.prefix or door.name}: {printable(' '.join(problem.split()))}", file=sys.stderr)
     return status
 
 

@@ -42,7 +42,7 @@ class Flag:
     """One flag.
 
     type: of its value, for pydantic; a list may be given several times. default: its value where it is not given.
-    needed: it must be given. old: names that it had, which still work.
+    needed: it must be given, unless the flag of the name `unless` is. old: names that it had, which still work.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Flag:
     help: str
     default: Any = None
     needed: bool = False
+    unless: str = ""
     old: tuple[str, ...] = ()
 
     @property
@@ -250,14 +251,17 @@ def parse(
     for flag in flags:
         found = [text for name in flag.names for text in texts[name]]
         # Flags that a program needs for its work are not needed to print its settings.
-        optional = PRINT_CONFIG.name in given.names and flag.name != CONFIG.name
+        printing = PRINT_CONFIG.name in given.names
+        optional = flag.name != CONFIG.name if printing else flag.unless in given.names
         try:
             setattr(given, flag.name, _value(replace(flag, needed=flag.needed and not optional), found))
         except ConfigError as error:
             setattr(given, flag.name, flag.default)
             problems += error.problems
-    if settings and given.config:
-        changes = {name: found[-1] for name in settings if (found := texts[f"config.{name}"])}
+    changes = {name: found[-1] for name in settings if (found := texts[f"config.{name}"])}
+    if changes and not given.config:
+        problems += [f"--config.{name}: settings change those of a config file; add --config=FILE" for name in changes]
+    elif settings and given.config:
         try:
             given.config = read_config(given.config, changes, check=lambda config: check(config, given))
         except ConfigError as error:

@@ -46,4 +46,5 @@ def with_usual_model(config: Config) -> Config:
 
 
 def _asks_for_model(config: Config) -> bool:
-    return config.annotate.annotator == "spacy" and not (config.annotate.spacy_model or config.data.packed)
+    marks = not (config.data.packed or config.data.mixture)
+    return marks and config.annotate.annotator == "spacy" and not config.annotate.spacy_model

@@ -1,25 +1,53 @@
 """Prepare a corpus: mark its facts, train or load the tokenizer, pack windows. Training does it too where needed.
 
     python -m lacy_jax.prepare --config=configs/slm_tiny.py [--config.<section>.<setting>=...]
+    python -m lacy_jax.prepare --config=configs/slm_tiny.py --show=random:3 [--html=FILE]
 
-The folder that it names at the end can be copied to another machine and given there as --config.data.packed.
+The folder that it names at the end can be copied to another machine and given there as --config.data.packed. With
+--show, nothing is made: documents or packed windows are shown, coloured by what is factual (docs/annotation.md).
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Literal
 
 from lacy_jax import flags
-from lacy_jax.config import Config
+from lacy_jax.config import Config, Count
 from lacy_jax.doors import Door, run
-from lacy_jax.flags import Given
+from lacy_jax.errors import ConfigError
+from lacy_jax.flags import Flag, Given
 from lacy_jax.start import preparing_problems
 
 if TYPE_CHECKING:
     from lacy_jax.data.prepared import Prepared
 
+_SHOWN = (
+    Flag(
+        "folder", flags.Path, "What to show, in place of --config: the version folder of an annotated or packed dataset"
+    ),
+    Flag(
+        "of",
+        Literal["documents", "train", "validation"],
+        "Show documents, or packed windows of a split (default: documents; of a packed --folder: train)",
+    ),
+    Flag("tokens", bool, "Show where each token begins", False),
+    Flag("html", flags.Path, "A file for a page, in place of text on the terminal"),
+    Flag("seed", Count, "Seed of the random choice", 0),
+)
+_SHOW = Flag("show", flags.Text, "What to show, by number from 0 or by id or title: 17, 3-5, random, random:4, id:NAME")
+
 
 def main(given: Given) -> int:
-    """Prepares what the config asks for, and prints its folder; of a mixture, a folder for each dataset."""
+    """Prepares what the config asks for, and prints its folder, of a mixture one for each dataset; or shows it."""
+    if given.show:
+        return _show(given)
+    if wrong := [flag.name for flag in _SHOWN if flag.name in given.names]:
+        raise ConfigError(*(f"--{name} goes with --show" for name in wrong))
+    return _prepare(given)
+
+
+def _prepare(given: Given) -> int:
     from lacy_jax.console import reporting
     from lacy_jax.data.prepare import prepare
 
@@ -50,14 +78,43 @@ def _describe(prepared: "Prepared", config: Config, *, say: Callable[[str], None
         say(f"warning     {doubt}")
 
 
+def _show(given: Given) -> int:
+    from lacy_jax.evidence.inspector.choice import choose, open_configured, open_folder
+    from lacy_jax.evidence.inspector.lines import as_lines
+    from lacy_jax.evidence.inspector.page import as_page
+    from lacy_jax.evidence.inspector.views import described, views
+    from lacy_jax.evidence.pages.render import write_page
+    from lacy_jax.terminal import wants_colour
+
+    if given.folder and given.config:
+        raise ConfigError("--folder and --config are given; give one of them")
+    if given.folder:
+        source, part = open_folder(given.folder, part=given.of)
+    else:
+        source, part = open_configured(given.config, tokenizer=given.tokenizer, part=given.of)
+    numbers = choose(given.show, source, part=part, seed=given.seed)
+    found = list(views(source, numbers, part=part, tokens=given.tokens))
+    if given.html:
+        write_page(given.html, as_page(found, about=described(source), command=given.command, tokens=given.tokens))
+        print(given.html)
+        return 0
+    for line in as_lines(found, about=described(source), colour=wants_colour(sys.stdout), tokens=given.tokens):
+        print(line)
+    return 0
+
+
+def _problems(config: Config, given: Given) -> Iterable[str]:
+    return () if given.show else preparing_problems(config)
+
+
 DOOR = Door(
     "prepare",
     __doc__,
-    (flags.CONFIG, flags.PRINT_CONFIG),
+    (dataclasses.replace(flags.CONFIG, unless="folder"), flags.PRINT_CONFIG, _SHOW, *_SHOWN),
     main,
     prefix="error",
     hint=flags.SETTINGS_HINT,
-    check=lambda config, _given: preparing_problems(config),
+    check=_problems,
 )
 
 if __name__ == "__main__":

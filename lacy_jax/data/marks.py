@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from lacy_jax.config import AnnotateConfig, RuleConfig
 from lacy_jax.data.annotate import JUDGED, JUDGED_CHARACTERS, annotator_doubts
-from lacy_jax.data.datasets import AnnotatedSource
+from lacy_jax.data.datasets import AnnotatedSource, Fingerprint
 from lacy_jax.data.documents import full_text
 from lacy_jax.data.factual import select_spans
 from lacy_jax.data.prepared import Prepared
@@ -24,8 +24,7 @@ def say_marks(prepared: Prepared) -> list[str]:
 
 def describe_marks(prepared: Prepared) -> str:
     """One line: "en_core_web_sm 3.8.0: 14.3% factual: Warsaw (GPE), 1867 (DATE), ..."."""
-    annotator = prepared.fingerprint["annotator"]
-    who = " ".join(str(annotator[key]) for key in ("model", "version") if annotator.get(key)) or annotator["annotator"]
+    who = who_marked(prepared.fingerprint["annotator"])
     splits = prepared.packed.statistics.values()
     share = sum(each["factual"] for each in splits) / sum(each["tokens"] for each in splits)
     try:
@@ -33,6 +32,12 @@ def describe_marks(prepared: Prepared) -> str:
     except DataError:  # the documents are not here, or damaged: no reason to end a run that does not read them
         examples = []
     return f"{who}: {share:.1%} factual" + (f": {', '.join(examples)}, ..." if examples else "")
+
+
+def who_marked(annotator: Fingerprint) -> str:
+    """The annotator of a fingerprint, in words: "en_core_web_sm 3.8.0"."""
+    named = " ".join(str(annotator[key]) for key in ("model", "version") if annotator.get(key))
+    return named or str(annotator.get("annotator", "nobody known"))
 
 
 def doubts(prepared: Prepared, settings: AnnotateConfig) -> Iterator[str]:

@@ -23,7 +23,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import Literal, TextIO, TypeVar
 
 import filelock
 import numpy as np
@@ -68,6 +68,7 @@ def prepare(
     *,
     tokenizer: TextTokenizer | None = None,
     progress: Progress = lambda _stage, _done, _total: None,
+    missing: Literal["make", "refuse"] = "make",
 ) -> Prepared:
     """Makes what is missing of what `config` needs, and opens it; only opens `config.data.packed` or `mixture`.
 
@@ -77,9 +78,11 @@ def prepare(
     Args:
         tokenizer: the one to pack with, in place of what `config.tokenizer` says: a pretrained model's own.
         progress: called as progress(stage, done, total), from one thread, a stage after the other.
+        missing: whether to make what is missing.
 
     Raises:
-        DataError: the corpus, a spans file or a tokenizer cannot be read, or the dataset named is another one.
+        DataError: the corpus, a spans file or a tokenizer cannot be read, or the dataset named is another one, or what
+            is not to be made is missing.
         StorageError: the disk is full, or the dataset named lies in a bucket and cannot be copied.
     """
     if config.data.packed or config.data.mixture:
@@ -91,6 +94,10 @@ def prepare(
     if tokenizer is None and (config.tokenizer.path or tokenizer_file.exists()):
         tokenizer = _open_tokenizer(tokenizer_file)
     if tokenizer is None or not _packed_directory(config, source=source, tokenizer=tokenizer).exists():
+        if missing == "refuse":
+            raise DataError(
+                f"{root} has no data prepared by these settings: prepare it first, by the same command without --show"
+            )
         _annotate(config, tokenizer, directory=annotated, fingerprint=source, progress=progress)
         documents = AnnotatedSource(annotated)
         if tokenizer is None:
