@@ -36,10 +36,15 @@ class Reporter:
         self._stage: str | None = None
         self._started = self._logged = 0.0
         self._first = 0
+        self._note = ""
 
     def say(self, message: str) -> None:
         """One line, above any bar."""
         self.console.print(message, markup=False)
+
+    def note(self, text: str) -> None:
+        """What stands after the counts of the stage under way, where `update` is given nothing."""
+        self._note = text
 
     def update(self, stage: str, done: int, total: int | None, note: str = "") -> None:
         """`done` of `total` units of a stage; the first call of a stage opens its bar, the next stage's closes it."""
@@ -47,6 +52,7 @@ class Reporter:
         if stage != self._stage:
             self.finish()
             self._stage, self._started, self._logged, self._first = stage, now, now, done
+        note = note or self._note
         if self.console.is_terminal:
             self._bar(stage, done, total, note)
         elif now - self._logged >= LOG_SECONDS or (total is not None and done >= total and now > self._logged):
@@ -57,7 +63,7 @@ class Reporter:
         """Closes the bar of the stage under way."""
         if self._progress is not None:
             self._progress.stop()
-        self._progress, self._stage = None, None
+        self._progress, self._stage, self._note = None, None, ""
 
     def _bar(self, stage: str, done: int, total: int | None, note: str) -> None:
         if self._progress is None:

@@ -48,16 +48,28 @@ def main(given: Given) -> int:
 
 
 def _prepare(given: Given) -> int:
-    from lacy_jax.console import reporting
+    from lacy_jax.console import duration, reporting
+    from lacy_jax.data.marking import Marking
     from lacy_jax.data.prepare import prepare
+    from lacy_jax.data.speed import Marked
+
+    marked = Marked()
+
+    def report(so_far: Marked) -> None:
+        nonlocal marked
+        marked = so_far
+        reporter.note(so_far.speed())
 
     with reporting() as reporter:
-        prepared = prepare(given.config, tokenizer=given.tokenizer, progress=reporter.update)
+        marking = Marking(report=report)
+        prepared = prepare(given.config, tokenizer=given.tokenizer, progress=reporter.update, marking=marking)
         reporter.finish()
         for name, part in (prepared.parts or {"": prepared}).items():
             if name:
                 reporter.say(f"dataset     {name}")
             _describe(part, given.config, say=reporter.say)
+        if marked.documents:
+            reporter.say(f"marked      {marked.documents:,} documents in {duration(marked.seconds)}: {marked.speed()}")
     for part in (prepared.parts or {"": prepared}).values():
         print(part.packed.directory)
     return 0

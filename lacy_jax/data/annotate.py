@@ -15,13 +15,20 @@ and optionally
                                                 texts: how some documents of the corpus begin
     READS = ("corpus", "directory")             what `mark` and `fingerprint` are also given, by keyword: the
                                                 `CorpusConfig`, and the folder of prepared data, a str
+    PARTS = "whole"         (or without it) `mark` is given the whole corpus in one call, in this process
+    PARTS = "in order"      the marks of a document depend on it alone; a command that was killed and started again
+                            gives `mark` only what is left
+    PARTS = "anywhere"      that, and `mark` may be called with any documents by several processes, on any machine
+
+In place of spans `mark` may yield `LeftOut(reason)` for a document that cannot be marked.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from lacy_jax.config import AnnotateConfig, Config, CorpusConfig, DataConfig
-from lacy_jax.data.documents import Document, Spans
+from lacy_jax.data.documents import Document, LeftOut, Spans
+from lacy_jax.data.pool import Marks, cores, mark_in_pool
 from lacy_jax.errors import DataError
 from lacy_jax.registry import Registry
 
@@ -58,13 +65,48 @@ def annotate_documents(
         corpus: where the documents are from. directory: of prepared data.
 
     Raises:
-        DataError: the annotator is missing or fails, or its marks do not fit the documents.
+        DataError: the annotator is missing or fails, a document cannot be marked, or its marks do not fit it.
+        PartnerError, JudgeError: who is asked for the marks does not answer.
+    """
+    if workers(config) > 1 or annotator_parts(config) != "anywhere":
+        return map(_with_spans, mark_documents(documents, config, corpus=corpus, directory=directory))
+    annotator = ANNOTATORS.load(config.annotator)
+    return map(_with_spans, annotator.mark(documents, config, **_read(annotator, corpus=corpus, directory=directory)))
+
+
+def mark_documents(
+    documents: Iterable[Document], config: AnnotateConfig, *, corpus: CorpusConfig, directory: str
+) -> Iterator[tuple[Document, Marks]]:
+    """The same, by processes of their own where the annotator's marks can be made anywhere; some may be left out.
+
+    Raises:
+        DataError: the annotator is missing, cannot start, or cannot mark one document after the other.
         PartnerError, JudgeError: who is asked for the marks does not answer.
     """
     annotator = ANNOTATORS.load(config.annotator)
     further = _read(annotator, corpus=corpus, directory=directory)
-    marked: Iterator[tuple[Document, Spans]] = annotator.mark(documents, config, **further)
+    if annotator_parts(config) == "anywhere":
+        return mark_in_pool(documents, config, further=further, workers=workers(config))
+    marked: Iterator[tuple[Document, Marks]] = annotator.mark(documents, config, **further)
     return marked
+
+
+def annotator_parts(config: AnnotateConfig) -> Literal["whole", "in order", "anywhere"]:
+    """In what parts a corpus may be marked, as the annotator says."""
+    found: Literal["whole", "in order", "anywhere"] = getattr(ANNOTATORS.load(config.annotator), "PARTS", "whole")
+    return found
+
+
+def workers(config: AnnotateConfig) -> int:
+    """The number of processes that mark on this machine."""
+    return config.workers or cores()
+
+
+def _with_spans(marked: tuple[Document, Marks]) -> tuple[Document, Spans]:
+    document, spans = marked
+    if isinstance(spans, LeftOut):
+        raise DataError(f"annotate: the document {document.id!r} {spans.reason}")
+    return document, spans
 
 
 def annotator_doubts(texts: Sequence[str], config: AnnotateConfig) -> Iterator[str]:

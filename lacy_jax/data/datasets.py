@@ -19,6 +19,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tensorflow_datasets.core.dataset_info import read_from_json
 from tensorflow_datasets.core.read_only_builder import ReadOnlyBuilder
+from tensorflow_datasets.core.writer import ExampleWriter
+from tensorflow_datasets.proto import tf_example_pb2
 
 from lacy_jax.config import MOST_CONTEXT
 from lacy_jax.data.checksums import check_files, write_checksums
@@ -74,6 +76,18 @@ class _Info(tfds.core.DatasetInfo):
         write_checksums(dataset_info_dir)
 
 
+class _Writer(ExampleWriter):
+    """Writes the features of each record in the order of their names: protobuf's own order differs by process."""
+
+    def write(self, path: Any, examples: Iterable[tuple[Any, bytes]]) -> Any:
+        return super().write(path, ((key, _in_order_of_names(record)) for key, record in examples))
+
+
+def _in_order_of_names(record: bytes) -> bytes:
+    ordered: bytes = tf_example_pb2.Example.FromString(record).SerializeToString(deterministic=True)
+    return ordered
+
+
 class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Shard by shard: `GeneratorBasedBuilder` would sort all records in memory, and above 1 GB ask for TensorFlow."""
 
@@ -94,6 +108,9 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
         del dl_manager  # nothing is downloaded
         shards: dict[str, list[Shard]] = self.builder_config.shards(Path(self.data_path))
         return shards
+
+    def _example_writer(self) -> ExampleWriter:
+        return _Writer(file_format=self.info.file_format)
 
     def _log_download_bytes(self) -> None:
         """TFDS prints here; progress is the caller's to show."""

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -26,6 +26,18 @@ def left_out_beside(dataset: Path) -> Iterator[TextIO]:
             unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def add_left_out(dataset: Path, *, after: int, records: Iterable[tuple[str, LeftOut]]) -> None:
+    """Writes further records, each with its place, after the first `after` bytes of the file, which may be missing."""
+    path = dataset.parent / FILE
+    with open(path, "a", encoding="ascii") as file:
+        file.truncate(after)
+        for where, record in records:
+            leave_out(file, where, record)
+        size = file.tell()
+    if not size:
+        path.unlink()
 
 
 def leave_out(file: TextIO, where: str, record: LeftOut) -> None:

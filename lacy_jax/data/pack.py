@@ -8,7 +8,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,16 @@ TOKENIZER_FILE = "tokenizer.model"
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
 _SHARD_TOKENS = 2**24
+
+
+_T = TypeVar("_T")
+
+
+def counted(items: Iterable[_T], *, stage: str, total: int, progress: Progress) -> Iterator[_T]:
+    """The items, each shown as one more of `total` units of a stage."""
+    for done, item in enumerate(items, start=1):
+        progress(stage, done, total)
+        yield item
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

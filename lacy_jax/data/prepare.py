@@ -3,13 +3,16 @@
 Each stage has a folder named after the fingerprint of all it depends on, under `config.data.directory`:
 
     annotated/<corpus>-<hash>/1.0.0/            documents and marks (TFDS)
-    annotated/<corpus>-<hash>/left_out.jsonl    the corpus' records that could not be documents, if there are any
+    annotated/<corpus>-<hash>/left_out.jsonl    records that could not be documents, and documents that could not be
+                                                marked, if there are any
+    annotated/<corpus>-<hash>/parts/            what is marked so far, until the dataset is complete (marking.py)
     tokenizer/<corpus>-<hash>/tokenizer.model
     packed/<corpus>-<hash>/1.0.0/               windows, and the tokenizer again (TFDS)
     files.json                                  sha256 of the files read, by path, size and time of change
 
 A stage whose folder is there is not run again. Folders appear by a rename when they are complete, so an interrupted
-stage is simply started anew; processes that want the same folder wait for the one that makes it.
+stage is simply started anew; marking goes on from its parts. Processes that want the same folder wait for the one that
+makes it.
 """
 
 import dataclasses
@@ -17,36 +20,28 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import logging
-import random
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, TextIO, TypeVar
+from typing import Literal
 
 import filelock
 import numpy as np
 
 from lacy_jax.config import Config
 from lacy_jax.data import datasets
-from lacy_jax.data.annotate import (
-    JUDGED,
-    JUDGED_CHARACTERS,
-    annotate_documents,
-    annotator_doubts,
-    annotator_fingerprint,
-)
-from lacy_jax.data.check import SMALL, small_corpus_problems
-from lacy_jax.data.corpus import corpus_fingerprint, read_documents
+from lacy_jax.data.annotate import annotator_fingerprint
+from lacy_jax.data.corpus import corpus_fingerprint
 from lacy_jax.data.datasets import AnnotatedSource, Fingerprint
-from lacy_jax.data.documents import Document, full_text, split_of
+from lacy_jax.data.documents import full_text, split_of
 from lacy_jax.data.files import parse_json, remembered_hashes, write_whole
-from lacy_jax.data.left_out import leave_out, left_out_beside, say_left_out
+from lacy_jax.data.left_out import say_left_out
+from lacy_jax.data.marking import Marking, make_annotated
 from lacy_jax.data.mixture import open_mixture
 from lacy_jax.data.pack import (
     TOKENIZER_FILE,
     Progress,
+    counted,
     encode_documents,
     open_packed,
     write_packed,
@@ -60,8 +55,6 @@ from lacy_jax.folders import writing
 FINGERPRINT_FILE = "fingerprint.json"  # beside a tokenizer that was trained here
 FORMAT = 1  # of all folders; raise it when what the same settings give changes
 
-T = TypeVar("T")
-
 
 def prepare(
     config: Config,
@@ -69,6 +62,7 @@ def prepare(
     tokenizer: TextTokenizer | None = None,
     progress: Progress = lambda _stage, _done, _total: None,
     missing: Literal["make", "refuse"] = "make",
+    marking: Marking = Marking(),  # noqa: B008 - frozen
 ) -> Prepared:
     """Makes what is missing of what `config` needs, and opens it; only opens `config.data.packed` or `mixture`.
 
@@ -79,6 +73,7 @@ def prepare(
         tokenizer: the one to pack with, in place of what `config.tokenizer` says: a pretrained model's own.
         progress: called as progress(stage, done, total), from one thread, a stage after the other.
         missing: whether to make what is missing.
+        marking: who is shown how fast documents are marked.
 
     Raises:
         DataError: the corpus, a spans file or a tokenizer cannot be read, or the dataset named is another one, or what
@@ -98,7 +93,7 @@ def prepare(
             raise DataError(
                 f"{root} has no data prepared by these settings: prepare it first, by the same command without --show"
             )
-        _annotate(config, tokenizer, directory=annotated, fingerprint=source, progress=progress)
+        _annotate(config, tokenizer, directory=annotated, fingerprint=source, marking=marking, progress=progress)
         documents = AnnotatedSource(annotated)
         if tokenizer is None:
             tokenizer = _tokenize(config, documents, file=tokenizer_file, source=source, progress=progress)
@@ -119,7 +114,7 @@ def annotated_documents(config: Config, *, tokenizer: TextTokenizer, progress: P
     """
     source = source_fingerprint(config)
     directory = annotated_directory(Path(config.data.directory), source)
-    _annotate(config, tokenizer, directory=directory, fingerprint=source, progress=progress)
+    _annotate(config, tokenizer, directory=directory, fingerprint=source, marking=Marking(), progress=progress)
     say_left_out(directory)
     return AnnotatedSource(directory)
 
@@ -193,66 +188,12 @@ def _annotate(
     *,
     directory: Path,
     fingerprint: Fingerprint,
+    marking: Marking,
     progress: Progress,
 ) -> None:
-    """Reads the corpus once, into a nameless file: shards are cut by its size, which must be known before marking."""
-
-    def build() -> None:
-        with tempfile.TemporaryFile("w+", dir=directory.parent, encoding="ascii") as spool:
-            with left_out_beside(directory) as left_out:
-                read = _read_corpus(config, tokenizer, into=spool, left_out=left_out, progress=progress)
-            for line in annotator_doubts(read.beginnings, config.annotate):
-                logging.warning("%s", line)
-            spool.seek(0)
-            marked = annotate_documents(
-                (Document(*json.loads(line)) for line in spool),
-                config.annotate,
-                corpus=config.corpus,
-                directory=config.data.directory,
-            )
-            datasets.write_annotated(
-                _counted(marked, stage="annotate", total=read.documents, progress=progress),
-                directory=Path(config.data.directory),
-                name=directory.parent.name,
-                fingerprint=fingerprint,
-                count=read.documents,
-                characters=read.characters,
-            )
-
-    _once(directory, build, progress=progress)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Read:
-    """What was read of a corpus: the numbers of documents and of their characters, and how some of them begin."""
-
-    documents: int
-    characters: int
-    beginnings: list[str]
-
-
-def _read_corpus(
-    config: Config, tokenizer: TextTokenizer | None, *, into: TextIO, left_out: TextIO, progress: Progress
-) -> _Read:
-    """Writes each document as a line of JSON."""
-    count = characters = 0
-    first: list[Document] = []  # all, where there are few
-    beginnings: list[str] = []  # of documents that are chosen evenly from all
-    choice = random.Random(0)
-    for document in read_documents(config.corpus, left_out=functools.partial(leave_out, left_out)):
-        into.write(json.dumps([document.id, document.title, document.text]) + "\n")
-        count += 1
-        characters += len(full_text(document))
-        if characters <= SMALL:
-            first.append(document)
-        if count <= JUDGED:
-            beginnings.append(document.text[:JUDGED_CHARACTERS])
-        elif (place := choice.randrange(count)) < JUDGED:
-            beginnings[place] = document.text[:JUDGED_CHARACTERS]
-        progress("read corpus", count, config.corpus.max_documents or None)
-    if characters <= SMALL and (problems := list(small_corpus_problems(first, config, tokenizer=tokenizer))):
-        raise DataError(*problems)
-    return _Read(count, characters, beginnings)
+    """Marks the corpus; goes on where an earlier command was killed (marking.py)."""
+    make = functools.partial(make_annotated, config, tokenizer, directory=directory, fingerprint=fingerprint)
+    _once(directory, lambda: make(marking=marking, progress=progress), progress=progress)
 
 
 def _tokenize(
@@ -311,7 +252,7 @@ def _pack(
             documents, tokenizer=tokenizer, rule=config.rule, validation_share=config.corpus.validation_share
         )
         write_packed(
-            _counted(encoded, stage="pack", total=len(documents), progress=progress),
+            counted(encoded, stage="pack", total=len(documents), progress=progress),
             directory=Path(config.data.directory),
             name=directory.parent.name,
             fingerprint=_packed_fingerprint(config, source=source, tokenizer=tokenizer),
@@ -342,9 +283,3 @@ def _once(target: Path, build: Callable[[], None], *, progress: Progress) -> Non
                 build()
     finally:
         lock.release()
-
-
-def _counted(items: Iterable[T], *, stage: str, total: int, progress: Progress) -> Iterator[T]:
-    for done, item in enumerate(items, start=1):
-        progress(stage, done, total)
-        yield item

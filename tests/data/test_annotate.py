@@ -240,7 +240,7 @@ NAMES = ("Mozart", "Einstein", "Rome", "the Beatles", "Exxon", "Darwin", "Marie 
 POOL = """
 import json, sys
 from lacy_jax.config import AnnotateConfig
-from lacy_jax.data.annotators import spacy_words
+from lacy_jax.data import batches, pool
 from lacy_jax.data.annotate import annotate_documents
 from lacy_jax.data.documents import Document
 
@@ -250,7 +250,7 @@ def documents(read):
         yield Document(id=str(n), title=f"Title {n}", text=f"Anna met {name} in {1900 + n}. \\U0001f600 She left Oslo.")
 
 if __name__ == "__main__":
-    spacy_words._BATCH, spacy_words._LIFETIME = 100, 400  # three documents a batch, workers replaced early
+    batches.BATCH, pool.LIFETIME = 100, 400  # three documents a batch, workers replaced early
     found, ahead = [], 0
     for workers in (1, 2):
         read = []
@@ -278,39 +278,6 @@ def test_a_pool_gives_the_same_in_the_same_order(tmp_path):
     assert result["ids"] == [str(n) for n in range(len(NAMES))]
     assert result["marks"] >= 3 * len(NAMES)
     assert result["ahead"] <= 18  # read as needed: at most (2 * workers + 2) batches ahead
-
-
-KILLED = """
-import os, sys
-from lacy_jax.config import AnnotateConfig
-from lacy_jax.data.annotators import spacy_words
-from lacy_jax.data.annotate import annotate_documents
-from lacy_jax.data.documents import Document
-from lacy_jax.errors import DataError
-
-class Dying(spacy_words.SpacyMarker):
-    def mark(self, documents):
-        os._exit(9)
-
-spacy_words.SpacyMarker = Dying
-if __name__ == "__main__":
-    try:
-        list(annotate_documents([Document("a", "", "x")], AnnotateConfig(workers=2, spacy_model=sys.argv[1])))
-    except DataError as error:
-        print(error, {name: os.environ.get(name) for name in spacy_words._THREAD_SETTINGS})
-"""
-
-
-def test_a_worker_that_dies_is_told_and_the_environment_is_as_before(tmp_path):
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED)
-    inherited = {name: value for name, value in os.environ.items() if name not in spacy_words._THREAD_SETTINGS}
-    environment = inherited | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, str(script), MODEL], capture_output=True, text=True, env=environment, check=True
-    )
-    assert "a worker process died" in done.stdout
-    assert done.stdout.count("None") == len(spacy_words._THREAD_SETTINGS)
 
 
 def test_the_fingerprint_names_the_model_and_its_version():

@@ -26,6 +26,7 @@ from lacy_jax.config import (
     TokenizerConfig,
 )
 from lacy_jax.config_dict import config_to_dict
+from lacy_jax.data import marking
 from lacy_jax.data import prepare as prepare_module
 from lacy_jax.data.corpus import read_documents
 from lacy_jax.data.documents import Document
@@ -80,26 +81,26 @@ def contents(prepared: Prepared) -> list:
     ]
 
 
-ALL = ["read corpus", "annotate", "train tokenizer", "pack", "write windows"]
+ALL = ["read corpus", "annotate", "write documents", "train tokenizer", "pack", "write windows"]
 
 
 def test_each_stage_runs_when_what_it_depends_on_changes(config: Config, tmp_path: Path) -> None:
     assert stages(config) == ALL
     assert stages(config) == []
-    assert stages(change(config, "rule", sub_tokens="first")) == ALL[3:]
-    assert stages(change(config, "model", context=32)) == ALL[3:]
+    assert stages(change(config, "rule", sub_tokens="first")) == ALL[4:]
+    assert stages(change(config, "model", context=32)) == ALL[4:]
     assert stages(change(config, "model", layers=1)) == []
-    assert stages(change(config, "tokenizer", vocab_size=310)) == ALL[2:]
-    assert stages(change(config, "corpus", validation_share=0.3)) == ALL[2:]
+    assert stages(change(config, "tokenizer", vocab_size=310)) == ALL[3:]
+    assert stages(change(config, "corpus", validation_share=0.3)) == ALL[3:]
     assert stages(change(config, "corpus", max_documents=50)) == ALL
     model = Tokenizer(train_tokenizer(["some other text"] * 9, vocab_size=275)).definition
     (tmp_path / "other.model").write_bytes(model)
     loaded = change(config, "tokenizer", path=str(tmp_path / "other.model"))
-    assert stages(loaded) == ALL[3:]
+    assert stages(loaded) == ALL[4:]
     assert prepare(loaded).tokenizer.definition == model
     assert stages(config) == []
     (tmp_path / "spans.jsonl").write_text(json.dumps({"id": "d0", "spans": [[0, 1, "X"]]}) + "\n")
-    assert stages(config) == ["read corpus", "annotate", "pack", "write windows"]
+    assert stages(config) == [*ALL[:3], "pack", "write windows"]
     with open(tmp_path / "corpus.jsonl", "a") as file:
         file.write(json.dumps({"id": "new", "text": "and more"}) + "\n")
     assert stages(config) == ALL
@@ -115,7 +116,9 @@ def test_progress_runs_to_its_total(config: Config) -> None:
     prepared = prepare(config, progress=progress)
     assert list(last) == ALL
     assert last["read corpus"] == (60, None)
-    assert all(done == total for stage, (done, total) in last.items() if stage in ("annotate", "pack", "write windows"))
+    assert all(
+        done == total for stage, (done, total) in last.items() if stage not in ("read corpus", "train tokenizer")
+    )
     assert last["write windows"][0] == len(prepared.train) + len(prepared.validation)
 
 
@@ -142,7 +145,7 @@ def test_files_are_hashed_once_and_the_corpus_is_read_once(
         return sorted(hashed), readings
 
     monkeypatch.setattr(hashlib, "file_digest", digest)
-    monkeypatch.setattr(prepare_module, "read_documents", read)
+    monkeypatch.setattr(marking, "read_documents", read)
     assert counts(config) == (["corpus.jsonl", "spans.jsonl"], 1)
     assert counts(config) == ([], 0)
     assert counts(change(config, "model", context=32)) == ([], 0)
@@ -266,7 +269,7 @@ def start(config: Config, tmp_path: Path, *, kill_at: str = "") -> subprocess.Po
     )
 
 
-@pytest.mark.parametrize("stage", ["annotate", "train tokenizer", "pack", "write windows"])
+@pytest.mark.parametrize("stage", ["annotate", "write documents", "train tokenizer", "pack", "write windows"])
 def test_a_killed_stage_leaves_nothing_that_looks_finished(config: Config, tmp_path: Path, stage: str) -> None:
     child = start(config, tmp_path, kill_at=stage)
     child.communicate()
@@ -276,10 +279,11 @@ def test_a_killed_stage_leaves_nothing_that_looks_finished(config: Config, tmp_p
         "train tokenizer": list((tmp_path / "data").glob("tokenizer/*/tokenizer.model")),
         "pack": list((tmp_path / "data").glob("packed/*/1.0.0")),
     }
-    expected = {"annotate": 0, "train tokenizer": 1, "pack": 2, "write windows": 2}[stage]
+    expected = {"annotate": 0, "write documents": 0, "train tokenizer": 1, "pack": 2, "write windows": 2}[stage]
     assert [bool(each) for each in finished.values()] == [nth < expected for nth in range(3)]
 
-    assert stages(config) == (ALL if stage == "annotate" else ALL[2:] if stage == "train tokenizer" else ALL[3:])
+    left = {"annotate": ALL[1:], "write documents": ALL[1:], "train tokenizer": ALL[3:]}.get(stage, ALL[4:])
+    assert stages(config) == left  # the annotator spans marks the whole corpus in one call
     assert not list((tmp_path / "data").rglob("incomplete*"))
     whole = prepare(change(config, "data", directory=str(tmp_path / "whole")))
     assert contents(prepare(config)) == contents(whole)
@@ -291,7 +295,7 @@ def test_two_processes_share_the_work(config: Config, tmp_path: Path) -> None:
     assert [child.returncode for child in children] == [0, 0], results
     assert results[0][0] == results[1][0]
     ran = (tmp_path / "log").read_text().split("\n")
-    assert [ran.count(stage) for stage in ALL] == [1] * 5
+    assert [ran.count(stage) for stage in ALL] == [1] * 6
     assert "wait for another process" in ran
     assert stages(config) == []
 
@@ -304,7 +308,7 @@ def test_a_failing_stage_leaves_nothing(config: Config, monkeypatch) -> None:
         patch.setattr(prepare_module, "train_tokenizer", fail)
         with pytest.raises(OSError, match="no space left"):
             prepare(config)
-    assert stages(config) == ALL[2:]
+    assert stages(config) == ALL[3:]
 
 
 # --- Prepared elsewhere ---------------------------------------------------------------------------------------------

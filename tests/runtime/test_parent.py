@@ -32,16 +32,18 @@ def started(tmp_path: Path, code: str, *arguments: object) -> "subprocess.Popen[
 
 
 MARKING = """
-    import itertools, multiprocessing
     from lacy_jax.config import AnnotateConfig
-    from lacy_jax.data.annotators.spacy_words import mark
+    from lacy_jax.data import pool
     from lacy_jax.data.documents import Document
 
-    if __name__ == "__main__":
-        endless = (Document(str(n), "", "Albert Einstein was born in Ulm. " * 2000) for n in itertools.count())
-        for document, _ in mark(endless, AnnotateConfig(workers=2)):
-            if document.id == "0":
-                print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    started = pool.Pool(AnnotateConfig(), size=2)
+    text = Document("0", "", "Albert Einstein was born in Ulm. " * 20_000)  # a minute of work
+    with pool.ThreadPoolExecutor(2) as threads:
+        for _ in range(2):
+            threads.submit(started.mark, [text])
+        while len(started.process_ids()) < 2:
+            pass
+        print(*started.process_ids(), flush=True)
 """
 
 

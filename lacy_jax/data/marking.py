@@ -1,0 +1,257 @@
+"""The stage that marks: a corpus is read into parts, each part is marked, and the dataset is put together in order.
+
+The parts lie beside the dataset until it is complete, so a command that was killed and is started again goes on from
+the parts that are marked. Who marks them, and in what order, changes nothing: where parts and batches are cut follows
+from the documents alone (batches.py). A reading that was cut off is done again, since it costs little beside marking.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import logging
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lacy_jax.config import Config
+from lacy_jax.data import datasets, parts
+from lacy_jax.data.annotate import (
+    JUDGED,
+    JUDGED_CHARACTERS,
+    annotator_doubts,
+    annotator_parts,
+    mark_documents,
+    workers,
+)
+from lacy_jax.data.batches import corpus_parts
+from lacy_jax.data.check import SMALL, small_corpus_problems
+from lacy_jax.data.corpus import read_documents
+from lacy_jax.data.datasets import Fingerprint
+from lacy_jax.data.documents import Document, LeftOut, Spans, full_text
+from lacy_jax.data.files import parse_json, write_whole
+from lacy_jax.data.left_out import FILE, add_left_out, leave_out, left_out_beside
+from lacy_jax.data.pack import Progress, counted
+from lacy_jax.data.parts import Part
+from lacy_jax.data.speed import Marked, units_of
+from lacy_jax.data.tokenizer import TextTokenizer
+from lacy_jax.errors import DataError
+
+FOLDER = "parts"  # beside the version folder of the dataset
+PLAN = "plan.json"
+_USABLE = 20  # a corpus of which less than one document of so many can be marked is refused
+
+
+@dataclasses.dataclass(frozen=True)
+class Marking:
+    """How the documents are marked.
+
+    report: called with what was marked so far, after each document.
+    """
+
+    report: Callable[[Marked], None] = lambda _marked: None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What was read of a corpus.
+
+    folder: where the parts lie. left_out: the size of the file of what could not be read. beginnings: how some
+    documents begin.
+    """
+
+    folder: str
+    left_out: int
+    beginnings: list[str]
+    parts: list[Part]
+
+    @property
+    def documents(self) -> int:
+        return sum(part.documents for part in self.parts)
+
+    @property
+    def characters(self) -> int:
+        return sum(part.characters for part in self.parts)
+
+    def read(self, number: int) -> list[Document]:
+        """The documents of a part; raises `DataError` where they are missing or damaged."""
+        return parts.read_documents(self.folder, number, sha256=self.parts[number].sha256)
+
+    def finished(self, number: int) -> bool:
+        """Whether the part is marked."""
+        return parts.count_left_out(self.folder, number, sha256=self.parts[number].sha256) is not None
+
+
+def make_annotated(
+    config: Config,
+    tokenizer: TextTokenizer | None,
+    *,
+    directory: Path,
+    fingerprint: Fingerprint,
+    marking: Marking,
+    progress: Progress,
+) -> None:
+    """Makes the annotated dataset at `directory`, its version folder, and removes the parts.
+
+    Raises:
+        DataError: the corpus cannot be read, is too small, or cannot be marked.
+    """
+    work = directory.parent / FOLDER
+    plan = _open_plan(work, folder=str(work), directory=directory)
+    if plan is None:
+        plan = _read_corpus(config, folder=str(work), directory=directory, progress=progress)
+        write_whole(work / PLAN, json.dumps(dataclasses.asdict(plan)).encode())
+    if plan.characters <= SMALL:
+        documents = [document for number in range(len(plan.parts)) for document in plan.read(number)]
+        if problems := list(small_corpus_problems(documents, config, tokenizer=tokenizer)):
+            raise DataError(*problems)
+    for line in annotator_doubts(plan.beginnings, config.annotate):
+        logging.warning("%s", line)
+    _mark(plan, config, tokenizer, marking=marking, progress=progress)
+    _put_together(plan, directory=directory, fingerprint=fingerprint, progress=progress)
+    shutil.rmtree(work)
+
+
+# Reading.
+
+
+def _open_plan(work: Path, *, folder: str, directory: Path) -> Plan | None:
+    """What an earlier command read into `folder`, if that is whole and still there."""
+    left_out = directory.parent / FILE
+    try:
+        found = parse_json((work / PLAN).read_bytes())
+        plan = Plan(**{**found, "parts": [Part(**part) for part in found["parts"]]})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    whole = plan.folder == folder and all(parts.has_documents(folder, number) for number in range(len(plan.parts)))
+    return plan if whole and (left_out.stat().st_size if left_out.exists() else 0) >= plan.left_out else None
+
+
+def _read_corpus(config: Config, *, folder: str, directory: Path, progress: Progress) -> Plan:
+    """Reads the corpus once, and writes its parts."""
+    beginnings: list[str] = []
+    written = []
+    with left_out_beside(directory) as left_out:
+        documents = read_documents(config.corpus, left_out=functools.partial(leave_out, left_out))
+        seen = _beginnings(documents, into=beginnings, most=config.corpus.max_documents, progress=progress)
+        for number, part in enumerate(corpus_parts(seen)):
+            digest = parts.write_documents(folder, number, part)
+            written.append(Part(len(part), sum(len(full_text(each)) for each in part), digest))
+        left_out.flush()
+        size = left_out.tell()
+    return Plan(folder, size, beginnings, written)
+
+
+def _beginnings(documents: Iterator[Document], *, into: list[str], most: int, progress: Progress) -> Iterator[Document]:
+    """Passes documents on, and keeps how some of them begin, chosen evenly from all."""
+    choice = random.Random(0)
+    for count, document in enumerate(documents, start=1):
+        if count <= JUDGED:
+            into.append(document.text[:JUDGED_CHARACTERS])
+        elif (place := choice.randrange(count)) < JUDGED:
+            into[place] = document.text[:JUDGED_CHARACTERS]
+        progress("read corpus", count, most or None)
+        yield document
+
+
+# Marking.
+
+
+@dataclasses.dataclass
+class _Tally:
+    """Shows what is marked, document by document. done: documents of the corpus that are marked."""
+
+    plan: Plan
+    config: Config
+    marking: Marking
+    progress: Progress
+    marked: Marked
+    done: int = 0
+    started: float = dataclasses.field(default_factory=time.monotonic)
+
+    def add(self, document: Document, marks: Spans | LeftOut) -> None:
+        self.done += 1
+        spans = None if isinstance(marks, LeftOut) else marks
+        seconds = time.monotonic() - self.started
+        self.marked = self.marked.add(document, spans, rule=self.config.rule, seconds=seconds)
+        self.marking.report(self.marked)
+        self.progress("annotate", self.done, self.plan.documents)
+
+
+def _mark(plan: Plan, config: Config, tokenizer: TextTokenizer | None, *, marking: Marking, progress: Progress) -> None:
+    """Marks the parts that are not marked."""
+    everything = range(len(plan.parts))
+    kept = annotator_parts(config.annotate) != "whole"
+    missing = [number for number in everything if not (kept and plan.finished(number))]
+    cores = workers(config.annotate) if annotator_parts(config.annotate) == "anywhere" else 1
+    units, each = units_of(plan.beginnings, tokenizer)
+    tally = _Tally(plan, config, marking, progress, Marked(cores=cores, units=units, characters_per_unit=each))
+    tally.done = plan.documents - sum(plan.parts[number].documents for number in missing)
+    if tally.done:
+        logging.warning("%s of %s documents are marked already", f"{tally.done:,}", f"{plan.documents:,}")
+        progress("annotate", tally.done, plan.documents)
+    if missing:
+        _mark_in_order(plan, missing, config=config, tally=tally)
+
+
+def _mark_in_order(plan: Plan, missing: list[int], *, config: Config, tally: _Tally) -> None:
+    """Has the annotator mark the documents of these parts as one stream, and writes each part when it is whole."""
+    documents = (document for number in missing for document in plan.read(number))
+    marked = mark_documents(documents, config.annotate, corpus=config.corpus, directory=config.data.directory)
+    for number in missing:
+        marks = []
+        for own, (document, mark) in zip(plan.read(number), marked, strict=False):
+            if document.id != own.id:
+                raise DataError(f"annotator {config.annotate.annotator}: gave {document.id!r} in place of {own.id!r}")
+            marks.append(mark)
+            tally.add(own, mark)
+        if len(marks) < plan.parts[number].documents:
+            raise DataError(
+                f"annotator {config.annotate.annotator}: gave marks for {tally.done} documents, not for all"
+            )
+        parts.write_marks(plan.folder, number, marks, sha256=plan.parts[number].sha256)
+    for _ in marked:  # its end, where an annotator may look back on all that it was given
+        pass
+
+
+# Putting together.
+
+
+def _put_together(plan: Plan, *, directory: Path, fingerprint: Fingerprint, progress: Progress) -> None:
+    """Writes the dataset, in the order of the corpus, and notes the documents that could not be marked."""
+    lost = [
+        (document, mark)
+        for number, part in enumerate(plan.parts)
+        if parts.count_left_out(plan.folder, number, sha256=part.sha256)
+        for document, mark in _marked_part(plan, number)
+        if isinstance(mark, LeftOut)
+    ]
+    count = plan.documents - len(lost)
+    if count * _USABLE < plan.documents:
+        document, mark = lost[0]
+        raise DataError(
+            f"annotate: only {count:,} of {plan.documents:,} documents could be marked; the first that could not: "
+            f"{document.id!r} {mark.reason}"
+        )
+    add_left_out(directory, after=plan.left_out, records=((f"document {each.id!r}", mark) for each, mark in lost))
+    whole = itertools.chain.from_iterable(_marked_part(plan, number) for number in range(len(plan.parts)))
+    kept = ((document, mark) for document, mark in whole if not isinstance(mark, LeftOut))
+    datasets.write_annotated(
+        counted(kept, stage="write documents", total=count, progress=progress),
+        directory=directory.parents[2],
+        name=directory.parent.name,
+        fingerprint=fingerprint,
+        count=count,
+        characters=plan.characters - sum(len(full_text(document)) for document, _ in lost),
+    )
+
+
+def _marked_part(plan: Plan, number: int) -> Iterator[tuple[Document, Spans | LeftOut]]:
+    marks = parts.read_marks(plan.folder, number, sha256=plan.parts[number].sha256)
+    if marks is None:
+        raise DataError(
+            f"{plan.folder}: the marks of part {number} are damaged; repeat the command: they are made again"
+        )
+    yield from zip(plan.read(number), marks, strict=True)
