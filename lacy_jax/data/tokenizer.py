@@ -130,9 +130,21 @@ class Tokenizer:
             raise DataError(f"tokenizer: not a SentencePiece model (a piece is not UTF-8: {error})") from None
         self.byte_lengths = np.array([len(each) for each in self._bytes], dtype=np.int32)
         self._adds_space = "".join(processor.encode("a", return_type=str)).startswith(_SPACE)
-        mark = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
-        has_bytes = all(processor.is_byte(index) for index in mark)
-        self._mark_ids = mark if has_bytes and not self._adds_space else []
+        self._spelt = self._spelt_apart()
+        self._apart = re.compile(f"([{''.join(self._spelt)}])") if self._spelt else None
+
+    def _spelt_apart(self) -> dict[str, list[int]]:
+        """What SentencePiece would confuse, with the ids of its bytes.
+
+        The character that it writes spaces with; spaces, too, where it has no piece for them: no training text had any.
+        """
+        both = {
+            each: [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in each.encode()] for each in (_SPACE, " ")
+        }
+        if self._adds_space or not all(self._processor.is_byte(index) for ids in both.values() for index in ids):
+            return {}
+        has_spaces = self._processor.piece_to_id(_SPACE) != self._processor.unk_id()
+        return {_SPACE: both[_SPACE]} if has_spaces else both
 
     @classmethod
     def from_bytes(cls, model_proto: bytes) -> "Tokenizer":
@@ -144,12 +156,12 @@ class Tokenizer:
         ids: list[int] = []
         spans: list[tuple[int, int]] = []
         position = 0
-        # SentencePiece would take the character it writes spaces with for a space.
-        for nth, part in enumerate(text.split(_SPACE) if self._mark_ids else [text]):
-            if nth:
-                ids += self._mark_ids
-                spans += [(position, position + 1)] * len(self._mark_ids)
+        for nth, part in enumerate(self._apart.split(text) if self._apart else [text]):
+            if nth % 2:
+                ids += self._spelt[part]
+                spans += [(position, position + 1)] * len(self._spelt[part])
                 position += 1
+                continue
             mapping = self._encode_part(part)
             ids += mapping["ids"]
             spans += [(a + position, b + position) for a, b in mapping["offsets"]] if position else mapping["offsets"]
