@@ -23,9 +23,13 @@ _ALGORITHM = 1  # raise it when the same annotations are combined differently
 
 
 def folders_of(config: AnnotateConfig) -> list[Path]:
-    """The version folders that `config.of` names, itself or by the folder around it."""
-    given = [Path(each.strip()) for each in config.of.split(",") if each.strip()]
-    return [each / VERSION if (each / VERSION).is_dir() else each for each in given]
+    """The version folders that `config.of` names."""
+    return [version_folder(Path(each.strip())) for each in config.of.split(",") if each.strip()]
+
+
+def version_folder(folder: Path) -> Path:
+    """The version folder that is meant: itself, or the one within."""
+    return folder / VERSION if (folder / VERSION).is_dir() else folder
 
 
 class StoredMarks:
@@ -35,6 +39,9 @@ class StoredMarks:
         """Raises `DataError` where there is no annotated dataset."""
         self._folder, self._source = folder, AnnotatedSource(folder)
         self._next, self._places = 0, dict[str, int]()
+
+    def __len__(self) -> int:
+        return len(self._source)
 
     def spans_of(self, document: Document) -> Spans:
         """Raises `DataError` where the dataset has no such document, or another text of it."""
