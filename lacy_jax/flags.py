@@ -42,7 +42,7 @@ class Flag:
     """One flag.
 
     type: of its value, for pydantic; a list may be given several times. default: its value where it is not given.
-    needed: it must be given, unless the flag of the name `unless` is. old: names that it had, which still work.
+    needed: it must be given, unless one of the flags `unless` is. old: names that it had, which still work.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Flag:
     help: str
     default: Any = None
     needed: bool = False
-    unless: str = ""
+    unless: tuple[str, ...] = ()
     old: tuple[str, ...] = ()
 
     @property
@@ -252,7 +252,7 @@ def parse(
         found = [text for name in flag.names for text in texts[name]]
         # Flags that a program needs for its work are not needed to print its settings.
         printing = PRINT_CONFIG.name in given.names
-        optional = flag.name != CONFIG.name if printing else flag.unless in given.names
+        optional = flag.name != CONFIG.name if printing else not given.names.isdisjoint(flag.unless)
         try:
             setattr(given, flag.name, _value(replace(flag, needed=flag.needed and not optional), found))
         except ConfigError as error:

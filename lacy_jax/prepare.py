@@ -2,14 +2,17 @@
 
     python -m lacy_jax.prepare --config=configs/slm_tiny.py [--config.<section>.<setting>=...]
     python -m lacy_jax.prepare --config=configs/slm_tiny.py --show=random:3 [--html=FILE]
+    python -m lacy_jax.prepare --compare=FOLDER_A,FOLDER_B [--html=FILE]
 
 The folder that it names at the end can be copied to another machine and given there as --config.data.packed. With
---show, nothing is made: documents or packed windows are shown, coloured by what is factual (docs/annotation.md).
+--show, nothing is made: documents or packed windows are shown, coloured by what is factual. With
+--compare, it is said how far two annotations of one corpus agree (docs/annotation.md).
 """
 
 import dataclasses
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lacy_jax import flags
@@ -17,6 +20,8 @@ from lacy_jax.config import Config, Count
 from lacy_jax.doors import Door, run
 from lacy_jax.errors import ConfigError
 from lacy_jax.flags import Flag, Given
+from lacy_jax.folders import unwritable
+from lacy_jax.paths import expand_home
 from lacy_jax.start import preparing_problems
 
 if TYPE_CHECKING:
@@ -35,13 +40,16 @@ _SHOWN = (
     Flag("html", flags.Path, "A file for a page, in place of text on the terminal"),
     Flag("seed", Count, "Seed of the random choice", 0),
 )
+_COMPARE = Flag("compare", flags.Text, "Two folders of annotated or packed documents to compare, a comma between them")
 _SHOW = Flag("show", flags.Text, "What to show, by number from 0 or by id or title: 17, 3-5, random, random:4, id:NAME")
 
 
 def main(given: Given) -> int:
-    """Prepares what the config asks for, and prints its folder, of a mixture one for each dataset; or shows it."""
+    """Prepares what the config asks for, and prints its folder, of a mixture one for each dataset; or shows it, or compares two."""
     if given.show:
         return _show(given)
+    if given.compare:
+        return _compare(given)
     if wrong := [flag.name for flag in _SHOWN if flag.name in given.names]:
         raise ConfigError(*(f"--{name} goes with --show" for name in wrong))
     return _prepare(given)
@@ -88,6 +96,27 @@ def _describe(prepared: "Prepared", config: Config, *, say: Callable[[str], None
     say(f"marked by   {describe_marks(prepared)}")
     for doubt in doubts(prepared, config.annotate):
         say(f"warning     {doubt}")
+    say(f"documents   {prepared.annotated_directory}")
+
+
+def _compare(given: Given) -> int:
+    """Says how far two annotations agree, and writes the page."""
+    from lacy_jax.evidence.comparison.compare import compare, lines, open_annotation
+    from lacy_jax.evidence.comparison.page import write_comparison_page
+
+    folders = [expand_home(each.strip()) for each in given.compare.split(",")]
+    if len(folders) != 2 or not all(folders):
+        raise ConfigError(f"--compare={given.compare}: name two folders, with a comma between them")
+    if given.html and (problem := unwritable(str(Path(given.html).absolute().parent))):
+        raise ConfigError(f"--html={given.html}: {problem}")
+    first, second = map(open_annotation, folders)
+    found = compare(first, second)
+    for line in lines(found, first, second):
+        print(line)
+    if given.html:
+        write_comparison_page(given.html, found, first=first, second=second, command=given.command)
+        print(given.html)
+    return 0
 
 
 def _show(given: Given) -> int:
@@ -116,13 +145,13 @@ def _show(given: Given) -> int:
 
 
 def _problems(config: Config, given: Given) -> Iterable[str]:
-    return () if given.show else preparing_problems(config)
+    return () if given.show or given.compare else preparing_problems(config)
 
 
 DOOR = Door(
     "prepare",
     __doc__,
-    (dataclasses.replace(flags.CONFIG, unless="folder"), flags.PRINT_CONFIG, _SHOW, *_SHOWN),
+    (dataclasses.replace(flags.CONFIG, unless=("folder", "compare")), flags.PRINT_CONFIG, _COMPARE, _SHOW, *_SHOWN),
     main,
     prefix="error",
     hint=flags.SETTINGS_HINT,

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lacy_jax import prepare
 from lacy_jax.config import RuleConfig
 from lacy_jax.data.datasets import dataset_directory, write_annotated
 from lacy_jax.data.documents import Document, Spans, full_text
+from lacy_jax.doors import enter
 from lacy_jax.errors import DataError
 from lacy_jax.evidence.comparison.compare import Annotation, compare, lines, open_annotation
 from lacy_jax.evidence.comparison.page import write_comparison_page
@@ -142,6 +144,26 @@ def test_hostile_documents_break_neither_page_nor_terminal(tmp_path: Path) -> No
     assert "\x1b" not in said
     assert "\u202e" not in said
     assert re.search(r"^\| all \|", said, re.MULTILINE)
+
+
+def test_the_door_compares_and_writes_the_page(
+    tmp_path: Path, documents: list[Document], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [stored(tmp_path, name, documents, random_marks(documents, seed)) for seed, name in enumerate("ab")]
+    page = tmp_path / "page.html"
+    assert enter(prepare.DOOR, [f"--compare={folders[0].parent},{folders[1]}", f"--html={page}"]) == 0
+    said = capsys.readouterr().out
+    assert "| kind | A | B | precision | recall | F1 | kappa |" in said
+    assert said.endswith(f"{page}\n")
+    assert page.stat().st_size > 10_000
+    for words, problem in (
+        (["--compare=x"], "name two folders, with a comma"),
+        ([f"--compare={folders[0]},{tmp_path}/none"], "there is no folder"),
+        ([f"--html={page}", "--config=configs/slm_tiny.py"], "--html goes with --compare"),
+        ([], "--config is needed"),
+    ):
+        assert enter(prepare.DOOR, words) == 2
+        assert problem in capsys.readouterr().err
 
 
 def test_annotations_of_different_corpora_are_refused(tmp_path: Path, documents: list[Document]) -> None:

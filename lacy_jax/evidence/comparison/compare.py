@@ -45,7 +45,9 @@ class Annotation:
         """Who marked, and what counts."""
         found = self.fingerprint.get("annotator")
         annotator = found if isinstance(found, dict) else {}
-        who = " ".join(str(annotator[key]) for key in ("annotator", "model", "version", "partner") if key in annotator)
+        words = [str(annotator[key]) for key in ("annotator", "model", "version") if key in annotator]
+        partner = annotator.get("partner")  # its form, and what it knows
+        who = " ".join([*words, *(str(each) for each in partner[:1])] if isinstance(partner, list) else words)
         return f"{json.dumps(who)[1:-1]}, {'all marks' if self.rule is None else 'what its rule chooses'}"
 
 
