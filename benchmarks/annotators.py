@@ -1,11 +1,11 @@
 """What the annotators cost, and how far they agree: spaCy's marks and those of a partner, on two corpora.
 
-    python -m benchmarks.annotators WORLD LEADS [--directory=FOLDER] [--checkpoint=MODEL --few=20]
+    python -m benchmarks.annotators 1000 300 [--directory=FOLDER] [--checkpoint=MODEL --few=20]
 
-WORLD biographies of the closed world (database partner, 90% of the facts), and LEADS of the embedded corpus (documents
-partner, the article itself left out; with --checkpoint also that model, on a few of them). Characters a second of one
-process; then `lacy_jax.prepare --compare` of each pair, first with all of spaCy's marks, then with those of the default
-rule.
+1,000 biographies of the closed world (database partner, 90% of the facts), and 300 leads of the embedded corpus
+(documents partner, the article itself left out; with --checkpoint also that model, on a few of them). Characters a
+second of one process; then `lacy_jax.prepare --compare` of each pair, first with all of spaCy's marks, then with those
+of the default rule.
 """
 
 import argparse

@@ -5,8 +5,8 @@
     python -m lacy_jax.prepare --compare=FOLDER_A,FOLDER_B [--html=FILE]
 
 The folder that it names at the end can be copied to another machine and given there as --config.data.packed. With
---show, nothing is made: documents or packed windows are shown, coloured by what is factual. With
---compare, it is said how far two annotations of one corpus agree (docs/annotation.md).
+--show, nothing is made: documents or packed windows are shown, coloured by what is factual. With --compare, it
+is said how far two annotations of one corpus agree (docs/annotation.md).
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ _SHOW = Flag("show", flags.Text, "What to show, by number from 0 or by id or tit
 
 
 def main(given: Given) -> int:
-    """Prepares what the config asks for, and prints its folder, of a mixture one for each dataset; or shows it, or compares two."""
+    """Prepares what the config asks for, and prints its folder, of a mixture one per dataset; or shows or compares."""
     if given.show:
         return _show(given)
     if given.compare:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lacy_jax import prepare
 from lacy_jax.config import RuleConfig
 from lacy_jax.data.datasets import dataset_directory, write_annotated
 from lacy_jax.data.documents import Document, Spans, full_text
@@ -18,6 +17,7 @@ from lacy_jax.doors import enter
 from lacy_jax.errors import DataError
 from lacy_jax.evidence.comparison.compare import Annotation, compare, lines, open_annotation
 from lacy_jax.evidence.comparison.page import write_comparison_page
+from lacy_jax.prepare import DOOR
 
 HOSTILE = '</p></mark><script>alert(1)</script><img src=x onerror="alert(2)"> \u202egnp.exe \x1b[31m \x00 & "quotes" '
 Marks = list[list[tuple[int, int, str]]]
@@ -151,7 +151,7 @@ def test_the_door_compares_and_writes_the_page(
 ) -> None:
     folders = [stored(tmp_path, name, documents, random_marks(documents, seed)) for seed, name in enumerate("ab")]
     page = tmp_path / "page.html"
-    assert enter(prepare.DOOR, [f"--compare={folders[0].parent},{folders[1]}", f"--html={page}"]) == 0
+    assert enter(DOOR, [f"--compare={folders[0].parent},{folders[1]}", f"--html={page}"]) == 0
     said = capsys.readouterr().out
     assert "| kind | A | B | precision | recall | F1 | kappa |" in said
     assert said.endswith(f"{page}\n")
@@ -159,10 +159,10 @@ def test_the_door_compares_and_writes_the_page(
     for words, problem in (
         (["--compare=x"], "name two folders, with a comma"),
         ([f"--compare={folders[0]},{tmp_path}/none"], "there is no folder"),
-        ([f"--html={page}", "--config=configs/slm_tiny.py"], "--html goes with --compare"),
+        ([f"--html={page}", "--config=configs/slm_tiny.py"], "--html goes with --show"),
         ([], "--config is needed"),
     ):
-        assert enter(prepare.DOOR, words) == 2
+        assert enter(DOOR, words) == 2
         assert problem in capsys.readouterr().err
 
 

@@ -4,7 +4,6 @@ Words would be another unit in every language, and none in some; characters are 
 taken for the truth.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from lacy_jax.data.files import parse_json
 from lacy_jax.data.prepared import annotated_directory
 from lacy_jax.errors import DataError
 from lacy_jax.measures.agreement import Agreement
+from lacy_jax.terminal import printable
 
 UNMARKED = ""
 SHOWN_DOCUMENTS = 30
@@ -48,7 +48,7 @@ class Annotation:
         words = [str(annotator[key]) for key in ("annotator", "model", "version") if key in annotator]
         partner = annotator.get("partner")  # its form, and what it knows
         who = " ".join([*words, *(str(each) for each in partner[:1])] if isinstance(partner, list) else words)
-        return f"{json.dumps(who)[1:-1]}, {'all marks' if self.rule is None else 'what its rule chooses'}"
+        return f"{_in_a_row(who)}, {'all marks' if self.rule is None else 'what its rule chooses'}"
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def compare(first: Annotation, second: Annotation) -> Comparison:
 
 
 def lines(comparison: Comparison, first: Annotation, second: Annotation) -> list[str]:
-    """The comparison as text: a table in Markdown; kinds stand as JSON, since they may hold anything."""
+    """The comparison as text: a table in Markdown; what data holds steers no terminal."""
     rows = [f"A  {first.folder}  ({first.described})", f"B  {second.folder}  ({second.described})"]
     rows += [f"{comparison.documents:,} documents, {comparison.pairs.total():,} characters other than white space", ""]
     rows += ["| kind | A | B | precision | recall | F1 | kappa |", "|---|---|---|---|---|---|---|"]
@@ -168,9 +168,14 @@ def table(comparison: Comparison, *, most: int = 40) -> list[list[str]]:
     rows = [["all", *(f"{size / total:.1%}" for size in sizes)]]
     rows[0] += [shown(value) for value in (whole.precision, whole.recall, whole.f1, whole.kappa)]
     for kind, first, second, precision, recall, kappa in list(comparison.kinds())[:most]:
-        cells = [json.dumps(kind)[1:-1], f"{first / total:.1%}", f"{second / total:.1%}"]
+        cells = [_in_a_row(kind), f"{first / total:.1%}", f"{second / total:.1%}"]
         rows.append([*cells, shown(precision), shown(recall), "-", shown(kappa)])
     return rows
+
+
+def _in_a_row(text: str) -> str:
+    """Words of somebody else's data, for one line of a terminal."""
+    return " ".join(printable(text).split())
 
 
 def shown(value: float) -> str:
