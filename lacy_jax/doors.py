@@ -45,6 +45,7 @@ EXTRAS = {
     "safetensors": "partners",
     "tokenizers": "partners",
     "spacy": "prepare",
+    "apache_beam": "beam",
     "lm_eval": "eval",
     "libtpu": "tpu",
     **{package: scheme for scheme, package in PACKAGES.items()},

@@ -1,6 +1,7 @@
 """Prepare a corpus: mark its facts, train or load the tokenizer, pack windows. Training does it too where needed.
 
     python -m lacy_jax.prepare --config=configs/slm_tiny.py [--config.<section>.<setting>=...]
+    python -m lacy_jax.prepare --config=configs/slm_tiny.py --beam_runner=DirectRunner [--beam_options="--a=b --c=d"]
     python -m lacy_jax.prepare --config=configs/slm_tiny.py --show=random:3 [--html=FILE]
     python -m lacy_jax.prepare --compare=FOLDER_A,FOLDER_B [--html=FILE]
 
@@ -10,6 +11,7 @@ is said how far two annotations of one corpus agree (docs/annotation.md).
 """
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lacy_jax import flags
 from lacy_jax.config import Config, Count
+from lacy_jax.data.beam import Beam, Runner, beam_problems
 from lacy_jax.doors import Door, run
 from lacy_jax.errors import ConfigError
 from lacy_jax.flags import Flag, Given
@@ -41,6 +44,13 @@ _SHOWN = (
     Flag("seed", Count, "Seed of the random choice", 0),
 )
 _COMPARE = Flag("compare", flags.Text, "Two folders of annotated or packed documents to compare, a comma between them")
+_BEAM = (
+    Flag("beam_runner", Runner, "Mark with Apache Beam, on this runner (docs/preparing.md); default: processes here"),
+    Flag("beam_options", str, 'Options of Beam and of the runner: "--name=value --name=value"', ""),
+    Flag(
+        "beam_parts", flags.Path, "Where parts lie while they are marked: a folder or bucket that all workers see", ""
+    ),
+)
 _SHOW = Flag("show", flags.Text, "What to show, by number from 0 or by id or title: 17, 3-5, random, random:4, id:NAME")
 
 
@@ -69,7 +79,7 @@ def _prepare(given: Given) -> int:
         reporter.note(so_far.speed())
 
     with reporting() as reporter:
-        marking = Marking(report=report)
+        marking = Marking(report=report, beam=_beam(given))
         prepared = prepare(given.config, tokenizer=given.tokenizer, progress=reporter.update, marking=marking)
         reporter.finish()
         for name, part in (prepared.parts or {"": prepared}).items():
@@ -144,14 +154,33 @@ def _show(given: Given) -> int:
     return 0
 
 
+def _beam(given: Given) -> Beam | None:
+    if not given.beam_runner:
+        return None
+    return Beam(given.beam_runner, tuple(shlex.split(given.beam_options)), given.beam_parts)
+
+
 def _problems(config: Config, given: Given) -> Iterable[str]:
-    return () if given.show or given.compare else preparing_problems(config)
+    if given.show or given.compare:
+        return
+    if given.beam_runner:
+        yield from beam_problems(given.beam_runner, given.beam_options, given.beam_parts)
+    elif given.beam_options or given.beam_parts:
+        yield "--beam_options and --beam_parts go with --beam_runner"
+    yield from preparing_problems(config)
 
 
 DOOR = Door(
     "prepare",
     __doc__,
-    (dataclasses.replace(flags.CONFIG, unless=("folder", "compare")), flags.PRINT_CONFIG, _COMPARE, _SHOW, *_SHOWN),
+    (
+        dataclasses.replace(flags.CONFIG, unless=("folder", "compare")),
+        flags.PRINT_CONFIG,
+        *_BEAM,
+        _COMPARE,
+        _SHOW,
+        *_SHOWN,
+    ),
     main,
     prefix="error",
     hint=flags.SETTINGS_HINT,

@@ -55,6 +55,7 @@ ELSEWHERE = {
     "mixtures.md": "tests/training/test_mixtures.py",
     "measuring.md": "tests/evidence/test_harness.py",
     "performance.md": "tests/benchmarks",
+    "preparing.md": "tests/data/test_beam.py",
     "serving.md": "test_the_server_starts",
     "tracking.md": "tests/training/tracking",
     "tpu.md": "tests/training/test_ahead.py, where libtpu is",

@@ -129,6 +129,11 @@ def annotator_fingerprint(
     return {"annotator": config.annotator} | own
 
 
+def annotator_reads(config: AnnotateConfig, *, corpus: CorpusConfig, directory: str) -> dict[str, Any]:
+    """What `mark` is given beside the settings of the annotator."""
+    return _read(ANNOTATORS.load(config.annotator), corpus=corpus, directory=directory)
+
+
 def _read(annotator: Any, **known: Any) -> dict[str, Any]:
     """What the annotator is given beside its settings."""
     return {name: known[name] for name in getattr(annotator, "READS", ())}

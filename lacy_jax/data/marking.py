@@ -14,6 +14,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from lacy_jax.config import Config
@@ -23,10 +24,12 @@ from lacy_jax.data.annotate import (
     JUDGED_CHARACTERS,
     annotator_doubts,
     annotator_parts,
+    annotator_reads,
     mark_documents,
     workers,
 )
 from lacy_jax.data.batches import corpus_parts
+from lacy_jax.data.beam import Beam, run_pipeline
 from lacy_jax.data.check import SMALL, small_corpus_problems
 from lacy_jax.data.corpus import read_documents
 from lacy_jax.data.datasets import Fingerprint
@@ -38,9 +41,12 @@ from lacy_jax.data.parts import Part
 from lacy_jax.data.speed import Marked, units_of
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import DataError
+from lacy_jax.paths import absolute
 
 FOLDER = "parts"  # beside the version folder of the dataset
 PLAN = "plan.json"
+_RUNS = 3  # of a pipeline that fails
+_POLL_SECONDS = 1.0  # between two looks at the parts that are marked
 _USABLE = 20  # a corpus of which less than one document of so many can be marked is refused
 
 
@@ -48,10 +54,12 @@ _USABLE = 20  # a corpus of which less than one document of so many can be marke
 class Marking:
     """How the documents are marked.
 
-    report: called with what was marked so far, after each document.
+    report: called with what was marked so far, after each document. beam: who runs the pipeline; None: processes of
+    this command.
     """
 
     report: Callable[[Marked], None] = lambda _marked: None
+    beam: Beam | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +107,11 @@ def make_annotated(
         DataError: the corpus cannot be read, is too small, or cannot be marked.
     """
     work = directory.parent / FOLDER
-    plan = _open_plan(work, folder=str(work), directory=directory)
+    beam = marking.beam
+    folder = f"{beam.parts.rstrip('/')}/{directory.parent.name}" if beam and beam.parts else str(work.absolute())
+    plan = _open_plan(work, folder=folder, directory=directory)
     if plan is None:
-        plan = _read_corpus(config, folder=str(work), directory=directory, progress=progress)
+        plan = _read_corpus(config, folder=folder, directory=directory, progress=progress)
         write_whole(work / PLAN, json.dumps(dataclasses.asdict(plan)).encode())
     if plan.characters <= SMALL:
         documents = [document for number in range(len(plan.parts)) for document in plan.read(number)]
@@ -112,6 +122,8 @@ def make_annotated(
     _mark(plan, config, tokenizer, marking=marking, progress=progress)
     _put_together(plan, directory=directory, fingerprint=fingerprint, progress=progress)
     shutil.rmtree(work)
+    if absolute(folder).exists():
+        absolute(folder).rmtree()
 
 
 # Reading.
@@ -186,14 +198,71 @@ def _mark(plan: Plan, config: Config, tokenizer: TextTokenizer | None, *, markin
     kept = annotator_parts(config.annotate) != "whole"
     missing = [number for number in everything if not (kept and plan.finished(number))]
     cores = workers(config.annotate) if annotator_parts(config.annotate) == "anywhere" else 1
+    if marking.beam and marking.beam.runner != "DirectRunner":
+        cores = 0  # not known here
     units, each = units_of(plan.beginnings, tokenizer)
     tally = _Tally(plan, config, marking, progress, Marked(cores=cores, units=units, characters_per_unit=each))
     tally.done = plan.documents - sum(plan.parts[number].documents for number in missing)
     if tally.done:
         logging.warning("%s of %s documents are marked already", f"{tally.done:,}", f"{plan.documents:,}")
         progress("annotate", tally.done, plan.documents)
-    if missing:
+    if marking.beam and annotator_parts(config.annotate) != "anywhere":
+        raise DataError(
+            f"--beam_runner: the annotator {config.annotate.annotator} marks in one process here; leave it out"
+        )
+    if missing and marking.beam:
+        _mark_with_beam(plan, missing, beam=marking.beam, config=config, tally=tally)
+    elif missing:
         _mark_in_order(plan, missing, config=config, tally=tally)
+
+
+def _mark_with_beam(plan: Plan, missing: list[int], *, beam: Beam, config: Config, tally: _Tally) -> None:
+    """Runs the pipeline; where it fails, or a part is damaged, again for the parts that are left."""
+    further = annotator_reads(config.annotate, corpus=config.corpus, directory=config.data.directory)
+    run = functools.partial(
+        run_pipeline,
+        beam,
+        folder=plan.folder,
+        settings=config.annotate,
+        further=further,
+        workers=workers(config.annotate),
+    )
+    failure: BaseException | None = None
+    for _ in range(_RUNS):
+        failure = None
+        with ThreadPoolExecutor(1) as thread:
+            running = thread.submit(run, [(number, plan.parts[number].sha256) for number in missing])
+            while not running.done():
+                wait([running], timeout=_POLL_SECONDS)
+                missing = _tally_finished(plan, missing, tally=tally)
+        missing = _tally_finished(plan, missing, tally=tally)
+        failure = running.exception()
+        if isinstance(failure, DataError):
+            raise failure
+        if not missing:
+            return
+        logging.warning("%d parts are still to be marked (%s)", len(missing), failure)
+    said = str(failure).strip().rpartition("\n")[2][:300]
+    raise DataError(
+        f"--beam_runner={beam.runner}: {len(missing)} of {len(plan.parts)} parts could not be marked ({said}); "
+        "the same command goes on from the others"
+    ) from failure
+
+
+def _tally_finished(plan: Plan, missing: list[int], *, tally: _Tally) -> list[int]:
+    """Counts the parts of `missing` that are marked by now; returns the others."""
+    left = []
+    there = parts.marked_parts(plan.folder)
+    for number in missing:
+        marks = None
+        if number in there:
+            marks = parts.read_marks(plan.folder, number, sha256=plan.parts[number].sha256)
+        if marks is None:
+            left.append(number)
+            continue
+        for document, mark in zip(plan.read(number), marks, strict=True):
+            tally.add(document, mark)
+    return left
 
 
 def _mark_in_order(plan: Plan, missing: list[int], *, config: Config, tally: _Tally) -> None:

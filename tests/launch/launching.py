@@ -40,6 +40,10 @@ CASES = {
     ],
     "gke_watch": ["gke.sh", "watch", "--name=run-1"],
     "gke_delete": ["gke.sh", "delete", "--name=run-1"],
+    "dataflow": [
+        "dataflow.sh", "--project=mine", "--region=us-central1", "--bucket=my-runs", "--image=gcr.io/mine/beam:1",
+        "--config=configs/slm_150m.py", TRICKY, "--workers=100",
+    ],
     "slurm": ["slurm.sh", *SLURM, "--partition=gpu", "--python=python3", "--", *FLAGS, TRICKY],
     "slurm_container": ["slurm.sh", *SLURM, "--container=/images/lacy 1.sqsh", "--mounts=/data:/data", "--", *FLAGS],
 }  # fmt: skip

@@ -48,7 +48,7 @@ def test_every_golden_belongs_to_a_case() -> None:
     assert {path.stem for path in GOLDENS.iterdir()} == set(CASES)
 
 
-@pytest.mark.parametrize("name", ["tpu_vm.sh", "gke.sh", "slurm.sh"])
+@pytest.mark.parametrize("name", ["tpu_vm.sh", "gke.sh", "slurm.sh", "dataflow.sh"])
 def test_scripts_explain_themselves(name: str) -> None:
     result = run([name, "--help"])
     assert result.returncode == 0
@@ -96,6 +96,13 @@ def test_scripts_explain_themselves(name: str) -> None:
         (GKE + "--topology=2x4 --slices=2 -- --config=c --workdir=gs://d", "give --config.mesh.slice=2"),
         ("gke.sh apply --name=a --image=i --bucket=gs://u", "--bucket='gs://u' is not of the form"),
         ("tpu_vm.sh run --name=a --zone=b -- --config=c --workdir=gs://d --config.data.packed=gs://e", "from a disk"),
+        ("dataflow.sh", "--project is missing"),
+        ("dataflow.sh --project=p --region=here", "--region='here' is not of the form"),
+        ("dataflow.sh --project=p --region=a-b1 --bucket=gs://b", "--bucket='gs://b' is not of the form"),
+        ("dataflow.sh --project=p --region=a-b1 --bucket=b --image='i j'", "--image='i j' is not of the form"),
+        ("dataflow.sh --project=p --region=a-b1 --bucket=b --image=i --workers=0", "--workers=0 must be a number"),
+        ("dataflow.sh --project=p --region=a-b1 --bucket=b --image=i", "--config=FILE is missing"),
+        ("dataflow.sh --runner=x", "unknown argument '--runner=x'"),
         ("slurm.sh", "--nodes is missing"),
         ("slurm.sh --nodes=1 --gpus=eight --time=1:00:00", "--gpus=eight must be a number"),
         ("slurm.sh --nodes=1 --gpus=8 -- --config=c", "--time is missing"),
@@ -155,7 +162,7 @@ def documented_commands() -> list[list[str]]:
 
 def test_documented_commands_dry_run() -> None:
     commands = documented_commands()
-    assert {words[0] for words in commands} == {"tpu_vm.sh", "gke.sh", "slurm.sh"}
+    assert {words[0] for words in commands} == {"tpu_vm.sh", "gke.sh", "slurm.sh", "dataflow.sh"}
     for words in commands:
         assert dry_run([word for word in words if word != "--dry-run"])
 
