@@ -1,4 +1,4 @@
-"""The inspector's page in a real browser: colours on light and dark, nothing runs, nothing is wider than a telephone."""
+"""The page of the inspector in a browser: colours on light and dark, nothing runs, no wider than a telephone."""
 
 from pathlib import Path
 
