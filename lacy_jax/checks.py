@@ -163,6 +163,8 @@ def _data(config: Config) -> Iterator[str]:
             f"({world.people}), as each needs one; add --config.corpus.biographies.documents={world.people}"
         )
     yield from _annotate(config)
+    if annotate.annotator == "tagger" and not annotate.tagger:
+        yield "config.annotate.tagger: the annotator tagger needs its folder; add --config.annotate.tagger=FOLDER"
     if annotate.annotator == "spans" and not annotate.spans_file:
         yield (
             "config.annotate.spans_file: the annotator spans needs the file with the spans; add "

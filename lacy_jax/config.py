@@ -102,7 +102,7 @@ class AnnotateConfig:
 
     annotator: str = setting(
         "spacy",
-        "Who marks: spacy, judge, partner, links, spans, union, intersection, oracle, or a package's "
+        "Who marks: spacy, tagger, judge, partner, links, spans, union, intersection, oracle, or a package's "
         "(docs/annotation.md).",
     )
     spacy_model: Path = setting(
@@ -121,6 +121,8 @@ class AnnotateConfig:
         "only where its marks begin is the partner asked.",
     )
     links_field: str = setting("links", "links: the field of the corpus jsonl with the marks; a.b for b within a.")
+    tagger: Path = setting("", "tagger: its folder, made by python -m lacy_jax.tagger (docs/tagger.md).")
+    tagger_threshold: Share = setting(0.5, "tagger: how probable a mark must be.")
     oracle_precision: Annotated[float, Field(gt=0.0, le=1.0)] = setting(
         1.0,
         "oracle: the precision of its marks; below 1 some are wrong on purpose. It marks the words of every stated "

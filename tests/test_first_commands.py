@@ -49,6 +49,7 @@ RUN = {
 }
 ELSEWHERE = {
     "adapting.md": "tests/test_adapt.py",
+    "tagger.md": "tests/tagging",
     "buckets.md": "tests/test_buckets.py",
     "faults.md": "tests/benchmarks",
     "launch.md": "tests/launch",

@@ -39,6 +39,7 @@ ANNOTATORS = Registry(
     group="lacy_jax.annotators",
     built_in={
         "spacy": "lacy_jax.data.annotators.spacy_words",
+        "tagger": "lacy_jax.tagging.marking",
         "judge": "lacy_jax.evidence.judge_marks",
         "partner": "lacy_jax.cascade.marks.partner",
         "links": "lacy_jax.data.annotators.links",

@@ -47,6 +47,8 @@ _LATER = (
     ("annotate", "partner"),
     ("annotate", "of"),
     ("annotate", "links_field"),
+    ("annotate", "tagger"),
+    ("annotate", "tagger_threshold"),
 )
 MAIN_BUDGET = 0.22  # of the intervals in it
 

@@ -1,0 +1,77 @@
+"""Make a tagger: a small network that learns another annotator's marks, and makes them at a fraction of the cost.
+
+    python -m lacy_jax.tagger --annotated=runs/data/annotated/NAME/1.0.0 --out=tagger
+    python -m lacy_jax.prepare --config=... --config.annotate.annotator=tagger --config.annotate.tagger=tagger
+
+--annotated is a folder that lacy_jax.prepare made with the annotator to be learned: spacy, judge, or any other. With
+--start=TAGGER, a tagger that learned many cheap marks learns a few dear ones. docs/tagger.md has figures.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from lacy_jax import flags
+from lacy_jax.config import Count, Share
+from lacy_jax.doors import Door, run
+from lacy_jax.errors import ConfigError
+from lacy_jax.flags import Flag, Given
+
+
+def main(given: Given) -> int:
+    """Teaches a tagger, saves it, and prints how far it agrees on documents that it did not see."""
+    from lacy_jax.console import reporting
+    from lacy_jax.data.datasets import AnnotatedSource
+    from lacy_jax.start import check_writable
+    from lacy_jax.tagging import learning
+    from lacy_jax.tagging.saved import load_tagger, save_tagger
+
+    out = Path(given.out)
+    if out.exists():
+        raise ConfigError(f"--out={given.out} exists already; name another folder")
+    check_writable("--out", given.out)
+    start = load_tagger(given.start) if given.start else None
+    source = AnnotatedSource(Path(given.annotated))
+    language = given.language or (start[0].language if start else "en")
+    with reporting() as reporter:
+        marked = []
+        for item in learning.read_marked(source, language=language):
+            marked.append(item)
+            reporter.update("read", len(marked), len(source))
+        held_out = [item for item in marked if learning.is_held_out(item[0], share=given.held_out)]
+        taught = [item for item in marked if not learning.is_held_out(item[0], share=given.held_out)]
+        about = learning.describe(taught, language=language)
+        if start:
+            about = dataclasses.replace(about, width=start[0].width)
+        network = learning.teach(
+            taught,
+            about,
+            start=start[1] if start else None,
+            epochs=given.epochs or (learning.EPOCHS if start is None else learning.EPOCHS_AFTER),
+            seed=given.seed,
+            progress=reporter.update,
+        )
+        reporter.finish()
+        found = learning.agreement(held_out, about, network)
+    about = dataclasses.replace(about, learned={"from": source.fingerprint, "agreement": dataclasses.asdict(found)})
+    save_tagger(out, about, network)
+    print(
+        f"{given.out}: taught by {len(taught):,} documents; of {found.words:,} words in {len(held_out):,} others, "
+        f"{found.alike:.1%} are called alike by the default rule; facts: recall {found.recall:.3f}, precision "
+        f"{found.precision:.3f}, F1 {found.f1:.3f}"
+    )
+    return 0
+
+
+_FLAGS = (
+    Flag("annotated", flags.Path, "Documents with marks: a version folder that lacy_jax.prepare made", needed=True),
+    dataclasses.replace(flags.OUT, help="The folder to write; it must not exist yet", needed=True),
+    Flag("start", flags.Path, "A tagger to begin with"),
+    Flag("language", str, "Of spaCy's tokenizer: en, de, ... (default: en, or that of --start)", ""),
+    Flag("epochs", Count, "How often each document is seen; 0: 4, or 8 with --start", 0),
+    Flag("held_out", Share, "Share of the documents that judge the tagger, and do not teach it", 0.02),
+    Flag("seed", Count, "Of the weights and the order", 0),
+)
+DOOR = Door("tagger", __doc__, _FLAGS, main)
+
+if __name__ == "__main__":
+    run(DOOR)
