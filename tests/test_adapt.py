@@ -176,7 +176,7 @@ def corpus(path: Path, *, count: int = 60) -> Path:
     return path
 
 
-@pytest.mark.parametrize("style", ["gpt2", "llama3"])
+@pytest.mark.parametrize("style", [pytest.param("gpt2", marks=pytest.mark.slow), "llama3"])
 def test_the_door_makes_a_checkpoint_that_generates_and_a_page(
     tmp_path: Path, capsys: pytest.CaptureFixture, style: str
 ) -> None:

@@ -53,6 +53,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_page_run_as_they_stand(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Outside the main thread, as some notebooks run them: no signal can be handled there."""
     names: dict[str, Any] = {"texts": TEXTS}

@@ -222,6 +222,7 @@ def test_a_cascade_that_fails_at_the_end_leaves_a_report(
 @pytest.mark.parametrize("words", [("generate", "--prompts_file="), ("serve", "--api_key_file=")], ids=" ".join)
 def test_a_signal_is_quiet(words: tuple[str, str], number: signal.Signals, status: int, tmp_path: Path) -> None:
     """A shell shows the status of a process that SIGTERM has ended as 143."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a job in the background would ignore
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     process = start(f"lacy_jax.{words[0]}", f"{words[1]}{fifo}")

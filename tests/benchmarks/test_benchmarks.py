@@ -82,6 +82,7 @@ def test_spacys_marks_have_a_line_for_every_rule(capsys: pytest.CaptureFixture[s
     assert recalls == sorted(recalls, reverse=True)
 
 
+@pytest.mark.slow
 def test_every_score_of_a_checkpoint_has_a_line(
     small_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

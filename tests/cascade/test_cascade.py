@@ -76,7 +76,7 @@ def assert_same(rows: Sequence[Completion], others: Sequence[Completion]) -> Non
 
 
 @pytest.mark.parametrize("style", ["gpt2", "llama"])
-@pytest.mark.parametrize("budget", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("budget", [pytest.param(0.0, marks=pytest.mark.slow), 0.3, 1.0])
 def test_batched_equals_one_by_one(model: Model, style: str, budget: float) -> None:
     cascade = Cascade(model(style), Fake(), budget=budget)
     together = cascade.generate(PROMPTS, max_new_tokens=40, batch_size=5)

@@ -70,7 +70,7 @@ def row_of(loaded: LoadedModel, length: int, rng: np.random.Generator) -> list[i
     return rng.integers(3, loaded.tokenizer.call_id, length).tolist()
 
 
-@pytest.mark.parametrize("style", ["gpt2", "llama"])
+@pytest.mark.parametrize("style", ["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
 def test_decoding_equals_full_forward_across_all_buckets(model: Model, rng: np.random.Generator, style: str) -> None:
     loaded = model(style, context=CONTEXT, scale=3.0)
     session = Engine(loaded).session(3)

@@ -79,7 +79,7 @@ def partner_of(kind: str, folder: Path, checkpoint: Path) -> Iterator[Partner]:
         yield partner
 
 
-@pytest.mark.parametrize("kind", ["documents", "database", "checkpoint", "http"])
+@pytest.mark.parametrize("kind", ["documents", "database", pytest.param("checkpoint", marks=pytest.mark.slow), "http"])
 def test_batched_equals_one_by_one(model: Model, tmp_path: Path, checkpoint: Path, kind: str) -> None:
     with partner_of(kind, tmp_path, checkpoint) as partner:
         # The database has answers only right behind prompts that ask for a fact.

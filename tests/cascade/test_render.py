@@ -6,7 +6,8 @@ import json
 import pytest
 
 from lacy_jax.cascade import Completion, Counts, Piece
-from lacy_jax.cascade.render import as_json, marked_text, wants_colour
+from lacy_jax.cascade.render import as_json, marked_text
+from lacy_jax.terminal import wants_colour
 
 PIECES = (
     Piece(" born in", "slm", -2.0, 2),

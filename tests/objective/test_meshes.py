@@ -68,7 +68,7 @@ def test_identical_losses_give_identical_taken_sets(shape):
         assert one.sum() == (0 if rule == "none" else round(0.15 * valid.sum())) or rule == "factual"
 
 
-@pytest.mark.parametrize("chunks", [1, 4])
+@pytest.mark.parametrize("chunks", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_losses_and_gradients_equal_one_devices(inputs, chunks):
     run = jax.jit(programs.value_and_gradients, static_argnames="chunks")
     (loss, (taken, losses, greedy)), gradients = run(*inputs.values(), chunks=chunks)

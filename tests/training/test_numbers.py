@@ -153,6 +153,7 @@ def test_a_checkpoint_that_is_not_finite_is_not_continued(
         train(change(config, steps=6), prepared=small_data, workdir=str(tmp_path), reporter=Reporter(quiet=True))
 
 
+@pytest.mark.slow
 def test_a_spike_is_named_with_its_texts(
     small_config: Config, small_data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,7 +263,12 @@ def test_the_last_step_is_validated_before_it_is_saved(
             [1, 4, 6],
             marks=pytest.mark.slow,
         ),
-        ({"keep_checkpoints": 1, "keep_best": "loss"}, [math.nan, 7, 8, math.nan, 9, math.inf], [2, 6]),
+        pytest.param(
+            {"keep_checkpoints": 1, "keep_best": "loss"},
+            [math.nan, 7, 8, math.nan, 9, math.inf],
+            [2, 6],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=range(6),
 )
