@@ -125,6 +125,7 @@ def test_answers_are_those_of_the_cascade_and_sigterm_lets_them_end(export: Path
         assert process.wait(120) == 0
 
 
+@pytest.mark.slow
 def test_a_key_of_the_environment(export: Path) -> None:
     flags = [f"--checkpoint={export}", "--partner=none", "--host=0.0.0.0", "--model_name=mine"]
     with serving(*flags, LACY_API_KEY="sesame") as (process, url):

@@ -21,6 +21,7 @@ def test_the_training_step_has_a_line_for_every_method(capsys: pytest.CaptureFix
     assert [line.split()[0] for line in lines[3:]] == ["ntp", "lacy", "rho", "documents", "unchecked", "optax", "the"]
 
 
+@pytest.mark.slow
 def test_the_step_has_a_floor_and_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     settings = [word for setting in TINY for word in ("--set", f"model.{setting}")]
     step.main(["--method", "lacy", "--peer", "none", "--rounds", "2", "--repeat", "1", *settings])
