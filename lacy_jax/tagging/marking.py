@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from lacy_jax.config import AnnotateConfig
+from lacy_jax.data.annotators.spacy_words import check_spacy
 from lacy_jax.data.documents import NO_SPANS, Document, Spans
 from lacy_jax.errors import LacyError
 from lacy_jax.tagging.network import Network, Windows, inner, windows_of
@@ -32,8 +33,12 @@ class Tagged:
 
 
 def problems(config: AnnotateConfig) -> Iterator[str]:
-    """One line if the folder holds no tagger. checks.py reports where none is named."""
+    """One line if spaCy is missing, or the folder holds no tagger. checks.py reports where none is named."""
     if config.tagger:
+        try:
+            check_spacy()
+        except LacyError as error:
+            yield from error.problems
         try:
             read_about(config.tagger)
         except LacyError as error:

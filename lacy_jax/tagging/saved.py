@@ -9,6 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
 from lacy_jax.data.files import file_sha256, parse_json, write_whole
 from lacy_jax.errors import DataError
@@ -44,8 +46,6 @@ def new_network(about: About, *, seed: int = 0, dropout: float = 0.0) -> Network
 
 def save_tagger(folder: Path, about: About, network: Network) -> None:
     """Writes both files; the description last."""
-    from safetensors.numpy import save
-
     arrays = {name: np.asarray(value) for name, value in _arrays(network).items()}
     write_whole(folder / WEIGHTS_FILE, save(arrays))
     sha256 = file_sha256(str(folder / WEIGHTS_FILE))
@@ -79,9 +79,6 @@ def load_tagger(folder: str) -> tuple[About, Network]:
     Raises:
         DataError: the folder holds none, or its weights are damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     about, sha256 = read_about(folder)
     path = Path(folder) / WEIGHTS_FILE
     damaged = DataError(f"{path} is damaged; copy it again, or make the tagger anew")

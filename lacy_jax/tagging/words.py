@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lacy_jax.data.annotators.shown import pieces_of, shorten_runs
+from lacy_jax.data.annotators.spacy_words import check_spacy
 from lacy_jax.data.documents import Document, text_offset
 from lacy_jax.errors import DataError
 
@@ -42,7 +43,7 @@ def words_of(documents: Iterable[Document], *, language: str) -> Iterator[tuple[
     """Each document with the words of its text, by spaCy's tokenizer of a language.
 
     Raises:
-        DataError: spaCy has no such language, or needs a package for it that is not installed.
+        DataError: spaCy is not installed, has no such language, or needs a package for it that is not installed.
     """
     nlp, read = _tokenizer(language), 0
     for document in documents:
@@ -53,9 +54,10 @@ def words_of(documents: Iterable[Document], *, language: str) -> Iterator[tuple[
 
 
 def _tokenizer(language: str) -> Any:
-    try:
-        import spacy  # not installed where only training is
+    check_spacy()
+    import spacy  # not installed where only training is
 
+    try:
         return spacy.blank(language)
     except ImportError as error:
         said = str(error).partition("\n")[0]

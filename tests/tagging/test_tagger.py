@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -180,3 +181,21 @@ def test_the_door(small_data: Prepared, tmp_path: Path, capsys: pytest.CaptureFi
         assert line in said
         assert len(said.splitlines()) == 1
     assert list(itertools.islice(tmp_path.glob("u"), 1)) == []
+
+
+@pytest.mark.parametrize("package", ["spacy", "safetensors"])
+def test_a_missing_package_is_one_line_before_anything_is_taught(
+    package: str,
+    small_data: Prepared,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(learning, "teach", lambda *_, **__: pytest.fail("it was taught"))
+    monkeypatch.setitem(sys.modules, package, None)
+    if package == "safetensors":
+        monkeypatch.delitem(sys.modules, "lacy_jax.tagging.saved")
+    assert enter(DOOR, [f"--annotated={small_data.annotated_directory}", f"--out={tmp_path}/t"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is not installed; pip install" in line
+    assert "lacy_jax[" in line

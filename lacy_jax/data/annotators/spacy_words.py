@@ -84,10 +84,15 @@ def doubts(texts: Sequence[str], config: AnnotateConfig) -> Iterator[str]:
         )
 
 
-def _installed_model(configured: str) -> str:
-    """The model to load: the configured package or folder, else the first of `_MODELS` that is installed."""
+def check_spacy() -> None:
+    """Raises `DataError` where spaCy is not installed; does not import it."""
     if importlib.util.find_spec("spacy") is None:
         raise DataError("annotate: spaCy is not installed; pip install 'lacy_jax[prepare]'")
+
+
+def _installed_model(configured: str) -> str:
+    """The model to load: the configured package or folder, else the first of `_MODELS` that is installed."""
+    check_spacy()
     for name in (configured,) if configured else _MODELS:
         if (Path(name) / "meta.json").is_file() or (name.isidentifier() and importlib.util.find_spec(name)):
             return name
