@@ -11,7 +11,7 @@ import dataclasses
 from pathlib import Path
 
 from lacy_jax import flags
-from lacy_jax.config import Count, Share
+from lacy_jax.config import Count, Positive, Share
 from lacy_jax.doors import Door, run
 from lacy_jax.errors import ConfigError
 from lacy_jax.flags import Flag, Given
@@ -34,9 +34,9 @@ def main(given: Given) -> int:
     language = given.language or (start[0].language if start else "en")
     with reporting() as reporter:
         marked = []
-        for item in learning.read_marked(source, language=language):
+        for item in learning.read_marked(source.evenly(given.documents), language=language):
             marked.append(item)
-            reporter.update("read", len(marked), len(source))
+            reporter.update("read", len(marked), min(len(source), given.documents))
         held_out = [item for item in marked if learning.is_held_out(item[0], share=given.held_out)]
         taught = [item for item in marked if not learning.is_held_out(item[0], share=given.held_out)]
         about = learning.describe(taught, language=language)
@@ -67,6 +67,7 @@ _FLAGS = (
     dataclasses.replace(flags.OUT, help="The folder to write; it must not exist yet", needed=True),
     Flag("start", flags.Path, "A tagger to begin with"),
     Flag("language", str, "Of spaCy's tokenizer: en, de, ... (default: en, or that of --start)", ""),
+    Flag("documents", Positive, "Read at most so many, from all over the corpus: they are held in memory", 20_000),
     Flag("epochs", Count, "How often each document is seen; 0: 4, or 8 with --start", 0),
     Flag("held_out", Share, "Share of the documents that judge the tagger, and do not teach it", 0.02),
     Flag("seed", Count, "Of the weights and the order", 0),

@@ -322,6 +322,11 @@ class AnnotatedSource:
     def __iter__(self) -> Iterator[tuple[Document, Spans]]:
         return (self[index] for index in range(len(self)))
 
+    def evenly(self, most: int) -> Iterator[tuple[Document, Spans]]:
+        """At most so many of them, from all over the corpus."""
+        count = min(len(self), most)
+        return (self[nth * len(self) // count] for nth in range(count))
+
 
 def _annotated_record(item: tuple[Document, Spans]) -> Record:
     document, spans = item

@@ -44,7 +44,7 @@ def doubts(prepared: Prepared, settings: AnnotateConfig) -> Iterator[str]:
     """What the annotator doubts of its own marks (data/annotate.py), where documents and annotator are here."""
     try:
         source = AnnotatedSource(prepared.annotated_directory)
-        texts = [source[index][0].text[:JUDGED_CHARACTERS] for index in _evenly(len(source), JUDGED)]
+        texts = [document.text[:JUDGED_CHARACTERS] for document, _ in source.evenly(JUDGED)]
         yield from annotator_doubts(texts, settings)
     except DataError as error:
         logging.info("nothing is said about the marks: %s", error)
@@ -54,8 +54,7 @@ def _examples(prepared: Prepared) -> Iterator[str]:
     """Words that the rule calls factual, each once, of documents all over the corpus."""
     source = AnnotatedSource(prepared.annotated_directory)
     rule, seen = RuleConfig(**prepared.fingerprint["rule"]), set[str]()
-    for index in _evenly(len(source), _SEARCHED):
-        document, spans = source[index]
+    for document, spans in source.evenly(_SEARCHED):
         chosen = select_spans(spans, rule)
         if not len(chosen):
             continue
@@ -66,7 +65,3 @@ def _examples(prepared: Prepared) -> Iterator[str]:
             yield f"{word} ({chosen.kinds[middle]})"
         if len(seen) == EXAMPLES:
             return
-
-
-def _evenly(count: int, most: int) -> list[int]:
-    return [place * count // min(count, most) for place in range(min(count, most))]

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -163,9 +164,11 @@ def test_what_is_saved_is_what_is_read_and_damage_is_one_line(tmp_path: Path) ->
 
 def test_the_door(small_data: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = f"--annotated={small_data.annotated_directory}"
-    options = ("--epochs=1", "--held_out=0.3")
+    options = ("--epochs=1", "--held_out=0.3", "--documents=12")
     assert enter(DOOR, [folder, f"--out={tmp_path}/t", *options]) == 0
-    assert "are called alike by the default rule" in capsys.readouterr().out
+    found = re.search(r"taught by (\d+) documents; of .* in (\d+) others, .* alike", capsys.readouterr().out)
+    assert found is not None
+    assert int(found[1]) + int(found[2]) == 12
     learned = json.loads((tmp_path / "t" / ABOUT_FILE).read_text())["learned"]
     assert learned["from"]["annotator"]["annotator"] == "spacy"
     first = annotator_fingerprint(config := AnnotateConfig(annotator="tagger", tagger=str(tmp_path / "t")))
@@ -199,3 +202,11 @@ def test_a_missing_package_is_one_line_before_anything_is_taught(
     (line,) = capsys.readouterr().err.splitlines()
     assert "is not installed; pip install" in line
     assert "lacy_jax[" in line
+
+
+def test_some_documents_are_from_all_over_the_corpus(small_data: Prepared) -> None:
+    source = AnnotatedSource(small_data.annotated_directory)
+    own = [document.id for document, _ in source]
+    some = [document.id for document, _ in source.evenly(3)]
+    assert some == [own[0], own[len(own) // 3], own[2 * len(own) // 3]]
+    assert [document.id for document, _ in source.evenly(len(own) + 5)] == own
