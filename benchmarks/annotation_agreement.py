@@ -18,7 +18,7 @@ import os
 import re
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from lacy_jax.data.documents import Document, Spans, full_text, text_offset
 from lacy_jax.data.factual import factual_tokens, select_spans
 from lacy_jax.data.read_tokenizer import tokenizer_of_file
 from lacy_jax.data.tokenizer import TextTokenizer, Tokenizer, train_tokenizer
+from lacy_jax.measures.agreement import agreement_of
 
 # Name, rule, and what was measured before with a Llama annotator: share flagged, recall, precision.
 RULES = (
@@ -105,31 +106,6 @@ def find_value(text: str, start: int, value: str, counts: collections.Counter[st
     return [(start + found, start + found + length) for found, length in parts if found >= 0]
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Shares: of tokens flagged by a rule, of tokens marked by the large model, of the marked flagged, and back."""
-
-    flagged: float
-    marked: float
-    recall: float
-    precision: float
-
-    @property
-    def f1(self) -> float:
-        return 2 * self.recall * self.precision / (self.recall + self.precision)
-
-
-def measure(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Agreement:
-    """From (flagged, marked), bool[tokens] of each document."""
-    tokens = flagged = marked = both = 0
-    for by_rule, by_model in pairs:
-        tokens += len(by_rule)
-        flagged += int(by_rule.sum())
-        marked += int(by_model.sum())
-        both += int((by_rule & by_model).sum())
-    return Agreement(flagged / tokens, marked / tokens, both / marked, both / flagged)
-
-
 def flags(document: Document, spans: Spans, tokenizer: TextTokenizer) -> np.ndarray:
     """Which tokens of the document's text, its title left out, are factual by `spans`."""
     text = full_text(document)
@@ -152,10 +128,11 @@ def print_agreement(marked: list[Marked], annotated: list[tuple[Document, Spans]
     print(f"\n{'rule':34} flagged  recall  precision  F1     (measured before)")
     for name, rule, before in RULES:
         by_rule = [flags(document, select_spans(spans, rule), tokenizer) for document, spans in annotated]
-        got = measure(zip(by_rule, by_model, strict=True))
-        print(f"{name:34} {got.flagged:6.1%} {got.recall:8.3f} {got.precision:9.3f} {got.f1:6.3f}   ({before})")
-    tokens = sum(map(len, by_model))
-    print(f"{tokens} tokens, {got.marked:.1%} of them marked by the large model\n")
+        got = agreement_of(np.concatenate(by_model), np.concatenate(by_rule))
+        print(
+            f"{name:34} {got.second / got.units:6.1%} {got.recall:8.3f} {got.precision:9.3f} {got.f1:6.3f}   ({before})"
+        )
+    print(f"{got.units} tokens, {got.first / got.units:.1%} of them marked by the large model\n")
 
 
 def print_speed(documents: list[Document], *, workers: int) -> None:

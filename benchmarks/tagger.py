@@ -20,13 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.annotation_agreement import Agreement, Marked, fact_spans, flags, measure, read_marked
+from benchmarks.annotation_agreement import Marked, fact_spans, flags, read_marked
 from lacy_jax.config import AnnotateConfig, CorpusConfig, RuleConfig
 from lacy_jax.data.annotate import annotate_documents
 from lacy_jax.data.corpus import read_documents
 from lacy_jax.data.documents import Document, full_text
 from lacy_jax.data.factual import select_spans
 from lacy_jax.data.tokenizer import TextTokenizer, Tokenizer, train_tokenizer
+from lacy_jax.measures.agreement import Agreement, agreement_of
 from lacy_jax.tagging import learning
 from lacy_jax.tagging.saved import load_tagger, read_about, save_tagger
 from lacy_jax.tagging.words import words_of
@@ -83,18 +84,18 @@ def print_learned(tagger: str, path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         save_tagger(Path(folder), own, network)
         score = {t: _agreement(half[::5], folder, float(t), tokenizer) for t in _THRESHOLDS}
-        best = float(max(_THRESHOLDS, key=lambda t: score[t].f1 if score[t].flagged <= 0.25 else 0.0))
+        best = float(max(_THRESHOLDS, key=lambda t: score[t].f1 if score[t].second <= 0.25 * score[t].units else 0.0))
         found = _agreement(judged, folder, best, tokenizer)
     spacy = AnnotateConfig()
     by_rule = [
         flags(document, select_spans(spans, RuleConfig()), tokenizer)
         for document, spans in annotate_documents([each.document for each in judged], spacy)
     ]
-    rule = measure(zip(by_rule, _by_model(judged, tokenizer), strict=True))
+    rule = agreement_of(_by_model(judged, tokenizer), np.concatenate(by_rule))
     print(f"\n{path.name}: taught by {len(taught)} documents, threshold {best:.2f} chosen on {len(half[::5])} others")
     for name, got in (("the default rule, spaCy", rule), ("tagger", found)):
         print(
-            f"{name:24} on {len(judged)} more: flagged {got.flagged:.1%}, recall {got.recall:.3f}, "
+            f"{name:24} on {len(judged)} more: flagged {got.second / got.units:.1%}, recall {got.recall:.3f}, "
             f"precision {got.precision:.3f}, F1 {got.f1:.3f}"
         )
 
@@ -103,11 +104,11 @@ def _agreement(marked: list[Marked], folder: str, threshold: float, tokenizer: T
     config = AnnotateConfig(annotator="tagger", tagger=folder, tagger_threshold=threshold)
     found = annotate_documents([each.document for each in marked], config)
     ours = [flags(document, spans, tokenizer) for document, spans in found]
-    return measure(zip(ours, _by_model(marked, tokenizer), strict=True))
+    return agreement_of(_by_model(marked, tokenizer), np.concatenate(ours))
 
 
-def _by_model(marked: list[Marked], tokenizer: TextTokenizer) -> list[np.ndarray]:
-    return [flags(each.document, fact_spans(each), tokenizer) for each in marked]
+def _by_model(marked: list[Marked], tokenizer: TextTokenizer) -> np.ndarray:
+    return np.concatenate([flags(each.document, fact_spans(each), tokenizer) for each in marked])
 
 
 def main() -> None:

@@ -54,11 +54,11 @@ def main(given: Given) -> int:
         found = learning.agreement(held_out, about, network)
     about = dataclasses.replace(about, learned={"from": source.fingerprint, "agreement": dataclasses.asdict(found)})
     save_tagger(out, about, network)
-    print(
-        f"{given.out}: taught by {len(taught):,} documents; of {found.words:,} words in {len(held_out):,} others, "
-        f"{found.alike:.1%} are called alike by the default rule; facts: recall {found.recall:.3f}, precision "
-        f"{found.precision:.3f}, F1 {found.f1:.3f}"
+    judged = (
+        f"of {found.units:,} words in {len(held_out):,} others, {found.alike:.1%} are called alike by the default "
+        f"rule; facts: recall {found.recall:.3f}, precision {found.precision:.3f}, F1 {found.f1:.3f}"
     )
+    print(f"{given.out}: taught by {len(taught):,} documents; {judged if held_out else 'none was left to judge it'}")
     return 0
 
 

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -18,19 +20,39 @@ class Agreement:
     neither: int
 
     @property
+    def units(self) -> int:
+        """All of them."""
+        return self.both + self.first_only + self.second_only + self.neither
+
+    @property
+    def first(self) -> int:
+        """Those that the first marks."""
+        return self.both + self.first_only
+
+    @property
+    def second(self) -> int:
+        """Those that the second marks."""
+        return self.both + self.second_only
+
+    @property
+    def alike(self) -> float:
+        """The share of units of which both say the same."""
+        return _ratio(self.both + self.neither, self.units)
+
+    @property
     def precision(self) -> float:
         """Of what the second marks, the share that the first marks, too."""
-        return _ratio(self.both, self.both + self.second_only)
+        return _ratio(self.both, self.second)
 
     @property
     def recall(self) -> float:
         """Of what the first marks, the share that the second marks, too."""
-        return _ratio(self.both, self.both + self.first_only)
+        return _ratio(self.both, self.first)
 
     @property
     def f1(self) -> float:
         """The harmonic mean of precision and recall."""
-        return _ratio(2 * self.both, 2 * self.both + self.first_only + self.second_only)
+        return _ratio(2 * self.both, self.first + self.second)
 
     @property
     def kappa(self) -> float:
@@ -38,10 +60,15 @@ class Agreement:
 
         Source: Cohen, A coefficient of agreement for nominal scales, 1960.
         """
-        units = self.both + self.first_only + self.second_only + self.neither
-        first, second = self.both + self.first_only, self.both + self.second_only
-        by_chance = first * second + (units - first) * (units - second)  # of units**2
+        units = self.units
+        by_chance = self.first * self.second + (units - self.first) * (units - self.second)  # of units**2
         return _ratio((self.both + self.neither) * units - by_chance, units * units - by_chance)
+
+
+def agreement_of(first: np.ndarray, second: np.ndarray) -> Agreement:
+    """The agreement of two markings of the same N units, bool[N] each."""
+    counts = np.bincount(2 * ~first + ~second, minlength=4).tolist()
+    return Agreement(*counts)
 
 
 def _ratio(above: int, below: int) -> float:

@@ -16,6 +16,7 @@ from lacy_jax.config import RuleConfig
 from lacy_jax.data.documents import Document, Spans, split_of
 from lacy_jax.data.factual import select_spans
 from lacy_jax.errors import DataError
+from lacy_jax.measures.agreement import Agreement, agreement_of
 from lacy_jax.tagging.marking import spans_of, tag
 from lacy_jax.tagging.network import REACH, WINDOW, Network, Windows, windows_of
 from lacy_jax.tagging.saved import MOST_KINDS, About, new_network
@@ -38,25 +39,6 @@ class Examples:
     kinds: np.ndarray
     subjects: np.ndarray
     counts: np.ndarray
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Of the words that the default rule calls facts, by the annotator and by the tagger, in documents held out.
-
-    alike: share of all words that both call the same. recall, precision, f1: of the tagger's, where the annotator is
-    right by definition.
-    """
-
-    words: int
-    alike: float
-    recall: float
-    precision: float
-
-    @property
-    def f1(self) -> float:
-        both = self.recall + self.precision
-        return 2 * self.recall * self.precision / both if both else 0.0
 
 
 def read_marked(documents: Iterable[tuple[Document, Spans]], *, language: str) -> Iterator[Marked]:
@@ -122,22 +104,15 @@ def teach(
 
 
 def agreement(marked: Iterable[Marked], about: About, network: Network) -> Agreement:
-    """How far a tagger's facts are those of the annotator, by the default rule, word by word."""
-    rule, theirs, ours = RuleConfig(), [], []
+    """How far a tagger's facts are those of the annotator, by the default rule, word by word; the annotator's first."""
+    rule, theirs, ours = RuleConfig(), [np.zeros(0, bool)], [np.zeros(0, bool)]
     documents = list(marked)
     tags = tag([words for _, words, _ in documents], network)
     for (_, words, spans), tagged in zip(documents, tags, strict=True):
         found = spans_of(words, tagged, about, threshold=0.5)
         theirs.append(_span_of_words(words, select_spans(spans, rule)) >= 0)
         ours.append(_span_of_words(words, select_spans(found, rule)) >= 0)
-    right, said = np.concatenate([np.zeros(0, bool), *theirs]), np.concatenate([np.zeros(0, bool), *ours])
-    both, true, flagged = (int(np.count_nonzero(each)) for each in (right & said, right, said))
-    return Agreement(
-        words=len(right),
-        alike=float(np.mean(right == said)) if len(right) else 0.0,
-        recall=both / max(1, true),
-        precision=both / max(1, flagged),
-    )
+    return agreement_of(np.concatenate(theirs), np.concatenate(ours))
 
 
 def is_held_out(document: Document, *, share: float) -> bool:

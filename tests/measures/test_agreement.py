@@ -4,9 +4,10 @@ import math
 import random
 from fractions import Fraction
 
+import numpy as np
 import pytest
 
-from lacy_jax.measures.agreement import Agreement
+from lacy_jax.measures.agreement import Agreement, agreement_of
 
 
 def test_cohens_own_kind_of_example() -> None:
@@ -23,8 +24,11 @@ def test_agreement_equals_a_slow_count() -> None:
     for _ in range(50):
         n, p, q = rng.randint(1, 60), rng.random(), rng.random()
         first, second = [rng.random() < p for _ in range(n)], [rng.random() < q for _ in range(n)]
-        found = Agreement(*(sum((a, b) == pair for a, b in zip(first, second, strict=True)) for pair in PAIRS))
+        found = agreement_of(np.array(first), np.array(second))
+        assert found == Agreement(*(sum((a, b) == pair for a, b in zip(first, second, strict=True)) for pair in PAIRS))
         same = Fraction(sum(a == b for a, b in zip(first, second, strict=True)), n)
+        assert found.alike == pytest.approx(float(same))
+        assert (found.units, found.first, found.second) == (n, sum(first), sum(second))
         share = [Fraction(sum(each), n) for each in (first, second)]
         chance = share[0] * share[1] + (1 - share[0]) * (1 - share[1])
         if chance == 1:

@@ -109,7 +109,7 @@ def test_marks_and_subjects_are_learned_and_those_of_others_begin_with_them() ->
     before = learning.agreement(judged, about, new_network(about))
     network = learning.teach(taught, about, epochs=80, seed=0)
     after = learning.agreement(judged, about, network)
-    assert after.words == 10 * 90
+    assert after.units == 10 * 90
     assert before.alike < 0.95
     assert after.alike == after.recall == after.precision == after.f1 == 1.0
     other = learning.teach(taught[:10], about, start=network, epochs=4, seed=1)

@@ -94,10 +94,10 @@ class Comparison:
             sizes.update(dict.fromkeys({first, second} - {UNMARKED}, count))
         for kind in sorted(sizes, key=lambda kind: (-sizes[kind], kind)):
             same = _agreement(self.pairs, kind.__eq__, kind.__eq__)
-            own, others = same.both + same.first_only, same.both + same.second_only
             precision = _agreement(self.pairs, lambda other: other != UNMARKED, kind.__eq__).precision
             recall = _agreement(self.pairs, kind.__eq__, lambda other: other != UNMARKED).recall
-            yield kind, own, others, precision, recall, same.kappa if own and others else float("nan")
+            kappa = same.kappa if same.first and same.second else float("nan")
+            yield kind, same.first, same.second, precision, recall, kappa
 
 
 def open_annotation(folder: str) -> Annotation:
@@ -164,8 +164,7 @@ def lines(comparison: Comparison, first: Annotation, second: Annotation) -> list
 def table(comparison: Comparison, *, most: int = 40) -> list[list[str]]:
     """The cells of a row for all kinds together, then for each of the `most` frequent ones."""
     whole, total = comparison.overall, max(comparison.pairs.total(), 1)
-    sizes = (whole.both + whole.first_only, whole.both + whole.second_only)
-    rows = [["all", *(f"{size / total:.1%}" for size in sizes)]]
+    rows = [["all", *(f"{size / total:.1%}" for size in (whole.first, whole.second))]]
     rows[0] += [shown(value) for value in (whole.precision, whole.recall, whole.f1, whole.kappa)]
     for kind, first, second, precision, recall, kappa in list(comparison.kinds())[:most]:
         cells = [_in_a_row(kind), f"{first / total:.1%}", f"{second / total:.1%}"]
