@@ -1,24 +1,25 @@
 """Teaching a tagger: documents with another annotator's marks in, a network that makes such marks out."""
 
-import dataclasses
 import functools
+import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
 from lacy_jax.config import RuleConfig
+from lacy_jax.data.batch import Array
 from lacy_jax.data.documents import Document, Spans, split_of
 from lacy_jax.data.factual import select_spans
 from lacy_jax.errors import DataError
 from lacy_jax.measures.agreement import Agreement, agreement_of
 from lacy_jax.tagging.marking import spans_of, tag
-from lacy_jax.tagging.network import REACH, WINDOW, Network, Windows, windows_of
+from lacy_jax.tagging.network import WINDOW, Network, Windows, inner, windows_of
 from lacy_jax.tagging.saved import MOST_KINDS, About, new_network
 from lacy_jax.tagging.words import Words, words_of
 
@@ -31,27 +32,22 @@ Progress = Callable[[str, int, int], None]
 Marked = tuple[Document, Words, Spans]
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class Examples:
-    """Windows with what is to be said of each word: kinds, subjects, int32[B, W]; of the words in its middle alone."""
+class Examples(Generic[Array]):
+    """Windows with what is to be said of each word that they are for: kinds, subjects, int32[B, WINDOW]."""
 
-    windows: Windows
-    kinds: np.ndarray
-    subjects: np.ndarray
-    counts: np.ndarray
+    windows: Windows[Array]
+    kinds: Array
+    subjects: Array
 
 
 def read_marked(documents: Iterable[tuple[Document, Spans]], *, language: str) -> Iterator[Marked]:
     """Documents with their words beside their marks. Raises `DataError` as `words_of`."""
-    spans: list[Spans] = []
-
-    def texts() -> Iterator[Document]:
-        for document, own in documents:
-            spans.append(own)
-            yield document
-
-    for document, words in words_of(texts(), language=language):
-        yield document, words, spans.pop(0)
+    ahead, again = itertools.tee(documents)
+    read = words_of((document for document, _ in ahead), language=language)
+    for (document, words), (_, spans) in zip(read, again, strict=True):
+        yield document, words, spans
 
 
 def describe(marked: Iterable[Marked], *, language: str) -> About:
@@ -82,7 +78,8 @@ def teach(
         start: the one whose words and layers it begins with. Its tables of words stay as they are, since most words of
             other texts stand in few documents; what it says of words is learned anew.
     """
-    examples = _joined([_example(words, spans, about) for _, words, spans in marked if len(words)])
+    parts = [_example(words, spans, about) for _, words, spans in marked if len(words)]
+    examples = jax.tree.map(lambda *each: np.concatenate(each), *parts)
     network = new_network(about, seed=seed, dropout=DROPOUT if start is None else DROPOUT_AFTER)
     if start is not None:
         _begin_with(network, start)
@@ -97,7 +94,7 @@ def teach(
     for _ in range(epochs):
         order = random.permutation(len(examples.kinds))
         for chosen in np.split(order, range(BATCH, len(order), BATCH)):
-            step(network, optimizer, _taken(examples, np.resize(chosen, BATCH)))
+            step(network, optimizer, jax.tree.map(operator.itemgetter(np.resize(chosen, BATCH)), examples))
             progress("teach", min(done := done + 1, total), total)
     network.eval()
     return network
@@ -129,33 +126,16 @@ def _span_of_words(words: Words, spans: Spans) -> np.ndarray:
     return np.where((first <= last) & ~words.space, first, -1)
 
 
-def _example(words: Words, spans: Spans, about: About) -> Examples:
+def _example(words: Words, spans: Spans, about: About) -> Examples[np.ndarray]:
     windows, own = windows_of(words), _span_of_words(words, spans)
     number = {kind: nth + 1 for nth, kind in enumerate(about.kinds)}
     of_span = np.array([number.get(kind, 0) for kind in spans.kinds] + [0], np.int32)
     subject = np.append(spans.subject, False).astype(np.int32)
-    padding = (len(windows) * WINDOW - len(words), REACH)
 
     def placed(values: np.ndarray) -> np.ndarray:
-        inside = np.pad(values, (0, padding[0])).reshape(-1, WINDOW)
-        return np.pad(inside, ((0, 0), (REACH, REACH)))
+        return np.pad(values, (0, len(windows) * WINDOW - len(words))).reshape(-1, WINDOW)
 
-    return Examples(
-        windows, kinds=placed(of_span[own]), subjects=placed(subject[own]), counts=placed(np.ones(len(words), np.int32))
-    )
-
-
-def _joined(parts: list[Examples]) -> Examples:
-    fields = [field.name for field in dataclasses.fields(Windows)]
-    windows = Windows(**{name: np.concatenate([getattr(part.windows, name) for part in parts]) for name in fields})
-    own = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("kinds", "subjects", "counts")}
-    return Examples(windows, **own)
-
-
-def _taken(examples: Examples, chosen: np.ndarray) -> tuple[np.ndarray, ...]:
-    windows = examples.windows
-    arrays = (windows.rows, windows.places, windows.there, examples.kinds, examples.subjects, examples.counts)
-    return tuple(array[chosen] for array in arrays)
+    return Examples(windows, kinds=placed(of_span[own]), subjects=placed(subject[own]))
 
 
 def _begin_with(network: Network, start: Network) -> None:
@@ -164,14 +144,14 @@ def _begin_with(network: Network, start: Network) -> None:
     nnx.update(network, nnx.from_flat_state(kept))
 
 
-def _step(network: Network, optimizer: nnx.Optimizer, batch: tuple[jax.Array, ...], *, learned: Any) -> None:
+def _step(network: Network, optimizer: nnx.Optimizer, batch: Examples[jax.Array], *, learned: Any) -> None:
     optimizer.update(network, nnx.grad(_loss, argnums=nnx.DiffState(0, learned))(network, batch))
 
 
-def _loss(network: Network, batch: tuple[jax.Array, ...]) -> jax.Array:
+def _loss(network: Network, batch: Examples[jax.Array]) -> jax.Array:
     """Cross-entropy of the kinds of all words, and of whether a marked word is part of a subject; nats per word."""
-    rows, places, there, kinds, subjects, counts = batch
-    kind_logits, subject_logits = network(rows, places, there)
-    of_kinds = optax.softmax_cross_entropy_with_integer_labels(kind_logits, kinds) * counts
-    of_subjects = optax.sigmoid_binary_cross_entropy(subject_logits, subjects) * (kinds > 0)
-    return (of_kinds.sum() + of_subjects.sum()) / jnp.maximum(counts.sum(), 1)
+    there = inner(batch.windows.there)
+    kind_logits, subject_logits = map(inner, network(batch.windows))
+    of_kinds = optax.softmax_cross_entropy_with_integer_labels(kind_logits, batch.kinds) * there
+    of_subjects = optax.sigmoid_binary_cross_entropy(subject_logits, batch.subjects) * (batch.kinds > 0)
+    return (of_kinds.sum() + of_subjects.sum()) / there.sum()  # every window has words

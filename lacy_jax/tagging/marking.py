@@ -2,9 +2,10 @@
 
 import functools
 import itertools
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 import jax
 import numpy as np
@@ -12,9 +13,10 @@ from flax import nnx
 
 from lacy_jax.config import AnnotateConfig
 from lacy_jax.data.annotators.spacy_words import check_spacy
+from lacy_jax.data.batch import Array
 from lacy_jax.data.documents import NO_SPANS, Document, Spans
 from lacy_jax.errors import LacyError
-from lacy_jax.tagging.network import Network, Windows, inner, windows_of
+from lacy_jax.tagging.network import WINDOW, Network, Windows, inner, windows_of
 from lacy_jax.tagging.saved import About, load_tagger, read_about
 from lacy_jax.tagging.words import Words, words_of
 
@@ -23,13 +25,14 @@ GROUP = 64  # documents that are tagged together
 BATCH = 64  # windows in one call of the network
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class Tagged:
+class Tagged(Generic[Array]):
     """Of N words: marked, how probable any mark is; kind, the most probable of the marks' kinds, from 0; subject."""
 
-    marked: np.ndarray
-    kind: np.ndarray
-    subject: np.ndarray
+    marked: Array
+    kind: Array
+    subject: Array
 
 
 def problems(config: AnnotateConfig) -> Iterator[str]:
@@ -71,21 +74,19 @@ def mark(documents: Iterable[Document], config: AnnotateConfig) -> Iterator[tupl
             yield document, spans_of(own, tagged, about, threshold=config.tagger_threshold)
 
 
-def tag(documents: Sequence[Words], network: Network) -> Iterator[Tagged]:
+def tag(documents: Sequence[Words], network: Network) -> Iterator[Tagged[np.ndarray]]:
     """What the network says of the words of each document. All calls have one shape, so it compiles once."""
     graph, state = nnx.split(network)
     windows = [windows_of(words) for words in documents]
-    calls = _batches(windows)
-    answers = [_answers(graph, state, (call.rows, call.places, call.there)) for call in calls]
-    joined = [np.concatenate(parts) for parts in zip(*jax.device_get(answers), strict=True)]
+    answers = jax.device_get([_answers(graph, state, call) for call in _batches(windows)])
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts).reshape(-1), *answers)  # [windows * WINDOW]
     first = 0
     for words, own in zip(documents, windows, strict=True):
-        marked, kind, subject = (inner(values[first : first + len(own)], len(words)) for values in joined)
-        yield Tagged(marked=marked, kind=kind, subject=subject)
-        first += len(own)
+        yield jax.tree.map(operator.itemgetter(slice(first, first + len(words))), joined)
+        first += len(own) * WINDOW
 
 
-def spans_of(words: Words, tagged: Tagged, about: About, *, threshold: float) -> Spans:
+def spans_of(words: Words, tagged: Tagged[np.ndarray], about: About, *, threshold: float) -> Spans:
     """Each word that is marked with more than `threshold`, as a span; with `phrases`, neighbours of a kind join."""
     chosen = np.flatnonzero((tagged.marked > threshold) & ~words.space)
     if not len(chosen):
@@ -105,19 +106,17 @@ def spans_of(words: Words, tagged: Tagged, about: About, *, threshold: float) ->
     )
 
 
-def _batches(windows: Sequence[Windows]) -> Iterator[Windows]:
+def _batches(windows: Sequence[Windows[np.ndarray]]) -> Iterator[Windows[np.ndarray]]:
     """All windows, `BATCH` in each; the last is filled up with windows without words."""
-    names = ("rows", "places", "there")
-    joined = {name: np.concatenate([getattr(each, name) for each in windows]) for name in names}
-    count = len(joined["there"])
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *windows)
+    count = len(joined)
     missing = -count % BATCH if count else BATCH
-    full = {name: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) for name, array in joined.items()}
-    for first in range(0, len(full["there"]), BATCH):
-        yield Windows(**{name: array[first : first + BATCH] for name, array in full.items()})
+    full = jax.tree.map(lambda array: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)), joined)
+    for first in range(0, count + missing, BATCH):
+        yield jax.tree.map(operator.itemgetter(slice(first, first + BATCH)), full)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _answers(graph: Any, state: Any, windows: tuple[Any, Any, Any]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    kinds, subjects = nnx.merge(graph, state)(*windows)
-    marked = 1 - jax.nn.softmax(kinds)[..., 0]
-    return marked, kinds[..., 1:].argmax(axis=-1), subjects > 0
+def _answers(graph: Any, state: Any, windows: Windows[jax.Array]) -> Tagged[jax.Array]:
+    kinds, subjects = map(inner, nnx.merge(graph, state)(windows))
+    return Tagged(marked=1 - jax.nn.softmax(kinds)[..., 0], kind=kinds[..., 1:].argmax(axis=-1), subject=subjects > 0)

@@ -6,12 +6,14 @@ to either side.
 """
 
 from dataclasses import dataclass
+from typing import Generic
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lacy_jax.data.batch import Array
 from lacy_jax.tagging.words import PLACES, TABLES, Words
 
 STEPS = (1, 1, 2, 4, 8)  # how far each layer looks to either side
@@ -19,16 +21,17 @@ REACH = sum(STEPS)
 WINDOW = 128  # words that are tagged at once; those around them, `REACH` to either side, are only read
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class Windows:
+class Windows(Generic[Array]):
     """Parts of documents, W = WINDOW + 2 * REACH words each.
 
     rows: int32[B, W, 10]. places: int32[B, W, 4]. there: bool[B, W], false beyond the ends of a document.
     """
 
-    rows: np.ndarray
-    places: np.ndarray
-    there: np.ndarray
+    rows: Array
+    places: Array
+    there: Array
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -49,13 +52,13 @@ class Network(nnx.Module):
         self.kind = nnx.Linear(2 * width, kinds, rngs=rngs)
         self.subject = nnx.Linear(2 * width, 1, rngs=rngs)
 
-    def __call__(self, rows_BWR: jax.Array, places_BWP: jax.Array, there_BW: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, windows: Windows[jax.Array]) -> tuple[jax.Array, jax.Array]:
         """Of all words of windows: float32[B, W, kinds] and float32[B, W]."""
-        there_BW1 = there_BW[..., None]
+        there_BW1 = windows.there[..., None]
         looks_BWD = sum(
-            table(rows_BWR[..., 2 * nth : 2 * nth + 2]).sum(axis=-2) for nth, table in enumerate(self.tables)
+            table(windows.rows[..., 2 * nth : 2 * nth + 2]).sum(axis=-2) for nth, table in enumerate(self.tables)
         )
-        where_BWD = sum(table(places_BWP[..., nth]) for nth, table in enumerate(self.places))
+        where_BWD = sum(table(windows.places[..., nth]) for nth, table in enumerate(self.places))
         x_BWD = self.dropout((self.norm(looks_BWD) + where_BWD) * there_BW1)
         for layer in self.layers:
             x_BWD = layer(x_BWD) * there_BW1
@@ -78,7 +81,7 @@ class _Layer(nnx.Module):
         return self.norm(x_BWD + self.dropout(self.down(hidden)))
 
 
-def windows_of(words: Words) -> Windows:
+def windows_of(words: Words) -> Windows[np.ndarray]:
     """All words of a document, `WINDOW` of them in each window, with their neighbours."""
     firsts = np.arange(0, len(words), WINDOW)
     places = firsts[:, None] + np.arange(-REACH, WINDOW + REACH)
@@ -91,6 +94,6 @@ def windows_of(words: Words) -> Windows:
     )
 
 
-def inner(values: np.ndarray, words: int) -> np.ndarray:
-    """[words, ...]: what stands for each word of a document in values[B, W, ...] of its windows."""
-    return values[:, REACH : REACH + WINDOW].reshape(-1, *values.shape[2:])[:words]
+def inner(values: Array) -> Array:
+    """[B, WINDOW, ...]: of values[B, W, ...] those of the words that a window is for."""
+    return values[:, REACH : REACH + WINDOW]

@@ -22,7 +22,7 @@ from lacy_jax.errors import DataError
 from lacy_jax.tagger import DOOR
 from lacy_jax.tagging import learning
 from lacy_jax.tagging.marking import Tagged, spans_of, tag
-from lacy_jax.tagging.network import Network, windows_of
+from lacy_jax.tagging.network import Network, Windows, windows_of
 from lacy_jax.tagging.saved import ABOUT_FILE, WEIGHTS_FILE, About, load_tagger, new_network, save_tagger
 from lacy_jax.tagging.words import words_of
 
@@ -76,7 +76,7 @@ def test_windows_give_what_the_whole_document_gives() -> None:
     network, text = random_network(), " ".join(f"Word{n % 37} and the {n}th. Then" for n in range(90))
     ((_, words),) = words_of([Document("a", "Word7", text)], language="en")
     assert len(windows_of(words)) > 3
-    kinds, subjects = network(words.rows[None], words.places[None], np.ones((1, len(words)), bool))
+    kinds, subjects = network(Windows(words.rows[None], words.places[None], np.ones((1, len(words)), bool)))
     (found,) = tag([words], network)
     marked = 1 - np.asarray(nnx.softmax(kinds))[0, :, 0]
     np.testing.assert_allclose(found.marked, marked, atol=1e-5)
