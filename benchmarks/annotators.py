@@ -3,9 +3,9 @@
     python -m benchmarks.annotators 1000 300 [--directory=FOLDER] [--checkpoint=MODEL --few=20]
 
 1,000 biographies of the closed world (database partner, 90% of the facts), and 300 leads of the embedded corpus
-(documents partner, the article itself left out; with --checkpoint also that model, on a few of them). Characters a
-second of one process; then `lacy_jax.prepare --compare` of each pair, first with all of spaCy's marks, then with those
-of the default rule.
+(documents partner, the article itself left out; with --checkpoint also that model, on a few of them). It prints
+characters per second of one process. Then it prints `lacy_jax.prepare --compare` of each pair, first with all of
+spaCy's marks, then with those of the default rule.
 """
 
 import argparse

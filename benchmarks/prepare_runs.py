@@ -1,4 +1,4 @@
-"""Prepares one small corpus by every runner that runs on one machine, and through kills; compares every byte.
+"""Prepares one small corpus by every runner that runs on one machine, or through kills, and compares every byte.
 
 python -m benchmarks.prepare_runs [--documents=150]     plain pool, DirectRunner, a job service, Dask (lacy_jax[beam])
 python -m benchmarks.prepare_runs --kills=10            kill -9 at random points, then the same command again

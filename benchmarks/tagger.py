@@ -1,12 +1,12 @@
-"""What a tagger costs, and how far one that begins with spaCy's marks learns a large model's from few documents.
+"""What a tagger costs, and how well one that learned spaCy's marks learns those of a large model from few documents.
 
     python -m benchmarks.tagger --tagger=TAGGER [--marked=dwiki_1k_llama_annotated.json]
 
-Speed: characters/s of one process, and processor hours for 1e9 tokens, of words alone (what is left for a CPU where an
-accelerator runs the network), of the tagger on this CPU, and of their peer, the annotator spacy. They take turns.
+Speed: characters/s of one process, and core-hours for 1e9 tokens. Three take turns: words alone (the CPU's part where
+an accelerator runs the network), the tagger on this CPU, and the annotator spacy.
 
---marked, LMLM's file (see benchmarks/annotation_agreement.py): the even documents teach a tagger that starts with
-TAGGER, a fifth of them chooses its threshold, and the odd ones say what it is worth, beside the default rule.
+--marked is LMLM's file (see benchmarks/annotation_agreement.py). Its even documents teach a tagger that begins with
+TAGGER, but a fifth of them choose its threshold. On the odd ones it is compared with the default rule.
 """
 
 import argparse

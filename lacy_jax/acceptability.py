@@ -104,7 +104,7 @@ def _own_data(slm: "LoadedModel", given: Given, *, reporter: "Reporter") -> "Pre
     config = slm.config
     if config.data.mixture:
         raise DataError(
-            f"the checkpoint {given.checkpoint} was trained on a mixture, and what is judged are texts of one corpus: "
+            f"the checkpoint {given.checkpoint} was trained on a mixture, but the texts to judge are of one corpus: "
             "give another checkpoint"
         )
     name = config.corpus.name

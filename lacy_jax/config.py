@@ -87,7 +87,7 @@ class CorpusConfig:
     tfds_download: bool = setting(False, "tfds: whether it may be downloaded where it is missing.")
     language: str = setting(
         "",
-        "Its code (en, de, ja ...), which leads to the usual spaCy model. Empty: a Wikipedia's own, or else English. "
+        "Code of the language (en, de, ja ...), for the usual spaCy model. Empty: a Wikipedia's own, or else English. "
         "vital_articles: en, es or fr.",
     )
     max_documents: Count = setting(0, "How many documents are read. 0: all of them.")
@@ -112,13 +112,13 @@ class AnnotateConfig:
         "", 'spans: a .jsonl file (also .gz, .zst) of {"id": ..., "spans": [[start, end, kind], ...]}.'
     )
     judge: str = setting("", "judge: the server that is asked, http://HOST:PORT/v1#MODEL (docs/annotation.md).")
-    judge_body: str = setting("{}", "judge: JSON, further entries of each request; null leaves one out.")
+    judge_body: str = setting("{}", "judge: further entries of each request, as JSON; null leaves one out.")
     max_requests: Count = setting(0, "judge: the most requests that one start sends. 0: any number.")
-    partner: str = setting("documents", "partner: who is asked what stands where, as in --partner (docs/partners.md).")
+    partner: str = setting("documents", "partner: who is asked for phrases, as in --partner (docs/partners.md).")
     of: Paths = setting(
         "",
         "union, intersection: two or more folders of annotated documents, separated by commas. partner: one folder; "
-        "only where its marks begin is the partner asked.",
+        "the partner is asked only where its marks begin.",
     )
     links_field: str = setting("links", "links: the field of the corpus jsonl with the marks; a.b for b within a.")
     tagger: Path = setting("", "tagger: its folder, made by python -m lacy_jax.tagger (docs/tagger.md).")
@@ -192,7 +192,7 @@ class ModelConfig:
         "none", "rope: how frequencies are changed in a model whose context was extended after training."
     )
     rope_factor: Annotated[float, Field(ge=1.0)] = setting(1.0, "The factor of rope_scaling.")
-    rope_low_factor: Above0 = setting(1.0, "llama3: those that turn less often in the original context are divided.")
+    rope_low_factor: Above0 = setting(1.0, "llama3: frequencies that turn less often than this are divided.")
     rope_high_factor: Above0 = setting(4.0, "llama3: frequencies that turn more often than this are kept.")
     rope_original_context: Positive = setting(8192, "llama3: the context before it was extended.")
     compute_dtype: ComputeDtype = setting("bfloat16", "Type of matrix products; parameters are float32.")

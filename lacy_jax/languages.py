@@ -25,13 +25,13 @@ def language_of(corpus: CorpusConfig) -> str:
 
 
 def language_problems(config: Config) -> Iterator[str]:
-    """One line where no model is usual for the corpus' language, or the corpus is not to be had in it."""
+    """One line if there is no usual model for the corpus' language, or if the corpus is in another language."""
     corpus, language = config.corpus, language_of(config.corpus)
     if corpus.name == "biographies" and language not in ("", "en"):
         yield f"config.corpus.language: got {language!r}, but the corpus biographies is English (en)"
     elif language and language not in MODELS and _asks_for_model(config):
         yield (
-            f"config.corpus.language: no spaCy model is usual for the language {language!r} (known are "
+            f"config.corpus.language: spaCy has no usual model for the language {language!r} (known are "
             f"{', '.join(sorted(MODELS))}); name one with --config.annotate.spacy_model=..., for example "
             "xx_ent_wiki_sm, which finds named entities alone"
         )

@@ -40,7 +40,7 @@ def main() -> int:
     except ModuleNotFoundError as error:  # of another model type, such as PyTorch
         if (error.name or "").partition(".")[0] == "lacy_jax":
             raise
-        return _refused(f"{error.name} is not installed; pip install it, as the harness' own model types need it")
+        return _refused(f"{error.name} is not installed, but this model type needs it: pip install {error.name}")
     except _REFUSALS as error:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if frame.f_globals.get("__name__", "").partition(".")[0] not in _REFUSERS:

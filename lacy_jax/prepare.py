@@ -5,9 +5,9 @@
     python -m lacy_jax.prepare --config=configs/slm_tiny.py --show=random:3 [--html=FILE]
     python -m lacy_jax.prepare --compare=FOLDER_A,FOLDER_B [--html=FILE]
 
-The folder that it names at the end can be copied to another machine and given there as --config.data.packed. With
---show, nothing is made: documents or packed windows are shown, coloured by what is factual. With --compare, it
-is said how far two annotations of one corpus agree (docs/annotation.md).
+At its end it prints a folder, which can be copied to another machine and given there as --config.data.packed. --show
+makes nothing: it shows documents or packed windows, coloured by what is factual. --compare prints how far two
+annotations of one corpus agree (docs/annotation.md).
 """
 
 import dataclasses
@@ -31,21 +31,23 @@ if TYPE_CHECKING:
     from lacy_jax.data.prepared import Prepared
 
 _SHOWN = (
-    Flag(
-        "folder", flags.Path, "What to show, in place of --config: the version folder of an annotated or packed dataset"
-    ),
+    Flag("folder", flags.Path, "The dataset to show, in place of --config: a version folder, annotated or packed"),
     Flag(
         "of",
         Literal["documents", "train", "validation"],
         "Show documents, or packed windows of a split (default: documents; of a packed --folder: train)",
     ),
     Flag("tokens", bool, "Show where each token begins", False),
-    Flag("html", flags.Path, "A file for a page, in place of text on the terminal"),
+    Flag("html", flags.Path, "The page to write: with --show in place of text, with --compare beside it"),
     Flag("seed", Count, "Seed of the random choice", 0),
 )
-_COMPARE = Flag("compare", flags.Text, "Two folders of annotated or packed documents to compare, a comma between them")
+_COMPARE = Flag("compare", flags.Text, "Two folders to compare, annotated or packed, with a comma between them")
 _BEAM = (
-    Flag("beam_runner", Runner, "Mark with Apache Beam, on this runner (docs/preparing.md); default: processes here"),
+    Flag(
+        "beam_runner",
+        Runner,
+        "Mark with Apache Beam, on this runner (docs/preparing.md); default: processes of this command",
+    ),
     Flag("beam_options", str, 'Options of Beam and of the runner: "--name=value --name=value"', ""),
     Flag(
         "beam_parts", flags.Path, "Where parts lie while they are marked: a folder or bucket that all workers see", ""
@@ -55,13 +57,14 @@ _SHOW = Flag("show", flags.Text, "What to show, by number from 0 or by id or tit
 
 
 def main(given: Given) -> int:
-    """Prepares what the config asks for, and prints its folder, of a mixture one per dataset; or shows or compares."""
+    """Prepares what the config asks for, and prints its folder (one per dataset of a mixture); or shows or compares."""
     if given.show:
         return _show(given)
     if given.compare:
         return _compare(given)
     if wrong := [flag.name for flag in _SHOWN if flag.name in given.names]:
-        raise ConfigError(*(f"--{name} goes with --show" for name in wrong))
+        others = {"html": " or --compare"}
+        raise ConfigError(*(f"--{name} goes with --show{others.get(name, '')}" for name in wrong))
     return _prepare(given)
 
 
@@ -110,7 +113,7 @@ def _describe(prepared: "Prepared", config: Config, *, say: Callable[[str], None
 
 
 def _compare(given: Given) -> int:
-    """Says how far two annotations agree, and writes the page."""
+    """Prints how far two annotations agree, and writes the page."""
     from lacy_jax.evidence.comparison.compare import compare, lines, open_annotation
     from lacy_jax.evidence.comparison.page import write_comparison_page
 

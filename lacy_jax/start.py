@@ -21,7 +21,7 @@ def preparing_problems(config: Config) -> Iterator[str]:
 
 
 def settings_problems(config: Config) -> Iterator[str]:
-    """One line each: what training would stumble over once its data is prepared, which can take hours."""
+    """One line for each thing that would end a training after its data is prepared, which can take hours."""
     from lacy_jax.data.questions import question_problems
 
     yield from preparing_problems(config)
@@ -32,7 +32,7 @@ def settings_problems(config: Config) -> Iterator[str]:
 
 
 def training_problems(config: Config, *, workdir: str) -> Iterator[str]:
-    """One line each: what `lacy_jax.main` would stumble over, even at its end."""
+    """One line for each thing that would end `lacy_jax.main`, even at its end."""
     yield from settings_problems(config)
     yield from _raised("config.cascade.partner", lambda: _check_partner(config.cascade.partner))
     yield from _unsavable(workdir)

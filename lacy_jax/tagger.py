@@ -4,7 +4,7 @@
     python -m lacy_jax.prepare --config=... --config.annotate.annotator=tagger --config.annotate.tagger=tagger
 
 --annotated is a folder that lacy_jax.prepare made with the annotator to be learned: spacy, judge, or any other. With
---start=TAGGER, a tagger that learned many cheap marks learns a few dear ones. docs/tagger.md has figures.
+--start=TAGGER, a tagger that learned many cheap marks learns a few costly ones. docs/tagger.md has figures.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""What may be written to a terminal, whoever wrote the text."""
+"""Text that is safe to write to a terminal, whoever wrote it."""
 
 import os
 import re

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prepares a corpus on Google Cloud Dataflow: marks on its machines, all else here. See usage below.
+# Prepares a corpus on Google Cloud Dataflow: its machines mark, all else happens here. See usage below.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/lib.sh
@@ -12,11 +12,11 @@ Starts `python -m lacy_jax.prepare` here, which reads the corpus, has Dataflow m
 config.data.directory on this machine. If it is killed, the same command goes on from the parts that are marked.
 
   --project, --region  of Google Cloud
-  --bucket             its name; parts lie in gs://NAME/lacy_jax/parts while they are marked, Beam's own files beside them
+  --bucket             its name; parts lie in gs://NAME/lacy_jax/parts while they are marked, Beam's own files in gs://NAME/lacy_jax/temp
   --image              made from launch/Dockerfile.beam, in a registry that the project reads
-  --workers=N          machines at most (default 16)
+  --workers=N          the most machines (default 16)
   --machine=TYPE       (default n2-standard-8)
-  --python=PROGRAM     with lacy_jax[beam] and apache-beam[gcp], of the image's versions (default python)
+  --python=PROGRAM     has lacy_jax[beam] and apache-beam[gcp] in the image's versions (default python)
   --dry-run            print the command, do not run it
 USAGE
 }

@@ -10,15 +10,14 @@ An annotator is a module, or any object, with two functions of `AnnotateConfig`:
 
 and optionally
 
-    problems(settings) -> Iterator[str]         lines about missing files and the like, said before the start
-    doubts(texts, settings) -> Iterator[str]    lines about documents that it may mark badly, said before it marks them;
+    problems(settings) -> Iterator[str]         lines about missing files and the like, before anything begins
+    doubts(texts, settings) -> Iterator[str]    lines about documents that it may mark badly, before it marks;
                                                 texts: how some documents of the corpus begin
     READS = ("corpus", "directory")             what `mark` and `fingerprint` are also given, by keyword: the
                                                 `CorpusConfig`, and the folder of prepared data, a str
-    PARTS = "whole"         (or without it) `mark` is given the whole corpus in one call, in this process
-    PARTS = "in order"      the marks of a document depend on it alone; a command that was killed and started again
-                            gives `mark` only what is left
-    PARTS = "anywhere"      that, and `mark` may be called with any documents by several processes, on any machine
+    PARTS = "whole"         (the default) `mark` gets the whole corpus in one call, in this process
+    PARTS = "in order"      the marks of a document depend on it alone, so after a kill `mark` gets only what is left
+    PARTS = "anywhere"      also, several processes, on any machine, may call `mark` with any documents
 
 In place of spans `mark` may yield `LeftOut(reason)` for a document that cannot be marked.
 """
@@ -78,10 +77,10 @@ def annotate_documents(
 def mark_documents(
     documents: Iterable[Document], config: AnnotateConfig, *, corpus: CorpusConfig, directory: str
 ) -> Iterator[tuple[Document, Marks]]:
-    """The same, by processes of their own where the annotator's marks can be made anywhere; some may be left out.
+    """Each document with its marks, or the reason why it has none; in processes of their own if PARTS is "anywhere".
 
     Raises:
-        DataError: the annotator is missing, cannot start, or cannot mark one document after the other.
+        DataError: the annotator is missing, cannot start, or cannot mark many documents in a row.
         PartnerError, JudgeError: who is asked for the marks does not answer.
     """
     annotator = ANNOTATORS.load(config.annotator)

@@ -56,9 +56,9 @@ class Batch(Generic[Array]):
 def document_starts(tokens: np.ndarray, *, end_id: int) -> np.ndarray:
     """The place where the document of each token starts; int32, as long as `tokens`, those of one window.
 
-    A document starts with the end of the one before it, as every text does that such a model writes (docs/cascade.md).
-    So an end belongs to the document that it stands before. A window may begin inside a document, which starts at its
-    place 0 then. This is exact: no text gives `end_id`.
+    A document starts with the `end_id` of the one before it, which also stands before a text that the model writes
+    (docs/cascade.md). If a window begins inside a document, that document starts at place 0. This is exact, because no
+    text gives `end_id`.
     """
     places = np.arange(len(tokens), dtype=np.int32)
     return np.maximum.accumulate(np.where(tokens == end_id, places, 0))

@@ -7,7 +7,7 @@ from typing import TypeVar
 from lacy_jax.data.documents import Document
 
 BATCH = 100_000  # characters of text that an annotator's process is given at once
-PART_BATCHES = 20  # a part is marked in about a minute of one core by spaCy, and is what a killed command loses
+PART_BATCHES = 20  # of a part: about a minute of spaCy on one core, lost when a command is killed
 
 _T = TypeVar("_T")
 
@@ -32,7 +32,7 @@ def document_batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def corpus_parts(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """The documents of `PART_BATCHES` batches on end: the batches of a part are those that the corpus has there."""
+    """The documents of `PART_BATCHES` batches in a row. A part is cut into the same batches as the corpus there."""
     whole = document_batches(documents)
     while part := list(itertools.chain.from_iterable(itertools.islice(whole, PART_BATCHES))):
         yield part

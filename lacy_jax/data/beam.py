@@ -44,16 +44,16 @@ class Beam:
 
 
 def beam_problems(runner: Runner, options: str, folder: str) -> Iterator[str]:
-    """One line for each thing that would end the work; nothing is started."""
+    """One line for each thing that would end the work. It starts nothing."""
     if importlib.util.find_spec("apache_beam") is None:
         yield '--beam_runner: apache_beam is not installed; pip install "lacy_jax[beam]"'
         return
     if runner == "DaskRunner" and importlib.util.find_spec("distributed") is None:
         yield '--beam_runner=DaskRunner: dask is not installed; pip install "apache-beam[dask]"'
     if runner == "DataflowRunner" and importlib.util.find_spec("apitools") is None:
-        yield '--beam_runner=DataflowRunner: pip install "apache-beam[gcp]"'
+        yield '--beam_runner=DataflowRunner: apitools is not installed; pip install "apache-beam[gcp]"'
     if runner == "DataflowRunner" and not is_bucket(folder):
-        yield "--beam_runner=DataflowRunner: its machines see no disk of this one; give --beam_parts=gs://BUCKET/FOLDER"
+        yield "--beam_runner=DataflowRunner: its machines see no disk of this machine; give --beam_parts=gs://BUCKET/FOLDER"
     if folder and (problem := unwritable(folder, buckets="allowed")):
         yield f"--beam_parts={folder}: {problem}"
     yield from _option_problems(runner, options)
@@ -136,7 +136,7 @@ def run_pipeline(
 def mark_part(
     part: tuple[int, str], *, folder: str, settings: AnnotateConfig, further: tuple[tuple[str, Any], ...]
 ) -> None:
-    """Marks one part where it runs, by a process of its own: if that dies, Beam's worker does not."""
+    """Marks one part, in a process of its own: if that dies, Beam's worker lives on."""
     number, sha256 = part
     try:
         documents = parts.read_documents(folder, number, sha256=sha256)
@@ -144,10 +144,10 @@ def mark_part(
         for batch in document_batches(documents):
             marks += _pool(settings, further).mark(batch)
         parts.write_marks(folder, number, marks, sha256=sha256)
-    except LacyError as error:  # of each runner another error would come back
+    except LacyError as error:  # every runner would raise another error
         (absolute(folder) / _PROBLEM).write_text(error.problems[0])
 
 
-@functools.lru_cache(maxsize=1)  # one process for each worker process of Beam, however many threads that has
+@functools.lru_cache(maxsize=1)  # one for each worker process of Beam, for all of its threads
 def _pool(settings: AnnotateConfig, further: tuple[tuple[str, Any], ...]) -> Pool:
     return Pool(settings, size=1, further=dict(further))

@@ -2,7 +2,7 @@
 
 The parts lie beside the dataset until it is complete, so a command that was killed and is started again goes on from
 the parts that are marked. Who marks them, and in what order, changes nothing: where parts and batches are cut follows
-from the documents alone (batches.py). A reading that was cut off is done again, since it costs little beside marking.
+from the documents alone (batches.py). A reading that was cut off begins again, since it costs little beside marking.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ FOLDER = "parts"  # beside the version folder of the dataset
 PLAN = "plan.json"
 _RUNS = 3  # of a pipeline that fails
 _POLL_SECONDS = 1.0  # between two looks at the parts that are marked
-_USABLE = 20  # a corpus of which less than one document of so many can be marked is refused
+_USABLE = 20  # the corpus is refused if fewer than one in so many of its documents can be marked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +208,8 @@ def _mark(plan: Plan, config: Config, tokenizer: TextTokenizer | None, *, markin
         progress("annotate", tally.done, plan.documents)
     if marking.beam and annotator_parts(config.annotate) != "anywhere":
         raise DataError(
-            f"--beam_runner: the annotator {config.annotate.annotator} marks in one process here; leave it out"
+            f"--beam_runner: the annotator {config.annotate.annotator} marks in one process on this machine; leave "
+            "--beam_runner out"
         )
     if missing and marking.beam:
         _mark_with_beam(plan, missing, beam=marking.beam, config=config, tally=tally)
@@ -281,7 +282,7 @@ def _mark_in_order(plan: Plan, missing: list[int], *, config: Config, tally: _Ta
                 f"annotator {config.annotate.annotator}: gave marks for {tally.done} documents, not for all"
             )
         parts.write_marks(plan.folder, number, marks, sha256=plan.parts[number].sha256)
-    for _ in marked:  # its end, where an annotator may look back on all that it was given
+    for _ in marked:  # to its end: there an annotator may look back on all documents
         pass
 
 
@@ -301,8 +302,8 @@ def _put_together(plan: Plan, *, directory: Path, fingerprint: Fingerprint, prog
     if count * _USABLE < plan.documents:
         document, mark = lost[0]
         raise DataError(
-            f"annotate: only {count:,} of {plan.documents:,} documents could be marked; the first that could not: "
-            f"{document.id!r} {mark.reason}"
+            f"annotate: only {count:,} of {plan.documents:,} documents could be marked; the first of the others, "
+            f"{document.id!r}, {mark.reason}"
         )
     add_left_out(directory, after=plan.left_out, records=((f"document {each.id!r}", mark) for each, mark in lost))
     whole = itertools.chain.from_iterable(_marked_part(plan, number) for number in range(len(plan.parts)))

@@ -1,4 +1,4 @@
-"""The datasets of `config.data.mixture`, opened as one, and what is said of them."""
+"""The datasets of `config.data.mixture`, opened as one, and the lines that describe them."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,7 +105,7 @@ def _check_together(entries: Sequence[Entry], parts: Mapping[str, Prepared]) -> 
         if parts[name].fingerprint["tokenizer"] != parts[first].fingerprint["tokenizer"]
     ]
     problems += [
-        f"{SETTING}: {one} and {other} are the same dataset in two folders; name it once, with both weights"
+        f"{SETTING}: {one} and {other} are the same dataset in two folders; name it once, with both weights added"
         for one, other in itertools.combinations(parts, 2)
         if parts[one].fingerprint == parts[other].fingerprint
     ]

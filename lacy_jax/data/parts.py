@@ -3,8 +3,8 @@
     00000.documents     the documents, zstd of JSON lines
     00000.marks         their marks, in the same order
 
-They lie in one folder, on a disk or in a bucket. A file appears whole, by a rename, and begins with a checksum: what is
-cut or changed is as if it were not there. Marks name the documents that they were made of, by their checksum.
+They lie in one folder, on a disk or in a bucket. A file appears whole, by a rename, and begins with a checksum. A file
+that is cut or changed counts as missing. Marks name the documents that they were made of, by their checksum.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
-"""Processes that mark documents: in order, each replaced now and then, and none that dies takes the work with it.
+"""Processes that mark documents, in order. Each is replaced now and then, and the work goes on when one dies.
 
-A batch whose process dies is tried again, at the end each document alone. One that kills its process again and again is
-given up, with the reason. The processes (pool_worker.py) are started by their command, not by `multiprocessing`: they
-import no script, and may be started from a process of any kind, also a worker of Beam or Dask.
+A batch whose process dies is tried again, then each of its documents alone. A document that kills its process again and
+again is given up, with the reason. The processes (pool_worker.py) are started by their command, not by
+`multiprocessing`: they import no script, and may be started from a process of any kind, also a worker of Beam or Dask.
 """
 
 import collections
@@ -27,8 +27,8 @@ COMMAND = (sys.executable, "-m", "lacy_jax.data.pool_worker")
 LIFETIME = 20_000_000  # characters that a process marks before it is replaced: spaCy's string store only grows
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 _TRIES = 2  # of a batch, and then of each document alone
-_SECONDS_TO_DIE = 10  # after its pipe is closed: its own status is wanted, not that of our signal
-_MOST_LOST = 20  # documents after one another that are given up: then it is not the documents
+_SECONDS_TO_DIE = 10  # after its pipe is closed, so that we see its own status, not that of our signal
+_MOST_LOST = 20  # documents in a row that are given up: then the fault is not theirs
 
 _NOTHING: Mapping[str, Any] = {}
 
@@ -58,7 +58,7 @@ class Pool:
         """The marks of each document; waits for a process that is free.
 
         Raises:
-            DataError: the annotator cannot start, or gives up one document after the other.
+            DataError: the annotator cannot start, or too many documents in a row are given up.
         """
         for _ in range(_TRIES if len(documents) > 1 else 0):
             if not isinstance(marks := self._try(documents), str):
@@ -84,7 +84,7 @@ class Pool:
         self._lost += 1
         if self._lost >= _MOST_LOST:
             raise DataError(
-                f"annotate: {_MOST_LOST} documents after one another could not be marked; of the last, "
+                f"annotate: {_MOST_LOST} documents in a row could not be marked; with the last, "
                 f"{document.id!r}, {marks}. If memory is short, set annotate.workers lower"
             )
         return LeftOut(f"cannot be marked: {marks}", document.text[:BEGINNING])

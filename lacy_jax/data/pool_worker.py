@@ -1,4 +1,4 @@
-"""A process of `Pool` (pool.py): reads pickled settings and then lists of documents, and writes what they come to."""
+"""A process of `Pool` (pool.py): reads pickled settings, then lists of documents, and writes the marks of each."""
 
 import dataclasses
 import os

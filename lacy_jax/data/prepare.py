@@ -73,11 +73,11 @@ def prepare(
         tokenizer: the one to pack with, in place of what `config.tokenizer` says: a pretrained model's own.
         progress: called as progress(stage, done, total), from one thread, a stage after the other.
         missing: whether to make what is missing.
-        marking: who is shown how fast documents are marked.
+        marking: how the documents are marked, and who is called with the speed.
 
     Raises:
-        DataError: the corpus, a spans file or a tokenizer cannot be read, or the dataset named is another one, or what
-            is not to be made is missing.
+        DataError: the corpus, a spans file or a tokenizer cannot be read, the dataset named is another one, or data is
+            missing that must not be made.
         StorageError: the disk is full, or the dataset named lies in a bucket and cannot be copied.
     """
     if config.data.packed or config.data.mixture:
@@ -90,9 +90,7 @@ def prepare(
         tokenizer = _open_tokenizer(tokenizer_file)
     if tokenizer is None or not _packed_directory(config, source=source, tokenizer=tokenizer).exists():
         if missing == "refuse":
-            raise DataError(
-                f"{root} has no data prepared by these settings: prepare it first, by the same command without --show"
-            )
+            raise DataError(f"{root} has no data prepared with these settings; prepare it first, without --show")
         _annotate(config, tokenizer, directory=annotated, fingerprint=source, marking=marking, progress=progress)
         documents = AnnotatedSource(annotated)
         if tokenizer is None:

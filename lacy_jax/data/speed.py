@@ -1,4 +1,4 @@
-"""How fast documents are marked, and how much of them is factual, for people."""
+"""How fast documents are marked, and how much of them is factual, as text."""
 
 import dataclasses
 from collections.abc import Sequence

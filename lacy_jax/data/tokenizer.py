@@ -136,7 +136,8 @@ class Tokenizer:
     def _spelt_apart(self) -> dict[str, list[int]]:
         """What SentencePiece would confuse, with the ids of its bytes.
 
-        The character that it writes spaces with; spaces, too, where it has no piece for them: no training text had any.
+        That is the character that it writes spaces with. If no training text had spaces, it has no piece for them, so
+        spaces are here, too.
         """
         both = {
             each: [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in each.encode()] for each in (_SPACE, " ")

@@ -82,7 +82,7 @@ def read_mixture(text: str) -> list[Entry]:
             problems.append(f"{SETTING}: two datasets are called {first.name!r}; give each a name of its own")
         elif first.folder == second.folder:
             problems.append(
-                f"{SETTING}: {first.name} and {second.name} are the same folder; name it once, with both weights"
+                f"{SETTING}: {first.name} and {second.name} are the same folder; name it once, with both weights added"
             )
     if not problems and not any(entry.trained for entry in entries):
         problems.append(f"{SETTING}: no dataset has a weight above 0, so there is nothing to train on")

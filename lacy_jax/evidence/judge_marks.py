@@ -30,7 +30,7 @@ KIND = "FACT"
 ANSWERS_FILE = "judge_answers.sqlite"
 PASSAGE = 1_500  # characters of a passage, at most: a judge that is asked about more overlooks spans
 CUTS = ("\n\n", "\n", ". ", "\u3002", " ")  # where one ends best
-AT_ONCE = 64  # passages, at least, that are asked about before a document goes on; so many wait for the slowest
+AT_ONCE = 64  # passages, at least, in one group: the next group waits for the slowest answer of this one
 MOST_TOKENS = 1_000  # of an answer
 TOLERATED = 0.01  # of the passages; with more of them unanswered there is no dataset
 PROMPT = """Below is a passage of a text{titled}. Which of its spans state facts that a well-read person could not guess
@@ -52,7 +52,7 @@ def problems(config: AnnotateConfig) -> Iterator[str]:
     """Lines about an address, or further entries, that cannot be used. Nothing is sent."""
     try:
         if config.judge and not parse_address(config.judge, role=JUDGE).model:
-            yield "config.annotate.judge: name the judge's model, http://HOST:PORT/v1#MODEL; answers are kept by it"
+            yield "config.annotate.judge: name the judge's model, http://HOST:PORT/v1#MODEL; answers are kept by name"
         _body(config)
     except LacyError as error:
         yield from (f"config.annotate.judge: {problem}" for problem in error.problems)
@@ -118,8 +118,8 @@ def _ask(judge: Judge, prompts: Sequence[str], *, most: int) -> list[str | None]
     if most and judge.requests + len(new) > most:
         judge.ask(new[: most - judge.requests], max_tokens=MOST_TOKENS)
         raise JudgeError(
-            f"the judge was sent {judge.requests:,} requests, as many as config.annotate.max_requests allows a start; "
-            "what it answered is kept: the same command goes on from there"
+            f"the judge was sent {judge.requests:,} requests, the most that config.annotate.max_requests allows; its "
+            "answers are kept: the same command goes on from there"
         )
     return judge.ask(prompts, max_tokens=MOST_TOKENS)
 
@@ -148,7 +148,8 @@ def prompt_of(document: Document, passage: str) -> str:
 def quoted(answer: str | None, passage: str, *, counts: Counter[str]) -> list[tuple[int, int]]:
     """The characters [start, end) of a passage that an answer quotes, ascending and apart.
 
-    A quote is the first place after the one before it, else the first that is free; white space in it stands for any.
+    A quote stands for its first place after the quote before it, else for the first free one. White space in it stands
+    for any white space.
 
     counts: of passages, those unanswered and unusable (no list of strings), spans, and those not found.
     """
@@ -204,11 +205,11 @@ def _check(counts: Counter[str], judge: Judge) -> None:
     if counts["unanswered"] > TOLERATED * counts["passages"]:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in judge.failures.most_common())
         raise JudgeError(
-            f"the judge left {counts['unanswered']:,} of {counts['passages']:,} passages unanswered ({reasons}); what "
-            "it answered is kept: the same command asks for the others alone"
+            f"the judge left {counts['unanswered']:,} of {counts['passages']:,} passages unanswered ({reasons}); its "
+            "answers are kept: the same command asks about the others alone"
         )
     _log.warning(
-        "judge: %s spans in %s passages; %s quotes are not in the text, %s answers are no list, %s passages are "
-        "unanswered: all these are left out",
+        "judge: %s spans in %s passages; left out: %s quotes that are not in the text, %s answers that are no list, "
+        "%s passages without an answer",
         *(f"{counts[name]:,}" for name in ("spans", "passages", "not found", "unusable", "unanswered")),
     )

@@ -56,7 +56,7 @@ class Agreement:
 
     @property
     def kappa(self) -> float:
-        """Cohen's kappa: the share of equal verdicts, from 0 where it is what chance gives, to 1.
+        """Cohen's kappa: how far the share of equal verdicts is above chance: 0 at chance, 1 where all are equal.
 
         Source: Cohen, A coefficient of agreement for nominal scales, 1960.
         """

@@ -28,7 +28,7 @@ def resolve(model: ModelConfig, *, platform: str) -> ModelConfig:
     Attention "auto" is splash on TPUs and cuDNN's on NVIDIA GPUs where they fit, else xla. What was asked for by name
     and cannot be had is replaced by xla, with a warning that says why. The loop over layers "auto" is unrolled on GPUs,
     where a scan's copies take a third of a step (docs/performance.md), and a scan elsewhere. cuDNN's with documents
-    apart has not run on a GPU yet, so only its name chooses it.
+    apart has not run on a GPU yet, so it must be asked for by name.
     """
     if model.layer_loop == "auto":
         model = dataclasses.replace(model, layer_loop="unroll" if platform == "gpu" else "scan")
@@ -85,8 +85,8 @@ def attend_cudnn(
 ) -> jax.Array:
     """Causal attention by cuDNN, [B, T, H, N]; bfloat16 only. `starts_BT` as in `attention.attend`.
 
-    cuDNN takes no segments but in a packed layout of as many as there are at most, which may be one a token. So
-    documents are kept apart by a mask, [B, 1, T, T], the same for all heads.
+    cuDNN takes segments only in a packed layout with room for the largest number of them, perhaps one per token. So a
+    mask keeps documents apart, [B, 1, T, T], the same for all heads.
     """
     mask = None if starts_BT is None else (starts_BT[:, :, None] == starts_BT[:, None, :])[:, None]
     return jax.nn.dot_product_attention(q_BTHN, k_BTKN, v_BTKN, mask=mask, is_causal=True, implementation="cudnn")

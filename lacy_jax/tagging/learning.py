@@ -35,7 +35,7 @@ Marked = tuple[Document, Words, Spans]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Examples(Generic[Array]):
-    """Windows with what is to be said of each word that they are for: kinds, subjects, int32[B, WINDOW]."""
+    """Windows with the right answers for the words that they are for: kinds, subjects, int32[B, WINDOW]."""
 
     windows: Windows[Array]
     kinds: Array
@@ -75,8 +75,8 @@ def teach(
     """A network that learned the marks of all these documents.
 
     Args:
-        start: the one whose words and layers it begins with. Its tables of words stay as they are, since most words of
-            other texts stand in few documents; what it says of words is learned anew.
+        start: the one whose tables of words and layers it begins with. The tables stay as they are, since few
+            documents lack most words of other texts. The two heads are learned anew.
     """
     parts = [_example(words, spans, about) for _, words, spans in marked if len(words)]
     examples = jax.tree.map(lambda *each: np.concatenate(each), *parts)
@@ -113,7 +113,7 @@ def agreement(marked: Iterable[Marked], about: About, network: Network) -> Agree
 
 
 def is_held_out(document: Document, *, share: float) -> bool:
-    """Whether a tagger is judged by this document, and does not learn from it."""
+    """Whether this document judges a tagger, and does not teach it."""
     return split_of(document.id, validation_share=share) == "validation"
 
 

@@ -20,7 +20,7 @@ from lacy_jax.tagging.network import WINDOW, Network, Windows, inner, windows_of
 from lacy_jax.tagging.saved import About, load_tagger, read_about
 from lacy_jax.tagging.words import Words, words_of
 
-PARTS = "in order"  # not "anywhere": of several processes only one can have an accelerator
+PARTS = "in order"  # not "anywhere": only one process can have an accelerator
 GROUP = 64  # documents that are tagged together
 BATCH = 64  # windows in one call of the network
 

@@ -1,6 +1,6 @@
 """The tagger's network: hashed looks of words, five residual convolutions, and what each word is.
 
-The shape is that of spaCy's own encoder (hashed embeddings of norm, prefix, suffix and shape, then convolutions over
+The layout is that of spaCy's own encoder (hashed embeddings of norm, prefix, suffix and shape, then convolutions over
 three words: spacy.io/api/architectures#HashEmbedCNN), with wider steps in its last layers, so that a word sees 16 words
 to either side.
 """
@@ -53,7 +53,7 @@ class Network(nnx.Module):
         self.subject = nnx.Linear(2 * width, 1, rngs=rngs)
 
     def __call__(self, windows: Windows[jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """Of all words of windows: float32[B, W, kinds] and float32[B, W]."""
+        """Logits of all words of windows: float32[B, W, kinds] and float32[B, W]."""
         there_BW1 = windows.there[..., None]
         looks_BWD = sum(
             table(windows.rows[..., 2 * nth : 2 * nth + 2]).sum(axis=-2) for nth, table in enumerate(self.tables)
@@ -95,5 +95,5 @@ def windows_of(words: Words) -> Windows[np.ndarray]:
 
 
 def inner(values: Array) -> Array:
-    """[B, WINDOW, ...]: of values[B, W, ...] those of the words that a window is for."""
+    """[B, WINDOW, ...]: those of values[B, W, ...] that are of the words that a window is for."""
     return values[:, REACH : REACH + WINDOW]

@@ -11,9 +11,9 @@ from lacy_jax.data.annotators.spacy_words import check_spacy
 from lacy_jax.data.documents import Document, text_offset
 from lacy_jax.errors import DataError
 
-# What is read of a word, by spaCy's names, and the rows of its table.
+# The properties of a word that are read, by spaCy's names, and the rows of each one's table.
 TABLES = {"NORM": 1 << 14, "LOWER": 1 << 14, "PREFIX": 1 << 10, "SUFFIX": 1 << 12, "SHAPE": 1 << 12}
-# What is said of where a word stands, and how many values it has.
+# How the place of a word is described, and how many values each description has.
 PLACES = {"repeated": 2, "in the title": 2, "words before it, on a log scale": 18, "sentences before it": 8}
 _ENDS = (".", "!", "?", "\u3002")  # of sentences
 _LIFETIME = 20_000_000  # characters that one tokenizer reads: its string store only grows
@@ -61,7 +61,7 @@ def _tokenizer(language: str) -> Any:
         return spacy.blank(language)
     except ImportError as error:
         said = str(error).partition("\n")[0]
-        raise DataError(f"tagger: spaCy's tokenizer for the language {language!r} cannot be had ({said})") from None
+        raise DataError(f"tagger: spaCy's tokenizer for the language {language!r} cannot be loaded ({said})") from None
 
 
 def _words(document: Document, nlp: Any) -> Words:

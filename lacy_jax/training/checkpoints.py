@@ -133,7 +133,7 @@ class Checkpoints:
         Raises:
             CheckpointError: it is not whole.
         """
-        # Looked at once: of a step that could not be written, `close` would say only that it is not whole.
+        # Cleared first: of a step that could not be written, `close` would report only that it is not whole.
         step, self._unread = self._unread, None
         with self._written():
             if self._uploads:
@@ -283,8 +283,8 @@ def _refuse_other_run(meta: dict[str, Any], config: Config, *, data: Any, folder
         differing.append("the prepared data (corpus, annotator, rule, tokenizer or window length) is another")
     elif meta["data"] != data:
         differing.append(
-            f"config.data.mixture: the shares of the datasets are others, by step: here {data['shares']}, there "
-            f"{meta['data']['shares']} (of another budget, write places as steps: docs/mixtures.md)"
+            f"config.data.mixture: the shares of the datasets differ, by step: here {data['shares']}, there "
+            f"{meta['data']['shares']} (for another budget, write places as steps: docs/mixtures.md)"
         )
     if differing:
         raise CheckpointError(

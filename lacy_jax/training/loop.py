@@ -206,7 +206,7 @@ def _account(run: Run, log: RunLog, *, first: int, step: int, profiler: Profiler
         run.checkpoints.wait()
     spent = log.account(step)
     run.reporter.say(f"time        {duration(spent['seconds/wall'])}: {describe(spent)}")
-    run.reporter.say(f"loader      a step waits for its batch in {spent['loader_share']:.1%} of its time")
+    run.reporter.say(f"loader      a step waits for its batch for {spent['loader_share']:.1%} of its time")
     if profiler.state == "done":
         run.reporter.say(f"profile     {profiler.folder}")
     elif profiler.state == "waiting":

@@ -167,7 +167,7 @@ class MetricWriter:
 
     def _open_events(self) -> EventsWriter:
         (self.folder / "tensorboard").mkdir(exist_ok=True)
-        # Not its SummaryWriter: that one waits for ever where its thread has met a full disk.
+        # Not SummaryWriter, which waits for ever once its thread has met a full disk.
         events = EventsWriter(str(self.folder / "tensorboard" / "events"))
         first = self._resume_step + 1
         events.write_event(Event(step=first, file_version="brain.Event:2"))
@@ -181,7 +181,7 @@ class MetricWriter:
 
     def close(self) -> None:
         if self._events:
-            with contextlib.suppress(OSError):  # on a full disk again; said before
+            with contextlib.suppress(OSError):  # on a disk that is still full; `write` has raised for it
                 self._events.close()
         if self._mirror:
             self._mirror.close()

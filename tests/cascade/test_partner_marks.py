@@ -170,7 +170,9 @@ def test_too_many_questions_without_an_answer_make_no_dataset(server: Server, tm
     good = server.answers["Ada met Bob in"]
     server.answers["Ada met Bob in"] = sends(b'{"choices": "garbage"}')
     documents = [Document("0", "", "Ada"), Document("1", "", TEXT)]
-    with pytest.raises(PartnerError, match=r"left 1 of 8 questions unanswered \(not a completion\); what it answered"):
+    with pytest.raises(
+        PartnerError, match=r"left 1 of 8 questions unanswered \(not a completion\); its answers are kept"
+    ):
         mark(documents, server.url, folder=tmp_path)
     server.answers["Ada met Bob in"] = good
     assert mark(documents, server.url, folder=tmp_path) == [[], ["Bob", "Oslo"]]
@@ -183,7 +185,7 @@ def test_a_lost_server_ends_the_work_and_what_it_answered_is_kept(server: Server
     documents = [Document("0", "", TEXT), Document("1", "", long)]
     failing = [long[: match.start()].rstrip() for match in re.finditer(r"\w+", long)][1:]
     server.answers |= dict.fromkeys(failing, sends(b"no", status=400))
-    with pytest.raises(PartnerError, match=r"24 questions in a row unanswered \(status 400\); what it"):
+    with pytest.raises(PartnerError, match=r"24 questions in a row unanswered \(status 400\); its answers"):
         mark(documents, server.url, folder=tmp_path)
     assert len(posts(server)) == len(QUESTIONS) + 4 * BATCH
     server.answers |= dict.fromkeys(failing, says(" nothing more to say"))
@@ -211,7 +213,7 @@ def test_a_model_is_marked_where_it_is_right(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("partner", "said"),
     [
-        ("none", "somebody must answer"),
+        ("none", "nobody would answer"),
         ("databse:x", "unknown partner 'databse:x'"),
         ("database:/no/such", "no such file: /no/such"),
     ],

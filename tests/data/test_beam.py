@@ -98,7 +98,7 @@ def test_kills_change_no_byte(beam_python: str) -> None:
         (["--beam_runner=DirectRunner", "--beam_options='"], "No closing quotation"),
         (["--beam_runner=DataflowRunner"], "give --beam_parts=gs://BUCKET/FOLDER"),
         (["--beam_runner=DirectRunner", "--config.annotate.annotator=spans", "--config.annotate.spans_file=README.md"],
-         "the annotator spans marks in one process here"),
+         "the annotator spans marks in one process on this machine"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line(beam_python: str, tmp_path: Path, words: list[str], complaint: str) -> None:

@@ -241,7 +241,7 @@ def test_the_model_follows_the_language_of_the_corpus(corpus: dict, model: str) 
 
 def test_a_language_without_a_usual_model_and_a_missing_model_are_one_line() -> None:
     corpus = {"name": "tfds", "tfds_name": "wikipedia/20230601.eu"}
-    with pytest.raises(ConfigError, match=r"^config.corpus.language: no spaCy model is usual for the language 'eu'.*"):
+    with pytest.raises(ConfigError, match=r"^config.corpus.language: spaCy has no usual model for the language 'eu'.*"):
         parsed(corpus=corpus)
     assert parsed(corpus=corpus, annotate={"spacy_model": "xx_ent_wiki_sm"}).annotate.spacy_model == "xx_ent_wiki_sm"
     with pytest.raises(ConfigError, match="the corpus biographies is English"):

@@ -68,12 +68,12 @@ def test_a_field_within_another(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("link", "reason"),
     [
-        ({"start": -1, "end": 3}, "without whole 0 <= start < end"),
-        ([5, 5], "without whole 0 <= start < end"),
-        ([7, 5], "without whole 0 <= start < end"),
-        ([0, 2.0], "without whole 0 <= start < end"),
-        ([False, True], "without whole 0 <= start < end"),
-        (["0", "2"], "without whole 0 <= start < end"),
+        ({"start": -1, "end": 3}, "without whole numbers 0 <= start < end"),
+        ([5, 5], "without whole numbers 0 <= start < end"),
+        ([7, 5], "without whole numbers 0 <= start < end"),
+        ([0, 2.0], "without whole numbers 0 <= start < end"),
+        ([False, True], "without whole numbers 0 <= start < end"),
+        (["0", "2"], "without whole numbers 0 <= start < end"),
         ([0, 10**30], "that end after the text"),
         ([0, len(TEXT) + 1], "that end after the text"),
         ({"start": 0, "end": 3, "text": "Zoe"}, "whose text stands elsewhere"),

@@ -209,7 +209,7 @@ def test_where_no_document_can_be_marked_one_line_says_so(config: Config, monkey
     folder = Path(config.data.directory).parent
     monkeypatch.setattr(pool, "_MOST_LOST", 3)
     write_corpus(folder, [f"RAISE {text}" for text in TEXTS])
-    with pytest.raises(DataError, match="3 documents after one another could not be marked; of the last, 'd"):
+    with pytest.raises(DataError, match="3 documents in a row could not be marked; with the last, 'd"):
         prepare(config)
     (folder / "package" / "refuse").touch()
     with pytest.raises(DataError, match="no model"):

@@ -134,7 +134,7 @@ def test_a_long_document_is_cut_between_sentences_and_every_mark_is_found(server
 def test_a_start_sends_no_more_than_it_may_and_the_next_goes_on(server: JudgeServer, tmp_path: Path) -> None:
     documents = many(2 * judge_marks.AT_ONCE)
     for limit, sent in ((10, 10), (10, 20), (100, 120)):
-        with pytest.raises(JudgeError, match=rf"sent {limit} requests, as many as .*max_requests allows") as caught:
+        with pytest.raises(JudgeError, match=rf"sent {limit} requests, the most that .*max_requests allows") as caught:
             mark(server, tmp_path, documents, max_requests=limit)
         assert "\n" not in str(caught.value)
         assert len(server.bodies) == sent
@@ -151,13 +151,13 @@ def test_too_many_passages_without_an_answer_make_no_dataset(
     documents = many(120)
     server.answer = lambda prompt, count: Response(status_code=400) if "1007" in prompt else years(prompt, count)
     assert [n for n, found in enumerate(mark(server, tmp_path, documents)) if not found] == [7]  # under one per cent
-    assert "1 passages are unanswered" in caplog.text
+    assert "1 passages without an answer" in caplog.text
     broken = ("1007", "1011")
     server.answer = lambda prompt, count: (
         Response(status_code=400) if any(year in prompt for year in broken) else years(prompt, count)
     )
     sent = len(server.bodies)
-    with pytest.raises(JudgeError, match=r"left 2 of 120 passages unanswered \(status 400: 2\).*for the others alone"):
+    with pytest.raises(JudgeError, match=r"left 2 of 120 passages unanswered \(status 400: 2\).*about the others"):
         mark(server, tmp_path / "other", documents)
     server.answer = years
     assert mark(server, tmp_path / "other", documents) == [[str(1000 + n)] for n in range(120)]

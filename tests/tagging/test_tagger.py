@@ -175,7 +175,10 @@ def test_the_door(small_data: Prepared, tmp_path: Path, capsys: pytest.CaptureFi
     assert first != annotator_fingerprint(dataclasses.replace(config, tagger_threshold=0.4))
     for wrong, line in (
         ([folder, f"--out={tmp_path}/t"], "exists already; name another folder"),
-        ([folder, f"--out={tmp_path}/u", "--language=xx1"], "spaCy's tokenizer for the language 'xx1' cannot be had"),
+        (
+            [folder, f"--out={tmp_path}/u", "--language=xx1"],
+            "spaCy's tokenizer for the language 'xx1' cannot be loaded",
+        ),
         ([folder, f"--out={tmp_path}/u", f"--start={tmp_path}"], "holds no tagger"),
         ([f"--annotated={tmp_path}", f"--out={tmp_path}/u"], "is no complete annotated dataset"),
     ):

@@ -173,7 +173,7 @@ def test_another_mixture_is_refused_and_another_validation_set_is_not(
     others = {
         f"{people},{articles}": "the prepared data",
         f"{articles},{people},{few.replace(':0:', ':1:')}": "the prepared data",
-        text.replace("..3", "..2"): "config.data.mixture: the shares of the datasets are others, by step: here [[0,",
+        text.replace("..3", "..2"): "config.data.mixture: the shares of the datasets differ, by step: here [[0,",
     }
     longer = dataclasses.replace(small_mixture, training=dataclasses.replace(small_mixture.training, steps=8))
     for config, words in [(with_mixture(small_mixture, each), words) for each, words in others.items()] + [

@@ -2,8 +2,8 @@
 
 The partner is asked at every word of the text, or, with `config.of`, only where the marks of a stored annotation begin.
 A span is a whole answer (a phrase); words within it are not asked for again. A partner that searches documents does not
-see the document itself (`Partner.without`). Batches of answers of a partner that is costly to ask are kept beside the
-data, so that the same command goes on where it was ended.
+see the document itself (`Partner.without`). Answers of a partner that is costly to ask are kept beside the data, so the
+same command goes on from there.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ ANSWERS_FILE = "partner_answers.sqlite"
 SECONDS = 120.0  # for a batch of questions: nobody waits for the text
 MOST_FAULTS = 3 * BATCH  # questions in a row without an answer: after that many, the partner is taken for lost
 TOLERATED = 0.01  # of all questions; with more of them unanswered there is no dataset
-_CHEAP = ("database", "documents")  # a file here that keeps the answers would be no faster than asking again
+_CHEAP = ("database", "documents")  # their answers are not kept: to ask again is as fast
 _ALGORITHM = 1  # raise it when the marks of an unchanged text and partner change
 
 _log = logging.getLogger(__name__)
@@ -52,11 +52,11 @@ class _Place:
 
 
 def problems(config: AnnotateConfig) -> Iterator[str]:
-    """Lines about a partner that is none, or whose file or folder does not exist."""
+    """Lines about a partner that is `none`, or whose file or folder does not exist."""
     yield from folder_problems(config)
     try:
         if read_spec(config.partner)[0] == "none":
-            yield "config.annotate.partner: somebody must answer; name a partner (docs/partners.md)"
+            yield "config.annotate.partner: nobody would answer; name a partner (docs/partners.md)"
         check_partner(config.partner)
     except LacyError as error:
         yield from (f"config.annotate.partner: {problem}" for problem in error.problems)
@@ -76,7 +76,7 @@ def mark(
         config.partner, corpus=corpus, directory=directory, batch_size=BATCH, span="phrase", timeout=SECONDS
     )
     if partner is None:
-        raise PartnerError("config.annotate.partner=none: somebody must answer")
+        raise PartnerError("config.annotate.partner=none: nobody would answer; name a partner (docs/partners.md)")
     _log.warning("marks are made by asking %s", describe_partner(config.partner, corpus=corpus))
     stored = [StoredMarks(folder) for folder in folders_of(config)]
     identity = json.dumps(fingerprint(config, corpus=corpus, directory=directory), sort_keys=True)
@@ -94,7 +94,7 @@ def mark(
 
 
 def fingerprint(config: AnnotateConfig, *, corpus: CorpusConfig, directory: str) -> dict[str, Any]:
-    """The partner, and the files that it knows things from; the corpus stands in a fingerprint of its own.
+    """The partner, and the files that it knows things from. The corpus has a fingerprint of its own.
 
     Raises:
         PartnerError, DataError, CheckpointError: something of it is missing.
@@ -143,7 +143,7 @@ class _Asked:
         return getattr(self._now, "failures", {})
 
     def about(self, document: Document) -> None:
-        """What follows is asked of a document that the partner does not see, if it sees documents at all."""
+        """The next questions are about this document. A partner that searches documents does not see it."""
         without = getattr(self._partner, "without", None)
         self._now = self._partner if without is None else without(document)
         self._document = hashlib.sha256(full_text(document).encode()).hexdigest()
@@ -185,7 +185,7 @@ class _Asked:
 
     def _why(self) -> str:
         reasons = ", ".join(self._guard.reasons) or "see the log"
-        kept = "what it answered is kept: the same command goes on from there" if self._kept else "nothing is written"
+        kept = "its answers are kept: the same command goes on from there" if self._kept else "nothing is written"
         return f" ({reasons}); {kept}"
 
 

@@ -177,7 +177,7 @@ class Documents:
         self._left_out: Document | None = None
 
     def without(self, document: Document) -> "Documents":
-        """The same partner, to whom one document is unknown: what it says of that text it has from others."""
+        """The same partner without one document: its answers about that text come from other documents."""
         other = copy.copy(self)
         other._left_out = document
         return other

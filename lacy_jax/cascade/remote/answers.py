@@ -1,4 +1,4 @@
-"""Answers of servers and models that are kept: what was asked once, and answered, is not paid for again."""
+"""Kept answers of servers and models: a question that was answered once is not paid for again."""
 
 import hashlib
 import sqlite3

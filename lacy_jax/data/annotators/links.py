@@ -2,8 +2,8 @@
 
 The field holds a list; each entry is `{"start": 30, "end": 41, "kind": "GPE", "text": "Los Angeles"}`, of which `kind`
 (or `label`, or `type`) and `text` may be missing, or `[30, 41]`, or `[30, 41, "GPE"]`. Offsets count characters of the
-record's text. Other people's offsets are often wrong in places, so an entry that cannot be a mark is counted and
-dropped; a corpus of which no record has the field is refused.
+record's text. Offsets that others made are often wrong in places, so an entry that cannot be a mark is counted and
+dropped. If no record has the field, the corpus is refused.
 """
 
 import logging
@@ -74,7 +74,7 @@ def read_links(links: Any, text: str, *, dropped: Counter[str]) -> list[tuple[in
     read = [_link(link, text) for link in links]
     dropped.update(each for each in read if isinstance(each, str))
     kept: list[tuple[int, int, str]] = []
-    # Of marks that overlap the first one stays; of two with one start the longer one.
+    # Of marks that overlap, the first stays; of two with the same start, the longer one.
     for link in sorted((each for each in read if not isinstance(each, str)), key=lambda link: (link[0], -link[1])):
         if kept and link[0] < kept[-1][1]:
             dropped["that overlap another"] += 1
@@ -95,7 +95,7 @@ def _link(link: Any, text: str) -> tuple[int, int, str] | str:
         case _:
             return "without start and end"
     if type(start) is not int or type(end) is not int or not 0 <= start < end:
-        return "without whole 0 <= start < end"
+        return "without whole numbers 0 <= start < end"
     own = text[start:end]
     before, after = len(own) - len(own.lstrip()), len(own) - len(own.rstrip())
     faults = {

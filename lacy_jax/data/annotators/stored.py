@@ -1,8 +1,8 @@
 """Annotations that are stored already: found by a document's id, and the annotators union and intersection of them.
 
 A character other than white space is marked where any of them marks it (union), or where all do (intersection). Marked
-characters that touch are one span, a whole answer; so are those that only white space parts which one of the
-annotations marks, too: "Marie Curie" of the one makes one span of "Marie" and "Curie" of the other.
+characters that touch are one span, a whole answer. So are those that only white space parts, if one of the annotations
+marks that white space: "Marie Curie" of the one joins "Marie" and "Curie" of the other.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +28,7 @@ def folders_of(config: AnnotateConfig) -> list[Path]:
 
 
 def version_folder(folder: Path) -> Path:
-    """The version folder that is meant: itself, or the one within."""
+    """The version folder: the folder itself, or the one within it."""
     return folder / VERSION if (folder / VERSION).is_dir() else folder
 
 
@@ -102,10 +102,10 @@ def folder_problems(config: AnnotateConfig) -> Iterator[str]:
 def combine(parts: Sequence[Spans], text: str, *, how: How) -> Spans:
     """The union or intersection of annotations of one text; see this module's first lines.
 
-    The kind of a span is that of the first annotation that marks a part of it, the first span of that. An annotation
-    calls it a subject, or repeated, where it does so of all its spans in it; of those that mark a part of the span, for
-    a union all must say so, for an intersection one. So the rule takes from a union what it would take from either, and
-    from an intersection what it would take from both.
+    The kind of a span is that of the first annotation that marks a part of it, there of its first span. An annotation
+    calls the span a subject, or repeated, if it calls all its own spans there so. In a union, all annotations that mark
+    a part of the span must call it so; in an intersection, one must. So the rule takes from a union what it would take
+    from either, and from an intersection what it would take from both.
     """
     solid = solid_characters(text)
     marked = [covered(spans, len(text)) for spans in parts]

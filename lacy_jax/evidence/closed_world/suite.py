@@ -78,8 +78,8 @@ def evaluate(
         temperature: of the draw; 0 is greedy.
 
     Raises:
-        ConfigError: the model was not trained on the closed world, a value is out of range, or a price for a score
-            that is no probability.
+        ConfigError: the model was not trained on the closed world, a value is out of range, or a price goes with a
+            score that is no probability.
         PartnerError, CheckpointError: see `partner_of`.
         DataError: `out` holds the evaluation of another checkpoint or with other settings.
     """

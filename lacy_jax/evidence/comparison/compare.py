@@ -1,6 +1,6 @@
 """How far two stored annotations of one corpus agree. The unit is a character other than white space.
 
-Words would be another unit in every language, and none in some; characters are the same in all. The first annotation is
+Words differ by language, and some languages write none apart; characters are the same in all. The first annotation is
 taken for the truth.
 """
 

@@ -88,7 +88,7 @@ def choose(which: str, source: Source, *, part: Part, seed: int) -> list[int]:
         asked = min(int(found[1] or 1), count)
         return sorted(np.random.default_rng(seed).choice(count, size=asked, replace=False).tolist())
     if not (found := _NUMBERS.fullmatch(which)):
-        raise ConfigError(f"--show={which}: give a number (17), some (3-5), random, random:4, or id:NAME")
+        raise ConfigError(f"--show={which}: give a number (17), a range (3-5), random, random:4, or id:NAME")
     first, last = int(found[1]), int(found[2] or found[1])
     if not first <= last < count:
         things = "documents" if part == "documents" else f"windows in the split {part}"

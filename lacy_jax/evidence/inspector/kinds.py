@@ -23,7 +23,7 @@ SAID: dict[Mark, str] = {
     "subject": "part of a subject",
     "repeated": "said before",
     "kind": "kind that the rule leaves out",
-    "context": "read, not asked for",
+    "context": "read, not a target",
 }
 
 

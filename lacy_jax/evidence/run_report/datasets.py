@@ -1,4 +1,4 @@
-"""What the report shows of the datasets of a mixture, each by itself."""
+"""What the report shows of each dataset of a mixture."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
