@@ -1,10 +1,9 @@
 """Views as text for a terminal: coloured, or with brackets where there are no colours."""
 
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
 from lacy_jax.evidence.inspector.kinds import Entry, Group, group_of, legend
-from lacy_jax.evidence.inspector.pieces import Mark, Piece, View
+from lacy_jax.evidence.inspector.pieces import Mark, Piece, View, carried
 from lacy_jax.terminal import printable
 
 _RESET, _FAINT, _BOLD = "\x1b[0m", "\x1b[2m", "\x1b[1m"
@@ -27,7 +26,6 @@ _STYLES: dict[Mark, str] = {
 }
 _WORDS: dict[Mark, str] = {"subject": "subject", "repeated": "repeated", "kind": "left out", "context": "context"}
 _BORDER = "·"
-_CARRIER = "◌"  # carries a mark that combines with the letter before it, where something stands between
 
 
 def as_lines(views: Sequence[View], *, about: Iterable[str], colour: bool, tokens: bool) -> Iterator[str]:
@@ -65,8 +63,8 @@ def _text(view: View, *, colour: bool, tokens: bool) -> str:
 
 def _piece(piece: Piece, *, colour: bool, parted: bool) -> str:
     text = printable(piece.text)
-    if parted and text and unicodedata.category(text[0]).startswith("M"):
-        text = _CARRIER + text
+    if parted:
+        text = carried(text)
     if piece.mark == "plain" or not text:
         return text
     if not colour:

@@ -1,17 +1,14 @@
 """Views as one HTML page that needs nothing else."""
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup, escape
 
 from lacy_jax.evidence.inspector.kinds import SAID, group_of, legend
-from lacy_jax.evidence.inspector.pieces import Piece, View
+from lacy_jax.evidence.inspector.pieces import Piece, View, carried
 from lacy_jax.evidence.pages.render import render
 from lacy_jax.evidence.pages.tokens import visible
 from lacy_jax.terminal import printable
-
-_CARRIER = "◌"
 
 
 def as_page(views: Sequence[View], *, about: Iterable[str], command: str, tokens: bool) -> str:
@@ -50,9 +47,7 @@ def _span(piece: Piece, *, bordered: bool) -> Markup:
         return Markup('<span class="end">end of a document</span>')
     if piece.mark == "plain" and not bordered:
         return visible(piece.text) if piece.text else Markup("")
-    text = piece.text
-    if text and unicodedata.category(text[0]).startswith("M"):
-        text = _CARRIER + text
+    text = carried(piece.text)
     classes = class_of(piece.mark, piece.kind) if piece.mark != "plain" else "m"
     said = ", ".join(
         filter(

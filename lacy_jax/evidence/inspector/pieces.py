@@ -3,6 +3,7 @@
 import codecs
 import collections
 import itertools
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -117,6 +118,11 @@ def joined(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
             piece = replace(piece, text=piece.text[1:])
         found.append(replace(piece, token=-1))
     return tuple(found)
+
+
+def carried(text: str) -> str:
+    """The text, for where something stands before it: a letter for a mark to combine with, if it begins with one."""
+    return f"◌{text}" if text and unicodedata.category(text[0]).startswith("M") else text
 
 
 def token_texts(ids: Sequence[int], tokenizer: TextTokenizer) -> list[str]:
