@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lacy_jax.data.annotators.shown import pieces_of, shorten_runs
+from lacy_jax.data.annotators.shown import pieces_of, said_before, shorten_runs
 from lacy_jax.data.annotators.spacy_words import check_spacy
 from lacy_jax.data.documents import Document, text_offset
 from lacy_jax.errors import DataError
@@ -77,9 +77,7 @@ def _words(document: Document, nlp: Any) -> Words:
         end = shown.end_in_text(table[:, 0] + table[:, 1]) + np.uint64(offset)
         tables.append(np.concatenate([start[:, None], end[:, None], table[:, 2:]], axis=1))
     start, end, lower, space, *looks = np.concatenate(tables).T
-    repeated = np.ones(len(title) + len(lower), bool)
-    repeated[np.unique(np.concatenate([title, lower]), return_index=True)[1]] = False
-    repeated = repeated[len(title) :]
+    repeated = said_before(lower, title=title)
     ended = np.cumsum(np.isin(lower, [nlp.vocab.strings.add(mark) for mark in _ENDS]))
     before = np.log2(np.arange(len(lower)) + 1) * 1.5
     places = [repeated, np.isin(lower, title), np.minimum(before, 17), np.minimum(ended, 7)]

@@ -46,6 +46,13 @@ def shorten_runs(text: str) -> Shown:
     return Shown("".join([*kept, text[last:]]), np.array(cuts, np.uint64), np.array(missing, np.uint64))
 
 
+def said_before(words: np.ndarray, *, title: np.ndarray) -> np.ndarray:
+    """bool[N]: words whose form, uint64[N] of spaCy's, stands earlier among them, or in the title."""
+    repeated = np.ones(len(title) + len(words), bool)
+    repeated[np.unique(np.concatenate([title, words]), return_index=True)[1]] = False
+    return repeated[len(title) :]
+
+
 def pieces_of(text: str) -> Iterator[tuple[int, str]]:
     """Cuts a text into (offset, piece) that spaCy can parse: after an empty line, else a line, else a space."""
     return passages(text, most=_PIECE, cuts=("\n\n", "\n", " "))

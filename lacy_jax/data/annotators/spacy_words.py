@@ -11,7 +11,7 @@ import numpy as np
 
 from lacy_jax.config import AnnotateConfig
 from lacy_jax.data.annotators.language import unlike
-from lacy_jax.data.annotators.shown import Shown, pieces_of, shorten_runs
+from lacy_jax.data.annotators.shown import Shown, pieces_of, said_before, shorten_runs
 from lacy_jax.data.annotators.subjects import CLEAR, scheme_of
 from lacy_jax.data.batches import batches, document_batches
 from lacy_jax.data.documents import Document, Spans, text_offset
@@ -181,8 +181,6 @@ class SpacyMarker:
         empty = np.empty((0, 7), np.uint64)
         start, end, lower, space, pos, entity, subject = np.concatenate([empty, *tables]).T
         title = self._nlp.make_doc(shorten_runs(document.title).text).to_array(["LOWER"]).reshape(-1)
-        repeated = np.ones(len(title) + len(lower), bool)
-        repeated[np.unique(np.concatenate([title, lower]), return_index=True)[1]] = False
         keep = ((entity != 0) | np.isin(pos, self._names)) & (space == 0)
         strings = self._nlp.vocab.strings
         shift = text_offset(document)
@@ -191,7 +189,7 @@ class SpacyMarker:
             ends=end[keep].astype(np.int32) + np.int32(shift),
             kinds=tuple(strings[int(label)] for label in np.where(entity, entity, pos)[keep]),
             subject=subject[keep].astype(bool),
-            repeated=repeated[len(title) :][keep],
+            repeated=said_before(lower, title=title)[keep],
         )
 
 
