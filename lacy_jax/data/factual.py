@@ -73,6 +73,12 @@ def covered(spans: Spans, length: int) -> np.ndarray:
     return np.cumsum(edges[:-1]) > 0
 
 
+def runs(marked: np.ndarray) -> np.ndarray:
+    """int[N, 2]: the start and end of each run of true values in a bool[characters]."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], marked, [False]]).astype(np.int8)))
+    return edges.reshape(-1, 2)
+
+
 def _first_tokens(ends: np.ndarray, *, solid: np.ndarray, spans: Spans) -> np.ndarray:
     solid_at = np.append(np.flatnonzero(solid), len(solid))
     first = solid_at[np.searchsorted(solid_at, spans.starts)]

@@ -15,7 +15,7 @@ import numpy as np
 from lacy_jax.config import AnnotateConfig
 from lacy_jax.data.datasets import VERSION, AnnotatedSource, fingerprint_name
 from lacy_jax.data.documents import Document, Spans, full_text
-from lacy_jax.data.factual import covered, solid_characters
+from lacy_jax.data.factual import covered, runs, solid_characters
 from lacy_jax.errors import DataError
 
 How = Literal["union", "intersection"]
@@ -122,9 +122,8 @@ def combine(parts: Sequence[Spans], text: str, *, how: How) -> Spans:
 
 def _runs(chosen: np.ndarray, joined: np.ndarray) -> list[tuple[int, int]]:
     """From the first to the last chosen character of each run of joined ones."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], joined, [False]]).astype(np.int8)))
     places = []
-    for start, end in edges.reshape(-1, 2):
+    for start, end in runs(joined):
         own = np.flatnonzero(chosen[start:end])
         if len(own):
             places.append((int(start + own[0]), int(start + own[-1] + 1)))

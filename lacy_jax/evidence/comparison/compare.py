@@ -16,7 +16,7 @@ from lacy_jax.config import RuleConfig
 from lacy_jax.data.annotators.stored import StoredMarks, version_folder
 from lacy_jax.data.datasets import AnnotatedSource, open_dataset
 from lacy_jax.data.documents import Document, Spans, full_text
-from lacy_jax.data.factual import covered, select_spans, solid_characters
+from lacy_jax.data.factual import covered, runs, select_spans, solid_characters
 from lacy_jax.data.files import parse_json
 from lacy_jax.data.prepared import annotated_directory
 from lacy_jax.errors import DataError
@@ -207,8 +207,7 @@ def _pairs(first: Spans, second: Spans, *, solid: np.ndarray) -> Counter[tuple[s
 def _count_phrases(counts: Counter[str], text: str, alone: np.ndarray, *, solid: np.ndarray) -> None:
     """Adds the runs of characters that one annotation marks alone; white space within a run joins."""
     joined = alone | (~solid & _between(alone, solid))
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], joined, [False]]).astype(np.int8)))
-    for start, end in edges.reshape(-1, 2):
+    for start, end in runs(joined):
         phrase = " ".join(text[start:end].split())[:LONGEST_PHRASE]
         if phrase in counts or len(counts) < COUNTED_PHRASES:
             counts[phrase] += 1
