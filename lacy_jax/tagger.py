@@ -20,7 +20,7 @@ from lacy_jax.flags import Flag, Given
 def main(given: Given) -> int:
     """Teaches a tagger, saves it, and prints how far it agrees on documents that it did not see."""
     from lacy_jax.console import reporting
-    from lacy_jax.data.datasets import AnnotatedSource
+    from lacy_jax.data.datasets import AnnotatedSource, version_folder
     from lacy_jax.start import check_writable
     from lacy_jax.tagging import learning
     from lacy_jax.tagging.saved import load_tagger, save_tagger
@@ -30,7 +30,7 @@ def main(given: Given) -> int:
         raise ConfigError(f"--out={given.out} exists already; name another folder")
     check_writable("--out", given.out)
     start = load_tagger(given.start) if given.start else None
-    source = AnnotatedSource(Path(given.annotated))
+    source = AnnotatedSource(version_folder(Path(given.annotated)))
     language = given.language or (start[0].language if start else "en")
     with reporting() as reporter:
         marked = []

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import tempfile
+import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +53,21 @@ def fingerprint_name(prefix: str, fingerprint: Fingerprint) -> str:
 def dataset_directory(directory: Path, kind: Kind, *, name: str) -> Path:
     """The version folder of a dataset under the data directory, there or not."""
     return directory / kind / name / VERSION
+
+
+def version_folder(folder: Path) -> Path:
+    """The version folder that is meant: the folder itself, or the one within it."""
+    return folder / VERSION if (folder / VERSION).is_dir() else folder
+
+
+def kind_of(directory: Path) -> Kind | None:
+    """What a version folder says that it holds; None where it holds no dataset of ours."""
+    try:
+        found = parse_json((directory / "dataset_info.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    name = found.get("name") if isinstance(found, dict) else None
+    return name if name in typing.get_args(Kind) else None
 
 
 @dataclasses.dataclass

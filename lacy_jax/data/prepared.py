@@ -92,8 +92,7 @@ def open_elsewhere(folder: str, *, expected: Fingerprint, progress: Progress) ->
     # Batches read records at random, one at a time: from a bucket, each would be a request.
     directory = local_copy(folder, progress=progress)
     packed = open_packed(directory, expected=expected)
-    root = directory.absolute().parent.parent.parent
-    return Prepared(packed=packed, annotated_directory=annotated_directory(root, packed.fingerprint))
+    return Prepared(packed=packed, annotated_directory=annotated_beside(directory, packed.fingerprint))
 
 
 def annotated_directory(root: Path, fingerprint: Fingerprint) -> Path:
@@ -101,6 +100,11 @@ def annotated_directory(root: Path, fingerprint: Fingerprint) -> Path:
     own = {key: fingerprint[key] for key in ("format", "corpus", "annotator")}
     name = datasets.fingerprint_name(fingerprint["corpus"]["name"], own)
     return datasets.dataset_directory(root, "annotated", name=name)
+
+
+def annotated_beside(directory: Path, fingerprint: Fingerprint) -> Path:
+    """The same, in the data directory that the version folder of a packed dataset lies in."""
+    return annotated_directory(directory.absolute().parent.parent.parent, fingerprint)
 
 
 def _in_turn(each: Sequence[Iterator[T]]) -> Iterator[T]:

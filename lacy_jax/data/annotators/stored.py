@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lacy_jax.config import AnnotateConfig
-from lacy_jax.data.datasets import VERSION, AnnotatedSource, fingerprint_name
+from lacy_jax.data.datasets import AnnotatedSource, fingerprint_name, version_folder
 from lacy_jax.data.documents import Document, Spans, full_text
 from lacy_jax.data.factual import covered, runs, solid_characters
 from lacy_jax.errors import DataError
@@ -25,11 +25,6 @@ _ALGORITHM = 1  # raise it when the same annotations are combined differently
 def folders_of(config: AnnotateConfig) -> list[Path]:
     """The version folders that `config.of` names."""
     return [version_folder(Path(each.strip())) for each in config.of.split(",") if each.strip()]
-
-
-def version_folder(folder: Path) -> Path:
-    """The version folder: the folder itself, or the one within it."""
-    return folder / VERSION if (folder / VERSION).is_dir() else folder
 
 
 class StoredMarks:

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from lacy_jax.config import RuleConfig
-from lacy_jax.data.annotators.stored import StoredMarks, version_folder
-from lacy_jax.data.datasets import AnnotatedSource, open_dataset
+from lacy_jax.data.annotators.stored import StoredMarks
+from lacy_jax.data.datasets import AnnotatedSource, kind_of, open_dataset, version_folder
 from lacy_jax.data.documents import Document, Spans, full_text
 from lacy_jax.data.factual import covered, runs, select_spans, solid_characters
-from lacy_jax.data.files import parse_json
-from lacy_jax.data.prepared import annotated_directory
+from lacy_jax.data.prepared import annotated_beside
 from lacy_jax.errors import DataError
 from lacy_jax.measures.agreement import Agreement
 from lacy_jax.terminal import printable
@@ -109,15 +108,11 @@ def open_annotation(folder: str) -> Annotation:
     path = version_folder(Path(folder))
     if not path.is_dir():
         raise DataError(f"--compare: there is no folder {folder}")
-    try:
-        kind = parse_json((path / "dataset_info.json").read_bytes())["name"]
-    except (OSError, ValueError, LookupError, TypeError):
-        kind = "annotated"  # `AnnotatedSource` says what is wrong
-    if kind != "packed":
+    if kind_of(path) != "packed":  # `AnnotatedSource` says what is wrong
         return Annotation(path, None, AnnotatedSource(path).fingerprint)
     packed = open_dataset(path, "packed").info.metadata["fingerprint"]
     try:
-        documents = annotated_directory(path.absolute().parent.parent.parent, packed)
+        documents = annotated_beside(path, packed)
         rule = RuleConfig(**packed["rule"])
     except (LookupError, TypeError, ValueError):
         raise DataError(f"--compare={folder}: its fingerprint names no documents, or no rule") from None

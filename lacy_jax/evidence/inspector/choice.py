@@ -8,11 +8,10 @@ from typing import Literal
 import numpy as np
 
 from lacy_jax.config import Config, RuleConfig
-from lacy_jax.data.datasets import AnnotatedSource, Fingerprint, Kind
-from lacy_jax.data.files import parse_json
+from lacy_jax.data.datasets import AnnotatedSource, Fingerprint, kind_of, version_folder
 from lacy_jax.data.pack import Packed, open_packed
 from lacy_jax.data.prepare import prepare
-from lacy_jax.data.prepared import annotated_directory
+from lacy_jax.data.prepared import annotated_beside
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import ConfigError, DataError, did_you_mean
 from lacy_jax.folders import local_copy
@@ -49,13 +48,14 @@ def open_folder(folder: str, *, part: Part | None) -> tuple[Source, Part]:
         DataError: there is no prepared data, or not the part.
         StorageError: it lies in a bucket and cannot be copied.
     """
-    directory = local_copy(folder)
-    if (
-        not (directory / "dataset_info.json").is_file()
-        and len(inside := list(directory.glob("*/dataset_info.json"))) == 1
-    ):
-        directory = inside[0].parent  # its parent was named
-    if _kind(directory) == "packed":
+    directory = version_folder(local_copy(folder))
+    kind = kind_of(directory)
+    if kind is None:
+        raise DataError(
+            f"{directory} is no prepared data: name the version folder of a dataset, annotated/NAME/1.0.0 or "
+            "packed/NAME/1.0.0"
+        )
+    if kind == "packed":
         return _of_packed(open_packed(directory), directory=None, part=part or "train"), part or "train"
     if part in ("train", "validation"):
         raise DataError(f"{folder} holds documents, not packed windows: leave --of out, or name a packed folder")
@@ -100,7 +100,7 @@ def _of_packed(packed: Packed, *, directory: Path | None, part: Part) -> Source:
     rule = RuleConfig(**packed.fingerprint["rule"])
     if part != "documents":
         return Source(None, packed, rule)
-    directory = directory or annotated_directory(packed.directory.absolute().parent.parent.parent, packed.fingerprint)
+    directory = directory or annotated_beside(packed.directory, packed.fingerprint)
     return Source(AnnotatedSource(directory), packed, rule)
 
 
@@ -110,21 +110,6 @@ def _count(source: Source, part: Part) -> int:
         return len(source.documents)
     assert source.packed is not None
     return len(source.packed.train if part == "train" else source.packed.validation)
-
-
-def _kind(directory: Path) -> Kind:
-    problem = DataError(
-        f"{directory} is no prepared data: name the version folder of a dataset, annotated/NAME/1.0.0 or "
-        "packed/NAME/1.0.0"
-    )
-    try:
-        found = parse_json((directory / "dataset_info.json").read_bytes())
-        name = found.get("name") if isinstance(found, dict) else None
-    except (OSError, ValueError):
-        raise problem from None
-    if name == "annotated" or name == "packed":
-        return name
-    raise problem
 
 
 def _named(name: str, documents: AnnotatedSource) -> int:
