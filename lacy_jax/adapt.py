@@ -50,7 +50,7 @@ def main(given: Given) -> int:
     if problems := [*problems, *_unwritable(given)]:
         raise ConfigError(*problems)
     if given.marks == "answers" and given.partner == "none":
-        raise ConfigError("--marks=answers: somebody must answer; name a --partner")
+        raise ConfigError("--marks=answers: nobody would answer; name a --partner")
     check_out(given.out)
     check_partner(config.cascade.partner)
     slm = load_model(given.model)

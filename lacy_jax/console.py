@@ -43,7 +43,7 @@ class Reporter:
         self.console.print(message, markup=False)
 
     def note(self, text: str) -> None:
-        """What stands after the counts of the stage under way, where `update` is given nothing."""
+        """The text after the counts of a stage, where `update` gets none."""
         self._note = text
 
     def update(self, stage: str, done: int, total: int | None, note: str = "") -> None:

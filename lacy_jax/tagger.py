@@ -65,12 +65,14 @@ def main(given: Given) -> int:
 _FLAGS = (
     Flag("annotated", flags.Path, "Documents with marks: a version folder that lacy_jax.prepare made", needed=True),
     dataclasses.replace(flags.OUT, help="The folder to write; it must not exist yet", needed=True),
-    Flag("start", flags.Path, "A tagger to begin with"),
-    Flag("language", str, "Of spaCy's tokenizer: en, de, ... (default: en, or that of --start)", ""),
-    Flag("documents", Positive, "Read at most so many, from all over the corpus: they are held in memory", 20_000),
+    Flag("start", flags.Path, "The tagger to begin with"),
+    Flag("language", str, "Language of spaCy's tokenizer: en, de, ... (default: en, or that of --start)", ""),
+    Flag(
+        "documents", Positive, "The most documents to read, from all over the corpus; they are held in memory", 20_000
+    ),
     Flag("epochs", Count, "How often each document is seen; 0: 4, or 8 with --start", 0),
     Flag("held_out", Share, "Share of the documents that judge the tagger, and do not teach it", 0.02),
-    Flag("seed", Count, "Of the weights and the order", 0),
+    Flag("seed", Count, "Seed of the weights and the order", 0),
 )
 DOOR = Door("tagger", __doc__, _FLAGS, main)
 

@@ -66,7 +66,7 @@ def annotate_documents(
 
     Raises:
         DataError: the annotator is missing or fails, a document cannot be marked, or its marks do not fit it.
-        PartnerError, JudgeError: who is asked for the marks does not answer.
+        PartnerError, JudgeError: the partner or the judge does not answer.
     """
     if workers(config) > 1 or annotator_parts(config) != "anywhere":
         return map(_with_spans, mark_documents(documents, config, corpus=corpus, directory=directory))
@@ -81,7 +81,7 @@ def mark_documents(
 
     Raises:
         DataError: the annotator is missing, cannot start, or cannot mark many documents in a row.
-        PartnerError, JudgeError: who is asked for the marks does not answer.
+        PartnerError, JudgeError: the partner or the judge does not answer.
     """
     annotator = ANNOTATORS.load(config.annotator)
     further = _read(annotator, corpus=corpus, directory=directory)

@@ -158,8 +158,8 @@ class Judge:
         self.failures[str(error)] += 1
         if in_a_row >= MOST_FAILURES:
             raise JudgeError(
-                f"the judge at {self._url} left {in_a_row} questions in a row unanswered ({error}); what it answered "
-                "is kept: the same command goes on from there"
+                f"the judge at {self._url} left {in_a_row} questions in a row unanswered ({error}); its answers "
+                "are kept: the same command goes on from there"
             )
 
     def _body(self, prompt: str, max_tokens: int) -> bytes:

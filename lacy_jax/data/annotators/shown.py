@@ -10,7 +10,7 @@ from lacy_jax.data.annotators.passages import passages
 
 _PIECE = 50_000  # characters that spaCy parses at once; longer texts are cut, between paragraphs if possible
 # spaCy takes symbols off a word's ends one by one and reads the rest anew after each: quadratic in their number.
-_LONGEST_RUN = 200  # symbols on end that it is shown; of a longer run, half of them at either end
+_LONGEST_RUN = 200  # symbols in a row that it is shown; of a longer run, half of them at either end
 # With the letters that it takes off together with a symbol: US$US$, 's's.
 _LONG_RUN = re.compile(rf"(?:(?:US|[AC])?(?:[^\w\s]|_)s?){{{_LONGEST_RUN + 1},}}")
 

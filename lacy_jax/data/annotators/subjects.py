@@ -38,7 +38,7 @@ UNIVERSAL = Scheme(
     modifiers=("compound", "amod", "nummod", "appos", "det", "case", "punct", "flat", "fixed", "name"),
 )
 # TIGER (German). A preposition is the head of what follows it, so its phrase ends there. No possessors: the label of a
-# genitive, ag, is that of "of", too.
+# genitive, ag, also stands for "of".
 TIGER = Scheme(
     "tiger",
     subjects=("sb",),
