@@ -102,7 +102,8 @@ def _content(path: "epath.Path") -> tuple[str, bytes] | None:
     """What a file holds, after its sha256; None where it is missing or damaged."""
     try:
         sealed = path.read_bytes()
-        content = zstandard.decompress(sealed[64:])
+        # Not all at once: memory would be taken for as many bytes as the file says, and a damaged one says any number.
+        content = zstandard.ZstdDecompressor().decompressobj().decompress(sealed[64:])
     except (FileNotFoundError, zstandard.ZstdError):
         return None
     digest = hashlib.sha256(content).hexdigest()

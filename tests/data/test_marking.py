@@ -248,6 +248,17 @@ def test_marks_are_stored_exactly(tmp_path: Path) -> None:
     assert parts.marked_parts(str(tmp_path)) == {7}
 
 
+def test_a_bit_that_is_changed_is_seen(tmp_path: Path) -> None:
+    lost = [LeftOut("reason", str(number)) for number in range(30)]
+    parts.write_marks(str(tmp_path), 0, lost, sha256="a")
+    (path,) = tmp_path.iterdir()
+    good = path.read_bytes()
+    for place in range(60, 80):  # of the checksum, and where zstd says how much memory is needed
+        for bit in range(8):
+            path.write_bytes(good[:place] + bytes([good[place] ^ 1 << bit]) + good[place + 1 :])
+            assert parts.read_marks(str(tmp_path), 0, sha256="a") in (None, lost)
+
+
 def test_records_do_not_depend_on_the_order_of_their_features() -> None:
     def record(names: str) -> bytes:
         entries = [b"\x0a\x01" + name.encode() + b"\x12\x02\x0a\x00" for name in names]  # name -> an empty list
