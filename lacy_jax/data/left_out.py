@@ -35,8 +35,7 @@ def add_left_out(dataset: Path, *, after: int, records: Iterable[tuple[str, Left
         file.truncate(after)
         for where, record in records:
             leave_out(file, where, record)
-        size = file.tell()
-    if not size:
+    if not path.stat().st_size:
         path.unlink()
 
 

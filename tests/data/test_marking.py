@@ -15,6 +15,7 @@ from lacy_jax.config import AnnotateConfig, Config, CorpusConfig, DataConfig, Mo
 from lacy_jax.data import batches, datasets, parts, pool, speed
 from lacy_jax.data.batches import corpus_parts, document_batches
 from lacy_jax.data.documents import Document, LeftOut, Spans
+from lacy_jax.data.left_out import add_left_out
 from lacy_jax.data.marking import Marking
 from lacy_jax.data.prepare import prepare
 from lacy_jax.errors import DataError
@@ -257,6 +258,14 @@ def test_a_bit_that_is_changed_is_seen(tmp_path: Path) -> None:
         for bit in range(8):
             path.write_bytes(good[:place] + bytes([good[place] ^ 1 << bit]) + good[place + 1 :])
             assert parts.read_marks(str(tmp_path), 0, sha256="a") in (None, lost)
+
+
+def test_nothing_left_out_leaves_no_file(tmp_path: Path) -> None:
+    dataset, lost = tmp_path / "1.0.0", ("document 'a'", LeftOut("reason", "beginning"))
+    add_left_out(dataset, after=0, records=[lost])
+    assert "reason" in (tmp_path / "left_out.jsonl").read_text()
+    add_left_out(dataset, after=0, records=[])  # after a stop; this time it could be marked
+    assert not list(tmp_path.iterdir())
 
 
 def test_records_do_not_depend_on_the_order_of_their_features() -> None:
