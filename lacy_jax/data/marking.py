@@ -108,7 +108,9 @@ def make_annotated(
     """
     work = directory.parent / FOLDER
     beam = marking.beam
-    folder = f"{beam.parts.rstrip('/')}/{directory.parent.name}" if beam and beam.parts else str(work.absolute())
+    # No other folder has this name, wherever --beam_parts is: all of it is removed at the end.
+    shared = f"{directory.parent.name}.{FOLDER}"
+    folder = f"{beam.parts.rstrip('/')}/{shared}" if beam and beam.parts else str(work.absolute())
     plan = _open_plan(work, folder=folder, directory=directory)
     if plan is None:
         plan = _read_corpus(config, folder=folder, directory=directory, progress=progress)

@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lacy_jax.config import AnnotateConfig, Config, CorpusConfig, DataConfig, ModelConfig, RuleConfig, TokenizerConfig
-from lacy_jax.data import batches, datasets, parts, pool, speed
+from lacy_jax.data import batches, beam, datasets, marking, parts, pool, speed
 from lacy_jax.data.batches import corpus_parts, document_batches
+from lacy_jax.data.beam import Beam
 from lacy_jax.data.documents import Document, LeftOut, Spans
 from lacy_jax.data.left_out import add_left_out
 from lacy_jax.data.marking import Marking
@@ -287,6 +289,24 @@ def test_speed_is_said_in_documents_characters_and_words() -> None:
     marked = marked.add(document, spans, rule=RuleConfig(), seconds=9.0)
     marked = marked.add(document, None, rule=RuleConfig(), seconds=10.0)
     assert marked.speed() == "0.1 documents, 190 characters, 40 words/s per core, 5.0% of the characters factual"
+
+
+def test_parts_may_lie_anywhere(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the dataset will be: only what was there for the marking is removed. Beam itself: test_beam.py."""
+
+    def run_here(_beam: Beam, found: list[tuple[int, str]], **given: Any) -> None:
+        for part in found:
+            beam.mark_part(part, folder=given["folder"], settings=given["settings"], further=())
+        beam._pool(given["settings"], ()).close()
+        beam._pool.cache_clear()
+
+    monkeypatch.setattr(marking, "run_pipeline", run_here)
+    prepare(elsewhere(config, "undisturbed"))
+    place = Path(config.data.directory) / "annotated"
+    prepared = prepare(config, marking=Marking(beam=Beam("DirectRunner", parts=str(place))))
+    assert files_of(Path(config.data.directory)) == files_of(Path(elsewhere(config, "undisturbed").data.directory))
+    assert list(place.iterdir()) == [prepared.annotated_directory.parent]
+    assert {path.name for path in prepared.annotated_directory.parent.iterdir()} == {"1.0.0", ".lock"}
 
 
 def test_what_was_marked_is_reported(config: Config) -> None:
