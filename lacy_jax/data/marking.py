@@ -106,8 +106,12 @@ def make_annotated(
     Raises:
         DataError: the corpus cannot be read, is too small, or cannot be marked.
     """
-    work = directory.parent / FOLDER
-    beam = marking.beam
+    work, beam = directory.parent / FOLDER, marking.beam
+    if beam and annotator_parts(config.annotate) != "anywhere":
+        raise DataError(
+            f"--beam_runner: the annotator {config.annotate.annotator} marks in one process on this machine; leave "
+            "--beam_runner out"
+        )
     # No other folder has this name, wherever --beam_parts is: all of it is removed at the end.
     shared = f"{directory.parent.name}.{FOLDER}"
     folder = f"{beam.parts.rstrip('/')}/{shared}" if beam and beam.parts else str(work.absolute())
@@ -208,11 +212,6 @@ def _mark(plan: Plan, config: Config, tokenizer: TextTokenizer | None, *, markin
     if tally.done:
         logging.warning("%s of %s documents are marked already", f"{tally.done:,}", f"{plan.documents:,}")
         progress("annotate", tally.done, plan.documents)
-    if marking.beam and annotator_parts(config.annotate) != "anywhere":
-        raise DataError(
-            f"--beam_runner: the annotator {config.annotate.annotator} marks in one process on this machine; leave "
-            "--beam_runner out"
-        )
     if missing and marking.beam:
         _mark_with_beam(plan, missing, beam=marking.beam, config=config, tally=tally)
     elif missing:

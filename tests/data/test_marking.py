@@ -309,6 +309,14 @@ def test_parts_may_lie_anywhere(config: Config, monkeypatch: pytest.MonkeyPatch)
     assert {path.name for path in prepared.annotated_directory.parent.iterdir()} == {"1.0.0", ".lock"}
 
 
+def test_an_annotator_that_marks_here_refuses_beam_before_the_corpus_is_read(config: Config) -> None:
+    (Path(config.data.directory).parent / "package" / "PARTS").write_text("in order")
+    seen: list[str] = []
+    with pytest.raises(DataError, match="the annotator digits marks in one process on this machine"):
+        prepare(config, marking=Marking(beam=Beam("DirectRunner")), progress=lambda stage, *_: seen.append(stage))
+    assert not seen
+
+
 def test_what_was_marked_is_reported(config: Config) -> None:
     said: list[speed.Marked] = []
     prepare(config, marking=Marking(report=said.append))
