@@ -7,6 +7,7 @@ only numbers go through Beam, and a part that is marked twice is the same file. 
 import argparse
 import functools
 import importlib.util
+import json
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, Literal
 from lacy_jax.config import AnnotateConfig
 from lacy_jax.data import parts
 from lacy_jax.data.batches import document_batches
+from lacy_jax.data.files import write_whole
 from lacy_jax.data.pool import Marks, Pool
 from lacy_jax.errors import DataError, LacyError, did_you_mean
 from lacy_jax.folders import unwritable
@@ -118,8 +120,7 @@ def run_pipeline(
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.runners.runner import create_runner
 
-    problem = absolute(folder) / _PROBLEM
-    problem.unlink(missing_ok=True)
+    (absolute(folder) / _PROBLEM).unlink(missing_ok=True)
     options = list(beam.options)
     if beam.runner == "DirectRunner":
         options = ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}", *options]
@@ -129,8 +130,7 @@ def run_pipeline(
     numbers = pipeline | "parts" >> apache_beam.Create(list(found)) | apache_beam.Reshuffle()
     _ = numbers | "mark" >> apache_beam.Map(mark)
     pipeline.run().wait_until_finish()
-    if problem.exists():
-        raise DataError(problem.read_text())
+    raise_problem(folder)
 
 
 def mark_part(
@@ -145,7 +145,14 @@ def mark_part(
             marks += _pool(settings, further).mark(batch)
         parts.write_marks(folder, number, marks, sha256=sha256)
     except LacyError as error:  # every runner would raise another error
-        (absolute(folder) / _PROBLEM).write_text(error.problems[0])
+        write_whole(absolute(folder) / _PROBLEM, json.dumps(error.problems).encode())
+
+
+def raise_problem(folder: str) -> None:
+    """Raises as `DataError` what `mark_part` could not raise where it ran; nothing, if nothing was wrong."""
+    path = absolute(folder) / _PROBLEM
+    if path.exists():
+        raise DataError(*json.loads(path.read_text()))
 
 
 @functools.lru_cache(maxsize=1)  # one for each worker process of Beam, for all of its threads

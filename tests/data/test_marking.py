@@ -34,7 +34,7 @@ PARTS = (HERE / "PARTS").read_text()
 
 def mark(documents, settings):
     if (HERE / "refuse").exists():
-        raise DataError("no model")
+        raise DataError("no model", "no data")
     for document in documents:
         with open(HERE / "log", "a") as log:
             log.write(document.id + "\\\\n")
@@ -291,15 +291,25 @@ def test_speed_is_said_in_documents_characters_and_words() -> None:
     assert marked.speed() == "0.1 documents, 190 characters, 40 words/s per core, 5.0% of the characters factual"
 
 
+def run_here(_beam: Beam, found: list[tuple[int, str]], **given: Any) -> None:
+    """As `run_pipeline`, without Beam."""
+    for part in found:
+        beam.mark_part(part, folder=given["folder"], settings=given["settings"], further=())
+    beam._pool(given["settings"], ()).close()
+    beam._pool.cache_clear()
+    beam.raise_problem(given["folder"])
+
+
+def test_all_that_is_wrong_is_said_from_where_it_ran(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marking, "run_pipeline", run_here)
+    (Path(config.data.directory).parent / "package" / "refuse").touch()
+    with pytest.raises(DataError) as refused:
+        prepare(config, marking=Marking(beam=Beam("DirectRunner")))
+    assert refused.value.problems == ("no model", "no data")
+
+
 def test_parts_may_lie_anywhere(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the dataset will be: only what was there for the marking is removed. Beam itself: test_beam.py."""
-
-    def run_here(_beam: Beam, found: list[tuple[int, str]], **given: Any) -> None:
-        for part in found:
-            beam.mark_part(part, folder=given["folder"], settings=given["settings"], further=())
-        beam._pool(given["settings"], ()).close()
-        beam._pool.cache_clear()
-
+    """Also where the dataset will be: only what was there for the marking is removed."""
     monkeypatch.setattr(marking, "run_pipeline", run_here)
     prepare(elsewhere(config, "undisturbed"))
     place = Path(config.data.directory) / "annotated"
