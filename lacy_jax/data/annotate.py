@@ -91,6 +91,23 @@ def mark_documents(
     return marked
 
 
+def in_order(
+    documents: Iterable[Document], marked: Iterator[tuple[Document, Marks]], *, annotator: str
+) -> Iterator[tuple[Document, Marks]]:
+    """Each document with its marks, the next of `marked`.
+
+    Raises:
+        DataError: the annotator gave those of another document, or none.
+    """
+    for own in documents:
+        document, marks = next(marked, (None, None))
+        if document is None or marks is None:
+            raise DataError(f"annotator {annotator}: gave no marks for {own.id!r}")
+        if document.id != own.id:
+            raise DataError(f"annotator {annotator}: gave {document.id!r} in place of {own.id!r}")
+        yield own, marks
+
+
 def annotator_parts(config: AnnotateConfig) -> Literal["whole", "in order", "anywhere"]:
     """In what parts a corpus may be marked, as the annotator says."""
     found: Literal["whole", "in order", "anywhere"] = getattr(ANNOTATORS.load(config.annotator), "PARTS", "whole")

@@ -25,6 +25,7 @@ from lacy_jax.data.annotate import (
     annotator_doubts,
     annotator_parts,
     annotator_reads,
+    in_order,
     mark_documents,
     workers,
 )
@@ -273,15 +274,9 @@ def _mark_in_order(plan: Plan, missing: list[int], *, config: Config, tally: _Ta
     marked = mark_documents(documents, config.annotate, corpus=config.corpus, directory=config.data.directory)
     for number in missing:
         marks = []
-        for own, (document, mark) in zip(plan.read(number), marked, strict=False):
-            if document.id != own.id:
-                raise DataError(f"annotator {config.annotate.annotator}: gave {document.id!r} in place of {own.id!r}")
+        for document, mark in in_order(plan.read(number), marked, annotator=config.annotate.annotator):
             marks.append(mark)
-            tally.add(own, mark)
-        if len(marks) < plan.parts[number].documents:
-            raise DataError(
-                f"annotator {config.annotate.annotator}: gave marks for {tally.done} documents, not for all"
-            )
+            tally.add(document, mark)
         parts.write_marks(plan.folder, number, marks, sha256=plan.parts[number].sha256)
     for _ in marked:  # to its end: there an annotator may look back on all documents
         pass

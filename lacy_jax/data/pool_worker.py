@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 
-from lacy_jax.data.annotate import ANNOTATORS
+from lacy_jax.data.annotate import ANNOTATORS, in_order
 from lacy_jax.errors import LacyError
 
 
@@ -29,7 +29,8 @@ def main() -> None:
                 answer: tuple[str, object] = ("ready", None)
             else:
                 documents = pickle.load(sys.stdin.buffer)
-                answer = ("marks", [spans for _, spans in annotator.mark(documents, settings, **further)])
+                marked = iter(list(annotator.mark(documents, settings, **further)))  # to its end
+                answer = ("marks", [marks for _, marks in in_order(documents, marked, annotator=settings.annotator)])
         except EOFError:
             return
         except LacyError as error:

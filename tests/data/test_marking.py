@@ -50,6 +50,14 @@ def mark(documents, settings):
 def fingerprint(settings):
     return {}
 """.replace("\\\\", "\\")
+# Gives `mark` other documents than it was given.
+CARELESS = """
+careful = mark
+
+def mark(documents, settings):
+    documents = list(documents)
+    return careful(eval((HERE / "careless").read_text()), settings)
+"""
 TEXTS = [f"The stone of {1900 + number} lies in the river, {number} steps from Ulm." for number in range(40)]
 
 
@@ -217,6 +225,20 @@ def test_where_no_document_can_be_marked_one_line_says_so(config: Config, monkey
     (folder / "package" / "refuse").touch()
     with pytest.raises(DataError, match="no model"):
         prepare(elsewhere(config, "refused"))
+
+
+@pytest.mark.parametrize("annotator_parts", ["anywhere", "in order"])
+def test_an_annotator_that_loses_or_exchanges_documents_is_refused(config: Config, annotator_parts: str) -> None:
+    package = Path(config.data.directory).parent / "package"
+    (package / "PARTS").write_text(annotator_parts)
+    with open(package / "digits_of_test.py", "a") as program:
+        program.write(CARELESS)
+    (package / "careless").write_text("documents[1:]")
+    with pytest.raises(DataError, match="annotator digits: gave 'd1' in place of 'd0'"):
+        prepare(config)
+    (package / "careless").write_text("documents[:-1]")
+    with pytest.raises(DataError, match=r"annotator digits: gave no marks for 'd\d+'"):
+        prepare(config)
 
 
 def test_marks_are_stored_exactly(tmp_path: Path) -> None:
