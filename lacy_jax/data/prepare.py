@@ -91,8 +91,7 @@ def prepare(
     if tokenizer is None or not _packed_directory(config, source=source, tokenizer=tokenizer).exists():
         if missing == "refuse":
             raise DataError(f"{root} has no data prepared with these settings; prepare it first, without --show")
-        _annotate(config, tokenizer, directory=annotated, fingerprint=source, marking=marking, progress=progress)
-        documents = AnnotatedSource(annotated)
+        documents = _annotate(config, tokenizer, source=source, marking=marking, progress=progress)
         if tokenizer is None:
             tokenizer = _tokenize(config, documents, file=tokenizer_file, source=source, progress=progress)
         _pack(config, documents, source=source, tokenizer=tokenizer, progress=progress)
@@ -111,10 +110,9 @@ def annotated_documents(config: Config, *, tokenizer: TextTokenizer, progress: P
         DataError, StorageError: as `prepare`.
     """
     source = source_fingerprint(config)
-    directory = annotated_directory(Path(config.data.directory), source)
-    _annotate(config, tokenizer, directory=directory, fingerprint=source, marking=Marking(), progress=progress)
-    say_left_out(directory)
-    return AnnotatedSource(directory)
+    documents = _annotate(config, tokenizer, source=source, marking=Marking(), progress=progress)
+    say_left_out(annotated_directory(Path(config.data.directory), source))
+    return documents
 
 
 def source_fingerprint(config: Config) -> Fingerprint:
@@ -181,17 +179,13 @@ def _packed_directory(config: Config, *, source: Fingerprint, tokenizer: TextTok
 
 
 def _annotate(
-    config: Config,
-    tokenizer: TextTokenizer | None,
-    *,
-    directory: Path,
-    fingerprint: Fingerprint,
-    marking: Marking,
-    progress: Progress,
-) -> None:
+    config: Config, tokenizer: TextTokenizer | None, *, source: Fingerprint, marking: Marking, progress: Progress
+) -> AnnotatedSource:
     """Marks the corpus; goes on where an earlier command was killed (marking.py)."""
-    make = functools.partial(make_annotated, config, tokenizer, directory=directory, fingerprint=fingerprint)
+    directory = annotated_directory(Path(config.data.directory), source)
+    make = functools.partial(make_annotated, config, tokenizer, directory=directory, fingerprint=source)
     _once(directory, lambda: make(marking=marking, progress=progress), progress=progress)
+    return AnnotatedSource(directory)
 
 
 def _tokenize(
