@@ -17,9 +17,9 @@ from lacy_jax.errors import StorageError
 from lacy_jax.paths import absolute
 from lacy_jax.training import loop
 from lacy_jax.training.loop import train
+from tests.bucket_files import cut_arrays, objects
 from tests.buckets import watching
 from tests.s3 import emulated
-from tests.test_buckets import cut_arrays, objects
 from tests.training.test_numbers import change
 
 pytestmark = pytest.mark.slow  # a server that stands in for the cloud
