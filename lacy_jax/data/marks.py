@@ -35,9 +35,11 @@ def describe_marks(prepared: Prepared) -> str:
 
 
 def who_marked(annotator: Fingerprint) -> str:
-    """The annotator of a fingerprint, in words: "en_core_web_sm 3.8.0"."""
-    named = " ".join(str(annotator[key]) for key in ("model", "version") if annotator.get(key))
-    return named or str(annotator.get("annotator", "nobody known"))
+    """The annotator of a fingerprint, in words: "en_core_web_sm 3.8.0", "partner documents"."""
+    named = [str(annotator[key]) for key in ("model", "version") if annotator.get(key)]
+    partner = annotator.get("partner")  # its form, and what it knows
+    form = [str(each) for each in partner[:1]] if isinstance(partner, list) else []
+    return " ".join(named or [str(annotator.get("annotator", "nobody known")), *form])
 
 
 def doubts(prepared: Prepared, settings: AnnotateConfig) -> Iterator[str]:

@@ -180,3 +180,12 @@ def test_annotations_of_different_corpora_are_refused(tmp_path: Path, documents:
         open_annotation(str(tmp_path / "none"))
     with pytest.raises(DataError, match="no complete annotated dataset"):
         open_annotation(str(tmp_path))
+
+
+def test_who_marked_is_said_in_words() -> None:
+    spacy = {"annotator": "spacy", "model": "en_core_web_sm", "version": "3.8.0"}
+    partner = {"annotator": "partner", "partner": ["documents", ""]}
+    found = (spacy, partner, {"annotator": "links"})
+    said = [Annotation(Path(), None, {"annotator": each}).described for each in found]
+    assert said == ["en_core_web_sm 3.8.0, all marks", "partner documents, all marks", "links, all marks"]
+    assert Annotation(Path(), RuleConfig(), {}).described == "nobody known, what its rule chooses"

@@ -17,6 +17,7 @@ from lacy_jax.data.annotators.stored import StoredMarks
 from lacy_jax.data.datasets import AnnotatedSource, kind_of, open_dataset, version_folder
 from lacy_jax.data.documents import Document, Spans, full_text
 from lacy_jax.data.factual import covered, runs, select_spans, solid_characters
+from lacy_jax.data.marks import who_marked
 from lacy_jax.data.prepared import annotated_beside
 from lacy_jax.errors import DataError
 from lacy_jax.measures.agreement import Agreement
@@ -44,10 +45,7 @@ class Annotation:
         """Who marked, and what counts."""
         found = self.fingerprint.get("annotator")
         annotator = found if isinstance(found, dict) else {}
-        words = [str(annotator[key]) for key in ("annotator", "model", "version") if key in annotator]
-        partner = annotator.get("partner")  # its form, and what it knows
-        who = " ".join([*words, *(str(each) for each in partner[:1])] if isinstance(partner, list) else words)
-        return f"{_in_a_row(who)}, {'all marks' if self.rule is None else 'what its rule chooses'}"
+        return f"{_in_a_row(who_marked(annotator))}, {'all marks' if self.rule is None else 'what its rule chooses'}"
 
 
 @dataclass(frozen=True)
