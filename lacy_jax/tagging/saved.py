@@ -59,18 +59,11 @@ def read_about(folder: str) -> tuple[About, str]:
         raise DataError(f"{folder} holds no tagger; python -m lacy_jax.tagger makes one (docs/tagger.md)")
     try:
         found = parse_json(path.read_bytes())
-        sha256 = str(found.pop("sha256"))
-        about = About(**{**found, "kinds": tuple(map(str, found["kinds"]))})
-        types = (str, bool, bool, int, int, dict)
-        values = (about.language, about.repeats, about.phrases, about.width, about.format, about.learned)
-        right = all(type(value) is kind for value, kind in zip(values, types, strict=True))
-        if not (right and 0 < len(about.kinds) <= MOST_KINDS and 0 < about.width <= MOST_WIDTH):
-            raise ValueError("a wrong value")
+        if (format := found["format"]) == FORMAT:  # another one may have other entries
+            return _about(found), str(found["sha256"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path} describes no tagger ({error}); make it anew") from None
-    if about.format != FORMAT:
-        raise DataError(f"{path}: format {about.format} is not known to this version; it reads {FORMAT}")
-    return about, sha256
+    raise DataError(f"{path}: format {format!r} is not known to this version; it reads {FORMAT}")
 
 
 def load_tagger(folder: str) -> tuple[About, Network]:
@@ -96,6 +89,17 @@ def load_tagger(folder: str) -> tuple[About, Network]:
     read = [(path, value.replace(jnp.asarray(arrays[name]))) for name, (path, value) in places.items()]
     nnx.update(network, nnx.from_flat_state(read))
     return about, network
+
+
+def _about(found: dict[str, Any]) -> About:
+    own = {name: value for name, value in found.items() if name != "sha256"}
+    about = About(**{**own, "kinds": tuple(map(str, own["kinds"]))})
+    types = (str, bool, bool, int, int, dict)
+    values = (about.language, about.repeats, about.phrases, about.width, about.format, about.learned)
+    right = all(type(value) is kind for value, kind in zip(values, types, strict=True))
+    if not (right and 0 < len(about.kinds) <= MOST_KINDS and 0 < about.width <= MOST_WIDTH):
+        raise ValueError("a wrong value")
+    return about
 
 
 def _arrays(network: Network) -> dict[str, Any]:

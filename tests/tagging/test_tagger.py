@@ -148,7 +148,11 @@ def test_what_is_saved_is_what_is_read_and_damage_is_one_line(tmp_path: Path) ->
         ("[]", "describes no tagger"),
         (whole.replace('"width": 8', '"width": 1e9'), "describes no tagger"),
         (whole.replace('"width": 8', '"width": 16'), "is damaged"),
-        (whole.replace('"format": 1', '"format": 2'), "format 2 is not known to this version"),
+        (whole.replace('"format": 1', '"format": true'), "describes no tagger"),
+        (
+            whole.replace('"format": 1', '"format": 2, "later": 0'),
+            f"^{tmp_path / ABOUT_FILE}: format 2 is not known to this version",
+        ),
     ):
         (tmp_path / ABOUT_FILE).write_text(wrong)
         with pytest.raises(DataError, match=line):
