@@ -12,10 +12,12 @@ import json
 import logging
 import random
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from pathlib import Path
+from typing import Any
 
 from lacy_jax.config import Config
 from lacy_jax.data import datasets, parts
@@ -233,11 +235,10 @@ def _mark_with_beam(plan: Plan, missing: list[int], *, beam: Beam, config: Confi
     failure: BaseException | None = None
     for _ in range(_RUNS):
         failure = None
-        with ThreadPoolExecutor(1) as thread:
-            running = thread.submit(run, [(number, plan.parts[number].sha256) for number in missing])
-            while not running.done():
-                wait([running], timeout=_POLL_SECONDS)
-                missing = _tally_finished(plan, missing, tally=tally)
+        running = _started(run, [(number, plan.parts[number].sha256) for number in missing])
+        while not running.done():
+            wait([running], timeout=_POLL_SECONDS)
+            missing = _tally_finished(plan, missing, tally=tally)
         missing = _tally_finished(plan, missing, tally=tally)
         failure = running.exception()
         if isinstance(failure, DataError):
@@ -250,6 +251,22 @@ def _mark_with_beam(plan: Plan, missing: list[int], *, beam: Beam, config: Confi
         f"--beam_runner={beam.runner}: {len(missing)} of {len(plan.parts)} parts could not be marked ({said}); "
         "the same command goes on from the others"
     ) from failure
+
+
+def _started(run: Callable[[Any], None], given: Any) -> Future[None]:
+    """Calls `run` in a thread that the program does not wait for: after Ctrl-C, Beam waits for its workers for ever."""
+    future: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            run(given)
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
 
 
 def _tally_finished(plan: Plan, missing: list[int], *, tally: _Tally) -> list[int]:

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +329,26 @@ def test_all_that_is_wrong_is_said_from_where_it_ran(config: Config, monkeypatch
     with pytest.raises(DataError) as refused:
         prepare(config, marking=Marking(beam=Beam("DirectRunner")))
     assert refused.value.problems == ("no model", "no data")
+
+
+def test_a_stop_does_not_wait_for_a_pipeline(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beam waits for ever for workers that Ctrl-C ended."""
+    goes_on, waited = threading.Event(), threading.Event()
+
+    def run(_beam: Beam, found: list[tuple[int, str]], **given: Any) -> None:
+        run_here(_beam, found[:1], **given)
+        goes_on.wait(60)
+        waited.set()
+
+    monkeypatch.setattr(marking, "run_pipeline", run)
+
+    def stop(_marked: speed.Marked) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        prepare(config, marking=Marking(report=stop, beam=Beam("DirectRunner")))
+    assert not waited.is_set()
+    goes_on.set()
 
 
 def test_parts_may_lie_anywhere(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
