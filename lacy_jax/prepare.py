@@ -13,7 +13,7 @@ annotations of one corpus agree (docs/annotation.md).
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -58,14 +58,25 @@ _SHOW = Flag("show", flags.Text, "What to show, by number from 0 or by id or tit
 
 def main(given: Given) -> int:
     """Prepares what the config asks for, and prints its folder (one per dataset of a mixture); or shows or compares."""
+    if wrong := list(_misplaced(given)):
+        raise ConfigError(*wrong)
     if given.show:
         return _show(given)
-    if given.compare:
-        return _compare(given)
-    if wrong := [flag.name for flag in _SHOWN if flag.name in given.names]:
-        others = {"html": " or --compare"}
-        raise ConfigError(*(f"--{name} goes with --show{others.get(name, '')}" for name in wrong))
-    return _prepare(given)
+    return _compare(given) if given.compare else _prepare(given)
+
+
+def _misplaced(given: Given) -> Iterator[str]:
+    """One line for each flag that goes with none of those that say what is to be done."""
+    if given.show and given.compare:
+        yield "--show and --compare are given; give one of them"
+        return
+    for flag in _SHOWN:
+        also = flag.name == "html"
+        if flag.name in given.names and not (given.show or (also and given.compare)):
+            yield f"--{flag.name} goes with --show{' or --compare' if also else ''}"
+    for flag in _BEAM:
+        if flag.name in given.names and (given.show or given.compare):
+            yield f"--{flag.name} goes with neither --show nor --compare, which mark nothing"
 
 
 def _prepare(given: Given) -> int:

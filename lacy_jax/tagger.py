@@ -31,7 +31,7 @@ def main(given: Given) -> int:
     check_writable("--out", given.out)
     start = load_tagger(given.start) if given.start else None
     source = AnnotatedSource(version_folder(Path(given.annotated)))
-    language = given.language or (start[0].language if start else "en")
+    language = given.language or (start[0].language if start else learning.language_of(source.fingerprint))
     with reporting() as reporter:
         marked = []
         for item in learning.read_marked(source.evenly(given.documents), language=language):
@@ -66,7 +66,12 @@ _FLAGS = (
     Flag("annotated", flags.Path, "Documents with marks: a version folder that lacy_jax.prepare made", needed=True),
     dataclasses.replace(flags.OUT, help="The folder to write; it must not exist yet", needed=True),
     Flag("start", flags.Path, "The tagger to begin with"),
-    Flag("language", str, "Language of spaCy's tokenizer: en, de, ... (default: en, or that of --start)", ""),
+    Flag(
+        "language",
+        str,
+        "Language of spaCy's tokenizer: en, de, ... (default: that of --start, of the spaCy model that marked, or en)",
+        "",
+    ),
     Flag(
         "documents", Positive, "The most documents to read, from all over the corpus; they are held in memory", 20_000
     ),

