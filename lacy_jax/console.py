@@ -2,9 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 LOG_SECONDS = 20.0  # between two lines of a stage, where there is no terminal
@@ -25,6 +26,16 @@ class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if not speed else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2f}/s", style="cyan")
+
+
+class _Bar(Progress):
+    """A stage's bar, and its note on lines of its own: beside the bar, a terminal of 80 columns has no room for it."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        for task in self.tasks:
+            if note := task.fields["note"]:
+                yield Text(f"  {note}", no_wrap=False, overflow="fold")  # the console wraps nothing by itself
 
 
 class Reporter:
@@ -55,7 +66,11 @@ class Reporter:
         note = note or self._note
         if self.console.is_terminal:
             self._bar(stage, done, total, note)
-        elif now - self._logged >= LOG_SECONDS or (total is not None and done >= total and now > self._logged):
+            return
+        finished = total is not None and done >= total and now > self._logged
+        if self._logged == self._started and done > self._first and not finished:
+            self._logged = now  # units may come in batches: the first one alone says no speed
+        elif finished or now - self._logged >= LOG_SECONDS:
             self._logged = now
             self.say(_log_line(stage, done, total, note, since_start=done - self._first, seconds=now - self._started))
 
@@ -70,15 +85,14 @@ class Reporter:
             columns = (
                 SpinnerColumn(),
                 TextColumn("{task.description:<22}"),
-                BarColumn(24),
-                MofNCompleteColumn(),
-                _Speed(),
-                TimeElapsedColumn(),
+                BarColumn(24),  # the one column that a narrow terminal makes narrower
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
+                _Speed(table_column=Column(no_wrap=True)),
+                TimeElapsedColumn(table_column=Column(no_wrap=True)),
                 TextColumn("left"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(table_column=Column(no_wrap=True)),
             )
-            self._progress = Progress(*columns, console=self.console, speed_estimate_period=60)
+            self._progress = _Bar(*columns, console=self.console, speed_estimate_period=60)
             self._progress.start()
             self._progress.add_task(stage, total=total, completed=done, note=note)
         self._progress.update(self._progress.task_ids[0], completed=done, total=total, note=note)
