@@ -214,7 +214,7 @@ def _mark(plan: Plan, config: Config, tokenizer: TextTokenizer | None, *, markin
     tally.done = plan.documents - sum(plan.parts[number].documents for number in missing)
     if tally.done:
         logging.warning("%s of %s documents are marked already", f"{tally.done:,}", f"{plan.documents:,}")
-        progress("annotate", tally.done, plan.documents)
+    progress("annotate", tally.done, plan.documents)  # the first batch takes a while
     if missing and marking.beam:
         _mark_with_beam(plan, missing, beam=marking.beam, config=config, tally=tally)
     elif missing:
