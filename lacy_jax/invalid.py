@@ -6,7 +6,7 @@ from typing import Any
 
 def explain(problem: Any) -> str:
     """What one of pydantic's errors says; of a share that was given in percent, also how to write it."""
-    if problem["type"] == "string_too_short":
+    if problem["type"] in ("string_too_short", "too_short") and problem["input"] == "":
         return "it is empty"
     words = problem["msg"].removeprefix("Value error, ")
     said = f"{words[0].lower()}{words[1:]}"

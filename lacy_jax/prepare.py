@@ -11,6 +11,7 @@ annotations of one corpus agree (docs/annotation.md).
 """
 
 import dataclasses
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -66,7 +67,7 @@ def main(given: Given) -> int:
 
 
 def _misplaced(given: Given) -> Iterator[str]:
-    """One line for each flag that goes with none of those that say what is to be done."""
+    """A line for each flag that goes with none of those that say what is to be done, and for a page without a place."""
     if given.show and given.compare:
         yield "--show and --compare are given; give one of them"
         return
@@ -77,6 +78,12 @@ def _misplaced(given: Given) -> Iterator[str]:
     for flag in _BEAM:
         if flag.name in given.names and (given.show or given.compare):
             yield f"--{flag.name} goes with neither --show nor --compare, which mark nothing"
+    if given.show and given.folder and given.config:
+        yield "--folder and --config are given; give one of them"
+    if given.html and Path(given.html).is_dir():
+        yield f"--html={given.html}: is a folder; name a file"
+    elif given.html and (problem := unwritable(os.path.dirname(given.html) or ".", buckets="allowed")):
+        yield f"--html={given.html}: {problem}"
 
 
 def _prepare(given: Given) -> int:
@@ -125,16 +132,16 @@ def _describe(prepared: "Prepared", config: Config, *, say: Callable[[str], None
 
 def _compare(given: Given) -> int:
     """Prints how far two annotations agree, and writes the page."""
+    from lacy_jax.console import reporting
     from lacy_jax.evidence.comparison.compare import compare, lines, open_annotation
     from lacy_jax.evidence.comparison.page import write_comparison_page
 
     folders = [expand_home(each.strip()) for each in given.compare.split(",")]
     if len(folders) != 2 or not all(folders):
         raise ConfigError(f"--compare={given.compare}: name two folders, with a comma between them")
-    if given.html and (problem := unwritable(str(Path(given.html).absolute().parent))):
-        raise ConfigError(f"--html={given.html}: {problem}")
     first, second = map(open_annotation, folders)
-    found = compare(first, second)
+    with reporting() as reporter:
+        found = compare(first, second, progress=reporter.update)
     for line in lines(found, first, second):
         print(line)
     if given.html:
@@ -151,8 +158,6 @@ def _show(given: Given) -> int:
     from lacy_jax.evidence.pages.render import write_page
     from lacy_jax.terminal import wants_colour
 
-    if given.folder and given.config:
-        raise ConfigError("--folder and --config are given; give one of them")
     if given.folder:
         source, part = open_folder(given.folder, part=given.of)
     else:

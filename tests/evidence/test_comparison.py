@@ -159,7 +159,9 @@ def test_the_door_compares_and_writes_the_page(
     for words, problem in (
         (["--compare=x"], "name two folders, with a comma"),
         ([f"--compare={folders[0]},{tmp_path}/none"], "there is no folder"),
-        ([f"--html={page}", "--config=configs/slm_tiny.py"], "--html goes with --show"),
+        ([f"--html={page}", "--config=configs/slm_tiny.py"], "--html goes with --show or --compare"),
+        ([f"--compare={folders[0]},{folders[1]}", f"--html={tmp_path}"], "is a folder; name a file"),
+        ([f"--compare={folders[0]},{folders[1]}", "--tokens"], "--tokens goes with --show"),
         ([], "--config is needed"),
     ):
         assert enter(DOOR, words) == 2

@@ -5,7 +5,7 @@ taken for the truth.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,8 +119,17 @@ def open_annotation(folder: str) -> Annotation:
     return Annotation(documents, rule, packed)
 
 
-def compare(first: Annotation, second: Annotation) -> Comparison:
-    """Raises `DataError` where the two are not of the same documents."""
+def compare(
+    first: Annotation,
+    second: Annotation,
+    *,
+    progress: Callable[[str, int, int], None] = lambda _stage, _done, _total: None,
+) -> Comparison:
+    """How far two annotations agree, by a pass over all documents.
+
+    Raises:
+        DataError: the two are not of the same documents.
+    """
     source, other = AnnotatedSource(first.folder), StoredMarks(second.folder)
     if len(source) != len(other):
         raise DataError(
@@ -131,6 +140,7 @@ def compare(first: Annotation, second: Annotation) -> Comparison:
     phrases: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
     examples: list[Difference] = []
     for index, (document, spans) in enumerate(source):
+        progress("compare", index + 1, len(source))
         text, own = full_text(document), (first.chosen(spans), second.chosen(other.spans_of(document)))
         solid = solid_characters(text)
         pairs += _pairs(*own, solid=solid)

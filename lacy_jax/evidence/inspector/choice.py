@@ -80,17 +80,18 @@ def choose(which: str, source: Source, *, part: Part, seed: int) -> list[int]:
         DataError: no document has the name.
     """
     count = _count(source, part)
-    if which.startswith(_NAMED):
+    if which.startswith(_NAMED) and which != _NAMED:
         if part != "documents" or source.documents is None:
             raise ConfigError(f"--show={which}: windows have no ids; add --of=documents, or give a number")
         return [_named(which.removeprefix(_NAMED), source.documents)]
-    if found := _RANDOM.fullmatch(which):
-        asked = min(int(found[1] or 1), count)
+    if (found := _RANDOM.fullmatch(which)) and (asked := min(int(found[1] or 1), count)):
         return sorted(np.random.default_rng(seed).choice(count, size=asked, replace=False).tolist())
     if not (found := _NUMBERS.fullmatch(which)):
         raise ConfigError(f"--show={which}: give a number (17), a range (3-5), random, random:4, or id:NAME")
     first, last = int(found[1]), int(found[2] or found[1])
-    if not first <= last < count:
+    if first > last:
+        raise ConfigError(f"--show={which}: the smaller number stands first; did you mean {last}-{first}?")
+    if last >= count:
         things = "documents" if part == "documents" else f"windows in the split {part}"
         raise ConfigError(f"--show={which}: there are {count:,} {things}, from 0 to {count - 1}")
     return list(range(first, last + 1))
