@@ -176,6 +176,10 @@ def open_dataset(directory: Path, kind: Kind) -> Any:
         stored = parse_json((directory / FEATURES_FILE).read_bytes())
     except Exception as error:  # protobuf's and TFDS' own kinds, too
         raise none from error
+    if info.name in ("annotated", "packed") and info.name != kind:
+        raise DataError(
+            f"{directory} is a dataset of the kind {info.name}; name one of the kind {kind}, {kind}/NAME/{VERSION}"
+        )
     if info.name != kind:
         raise none
     features = tfds.features.FeaturesDict(_own_features(stored, kind, path=directory / FEATURES_FILE))

@@ -43,7 +43,12 @@ def who_marked(annotator: Fingerprint) -> str:
 
 
 def doubts(prepared: Prepared, settings: AnnotateConfig) -> Iterator[str]:
-    """What the annotator doubts of its own marks (data/annotate.py), where documents and annotator are here."""
+    """What is wrong with the marks: there are none, or what the annotator doubts of its own (data/annotate.py).
+
+    The second only where documents and annotator are here.
+    """
+    if not any(each["factual"] for each in prepared.packed.statistics.values()):
+        yield "no token is factual by the rule: a model has nothing to learn from this data about when to call"
     try:
         source = AnnotatedSource(prepared.annotated_directory)
         texts = [document.text[:JUDGED_CHARACTERS] for document, _ in source.evenly(JUDGED)]

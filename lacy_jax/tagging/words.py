@@ -61,7 +61,7 @@ def _tokenizer(language: str) -> Any:
         return spacy.blank(language)
     except ImportError as error:
         said = str(error).partition("\n")[0]
-        raise DataError(f"tagger: spaCy's tokenizer for the language {language!r} cannot be loaded ({said})") from None
+        raise DataError(f"spaCy's tokenizer for the language {language!r} cannot be loaded ({said})") from None
 
 
 def _words(document: Document, nlp: Any) -> Words:

@@ -199,12 +199,20 @@ def test_the_door(small_data: Prepared, tmp_path: Path, capsys: pytest.CaptureFi
         ),
         ([folder, f"--out={tmp_path}/u", f"--start={tmp_path}"], "holds no tagger"),
         ([f"--annotated={tmp_path}", f"--out={tmp_path}/u"], "is no complete annotated dataset"),
+        ([f"--annotated={small_data.packed.directory}", f"--out={tmp_path}/u"], "is a dataset of the kind packed"),
+        ([folder, f"--out={tmp_path}/u", "--held_out=1"], "--held_out=1 leaves none of "),
     ):
         assert enter(DOOR, wrong) == 2
         said = capsys.readouterr().err
         assert line in said
-        assert len(said.splitlines()) == 1
+        assert [each.startswith("tagger: ") for each in said.splitlines() if not each.startswith("read: ")] == [True]
     assert list(itertools.islice(tmp_path.glob("u"), 1)) == []
+    assert enter(DOOR, [f"--annotated={tmp_path}", f"--out={tmp_path}/t", f"--start={tmp_path}"]) == 2
+    assert [line.split()[1].partition("=")[0].rstrip(":") for line in capsys.readouterr().err.splitlines()] == [
+        "--annotated",
+        "--out",
+        "--start",
+    ]
 
 
 @pytest.mark.parametrize("package", ["spacy", "safetensors"])
