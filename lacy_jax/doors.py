@@ -50,7 +50,7 @@ EXTRAS = {
     "libtpu": "tpu",
     **{package: scheme for scheme, package in PACKAGES.items()},
 }
-_NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 

@@ -102,6 +102,20 @@ def test_a_door_has_a_status_for_it(name: str | None, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == f"fill: cannot write or read{where}: No space left on device\n"
 
 
+@pytest.mark.parametrize(("end", "said"), [("", "Is a directory"), ("/file/below", "Not a directory")])
+def test_a_folder_in_place_of_a_file_is_one_line(
+    tmp_path: Path, end: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+
+    def write(_: Given) -> int:
+        (tmp_path / end.lstrip("/")).write_text("x")
+        return 0
+
+    assert enter(Door("write", "", (), write), []) == 2
+    assert capsys.readouterr().err == f"write: cannot write or read {tmp_path}{end}: {said}\n"
+
+
 def test_a_disk_without_room_for_a_checkpoint_is_found_before_the_first_step(
     small_config: Config, small_data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
