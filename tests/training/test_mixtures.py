@@ -177,7 +177,7 @@ def test_another_mixture_is_refused_and_another_validation_set_is_not(
     }
     longer = dataclasses.replace(small_mixture, training=dataclasses.replace(small_mixture.training, steps=8))
     for config, words in [(with_mixture(small_mixture, each), words) for each, words in others.items()] + [
-        (longer, "of another budget, write places as steps")
+        (longer, "for another budget, write places as steps")
     ]:
         with pytest.raises(CheckpointError, match=words.replace("[", r"\[")):
             train(config, prepared=prepare(config), workdir=str(run[0]), reporter=Reporter(quiet=True))
