@@ -130,6 +130,11 @@ class AnnotateConfig:
     )
     oracle_recall: Share = setting(1.0, "oracle: the recall of its marks.")
     workers: Count = setting(0, "Processes that mark. 0: one for each core.")
+    timeout: Above0 = setting(
+        300.0,
+        "Seconds that such a process may take for 100,000 characters, or fewer. A longer document has more, in "
+        "proportion (docs/preparing.md).",
+    )
 
 
 @dataclass(frozen=True, config=_STRICT)

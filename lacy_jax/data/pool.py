@@ -1,15 +1,18 @@
 """Processes that mark documents, in order. Each is replaced now and then, and the work goes on when one dies.
 
-A batch whose process dies is tried again, then each of its documents alone. A document that kills its process again and
-again is given up, with the reason. The processes (pool_worker.py) are started by their command, not by
-`multiprocessing`: they import no script, and may be started from a process of any kind, also a worker of Beam or Dask.
+A batch whose process dies, or is killed because it takes too long, is tried again, then each of its documents alone. A
+document with which that happens again and again is given up, with the reason. The processes (pool_worker.py) are
+started by their command, not by `multiprocessing`: they import no script, and may be started from a process of any
+kind, also a worker of Beam or Dask.
 """
 
 import collections
 import contextlib
+import logging
 import os
 import pickle
 import queue
+import select
 import signal
 import subprocess
 import sys
@@ -19,7 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from lacy_jax.config import AnnotateConfig
-from lacy_jax.data.batches import document_batches
+from lacy_jax.data.batches import BATCH, document_batches
 from lacy_jax.data.documents import BEGINNING, Document, LeftOut, Spans
 from lacy_jax.errors import DataError
 
@@ -29,6 +32,7 @@ _THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 _TRIES = 2  # of a batch, and then of each document alone
 _SECONDS_TO_DIE = 10  # after its pipe is closed, so that we see its own status, not that of our signal
 _MOST_LOST = 20  # documents in a row that are given up: then the fault is not theirs
+_LONGEST_POLL = 2**31 - 1  # milliseconds, 24 days
 
 _NOTHING: Mapping[str, Any] = {}
 
@@ -37,7 +41,12 @@ Marks = Spans | LeftOut
 
 
 class _Died(Exception):
-    """A process ended before it answered."""
+    """A process ended, or was ended, before it answered."""
+
+
+def time_limit(documents: Sequence[Document], timeout: float) -> float:
+    """Seconds that a process may take for these documents; timeout: for `BATCH` characters, or fewer."""
+    return timeout * max(1.0, sum(len(document.text) for document in documents) / BATCH)
 
 
 class Pool:
@@ -99,6 +108,8 @@ class Pool:
         except _Died as death:
             self._remove(process)
             process = None
+            if not self._closed:
+                logging.warning("annotate: %d documents from %r on: %s", len(documents), documents[0].id, death)
             return str(death)
         finally:
             self._slots.put(process)
@@ -149,7 +160,7 @@ class _Process:
         """("marks", one `Spans` per document), ("failed", what was raised), or ("problem", lines for the user).
 
         Raises:
-            _Died: the process did.
+            _Died: the process did, or it took too long.
         """
         try:
             if not self._greeted:
@@ -160,6 +171,9 @@ class _Process:
                 self._greeted = True
             self._send([*documents])
             self.marked += sum(len(document.text) for document in documents)
+            seconds = time_limit(documents, self._start[0].timeout)
+            if not self._answers_within(seconds):
+                raise _Died(f"the annotator took more than {seconds:,.0f} seconds (config.annotate.timeout)")
             return self._receive()
         except (OSError, EOFError, ValueError, pickle.UnpicklingError):  # ValueError: it was ended meanwhile
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -177,6 +191,12 @@ class _Process:
     def _send(self, value: object) -> None:
         pickle.dump(value, self._process.stdin)  # type: ignore[arg-type]
         self._process.stdin.flush()  # type: ignore[union-attr]
+
+    def _answers_within(self, seconds: float) -> bool:
+        """Waits for the beginning of an answer, or for the end of the process."""
+        answer = select.poll()
+        answer.register(self._process.stdout, select.POLLIN)  # type: ignore[arg-type]
+        return bool(answer.poll(min(seconds * 1000, _LONGEST_POLL)))
 
     def _receive(self) -> tuple[str, Any]:
         answer: tuple[str, Any] = pickle.load(self._process.stdout)  # type: ignore[arg-type]

@@ -23,9 +23,9 @@ from lacy_jax.data.marking import Marking
 from lacy_jax.data.prepare import prepare
 from lacy_jax.errors import DataError
 
-# Marks digits. Notes each document that it marks. Dies, or fails, where a text says so.
+# Marks digits. Notes each document that it marks. Dies, fails, or never ends, where a text says so.
 ANNOTATOR = """
-import os, pathlib, re, signal
+import os, pathlib, re, signal, time
 import numpy as np
 from lacy_jax.data.documents import Spans, text_offset
 from lacy_jax.errors import DataError
@@ -44,6 +44,8 @@ def mark(documents, settings):
             os.kill(os.getpid(), signal.SIGKILL)
         if "RAISE" in document.text:
             raise RuntimeError("of this text")
+        while "HANG" in document.text:
+            time.sleep(3600)
         found = [match.span() for match in re.finditer(r"[0-9]+", document.text)]
         table, no = np.array(found, np.int32).reshape(-1, 2) + text_offset(document), np.zeros(len(found), bool)
         yield document, Spans(table[:, 0], table[:, 1], ("NUM",) * len(found), no, no)
@@ -210,6 +212,35 @@ def test_documents_that_kill_or_fail_are_left_out(config: Config, caplog: pytest
     (folder / "corpus.jsonl").write_text("\n".join(rest))
     other = prepare(elsewhere(config, "without"))
     assert records(other.packed.train) == records(prepared.packed.train)
+
+
+@pytest.mark.parametrize(("beam", "tries"), [(None, 2), (Beam("DirectRunner"), 1)])
+def test_documents_that_never_end_are_left_out(
+    config: Config, beam: Beam | None, tries: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def limit(documents: list[Document], timeout: float) -> float:  # no busy machine makes another text meet it
+        return 0.01 if any("HANG" in document.text for document in documents) else 300 * timeout
+
+    monkeypatch.setattr(pool, "time_limit", limit)
+    monkeypatch.setattr(pool, "_TRIES", tries)
+    monkeypatch.setattr(marking, "run_pipeline", run_here)
+    write_corpus(Path(config.data.directory).parent, [*TEXTS[:5], "HANG " * 9, *TEXTS[6:]])
+    prepared = prepare(config, marking=Marking(beam=beam))
+    assert [document.id for document in prepared.documents()] == [f"d{n}" for n in range(40) if n != 5]
+    (left_out,) = Path(config.data.directory).glob("annotated/*/left_out.jsonl")
+    (row,) = [json.loads(line) for line in left_out.read_text().splitlines()]
+    assert row["where"] == "document 'd5'"
+    assert row["reason"] == "cannot be marked: the annotator took more than 0 seconds (config.annotate.timeout)"
+    tried = [message.partition(":")[2][:30] for message in caplog.messages if "took more than" in message]
+    assert tried == [" 2 documents from 'd4' on: the"] * tries + [" 1 documents from 'd5' on: the"] * tries
+
+
+def test_longer_documents_have_more_time() -> None:
+    def limit(*characters: int) -> float:
+        return pool.time_limit([Document("", "", "x" * count) for count in characters], 300.0)
+
+    assert limit(0) == limit(40, 50_000) == limit(100_000) == 300
+    assert limit(100_000, 400_000) == 1500
 
 
 def records(source: object) -> list[tuple[list[int], list[bool]]]:

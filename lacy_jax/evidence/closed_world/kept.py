@@ -49,6 +49,7 @@ _LATER = (
     ("annotate", "links_field"),
     ("annotate", "tagger"),
     ("annotate", "tagger_threshold"),
+    ("annotate", "timeout"),
 )
 MAIN_BUDGET = 0.22  # of the intervals in it
 
