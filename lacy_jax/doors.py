@@ -28,6 +28,7 @@ from lacy_jax.errors import LacyError, StorageError
 from lacy_jax.flags import Flag, Given
 from lacy_jax.folders import PACKAGES
 from lacy_jax.runtime.parent import end_with_parent
+from lacy_jax.runtime.programs import keep_programs
 from lacy_jax.settings_page import as_flags
 from lacy_jax.terminal import printable
 
@@ -81,6 +82,7 @@ def run(door: Door) -> None:
     if os.getpid() == 1:  # in a container: without a handler the system ignores SIGTERM there
         signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))
     end_with_parent()
+    keep_programs()
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     _say_once()

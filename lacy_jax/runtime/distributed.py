@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from lacy_jax.errors import FolderError, LacyError, MeshError, StorageError
 from lacy_jax.paths import absolute, is_s3
 from lacy_jax.runtime.claims import claimed
+from lacy_jax.runtime.programs import FOLDER, default_folder
 
 if TYPE_CHECKING:
     from etils import epath
@@ -37,6 +38,8 @@ def initialize(mode: Literal["auto", "on", "off"]) -> None:
     """
     if mode == "off" or (mode == "auto" and not _several()):
         return
+    if os.environ.get(FOLDER) == str(default_folder()):
+        jax.config.update("jax_compilation_cache_dir", None)  # see `keep_programs`
     count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
     try:
         jax.distributed.initialize(
