@@ -180,11 +180,11 @@ def _annotate(config: Config) -> Iterator[str]:
             "config.annotate.judge: the annotator judge needs a server with OpenAI's interface; add "
             "--config.annotate.judge=http://HOST:PORT/v1#MODEL"
         )
-    if annotate.annotator == "links" and corpus.name != "jsonl":
+    if annotate.annotator == "links" and corpus.name not in ("jsonl", "parquet"):
         yield (
-            "config.annotate.annotator: links reads marks of records of the corpus jsonl, but config.corpus.name is "
-            f"{corpus.name!r}; add --config.corpus.name=jsonl --config.corpus.files=FILES, or put the marks in a file "
-            "of their own (spans)"
+            "config.annotate.annotator: links reads marks of records of the corpora jsonl and parquet, but "
+            f"config.corpus.name is {corpus.name!r}; add --config.corpus.name=jsonl --config.corpus.files=FILES, or "
+            "put the marks in a file of their own (spans)"
         )
     if annotate.annotator in ("union", "intersection") and len(folders) < 2:
         yield (

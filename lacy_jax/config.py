@@ -120,7 +120,7 @@ class AnnotateConfig:
         "union, intersection: two or more folders of annotated documents, separated by commas. partner: one folder; "
         "the partner is asked only where its marks begin.",
     )
-    links_field: str = setting("links", "links: the field of the corpus jsonl with the marks; a.b for b within a.")
+    links_field: str = setting("links", "links: the field or column of the corpus with the marks; a.b for b within a.")
     tagger: Path = setting("", "tagger: its folder, made by python -m lacy_jax.tagger (docs/tagger.md).")
     tagger_threshold: Share = setting(0.5, "tagger: how probable a mark must be.")
     oracle_precision: Annotated[float, Field(gt=0.0, le=1.0)] = setting(

@@ -5,6 +5,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lacy_jax.checks import parse
@@ -60,6 +62,23 @@ def test_marks_of_records_stand_where_the_text_has_them(tmp_path: Path) -> None:
     assert some == found[:1]
 
 
+def test_columns_of_tables_are_read_as_fields_of_lines(tmp_path: Path) -> None:
+    mention = pa.struct({"start": pa.int64(), "end": pa.int64(), "kind": pa.string(), "label": pa.string()})
+    ner = pa.struct({"ner": pa.list_(mention), "pairs": pa.list_(pa.list_(pa.int32()))})
+    attributes = [
+        {"ner": [{"start": 11, "end": 22, "label": "GPE"}, {"start": 26, "end": 30}], "pairs": [[26, 30], [5, None]]},
+        None,
+        {"ner": [{"start": 3, "end": 7, "kind": "LOC"}], "pairs": []},
+    ]
+    table = {"id": ["1", "2", None], "text": [TEXT, "Nothing.", "Of Rome."], "attributes": pa.array(attributes, ner)}
+    pq.write_table(pa.table(table), tmp_path / "some.parquet", row_group_size=2)
+    found = CorpusConfig(name="parquet", files=str(tmp_path / "some.parquet"))
+    expected = [("1", [("Los Angeles", "GPE"), ("1999", "LINK")]), ("2", []), ("some.parquet:3", [("Rome", "LOC")])]
+    assert mark(found, links_field="attributes.ner") == expected
+    expected = [("1", [("1999", "LINK")]), ("2", []), ("some.parquet:3", [])]
+    assert mark(found, links_field="attributes.pairs") == expected
+
+
 def test_a_field_within_another(tmp_path: Path) -> None:
     records = [{"id": 1, "text": "Of Rome.", "attributes": {"ner": [[3, 7, 0.98]], "a.b": 1}}]
     assert mark(corpus(tmp_path, records), links_field="attributes.ner") == [("1", [("Rome", "LINK")])]
@@ -112,7 +131,7 @@ def test_drops_are_said_and_a_field_that_nobody_has_is_refused(
     assert "3 of 6 marks dropped: 3 that end after the text" in caplog.text
     with pytest.raises(DataError, match="none of 3 records has a field 'entities'"):
         mark(corpus(tmp_path, records), links_field="entities")
-    with pytest.raises(ConfigError, match=r"links reads marks of records of the corpus jsonl.*'vital_articles'"):
+    with pytest.raises(ConfigError, match=r"links reads marks of .* jsonl and parquet.*'vital_articles'"):
         parse({"annotate": {"annotator": "links"}, "training": {"steps": 1}})
     one, two = (annotator_fingerprint(AnnotateConfig(annotator="links", links_field=name)) for name in "ab")
     assert one != two

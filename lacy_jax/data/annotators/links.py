@@ -1,9 +1,9 @@
-"""The annotator links: entity marks that a corpus brings, in a field of its records (corpus jsonl).
+"""The annotator links: entity marks that a corpus brings, in a field of its records (jsonl) or a column (parquet).
 
 The field holds a list; each entry is `{"start": 30, "end": 41, "kind": "GPE", "text": "Los Angeles"}`, of which `kind`
-(or `label`, or `type`) and `text` may be missing, or `[30, 41]`, or `[30, 41, "GPE"]`. Offsets count characters of the
-record's text. Offsets that others made are often wrong in places, so an entry that cannot be a mark is counted and
-dropped. If no record has the field, the corpus is refused.
+(or `label`, or `type`) and `text` may be missing or null, or `[30, 41]`, or `[30, 41, "GPE"]`. Offsets count characters
+of the record's text. Offsets that others made are often wrong in places, so an entry that cannot be a mark is counted
+and dropped. If no record has the field, the corpus is refused.
 """
 
 import logging
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lacy_jax.config import AnnotateConfig, CorpusConfig
-from lacy_jax.data.corpora import jsonl
+from lacy_jax.data.corpora import jsonl, parquet
 from lacy_jax.data.corpora.records import document_of
 from lacy_jax.data.documents import Document, LeftOut, Spans, clean_text, text_offset
 from lacy_jax.errors import DataError
@@ -88,7 +88,7 @@ def _link(link: Any, text: str) -> tuple[int, int, str] | str:
     """(start, end, kind), without white space at its ends; or why the entry is no mark."""
     match link:
         case {"start": start, "end": end}:
-            kind: Any = next((link[name] for name in _KINDS if name in link), KIND)
+            kind: Any = next((link[name] for name in _KINDS if link.get(name) is not None), KIND)
             said = link.get("text")
         case [start, end] | [start, end, _]:
             kind, said = link[2] if len(link) > 2 else KIND, None
@@ -118,7 +118,9 @@ def _spans(table: list[tuple[int, int, str]], *, shift: int) -> Spans:
 
 def _links_by_id(corpus: CorpusConfig, field: str) -> Iterator[tuple[str, Any]]:
     """The id of each document of the corpus, and what its record has in the field; None where it has none."""
-    for _, identity, record in jsonl.records(corpus):
+    column = field.partition(".")[0]
+    rows = parquet.records(corpus, further=column) if corpus.name == "parquet" else jsonl.records(corpus)
+    for _, identity, record in rows:
         if isinstance(record, LeftOut):
             continue
         document = document_of(record, corpus, identity=identity)

@@ -30,10 +30,19 @@ def documents(corpus: CorpusConfig) -> Iterator[tuple[str, Document | LeftOut]]:
     Raises:
         DataError: a file is missing or cannot be read.
     """
+    for where, identity, record in records(corpus):
+        yield where, record if isinstance(record, LeftOut) else document_of(record, corpus, identity=identity)
+
+
+def records(corpus: CorpusConfig, *, further: str = "") -> Iterator[tuple[str, str, dict[str, Any] | LeftOut]]:
+    """Each row's place, the id of its document if it names none, and what its columns hold. Raises as `documents`.
+
+    further: a column that is read, too, if it is there; its value is None where it cannot be read.
+    """
     for file in _files(corpus):
         try:
             with open_bytes(file.path) as opened:
-                yield from _rows(opened, corpus, file=file)
+                yield from _rows(opened, corpus, file=file, further=further)
         except OSError as error:
             raise DataError(f"cannot read {file.path} ({error.strerror})") from None
 
@@ -58,7 +67,9 @@ def _files(corpus: CorpusConfig) -> list[Named]:
     return file_names.named_files(corpus, _KIND, without_ids=without_ids)
 
 
-def _rows(opened: IO[bytes], corpus: CorpusConfig, *, file: Named) -> Iterator[tuple[str, Document | LeftOut]]:
+def _rows(
+    opened: IO[bytes], corpus: CorpusConfig, *, file: Named, further: str
+) -> Iterator[tuple[str, str, dict[str, Any] | LeftOut]]:
     import pyarrow as pa  # not quick to import
     import pyarrow.parquet as pq
 
@@ -66,12 +77,12 @@ def _rows(opened: IO[bytes], corpus: CorpusConfig, *, file: Named) -> Iterator[t
         table = pq.ParquetFile(opened, page_checksum_verification=True)
     except (OSError, ValueError, pa.ArrowException) as error:
         _raise_of_disk(error, file.path)
-        yield file.path, LeftOut(f"cannot be read ({_said(error)})")
+        yield file.path, "", LeftOut(f"cannot be read ({_said(error)})")
         return
     if problem := _column_problem(table.schema_arrow, corpus):
-        yield file.path, LeftOut(problem)
+        yield file.path, "", LeftOut(problem)
         return
-    columns = [name for name in _columns(corpus) if name in table.schema_arrow.names]
+    columns = [name for name in dict.fromkeys((*_columns(corpus), further)) if name in table.schema_arrow.names]
     before = 0  # rows of earlier row groups
     for group in range(table.num_row_groups):
         row = before
@@ -80,12 +91,11 @@ def _rows(opened: IO[bytes], corpus: CorpusConfig, *, file: Named) -> Iterator[t
             for batch in table.iter_batches(_ROWS, row_groups=[group], columns=columns):
                 for record in _records(batch):
                     row += 1
-                    where = f"{file.path}, row {row}"
-                    yield where, _document(record, corpus, identity=f"{file.name}:{row}")
+                    yield f"{file.path}, row {row}", f"{file.name}:{row}", _decoded(record)
         except (OSError, ValueError, pa.ArrowException) as error:
             _raise_of_disk(error, file.path)
             where = f"{file.path}, rows {row + 1} to {before} (row group {group})"
-            yield where, LeftOut(f"cannot be read ({_said(error)})")
+            yield where, "", LeftOut(f"cannot be read ({_said(error)})")
 
 
 def _columns(corpus: CorpusConfig) -> tuple[str, ...]:
@@ -122,12 +132,20 @@ def _records(batch: Any) -> Iterator[dict[str, Any]]:
     columns = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-        columns[name] = (plain.cast(pa.large_binary()) if _is_text(plain.type) else plain).to_pylist()
+        columns[name] = _values(plain.cast(pa.large_binary()) if _is_text(plain.type) else plain)
     for values in zip(*columns.values(), strict=True):
         yield dict(zip(columns, values, strict=True))
 
 
-def _document(record: dict[str, Any], corpus: CorpusConfig, *, identity: str) -> Document | LeftOut:
+def _values(column: Any) -> list[Any]:
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:  # of a string within a list or object
+        return [None] * len(column)
+
+
+def _decoded(record: dict[str, Any]) -> dict[str, Any] | LeftOut:
+    """The record with its texts as strings."""
     strings = {}
     for name, value in record.items():
         if isinstance(value, bytes) and len(value) > LARGEST:
@@ -137,7 +155,7 @@ def _document(record: dict[str, Any], corpus: CorpusConfig, *, identity: str) ->
         except UnicodeDecodeError as error:
             reason = f"the column {name!r} is not UTF-8 (byte {error.start + 1})"
             return LeftOut(reason, beginning_of(value))
-    return document_of(strings, corpus, identity=identity)
+    return strings
 
 
 def _raise_of_disk(error: Exception, path: str) -> None:
