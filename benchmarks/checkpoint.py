@@ -84,7 +84,7 @@ def _round(folder: Path, config: Config, state: TrainState, *, tokenizer: Tokeni
     for kind in KINDS:
         own = replace(config, training=replace(config.training, checksums=kind))
         meta = model_meta(own, tokenizer=tokenizer, step=1, data={"tokenizer": tokenizer.fingerprint})
-        checkpoints = Checkpoints(str(folder / str(kind)), own.training)
+        checkpoints = Checkpoints(str(folder / str(kind)), own)
         timed("save, blocked", kind, partial(checkpoints.save, state, step=1, meta=meta))
         timed("save, done", kind, checkpoints.close)
         blocked, rest = seconds["save, blocked", kind], seconds["save, done", kind]

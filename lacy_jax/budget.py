@@ -24,3 +24,10 @@ class Budget:
     def least_steps(self) -> int:
         """Steps of a whole run, as if all tokens counted."""
         return -(-self.limit // self.most_a_step)
+
+
+def decay_begins(config: Config) -> int:
+    """The count, in the budget's unit, up to which schedule wsd keeps the peak: what the steps before it did is the
+    same with every larger budget."""
+    limit = Budget.of(config).limit
+    return limit - round(limit * config.optimizer.decay_share)

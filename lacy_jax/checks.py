@@ -7,7 +7,8 @@ from typing import Any
 import ml_collections
 import pydantic
 
-from lacy_jax.config import CascadeConfig, Config, TrainingConfig
+from lacy_jax.budget import decay_begins
+from lacy_jax.config import CascadeConfig, Config, OptimizerConfig, TrainingConfig
 from lacy_jax.config_dict import config_from_dict
 from lacy_jax.errors import ConfigError
 from lacy_jax.invalid import explain
@@ -79,6 +80,8 @@ def _training(config: Config) -> Iterator[str]:
     training = config.training
     if problem := _budget_problem(training):
         yield problem
+    else:
+        yield from _schedule(config)
     if config.data.batch_size % training.microbatches:
         yield (
             f"config.training.microbatches: {training.microbatches} does not divide config.data.batch_size "
@@ -95,6 +98,21 @@ def _training(config: Config) -> Iterator[str]:
             f"config.training.checkpoint_every ({training.checkpoint_every}) is no multiple of "
             f"config.training.evaluate_every ({training.evaluate_every}); add "
             f"--config.training.evaluate_every={training.checkpoint_every}"
+        )
+
+
+def _schedule(config: Config) -> Iterator[str]:
+    optimizer, steps = config.optimizer, config.training.steps
+    if optimizer.schedule != "wsd" and optimizer.decay_share != OptimizerConfig().decay_share:
+        yield (
+            f"config.optimizer.decay_share: only config.optimizer.schedule=wsd reads it, not {optimizer.schedule!r}; "
+            "add --config.optimizer.schedule=wsd"
+        )
+    if optimizer.schedule == "wsd" and steps and optimizer.warmup_steps > decay_begins(config):
+        yield (
+            f"config.optimizer.warmup_steps: the warm-up takes {optimizer.warmup_steps:,} steps, but the learning rate "
+            f"falls after {decay_begins(config):,} of {steps:,} (config.optimizer.schedule=wsd); add "
+            f"--config.optimizer.warmup_steps={decay_begins(config) // 10}"
         )
 
 

@@ -43,6 +43,8 @@ Gate = Literal["none", "factual"]
 Account = Literal["row", "shared"]
 Policy = Literal["quantile", "price"]
 Span = Literal["token", "word", "phrase"]
+OptimizerName = Literal["adamw", "muon"]
+Schedule = Literal["cosine", "wsd"]
 BestBy = Literal[
     "none", "loss", "nll/factual", "nll/other", "bits_per_byte", "accuracy", "roc/factual", "roc/factual_and_wrong"
 ]
@@ -250,8 +252,18 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay; defaults of LMLM (arXiv 2505.15962)."""
+    """By default AdamW with linear warm-up and cosine decay, as LMLM (arXiv 2505.15962) sets it (docs/training.md)."""
 
+    name: OptimizerName = setting(
+        "adamw", "muon: Muon for the matrices of the blocks, AdamW for all else, with the same learning rate."
+    )
+    schedule: Schedule = setting(
+        "cosine", "After the warm-up: cosine falls over the whole budget; wsd keeps the peak, and falls at the end."
+    )
+    decay_share: Share = setting(0.2, "wsd: share of the budget, its last part, in which the learning rate falls.")
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = setting(
+        0.0, "Decay of the moving average of the weights, which is what is validated and used. 0: no average."
+    )
     learning_rate: Above0 = setting(5e-4, "The peak, after the warm-up.")
     final_share: Share = setting(0.1, "The learning rate at the end of the budget, as a share of the peak.")
     warmup_steps: Count = setting(2_000, "Steps in which the learning rate rises from 0.")

@@ -3,7 +3,8 @@
 A step's folder is self-contained, so that `generate`, `evaluate` and `export` need no config file:
 
     <workdir>/checkpoints/<step>/params/    Orbax, a plain nested dict of float32 arrays
-                                 train/     Orbax, optimizer state and counters (absent from an export)
+                                 train/     Orbax, optimizer state and counters (absent from an export); if params/ are
+                                            an average (optimizer.ema_decay), also those that training goes on with
                                  meta/      JSON: settings, tokenizer, data fingerprint, versions, checksums
 
 An export is one such folder without `train`.

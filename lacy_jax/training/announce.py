@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from lacy_jax.budget import Budget
+from lacy_jax.budget import Budget, decay_begins
 from lacy_jax.config import Config
 from lacy_jax.console import duration
 from lacy_jax.model import decoder
@@ -27,6 +27,7 @@ def describe_run(config: Config, *, vocab: int, mesh: Mesh, state: TrainState, s
     return [
         f"{config.name}, method {config.method}: {count / 1e6:.1f}M parameters, {flops / 1e6:,.0f} MFLOP per token",
         describe_objective(config),
+        *describe_optimizer(config),
         describe_mesh(mesh),
         f"attention: {for_devices(config, mesh).model.attention}",
         describe_options(mesh.local_devices[0].platform),
@@ -71,8 +72,14 @@ def describe_jump(config: Config, earlier: Config, state: TrainState) -> str:
     old, new = Budget.of(earlier), Budget.of(config)
     return (
         f"the budget is {new.limit:,} {new.unit} and was {old.limit:,} {old.unit}: the learning rate jumps from "
-        f"{before:.3g} to {now:.3g} at step {int(state.step) + 1:,}, because its cosine runs over the whole budget"
+        f"{before:.3g} to {now:.3g} at step {int(state.step) + 1:,}, because {_course(config)}"
     )
+
+
+def _course(config: Config) -> str:
+    if config.optimizer.schedule == "cosine":
+        return "its cosine runs over the whole budget"
+    return f"it falls after {decay_begins(config):,} {Budget.of(config).unit}"
 
 
 def _rate(config: Config, state: TrainState) -> float:
@@ -93,6 +100,7 @@ def describe_mesh(mesh: Mesh) -> str:
 def describe_memory(state: TrainState, step: jax.stages.Compiled, *, device: jax.Device) -> str:
     """Bytes that one device holds between steps, and what a step needs besides, from XLA's own plan of its memory."""
     parts = [f"parameters {_mib(state.params)}", f"optimizer {_mib(state.optimizer)}"]
+    parts += [f"average {_mib(state.average)}"] if state.average is not None else []
     plan = step.memory_analysis()
     if plan is not None:
         parts.append(f"activations and gradients {plan.temp_size_in_bytes / 2**20:,.0f} MiB")
@@ -109,6 +117,17 @@ def describe_time(config: Config, *, vocab: int, mesh: Mesh, state: TrainState) 
     left = meter.steps_left(int(state.step))
     rest = f"about {duration(left * expected.seconds)} for what is left of the budget"
     return f"expected step: {expected.seconds:.3g} s ({expected.basis}), {rest}"
+
+
+def describe_optimizer(config: Config) -> list[str]:
+    """One line on what is not AdamW with a cosine; [] where all is."""
+    optimizer, budget = config.optimizer, Budget.of(config)
+    said = ["Muon for the matrices of the blocks, AdamW for all else"] if optimizer.name == "muon" else []
+    if optimizer.schedule == "wsd":
+        said.append(f"the learning rate falls after {decay_begins(config):,} of {budget.limit:,} {budget.unit}")
+    if optimizer.ema_decay:
+        said.append(f"validated and used is a moving average of the weights, decay {optimizer.ema_decay:g}")
+    return [f"optimizer: {'; '.join(said)}"] if said else []
 
 
 def describe_objective(config: Config) -> str:

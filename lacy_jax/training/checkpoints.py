@@ -1,11 +1,12 @@
 """Saving and resuming a run with Orbax. What lies in a step's folder: lacy_jax/checkpoints/format.py."""
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
+from lacy_jax.budget import Budget, decay_begins
 from lacy_jax.checkpoints.format import (
     FINISHED_FILE,
     newest_steps,
@@ -46,20 +48,22 @@ _FREE = (
     "model.layer_loop",
     "model.remat",
     "objective.vocab_chunks",
+    "optimizer.decay_share",  # see `_refuse_decayed`
 )
 
 
 _ITEMS = ("params", "train")  # the folders of arrays in a step's folder
+BEFORE_DECAY = "before_decay"  # of a description, with schedule wsd: whether no step so far had a falling learning rate
 
 
 class Checkpoints:
     """The checkpoints of one run, `<workdir>/checkpoints`; saving is asynchronous, a failed save raises at the next.
 
-    training: says which are kept, and whether they are written with checksums.
+    config: says which are kept, and whether they are written with checksums.
     """
 
-    def __init__(self, workdir: str, training: TrainingConfig):
-        self._training = training
+    def __init__(self, workdir: str, config: Config):
+        self._training = training = config.training
         self._unread: epath.Path | None = None  # the step that was saved last, until it is read back
         self._folder = absolute(workdir) / "checkpoints"
         self._uploads = Uploads(self._folder, arrays=_ITEMS) if is_s3(workdir) else None
@@ -69,8 +73,10 @@ class Checkpoints:
         _set_aside(self._folder)
         if self._uploads:
             self._uploads.pull()
+        wsd = config.optimizer.schedule == "wsd"
+        self._before_decay = set(_steps_before_decay(self._local)) if wsd else set()
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_kept(training),
+            preservation_policy=policies.AnyPreservationPolicy([_Newest(self._before_decay), *_kept(training)]),
             # Where this is not given, Orbax writes no metrics.
             best_fn=None if training.keep_best == "none" else functools.partial(_value, training.keep_best),
             cleanup_tmp_directories=True,
@@ -118,6 +124,8 @@ class Checkpoints:
         args = ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta))
         value = (validation or {}).get(self._training.keep_best, math.nan)
         metrics = {self._training.keep_best: value} if math.isfinite(value) else {}
+        if meta.get(BEFORE_DECAY):
+            self._before_decay.add(step)
         self.wait()
         with self._written():
             self._manager.save(step, args=args, metrics=metrics, force=True)
@@ -192,7 +200,25 @@ class Checkpoints:
             self._manager.reload()
 
 
-def _kept(training: TrainingConfig) -> policies.PreservationPolicy:
+@dataclasses.dataclass(frozen=True)
+class _Newest(policies.PreservationPolicy):
+    """Keeps the newest of some steps, to which more are added."""
+
+    steps: set[int]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:  # noqa: ARG002  Orbax calls it
+        newest = max((each.step for each in checkpoints if each.step in self.steps), default=None)
+        return [each.step == newest for each in checkpoints]
+
+
+def _steps_before_decay(folder: epath.Path) -> list[int]:
+    """The steps in a folder from which a run with schedule wsd can go on with another budget."""
+    children = [child for child in folder.iterdir() if child.name.isdecimal()] if folder.is_dir() else []
+    whole = [child for child in children if not step_fault(child, ())]
+    return [int(child.name) for child in whole if read_meta(child).get(BEFORE_DECAY)]
+
+
+def _kept(training: TrainingConfig) -> list[policies.PreservationPolicy]:
     """Which checkpoints Orbax leaves: the newest, those of an interval, and the best."""
     kept: list[policies.PreservationPolicy] = [policies.LatestN(training.keep_checkpoints)]
     if training.keep_every:
@@ -200,7 +226,7 @@ def _kept(training: TrainingConfig) -> policies.PreservationPolicy:
     if training.keep_best != "none":
         value = functools.partial(_value, training.keep_best)
         kept.append(policies.BestN(get_metric_fn=value, n=1, keep_checkpoints_without_metrics=False))
-    return policies.AnyPreservationPolicy(kept)
+    return kept
 
 
 def _value(name: str, metrics: Mapping[str, float]) -> float:
@@ -231,7 +257,9 @@ def read_state(
 def _items(state: TrainState) -> dict[str, Any]:
     """The arrays of a step's folder, by the name of the item that holds them."""
     train = {name: getattr(state, name) for name in ("step", "tokens", "ground_truth_tokens", "optimizer")}
-    return {"params": state.params, "train": train}
+    # Every reader of a checkpoint takes `params`: an average stands there, and what training goes on with beside it.
+    own = {} if state.average is None else {"params": state.params}
+    return {"params": state.inference_params, "train": train | own}
 
 
 def restore_step(
@@ -244,7 +272,9 @@ def restore_step(
         name: restore_arrays(folder / name, tree, checksums=read_checksums(meta, item=name))
         for name, tree in _items(target).items()
     }
-    return TrainState(params=restored["params"], **restored["train"])
+    if shapes.average is None:
+        return TrainState(params=restored["params"], **restored["train"])
+    return TrainState(average=restored["params"], **restored["train"])
 
 
 def _set_aside(folder: epath.Path, *, damaged: dict[epath.Path, str] | None = None) -> None:
@@ -291,6 +321,31 @@ def _refuse_other_run(meta: dict[str, Any], config: Config, *, data: Any, folder
             f"{folder} was made by a run with other settings; give this run another --workdir, or the old settings:\n  "
             + "\n  ".join(differing)
         )
+    _refuse_decayed(meta, config, folder=folder)
+
+
+def _refuse_decayed(meta: dict[str, Any], config: Config, *, folder: epath.Path) -> None:
+    """Refuses another budget, or share of it, for a run with schedule wsd whose learning rate has begun to fall.
+
+    Up to there, a checkpoint is what a run of any larger budget would have come to.
+    """
+    earlier = read_config(meta, folder=folder)
+    courses = [(Budget.of(each).limit, Budget.of(each).unit, decay_begins(each)) for each in (config, earlier)]
+    if config.optimizer.schedule != "wsd" or courses[0] == courses[1] or meta.get(BEFORE_DECAY):
+        return
+    limit, unit, begins = courses[1]
+    before = _steps_before_decay(folder.parent)
+    there = folder.parent / str(max(before, default=0))
+    raise CheckpointError(
+        f"{folder}: its learning rate falls since {begins:,} of {limit:,} {unit} (config.optimizer.schedule=wsd), so "
+        "another budget, or decay_share, cannot go on from it; "
+        + (
+            f"the last checkpoint before that can: mkdir -p NEW/checkpoints && cp -r {there} NEW/checkpoints/, "
+            "and give this run --workdir=NEW"
+            if before
+            else "there is no checkpoint from before that, so give this run another --workdir, and it begins anew"
+        )
+    )
 
 
 def _without_shares(data: dict[str, Any]) -> dict[str, Any]:

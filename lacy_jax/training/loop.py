@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lacy_jax.budget import decay_begins
 from lacy_jax.checkpoints.format import model_meta, probe_of
 from lacy_jax.checkpoints.initial import initial_chat
 from lacy_jax.config import Config
@@ -32,7 +33,7 @@ from lacy_jax.model.probe import FactualProbe
 from lacy_jax.runtime import distributed, sharding
 from lacy_jax.training.announce import describe_jump, describe_run
 from lacy_jax.training.budget import BudgetMeter
-from lacy_jax.training.checkpoints import Checkpoints
+from lacy_jax.training.checkpoints import BEFORE_DECAY, Checkpoints
 from lacy_jax.training.compiled import compile_train_step
 from lacy_jax.training.evaluate import Evaluator, place_batch
 from lacy_jax.training.goodput import Goodput, describe
@@ -96,7 +97,7 @@ def train(
     with jax.set_mesh(mesh), goodput.compiling_noticed():
         tokenizer = prepared.tokenizer.fingerprint
         reference = load_reference(config, tokenizer=tokenizer, vocab=vocab, mesh=mesh)
-        checkpoints = Checkpoints(workdir, config.training)
+        checkpoints = Checkpoints(workdir, config)
         chat = initial_chat(config.model.initial) if config.model.initial else None
         questions = QuestionEvaluator(config, tokenizer=prepared.tokenizer, mesh=mesh)
         run = Run(config, prepared, mesh, vocab, checkpoints, reporter, reference, chat, goodput, questions)
@@ -222,7 +223,7 @@ def _validate(
     """
     prepared, lengths = run.prepared, run.prepared.tokenizer.byte_lengths
     with run.goodput.of("evaluate"):
-        values = functools.partial(evaluate, state.params, step=state.step, reference=run.reference)
+        values = functools.partial(evaluate, state.inference_params, step=state.step, reference=run.reference)
         each = {name: values(part.validation) for name, part in prepared.parts.items()}
         trained = trained_names(run.config.data.mixture)
         tokens = together([each[name] for name in trained]) if trained else values(prepared.validation)
@@ -241,15 +242,15 @@ def _answer(run: Run, state: TrainState, log: RunLog, *, step: int, last: bool, 
         watchdog.watch("questions after step", step)
         log.flush()
         with run.goodput.of("evaluate"):
-            answers = run.questions(state.params)
+            answers = run.questions(state.inference_params)
         log.write(answers, step, "questions")
 
 
 def _probe(run: Run, state: TrainState, log: RunLog) -> FactualProbe | None:
     log.flush()
-    count = run.config.training.evaluate_batches
+    count, params = run.config.training.evaluate_batches, state.inference_params
     with run.goodput.of("evaluate"):
-        return fit_probe(state.params, in_turn(run.prepared.train), config=run.config, mesh=run.mesh, batches=count)
+        return fit_probe(params, in_turn(run.prepared.train), config=run.config, mesh=run.mesh, batches=count)
 
 
 def _save(
@@ -280,6 +281,8 @@ def _save(
             chat=run.chat,
         )
         meta |= {"health": log.health.to_dict()}
+        if run.config.optimizer.schedule == "wsd":
+            meta |= {BEFORE_DECAY: BudgetMeter(run.config, state).used(step) <= decay_begins(run.config)}
         run.checkpoints.save(state, step=step, meta=meta, validation=validation)
 
 

@@ -21,13 +21,22 @@ LIMB = 30  # bits of the low half of a token counter: 32-bit integers alone end 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """step: int32, completed updates. tokens, ground_truth_tokens: int32[2], see `add_count`."""
+    """step: int32, completed updates. tokens, ground_truth_tokens: int32[2], see `add_count`.
+
+    average: of the parameters (`optimizer.average`), where the run keeps one.
+    """
 
     step: jax.Array
     tokens: jax.Array
     ground_truth_tokens: jax.Array
     params: decoder.Params
     optimizer: Any
+    average: decoder.Params | None = None
+
+    @property
+    def inference_params(self) -> decoder.Params:
+        """The parameters to validate and to use: the average, where there is one."""
+        return self.params if self.average is None else self.average
 
 
 def add_count(counter: jax.Array, amount: jax.Array) -> jax.Array:
@@ -54,6 +63,7 @@ def _state_of(params: decoder.Params, config: Config) -> TrainState:
         ground_truth_tokens=jnp.zeros(2, jnp.int32),
         params=params,
         optimizer=make_optimizer(config.optimizer).init(params),
+        average=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else None,
     )
 
 
@@ -94,12 +104,18 @@ def state_shardings(config: Config, *, vocab: int, mesh: Mesh) -> Any:
     params = param_shardings(mesh, shapes.params)
     moments = optax.tree_utils.tree_map_params(
         make_optimizer(config.optimizer),
-        lambda _, placed: placed,
+        lambda moment, placed: moment if _is_none(moment) else placed,
         shapes.optimizer,
         params,
         transform_non_params=lambda _: whole,
+        is_leaf=_is_none,
     )
     leaves: dict[str, Any] = {"step": whole, "tokens": whole, "ground_truth_tokens": whole}
-    placed = TrainState(**leaves, params=params, optimizer=moments)
+    placed = TrainState(**leaves, params=params, optimizer=moments, average=None if shapes.average is None else params)
     sharding.check_replication(shapes, placed, mesh=mesh, largest_mib=config.mesh.largest_replicated_mib)
     return placed
+
+
+def _is_none(moment: Any) -> bool:
+    """Whether it stands for a parameter of which an optimizer of several parts keeps no such moment."""
+    return isinstance(moment, optax.MaskedNode)

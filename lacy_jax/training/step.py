@@ -15,7 +15,7 @@ from lacy_jax.model import fused
 from lacy_jax.model.precision import product_precision
 from lacy_jax.runtime import sharding
 from lacy_jax.training.loss import batch_gradient
-from lacy_jax.training.optimizer import learning_rate, make_optimizer
+from lacy_jax.training.optimizer import average, learning_rate, make_optimizer
 from lacy_jax.training.reference import Reference
 from lacy_jax.training.state import LIMB, TrainState, add_count, state_shardings
 
@@ -79,6 +79,10 @@ def update(
         params=jax.tree.map(lambda p, u: p - rate * u, state.params, updates),
         optimizer=moments,
     )
+    if state.average is not None:
+        decay = config.optimizer.ema_decay
+        averaged = average(state.average, new_state.params, step=new_state.step, decay=decay)
+        new_state = dataclasses.replace(new_state, average=averaged)
     counters = {"tokens": new_state.tokens, "ground_truth_tokens": new_state.ground_truth_tokens}
     objective_rate = objective.rate_at(
         state.step, rate=config.objective.rate, warmup_steps=config.objective.rate_warmup_steps

@@ -224,7 +224,7 @@ def test_a_save_is_read_back(small_config: Config, small_data: Prepared, tmp_pat
     """Not the arrays: that their files are there, and that the description is the one that was written."""
     vocab = decoder.padded_vocab(small_data.tokenizer.vocab_size)
     meta = model_meta(small_config, tokenizer=small_data.tokenizer, step=1, data=small_data.fingerprint)
-    checkpoints = Checkpoints(str(tmp_path), small_config.training)
+    checkpoints = Checkpoints(str(tmp_path), small_config)
     checkpoints.save(init_state(small_config, vocab=vocab), step=1, meta=meta)
     checkpoints._manager.wait_until_finished()
     change = (tmp_path / "checkpoints" / "1" / META_FILE).read_text().replace('"step": 1', '"step": 2')

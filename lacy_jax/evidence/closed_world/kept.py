@@ -50,6 +50,10 @@ _LATER = (
     ("annotate", "tagger"),
     ("annotate", "tagger_threshold"),
     ("annotate", "timeout"),
+    ("optimizer", "name"),
+    ("optimizer", "schedule"),
+    ("optimizer", "decay_share"),
+    ("optimizer", "ema_decay"),
 )
 MAIN_BUDGET = 0.22  # of the intervals in it
 
