@@ -61,7 +61,7 @@ def describe_long_run(config: Config) -> str:
 
 
 def describe_jump(config: Config, earlier: Config, state: TrainState) -> str:
-    """The line about a learning rate that jumps because the budget is another than that of the run so far; "" if none.
+    """The line about a learning rate that jumps because its course is another than that of the run so far; "" if none.
 
     Args:
         earlier: the settings that made `state`.
@@ -70,9 +70,13 @@ def describe_jump(config: Config, earlier: Config, state: TrainState) -> str:
     if math.isclose(now, before, rel_tol=1e-4):
         return ""
     old, new = Budget.of(earlier), Budget.of(config)
+    changed = f"the budget is {new.limit:,} {new.unit} and was {old.limit:,} {old.unit}"
+    if old == new:
+        share = earlier.optimizer.decay_share
+        changed = f"config.optimizer.decay_share is {config.optimizer.decay_share:g} and was {share:g}"
     return (
-        f"the budget is {new.limit:,} {new.unit} and was {old.limit:,} {old.unit}: the learning rate jumps from "
-        f"{before:.3g} to {now:.3g} at step {int(state.step) + 1:,}, because {_course(config)}"
+        f"{changed}: the learning rate jumps from {before:.3g} to {now:.3g} at step {int(state.step) + 1:,}, because "
+        f"{_course(config)}"
     )
 
 

@@ -2,11 +2,16 @@
 
 import argparse
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import methods, objective, scores, step, training_step, world_marks
+from benchmarks import methods, objective, optimizers, scores, step, training_step, world_marks
+from lacy_jax.config import Config
+from lacy_jax.data.prepared import Prepared
 from lacy_jax.presets import METHODS
 
 TINY = ("layers=1", "width=32", "heads=2", "context=16")
@@ -29,6 +34,21 @@ def test_the_step_has_a_floor_and_a_line(capsys: pytest.CaptureFixture[str]) -> 
     assert lines[0].endswith("batch 8 x 16")
     assert lines[1].startswith("floor ")
     assert [line.split()[0] for line in lines[3:]] == ["lacy_jax"]
+
+
+@pytest.mark.slow
+def test_every_optimizer_has_a_line(
+    small_config: Config, small_data: Prepared, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def small(changes: dict[str, Any], **_: object) -> Config:
+        return replace(small_config, optimizer=replace(small_config.optimizer, **changes))
+
+    monkeypatch.setattr(optimizers, "prepare", lambda _config: small_data)
+    monkeypatch.setattr(optimizers, "arm_config", small)
+    optimizers.main(["--steps", "2", "--seeds", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0].removeprefix("| ") for line in lines[2:-1]] == list(optimizers.ARMS)
+    assert all(math.isfinite(float(line.split(" | ")[1])) for line in lines[2:-1])
 
 
 @pytest.mark.parity

@@ -93,6 +93,8 @@ def test_a_shorter_run_with_wsd_says_that_its_learning_rate_jumps() -> None:
     said = announce.describe_jump(of(100), of(1000), after(90))
     assert said.endswith("at step 91, because it falls after 80 steps")
     assert announce.describe_jump(of(2000), of(1000), after(700)) == ""
+    said = announce.describe_jump(with_optimizer(of(1000), decay_share=0.5), of(1000), after(700))
+    assert said.startswith("config.optimizer.decay_share is 0.5 and was 0.2: the learning rate jumps from 0.0005 to ")
 
 
 def test_another_course_goes_on_from_before_the_decay_only(small_data: Prepared, tmp_path: Path) -> None:
