@@ -6,7 +6,7 @@
 The ways to mark take turns on the same articles of the embedded corpus. A row has the seconds of CPU for a million
 characters, their ratio to the product's in the same turn (median, least and most), and how far the marks agree with the
 product's after the default rule. Kappa and F1 are over words, "flagged" is the share of tokens of a tokenizer trained
-on vital_articles. --marked is LMLM's file (see benchmarks/annotation_agreement.py): F1 on its first documents.
+on vital_articles. --marked is LMLM's file (see benchmarks/annotation_agreement.py): agreement on its first documents.
 """
 
 import argparse
@@ -179,7 +179,7 @@ def print_ways(
             seconds[name].append(time.process_time() - start)
     exact = np.concatenate([word_flags(*each) for each in chosen(documents, marks["the product"])])
     by_model = [flags(each.document, fact_spans(each), tokenizer) for each in marked]
-    last = f"F1, {len(marked)} of Llama" if marked else ""
+    last = f"with {len(marked)} of Llama: flagged, recall, precision, F1" if marked else ""
     print(f"{'':32}  s/1e6  ratio (least-most)  flagged  kappa     F1  {last}")
     for name, way in found.items():
         ratios = [own / base for own, base in zip(seconds[name], seconds["the product"], strict=True)]
@@ -193,7 +193,8 @@ def print_ways(
         if marked:
             own = [each.document for each in marked]
             llama = [flags(*each, tokenizer) for each in chosen(own, way(own))]
-            line += f" {agreement_of(np.concatenate(by_model), np.concatenate(llama)).f1:8.3f}"
+            got = agreement_of(np.concatenate(by_model), np.concatenate(llama))
+            line += f"  {got.second / got.units:.1%} {got.recall:.3f} {got.precision:.3f} {got.f1:.3f}"
         print(line, flush=True)
 
 
