@@ -28,6 +28,7 @@ SMALLEST_VOCABULARY = 300  # pieces: the 256 bytes, three control tokens, and so
 
 # The names that settings may take, each list here alone. The rooms that act on them import it, and not the other way
 # round, so that reading settings imports no JAX (130 MiB in every process that annotates).
+Shuffle = Literal["full", "block"]
 SubTokens = Literal["all", "first"]
 Remat = Literal["none", "dots", "full"]
 ComputeDtype = Literal["float32", "bfloat16"]
@@ -172,6 +173,11 @@ class DataConfig:
         "(docs/mixtures.md).",
     )
     batch_size: Positive = setting(112, "Windows in a batch, over all devices.")
+    shuffle: Shuffle = setting(
+        "full",
+        "full: all windows of an epoch; data in a bucket is copied here first. block: shard by shard; data in a bucket "
+        "is streamed (docs/buckets.md).",
+    )
     seed: Count = setting(0, "Seed of the order in which windows are read.")
 
 

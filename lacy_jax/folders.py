@@ -126,11 +126,13 @@ def cache_folder(name: str) -> Path:
     return Path(os.environ.get("LACY_CACHE") or Path.home() / ".cache" / "lacy_jax") / name
 
 
-def local_copy(folder: str, *, progress: Progress = lambda _stage, _done, _total: None) -> Path:
+def local_copy(folder: str, *, progress: Progress = lambda _stage, _done, _total: None, without: str = "") -> Path:
     """A folder on this machine with the files of `folder`: itself, or a copy, made once, if it lies in a bucket.
 
     Copies lie in `cache_folder`, under a name made of the address and of the objects' names, sizes and checksums. A
     copy that was cut off is continued. The processes of a machine share it.
+
+    without: what the names of objects begin with that are not copied; "" if all are.
 
     Raises:
         StorageError: it cannot be read, or there is no room for it.
@@ -140,6 +142,9 @@ def local_copy(folder: str, *, progress: Progress = lambda _stage, _done, _total
     folder, cache = folder.rstrip("/"), cache_folder("buckets")
     with _copying(folder, to=cache):
         objects = _objects(folder)
+        if without:
+            found = {name: info for name, info in objects.found.items() if not name.startswith(without)}
+            objects = dataclasses.replace(objects, found=found)
         target = cache / f"{objects.root.split('/')[-2]}-{_digest(folder, objects.found)}" / objects.root.split("/")[-1]
         target.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(target.with_name(".lock")):

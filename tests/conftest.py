@@ -18,6 +18,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import dataclasses
 import logging
+import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from lacy_jax.config import (
     TokenizerConfig,
     TrainingConfig,
 )
+from lacy_jax.data import pack
 from lacy_jax.data.prepare import prepare
 from lacy_jax.data.prepared import Prepared
 
@@ -100,6 +102,20 @@ def small_config(shared: Path) -> Config:
 @pytest.fixture(scope="session")
 def small_data(small_config: Config) -> Prepared:
     return prepare(small_config)
+
+
+@pytest.fixture(scope="session")
+def small_shards(small_config: Config, small_data: Prepared, shared: Path) -> Config:
+    """`small_config` with its data in shards of about 40 windows, read by a block shuffle."""
+    data = dataclasses.replace(small_config.data, directory=str(shared / "sharded"), shuffle="block")
+    config = dataclasses.replace(small_config, data=data)
+    with filelock.FileLock(shared / "sharded.lock"), pytest.MonkeyPatch.context() as patch:
+        for stage in ("annotated", "tokenizer"):
+            source = Path(small_config.data.directory) / stage
+            shutil.copytree(source, shared / "sharded" / stage, dirs_exist_ok=True)
+        patch.setattr(pack, "_SHARD_TOKENS", 40 * small_config.model.context)
+        assert len(prepare(config).train) == len(small_data.train)
+    return config
 
 
 @pytest.fixture(scope="session")

@@ -25,26 +25,41 @@ def write_checksums(folder: epath.PathLike) -> None:
     (epath.Path(folder) / CHECKSUMS_FILE).write_text(json.dumps(rows, indent=2))
 
 
-def check_files(folder: epath.PathLike) -> None:
+def check_files(folder: epath.PathLike, *, without: str = "") -> None:
     """Returns where the files of a folder are as `write_checksums` found them, or it was never called.
+
+    without: what the names of files begin with that need not be there; "" if all must be.
 
     Raises:
         DataError: one was changed, cut, or is missing.
     """
+    for name, row in _stored(folder).items():
+        if without and name.startswith(without):
+            continue
+        file = epath.Path(folder) / name
+        found = _describe(file) if file.exists() else "no file"
+        if found != row:
+            raise DataError(f"{file} is damaged: expected {row}, found {found}; {_mend(folder)}")
+
+
+def stored_size(folder: epath.PathLike, name: str) -> int | None:
+    """The size of a file in bytes as `write_checksums` found it; None where it was never called."""
+    size: int | None = _stored(folder).get(name, {}).get("size")
+    return size
+
+
+def _stored(folder: epath.PathLike) -> dict[str, Any]:
+    """What `write_checksums` wrote, by the name of each file; {} where it was never called."""
     path = epath.Path(folder) / CHECKSUMS_FILE
     if not path.exists():
-        return
+        return {}
     try:
         rows: dict[str, Any] = parse_json(path.read_bytes())
         if not isinstance(rows, dict) or any("/" in name for name in rows):
             raise ValueError("a name of another folder, or no names")
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({error}); {_mend(folder)}") from None
-    for name, row in rows.items():
-        file = epath.Path(folder) / name
-        found = _describe(file) if file.exists() else "no file"
-        if found != row:
-            raise DataError(f"{file} is damaged: expected {row}, found {found}; {_mend(folder)}")
+    return rows
 
 
 def _mend(folder: epath.PathLike) -> str:

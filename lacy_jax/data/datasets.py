@@ -160,16 +160,16 @@ def write_dataset(settings: Settings, kind: Kind, *, directory: Path) -> None:
         builder.download_and_prepare(file_format="array_record", download_dir=downloads)
 
 
-def open_dataset(directory: Path, kind: Kind) -> Any:
+def open_dataset(directory: Path, kind: Kind, *, without: str = "") -> Any:
     """A TFDS builder to read from a version folder.
 
     Its files are compared with their checksums (checksums.py). Its records are read by features made here: TFDS would
-    import whatever classes the folder's files name.
+    import whatever classes the folder's files name. `without`: what the names of files begin with that are not there.
 
     Raises:
         DataError: there is no such dataset, it is damaged, or it has other features than ours.
     """
-    check_files(directory)
+    check_files(directory, without=without)
     none = DataError(f"{directory} is no complete {kind} dataset: name the version folder of one, or prepare it")
     try:
         info = read_from_json(directory / "dataset_info.json")
@@ -207,7 +207,7 @@ class Records(Sequence[Record]):
         try:
             self._source = builder.as_data_source(split=split)
         except (OSError, RuntimeError, ValueError) as error:
-            raise self._damaged(error) from None
+            raise damaged(self._where, error) from None
 
     def __len__(self) -> int:
         return len(self._source)
@@ -216,11 +216,13 @@ class Records(Sequence[Record]):
         try:
             return self._source[index]
         except (OSError, RuntimeError, ValueError) as error:
-            raise self._damaged(error) from None
+            raise damaged(self._where, error) from None
 
-    def _damaged(self, error: Exception) -> DataError:
-        said = str(error).partition("\n")[0][:300]
-        return DataError(f"{self._where} is damaged ({said}); delete that folder and prepare it anew, or copy it again")
+
+def damaged(where: str, error: Exception) -> DataError:
+    """What to raise for records that cannot be read."""
+    said = str(error).partition("\n")[0][:300]
+    return DataError(f"{where} is damaged ({said}); delete that folder and prepare it anew, or copy it again")
 
 
 def _own_features(stored: Any, kind: Kind, *, path: Path) -> dict[str, Any]:

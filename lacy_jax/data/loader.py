@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from lacy_jax.data.batch import Batch
-from lacy_jax.data.mixing import Mixed, Windows, shuffled
+from lacy_jax.data.mixing import Mixed
+from lacy_jax.data.order import Blocks, Windows, order_of
 from lacy_jax.errors import DataError
 
 Rows = Sequence[int] | np.ndarray  # numbers of rows of a batch
@@ -19,22 +20,42 @@ def batch_at(source: Windows, step: int, *, batch_size: int, seed: int, rows: Ro
     """Rows `rows` (default: all) of global batch `step` (from 0).
 
     The windows are shuffled anew in every epoch, and batches run on across epochs' ends. Only what is asked for is
-    read: a host asks for the rows that its devices hold (`sharding.process_rows`).
+    read: a host asks for the rows that its devices hold (`sharding.process_rows`). Shards that are fetched are those
+    of these rows.
 
     Raises:
-        DataError: no windows, or a row that the batch does not have.
+        DataError: no windows, or a row that the batch does not have; or a shard that was fetched is damaged.
+        StorageError: a shard cannot be fetched.
     """
+    chosen = _chosen(source, rows, batch_size=batch_size)
+    for own, numbers in _own_numbers(source, step, batch_size=batch_size, seed=seed, rows=chosen):
+        if isinstance(own, Blocks):
+            own.hold(numbers, batch_size=batch_size, seed=seed)
     windows = batch_windows(source, step, batch_size=batch_size, seed=seed, rows=rows)
     return _collate([source[window] for window in windows])
 
 
 def batch_windows(source: Windows, step: int, *, batch_size: int, seed: int, rows: Rows | None = None) -> list[int]:
-    """The numbers of the windows that `batch_at` reads, row by row; raises as it does."""
+    """The numbers of the windows that `batch_at` reads, row by row; nothing is read.
+
+    Raises:
+        DataError: no windows, or a row that the batch does not have.
+    """
     chosen = _chosen(source, rows, batch_size=batch_size)
     if isinstance(source, Mixed):
         return source.batch_windows(step, batch_size=batch_size, seed=seed, rows=chosen)
-    order = shuffled(len(source), seed=seed)
+    order = order_of(source, batch_size=batch_size, seed=seed)
     return [int(order[step * batch_size + row]) for row in chosen]
+
+
+def _own_numbers(
+    source: Windows, step: int, *, batch_size: int, seed: int, rows: Sequence[int]
+) -> list[tuple[Windows, list[int]]]:
+    """Each dataset, with the numbers in its own order that some rows of a batch read."""
+    if not isinstance(source, Mixed):
+        return [(source, [step * batch_size + row for row in rows])]
+    found = source.batch_numbers(step, batch_size=batch_size, seed=seed, rows=rows)
+    return [(own, [number for each, number in found if each == dataset]) for dataset, own in enumerate(source.sources)]
 
 
 def window_batch(source: Windows, index: int, *, batch_size: int, rows: Rows | None = None) -> Batch[np.ndarray]:

@@ -16,20 +16,12 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any
 
-import grain
 import numpy as np
 
+from lacy_jax.data.order import Windows, order_of
 from lacy_jax.data.weights import Knot
-
-
-class Windows(Protocol):
-    """Records of a window by number, as those of a `PackedSource`."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,24 +134,26 @@ class Mixed(Joined):
         super().__init__(sources)
         self.interleaving = interleaving
 
-    def batch_windows(self, batch: int, *, batch_size: int, seed: int, rows: Sequence[int]) -> list[int]:
-        """The windows of the rows `rows` of a batch.
+    def batch_numbers(self, batch: int, *, batch_size: int, seed: int, rows: Sequence[int]) -> list[tuple[int, int]]:
+        """Of the rows `rows` of a batch: the dataset, and a number in the dataset's own order.
 
-        Each dataset is read in the order in which a run on it alone would read it, shuffled anew in every epoch. Which
-        rows of the batch it has is shuffled too: else a device, or a part of a batch, might always get one dataset.
+        Which rows of the batch a dataset has is shuffled: else a device, or a part of a batch, might always get one.
         """
         slots = self.interleaving.rows(batch * batch_size, batch_size)
         keys = np.random.Philox(key=[seed, batch]).random_raw(batch_size)
         datasets = [slots[place][0] for place in np.argsort(keys, kind="stable").tolist()]
         numbers = [iter([number for each, number in slots if each == dataset]) for dataset in range(len(self.sources))]
         places = [(dataset, next(numbers[dataset])) for dataset in datasets]
-        orders = [shuffled(len(source), seed=seed) for source in self.sources]
-        return [self.number(dataset, int(orders[dataset][number])) for dataset, number in (places[row] for row in rows)]
+        return [places[row] for row in rows]
 
+    def batch_windows(self, batch: int, *, batch_size: int, seed: int, rows: Sequence[int]) -> list[int]:
+        """The windows of the rows `rows` of a batch.
 
-def shuffled(count: int, *, seed: int) -> Any:
-    """The numbers 0 to `count` - 1 without end, item by item: in every epoch all of them, in an order of its own."""
-    return grain.MapDataset.range(count).seed(seed).shuffle().repeat()
+        Each dataset is read in the order in which a run on it alone would read it, shuffled anew in every epoch.
+        """
+        orders = [order_of(source, batch_size=batch_size, seed=seed) for source in self.sources]
+        places = self.batch_numbers(batch, batch_size=batch_size, seed=seed, rows=rows)
+        return [self.number(dataset, int(orders[dataset][number])) for dataset, number in places]
 
 
 class InTurn:

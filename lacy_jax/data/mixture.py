@@ -44,7 +44,11 @@ def open_mixture(config: Config, *, expected: Fingerprint, progress: Progress) -
         StorageError: one lies in a bucket and cannot be copied.
     """
     entries = read_mixture(config.data.mixture)
-    parts = {entry.name: open_elsewhere(entry.folder, expected=expected, progress=progress) for entry in entries}
+    shuffle = config.data.shuffle
+    parts = {
+        entry.name: open_elsewhere(entry.folder, expected=expected, shuffle=shuffle, progress=progress)
+        for entry in entries
+    }
     _check_together(entries, parts)
     own = {entry.name: parts[entry.name] for entry in entries if entry.trained}
     shares = knots(config)

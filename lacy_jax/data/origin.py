@@ -65,10 +65,11 @@ def _by_dataset(
 
 
 def _window_documents(prepared: Prepared, windows: frozenset[int], *, progress: Progress) -> dict[int, list[str]]:
+    documents = prepared.documents()
     numbers = _document_numbers(prepared, windows, progress=progress)
     last, share = max(max(each, default=-1) for each in numbers.values()), prepared.fingerprint["validation_share"]
     ids: list[str] = []
-    for document in prepared.documents():
+    for document in documents:
         if len(ids) > last:
             break
         if split_of(document.id, validation_share=share) == "train":

@@ -12,14 +12,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lacy_jax.config import RuleConfig
+from lacy_jax.config import RuleConfig, Shuffle
 from lacy_jax.data import datasets
 from lacy_jax.data.batch import document_starts
 from lacy_jax.data.datasets import Fingerprint, Record, Shard, Statistics
 from lacy_jax.data.documents import Document, Spans, Split, full_text, split_of
 from lacy_jax.data.factual import factual_tokens, select_spans
-from lacy_jax.data.mixing import Windows
+from lacy_jax.data.order import Blocks, Windows
 from lacy_jax.data.read_tokenizer import tokenizer_of_file
+from lacy_jax.data.shards import FetchedRecords
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import DataError
 
@@ -27,6 +28,7 @@ Progress = Callable[[str, int, int | None], None]
 """Called as progress(stage, done, total) after each item; total is None where it is not known."""
 
 TOKENIZER_FILE = "tokenizer.model"
+TRAIN_SHARDS = "packed-train."  # TFDS' names of these files begin so
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
 _SHARD_TOKENS = 2**24
@@ -217,16 +219,21 @@ class Packed:
     tokenizer: TextTokenizer
 
 
-def open_packed(directory: str | Path, *, expected: Fingerprint | None = None) -> Packed:
+def open_packed(
+    directory: str | Path, *, expected: Fingerprint | None = None, shuffle: Shuffle = "full", shards: str = ""
+) -> Packed:
     """Opens a packed dataset by its TFDS version folder, e.g. runs/data/packed/vital_articles-0123456789ab/1.0.0.
 
     Args:
         expected: entries that its fingerprint must have; entries not named are not compared.
+        shuffle: the order in which training reads it (`config.data.shuffle`).
+        shards: with a block shuffle, the address of the same folder in a bucket: the shards of `train` are fetched from
+            there when they are read, and `directory` need not have them.
 
     Raises:
         DataError: there is no packed dataset, or its fingerprint differs; one line for each differing entry.
     """
-    builder = datasets.open_dataset(Path(directory), "packed")
+    builder = datasets.open_dataset(Path(directory), "packed", without=TRAIN_SHARDS if shards else "")
     fingerprint, statistics = _metadata(builder.info.metadata, directory=directory)
     tokenizer = tokenizer_of_file(Path(directory) / TOKENIZER_FILE)
     differing = [
@@ -244,10 +251,20 @@ def open_packed(directory: str | Path, *, expected: Fingerprint | None = None) -
         directory=Path(directory),
         fingerprint=fingerprint,
         statistics=statistics,
-        train=PackedSource(datasets.Records(builder, "train"), end_id=tokenizer.end_id),
+        train=_train(builder, end_id=tokenizer.end_id, shuffle=shuffle, shards=shards),
         validation=PackedSource(datasets.Records(builder, "validation"), end_id=tokenizer.end_id),
         tokenizer=tokenizer,
     )
+
+
+def _train(builder: Any, *, end_id: int, shuffle: Shuffle, shards: str) -> Windows:
+    """The training windows, in the order of the corpus; those of a block shuffle know their shards."""
+    sizes = builder.info.splits["train"].shard_lengths
+    if shards:
+        fetched = FetchedRecords(builder, "train", folder=shards)
+        return Blocks(PackedSource(fetched, end_id=end_id), sizes, hold=fetched.hold)
+    windows = PackedSource(datasets.Records(builder, "train"), end_id=end_id)
+    return Blocks(windows, sizes) if shuffle == "block" else windows
 
 
 def _metadata(metadata: Any, *, directory: str | Path) -> tuple[Fingerprint, Statistics]:

@@ -98,6 +98,7 @@ def prepare(
     packed = open_packed(
         _packed_directory(config, source=source, tokenizer=tokenizer),
         expected=_packed_fingerprint(config, source=source, tokenizer=tokenizer),
+        shuffle=config.data.shuffle,
     )
     say_left_out(annotated)
     return Prepared(packed=packed, annotated_directory=annotated)
@@ -135,7 +136,7 @@ def _open_elsewhere(config: Config, *, tokenizer: TextTokenizer | None, progress
         expected["tokenizer"] = tokenizer.fingerprint
     if config.data.mixture:
         return open_mixture(config, expected=expected, progress=progress)
-    return open_elsewhere(config.data.packed, expected=expected, progress=progress)
+    return open_elsewhere(config.data.packed, expected=expected, shuffle=config.data.shuffle, progress=progress)
 
 
 # What each stage depends on, and where it lies.

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from lacy_jax.config import RuleConfig
+from lacy_jax.config import RuleConfig, Shuffle
 from lacy_jax.data import datasets
 from lacy_jax.data.datasets import AnnotatedSource, Fingerprint
 from lacy_jax.data.documents import Document, Spans, split_of
 from lacy_jax.data.factual import select_spans
-from lacy_jax.data.mixing import Windows
-from lacy_jax.data.pack import Packed, Progress, open_packed
+from lacy_jax.data.order import Windows
+from lacy_jax.data.pack import TRAIN_SHARDS, Packed, Progress, open_packed
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.folders import local_copy
+from lacy_jax.paths import is_bucket
 
 T = TypeVar("T")
 
@@ -79,19 +80,21 @@ class Prepared:
                 yield document, select_spans(spans, rule)
 
 
-def open_elsewhere(folder: str, *, expected: Fingerprint, progress: Progress) -> Prepared:
-    """The packed dataset of a version folder, copied first where it lies in a bucket.
+def open_elsewhere(folder: str, *, expected: Fingerprint, shuffle: Shuffle, progress: Progress) -> Prepared:
+    """The packed dataset of a version folder. From a bucket it is copied first, with a block shuffle all but `train`.
 
     Args:
         expected: entries that its fingerprint must have.
+        shuffle: the order in which training reads it.
 
     Raises:
         DataError: there is no packed dataset, or it is another one.
         StorageError: it lies in a bucket and cannot be copied.
     """
     # Batches read records at random, one at a time: from a bucket, each would be a request.
-    directory = local_copy(folder, progress=progress)
-    packed = open_packed(directory, expected=expected)
+    fetched = is_bucket(folder) and shuffle == "block"
+    directory = local_copy(folder, progress=progress, without=TRAIN_SHARDS if fetched else "")
+    packed = open_packed(directory, expected=expected, shuffle=shuffle, shards=folder.rstrip("/") if fetched else "")
     return Prepared(packed=packed, annotated_directory=annotated_beside(directory, packed.fingerprint))
 
 

@@ -10,7 +10,7 @@ from lacy_jax import objective
 from lacy_jax.config import Config
 from lacy_jax.data.batch import Batch
 from lacy_jax.data.loader import window_batch
-from lacy_jax.data.mixing import Windows
+from lacy_jax.data.order import Windows
 from lacy_jax.model import decoder
 from lacy_jax.model.precision import product_precision
 from lacy_jax.runtime import sharding

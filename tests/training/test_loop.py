@@ -15,7 +15,7 @@ import pytest
 from etils import epath
 
 from lacy_jax.checkpoints.loading import load_model
-from lacy_jax.config import Config, ObjectiveConfig, TrainingConfig
+from lacy_jax.config import Config, DataConfig, ObjectiveConfig, TrainingConfig
 from lacy_jax.config_dict import config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data import loader
@@ -168,6 +168,7 @@ def test_token_budgets_end_at_the_first_step_that_reaches_them(
     [
         ({"objective": ObjectiveConfig(rule="none")}, "config.objective.rule: here 'none', there 'factual_loss'"),
         ({"training": TrainingConfig(steps=6, seed=1)}, "config.training.seed: here 1, there 0"),
+        ({"data": DataConfig(batch_size=8, shuffle="block")}, "config.data.shuffle: here 'block', there 'full'"),
     ],
 )
 def test_a_workdir_of_another_run_is_refused(

@@ -40,6 +40,7 @@ _LATER = (
     ("training", "trackers"),
     ("training", "questions"),
     ("training", "questions_every"),
+    ("data", "shuffle"),
     ("corpus", "language"),
     ("annotate", "judge"),
     ("annotate", "judge_body"),
