@@ -13,10 +13,13 @@ import pytest
 import lacy_jax
 from lacy_jax.config import Config
 from lacy_jax.console import Reporter
+from lacy_jax.data import shards
 from lacy_jax.data.check import data_problems
 from lacy_jax.data.loader import batch_at
 from lacy_jax.data.origin import batch_texts
 from lacy_jax.data.prepare import prepare
+from lacy_jax.errors import StorageError
+from lacy_jax.folders import bucket_files
 from lacy_jax.training.loop import train
 from tests.bucket_files import put
 from tests.s3 import emulated
@@ -61,5 +64,13 @@ def test_a_run_reads_what_it_would_read_on_a_disk(
     train(small_shards, prepared=here, workdir=str(straight), reporter=Reporter(quiet=True))
     shutil.copytree(straight, resumed)
     shutil.rmtree(resumed / "checkpoints" / "6")
+    monkeypatch.setattr(shards, "_PAUSES", (0.0, 0.0))
+    files, root = bucket_files(address)
+    lost = {name: files.cat_file(name) for name in files.find(root) if "train" in name}
+    files.rm(list(lost))
+    with pytest.raises(StorageError, match=rf"{address}/packed-train.* cannot be read .*; tried 3 times"):
+        train(config, prepared=prepare(config), workdir=str(resumed), reporter=Reporter(quiet=True))
+    for name, content in lost.items():
+        files.pipe_file(name, content)
     assert train(config, prepared=there, workdir=str(resumed), reporter=Reporter(quiet=True)).step == 6
     assert parameters(resumed) == parameters(straight)
