@@ -80,7 +80,7 @@ class Prepared:
                 yield document, select_spans(spans, rule)
 
 
-def open_elsewhere(folder: str, *, expected: Fingerprint, shuffle: Shuffle, progress: Progress) -> Prepared:
+def open_elsewhere(folder: str, *, expected: Fingerprint, progress: Progress, shuffle: Shuffle = "full") -> Prepared:
     """The packed dataset of a version folder. From a bucket it is copied first, with a block shuffle all but `train`.
 
     Args:
