@@ -34,34 +34,42 @@ def sharded(small_shards: Config) -> Path:
 
 
 class Bucket:
-    """A folder in place of a bucket. fetched: names, in the order in which they were asked for."""
+    """A folder in place of a bucket. Whoever asks for more than `passes` shards waits for the gate.
+
+    fetched: names, in the order in which they were asked for. most_at_once: how many were.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.fetched, self.failures = folder, list[str](), 0
-        self.open, self.most_at_once, self.lock = 0, 0, threading.Lock()
+        self.folder, self.fetched, self.failures, self.passes = folder, list[str](), 0, 10**6
+        self.pools = list[ThreadPoolExecutor]()
+        self.open, self.most_at_once, self.lock, self.gate = 0, 0, threading.Lock(), threading.Event()
 
     @contextlib.contextmanager
     def open_bytes(self, path: str) -> Iterator[Any]:
         with self.lock:
             self.fetched.append(path)
             self.failures -= 1
-            if self.failures >= 0:
-                raise StorageError(f"{path} cannot be read (ClientError: no\nroute)")
+            fails, waits = self.failures >= 0, len(self.fetched) > self.passes
             self.open += 1
             self.most_at_once = max(self.most_at_once, self.open)
-        with open(self.folder / path.removeprefix("gs://b/data/"), "rb") as file:
-            yield file
-        with self.lock:
-            self.open -= 1
+        try:
+            assert not waits or self.gate.wait(60)
+            if fails:
+                raise StorageError(f"{path} cannot be read (ClientError: no\nroute)")
+            with open(self.folder / path.removeprefix("gs://b/data/"), "rb") as file:
+                yield file
+        finally:
+            with self.lock:
+                self.open -= 1
 
 
 @pytest.fixture
 def bucket(sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    found, pools = Bucket(tmp_path / "bucket"), list[ThreadPoolExecutor]()
+    found = Bucket(tmp_path / "bucket")
 
     def pool(*args: Any, **options: Any) -> ThreadPoolExecutor:
-        pools.append(ThreadPoolExecutor(*args, **options))
-        return pools[-1]
+        found.pools.append(ThreadPoolExecutor(*args, **options))
+        return found.pools[-1]
 
     shutil.copytree(sharded, found.folder)
     monkeypatch.setattr(shards, "open_bytes", found.open_bytes)
@@ -69,7 +77,7 @@ def bucket(sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(shards, "_PAUSES", (0.0, 0.0, 0.0))
     monkeypatch.setenv("LACY_CACHE", str(tmp_path / "cache"))
     yield found
-    for each in pools:  # what they fetch ahead they fetch from here
+    for each in found.pools:  # what they fetch ahead they fetch from here
         each.shutdown(cancel_futures=True)
 
 
@@ -141,8 +149,13 @@ def test_the_disk_holds_two_shards_for_each_lane(bucket: Bucket, tmp_path: Path)
 def test_the_next_shards_are_fetched_ahead_one_at_a_time(bucket: Bucket, tmp_path: Path) -> None:
     source = opened(bucket, tmp_path=tmp_path).train
     first, following = zip(*BlockOrder(source.sizes, **OPTIONS).shards(range(6)).values(), strict=True)
+    bucket.passes = 6
     batch_at(source, 0, **OPTIONS)
     bucket.most_at_once = 0
+    for _ in range(6):
+        batch_at(source, 0, **OPTIONS)
+    until(lambda: len(bucket.fetched) > 6)
+    bucket.gate.set()
 
     def fetched() -> bool:
         batch_at(source, 0, **OPTIONS)
@@ -175,6 +188,19 @@ def test_a_bucket_that_is_out_of_reach_is_asked_again(bucket: Bucket, tmp_path: 
     assert "cannot be read (ClientError: no route); tried 4 times" in str(caught.value)
     bucket.failures = 0
     read_batches(source, len(source) // 6)  # nothing is remembered of it
+
+
+def test_a_program_that_ends_does_not_wait_for_shards_that_are_not_begun(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "_FETCHES", 1)
+    source = opened(bucket, tmp_path=tmp_path).train
+    bucket.failures, bucket.passes = 10**6, 4  # the tries of the first
+    with pytest.raises(StorageError, match="tried 4 times"):
+        batch_at(source, 0, **OPTIONS)
+    bucket.gate.set()
+    bucket.pools[0].shutdown()
+    assert len(bucket.fetched) <= 8  # of six shards
 
 
 def test_damaged_shards_are_refused(bucket: Bucket, tmp_path: Path) -> None:
