@@ -26,6 +26,9 @@ _OPTIONS: dict[str, Options] = {
         "xla_tpu_enable_async_collective_fusion_multiple_steps": True,
         "xla_tpu_overlap_compute_collective_tc": True,
         "xla_enable_async_all_gather": True,
+        # In MiB: no product of gathered weights is cut into a ring of small ones with a collective-permute between two
+        # of them. The compiler expects more of the one product beside which weights are gathered (docs/tpu.md).
+        "xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000",
     },
     "gpu": {
         "xla_gpu_enable_latency_hiding_scheduler": True,

@@ -254,3 +254,29 @@ def test_compiled_for_four_chips(words: list[str], status: int, said: str) -> No
     assert result.returncode == status, result.stdout + result.stderr[-3000:]
     assert re.search(said, result.stdout), result.stdout
     assert "Traceback" not in result.stderr
+
+
+WIDE = """
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+from lacy_jax.config import MeshConfig
+from lacy_jax.runtime import platforms, sharding
+from lacy_jax.training.ahead import topology_devices
+mesh = sharding.make_mesh(MeshConfig(fsdp=16, data=1), batch_size=16, devices=topology_devices("v5e:4x4"))
+place = lambda *axes: NamedSharding(mesh, PartitionSpec(*axes))
+x = jax.ShapeDtypeStruct((16 * 8192, 2048), "bfloat16", sharding=place("fsdp", None))
+w = jax.ShapeDtypeStruct((2048, 8192), "bfloat16", sharding=place("fsdp", None))
+lowered = jax.jit(lambda x, w: x @ w, out_shardings=place("fsdp", None)).lower(x, w)
+for program in (lowered.compile(), platforms.compile_with_options(lowered, platform="tpu")):
+    print("collective-permute" in program.as_text(), "all-gather" in program.as_text())
+"""
+
+
+@pytest.mark.tpu_compile
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_weights_are_gathered_and_not_sent_round_in_a_ring() -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", WIDE]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.splitlines() == ["True False", "False True"]
