@@ -38,7 +38,7 @@ def initialize(mode: Literal["auto", "on", "off"]) -> None:
     """
     if mode == "off" or (mode == "auto" and not _several()):
         return
-    if os.environ.get(FOLDER) == str(default_folder()):
+    if (kept := os.environ.get(FOLDER)) and kept == str(default_folder()):
         jax.config.update("jax_compilation_cache_dir", None)  # see `keep_programs`
     count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
     try:

@@ -29,15 +29,21 @@ def keep_programs() -> None:
     if FOLDER in os.environ or "JAX_ENABLE_COMPILATION_CACHE" in os.environ:
         return
     folder = default_folder()
-    if not unwritable(str(folder)):
+    if folder is not None and not unwritable(str(folder)):
         os.environ[FOLDER] = str(folder)
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
 
 
-def default_folder() -> Path:
-    """$LACY_CACHE/programs/CPU: programs for one CPU may not run on another, which sees the same home."""
-    return cache_folder("programs") / hashlib.blake2b(_cpu().encode(), digest_size=4).hexdigest()
+def default_folder() -> Path | None:
+    """$LACY_CACHE/programs/CPU: programs for one CPU may not run on another, which sees the same home.
+
+    None where the variable is not set and the user has no home, as in some containers.
+    """
+    try:
+        return cache_folder("programs") / hashlib.blake2b(_cpu().encode(), digest_size=4).hexdigest()
+    except RuntimeError:  # of Path.home
+        return None
 
 
 def _cpu() -> str:

@@ -59,6 +59,17 @@ def test_without_a_folder_nothing_is_kept(own: Path) -> None:
 
 
 @pytest.mark.usefixtures("own")
+def test_a_user_without_a_home_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    del os.environ["LACY_CACHE"]
+    monkeypatch.setattr(Path, "home", nobody)
+    keep_programs()
+    assert FOLDER not in os.environ
+
+
+@pytest.mark.usefixtures("own")
 def test_several_processes_keep_no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax.distributed, "initialize", lambda **_: None)
     folder = jax.config.jax_compilation_cache_dir
