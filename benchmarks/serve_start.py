@@ -36,7 +36,7 @@ def start(checkout: Path, flags: list[str]) -> Started:
     process = subprocess.Popen(
         [sys.executable, "-m", "lacy_jax.serve", "--port=0", *flags],
         cwd=checkout,
-        env=environment | {"PYTHONPATH": str(checkout)},
+        env=environment | {"PYTHONPATH": str(checkout), "JAX_ENABLE_COMPILATION_CACHE": "false"},
         stderr=subprocess.PIPE,
         text=True,
     )
