@@ -106,7 +106,9 @@ def initial_params(config: Config) -> dict[str, Any]:
     Raises:
         CheckpointError: it cannot be read, or is no longer the model of these settings.
     """
-    loaded = load_model(config.model.initial, params_dtype="float32")
+    # Under the mesh of a run JAX computes nothing from arrays on one device alone.
+    with jax.set_mesh(jax.sharding.Mesh(np.array(jax.local_devices()[:1]), ("one",))):
+        loaded = load_model(config.model.initial, params_dtype="float32")
     own = {name: getattr(config.model, name) for name in OWN}
     if dataclasses.replace(loaded.model, **own) != config.model:
         raise CheckpointError(f"config.model.initial: {loaded.path} is another model than when this run was set up")

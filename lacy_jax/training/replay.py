@@ -20,7 +20,7 @@ from lacy_jax.training.compiled import compile_train_step
 from lacy_jax.training.evaluate import Evaluator, place_batch
 from lacy_jax.training.metrics import training_record
 from lacy_jax.training.reference import load_reference
-from lacy_jax.training.state import init_state, state_shardings
+from lacy_jax.training.state import new_state, state_shardings
 
 
 def replay(config: Config, *, prepared: Prepared, workdir: str, batch: int, reporter: Reporter) -> list[str]:
@@ -43,7 +43,7 @@ def replay(config: Config, *, prepared: Prepared, workdir: str, batch: int, repo
         state = read_state(workdir, config, at_most=batch, vocab=vocab, shardings=placed, data=data)
         weights = "new weights" if state is None else f"checkpoint {int(state.step)}"
         if state is None:
-            state = jax.jit(lambda: init_state(config, vocab=vocab), out_shardings=placed)()
+            state = new_state(config, vocab=vocab, placed=placed)
         first = int(state.step)
         if first < batch:
             weights += f" and batches {first} to {batch - 1} again"

@@ -1,5 +1,6 @@
 """One batch of a run, run again: the run's own numbers, and the documents that its rows hold."""
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,22 @@ def test_a_batch_comes_to_the_numbers_of_the_run(
     for row, tokens in zip(rows, own.tokens, strict=True):
         text = small_data.tokenizer.decode(tokens[1:].tolist()).split()
         assert " ".join(text)[:10] in row
+
+
+@pytest.mark.slow
+def test_without_a_checkpoint_the_weights_are_those_of_the_pretrained_model(
+    small_config: Config, small_data: Prepared, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one and the same batch, since a run from a finished one begins anew with batch 0."""
+    original = loader.batch_at
+    monkeypatch.setattr(loader, "batch_at", lambda source, _step, **options: original(source, 0, **options))
+    model = dataclasses.replace(small_config.model, initial=str(small_run))
+    config = dataclasses.replace(small_config, model=model)
+    means = []
+    for settings, workdir, batch in [(small_config, small_run, 6), (config, tmp_path, 0)]:
+        _, *rows = replay(settings, prepared=small_data, workdir=str(workdir), batch=batch, reporter=QUIET)
+        means.append([float(re.search(r"nats per token (\S+)", row)[1]) for row in rows])  # type: ignore[index]
+    assert means[0] == means[1]
 
 
 def test_the_rows_that_are_not_finite_are_marked(
