@@ -79,6 +79,13 @@ def test_columns_of_tables_are_read_as_fields_of_lines(tmp_path: Path) -> None:
     assert mark(found, links_field="attributes.pairs") == expected
 
 
+def test_a_column_with_a_dot_in_its_name(tmp_path: Path) -> None:
+    spans = pa.array([[[3, 7]]], pa.list_(pa.list_(pa.int32())))
+    pq.write_table(pa.table({"id": ["1"], "text": ["Of Rome."], "attributes.ner": spans}), tmp_path / "a.parquet")
+    found = CorpusConfig(name="parquet", files=str(tmp_path / "a.parquet"))
+    assert mark(found, links_field="attributes.ner") == [("1", [("Rome", "LINK")])]
+
+
 def test_a_field_within_another(tmp_path: Path) -> None:
     records = [{"id": 1, "text": "Of Rome.", "attributes": {"ner": [[3, 7, 0.98]], "a.b": 1}}]
     assert mark(corpus(tmp_path, records), links_field="attributes.ner") == [("1", [("Rome", "LINK")])]

@@ -118,8 +118,7 @@ def _spans(table: list[tuple[int, int, str]], *, shift: int) -> Spans:
 
 def _links_by_id(corpus: CorpusConfig, field: str) -> Iterator[tuple[str, Any]]:
     """The id of each document of the corpus, and what its record has in the field; None where it has none."""
-    column = field.partition(".")[0]
-    rows = parquet.records(corpus, further=column) if corpus.name == "parquet" else jsonl.records(corpus)
+    rows = parquet.records(corpus, further=field) if corpus.name == "parquet" else jsonl.records(corpus)
     for _, identity, record in rows:
         if isinstance(record, LeftOut):
             continue

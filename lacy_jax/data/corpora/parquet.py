@@ -37,7 +37,8 @@ def documents(corpus: CorpusConfig) -> Iterator[tuple[str, Document | LeftOut]]:
 def records(corpus: CorpusConfig, *, further: str = "") -> Iterator[tuple[str, str, dict[str, Any] | LeftOut]]:
     """Each row's place, the id of its document if it names none, and what its columns hold. Raises as `documents`.
 
-    further: a column that is read, too, if it is there; its value is None where it cannot be read.
+    further: a column that is read, too, if it is there; its value is None where it cannot be read. Where there is no
+        column "a.b", it is the column a, which may have a field b.
     """
     for file in _files(corpus):
         try:
@@ -82,7 +83,9 @@ def _rows(
     if problem := _column_problem(table.schema_arrow, corpus):
         yield file.path, "", LeftOut(problem)
         return
-    columns = [name for name in dict.fromkeys((*_columns(corpus), further)) if name in table.schema_arrow.names]
+    names = table.schema_arrow.names
+    own = further if further in names else further.partition(".")[0]
+    columns = [name for name in dict.fromkeys((*_columns(corpus), own)) if name in names]
     before = 0  # rows of earlier row groups
     for group in range(table.num_row_groups):
         row = before
