@@ -3,6 +3,7 @@
 docs.jax.dev/en/latest/persistent_compilation_cache.html. Imports no JAX: the environment must say it before.
 """
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -12,9 +13,10 @@ from pathlib import Path
 from lacy_jax.folders import cache_folder, unwritable
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
+_LIMIT = "JAX_COMPILATION_CACHE_MAX_SIZE"
 # Of JAX. The least: most programs compile in less than JAX's own limit of a second, and are many.
 _SETTINGS = {
-    "JAX_COMPILATION_CACHE_MAX_SIZE": str(4 * 2**30),  # bytes; those not used for longest go
+    _LIMIT: str(4 * 2**30),  # bytes; those not used for longest go
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
 }
 
@@ -33,6 +35,8 @@ def keep_programs() -> None:
         os.environ[FOLDER] = str(folder)
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
+        if os.environ[_LIMIT] == _SETTINGS[_LIMIT]:
+            _remove_cut_off(folder)
 
 
 def default_folder() -> Path | None:
@@ -44,6 +48,18 @@ def default_folder() -> Path | None:
         return cache_folder("programs") / hashlib.blake2b(_cpu().encode(), digest_size=4).hexdigest()
     except RuntimeError:  # of Path.home
         return None
+
+
+def _remove_cut_off(folder: Path) -> None:
+    """Removes programs of which a full disk, or a kill, has left a part.
+
+    JAX notes when a program was used in a file beside it, after it has written the program. Where that file is missing,
+    every later write fails (`LRUCache._evict_if_needed` of jax 0.11).
+    """
+    for program in folder.glob("*-cache"):
+        if not program.with_name(f"{program.name.removesuffix('cache')}atime").exists():
+            with contextlib.suppress(OSError):
+                program.unlink()
 
 
 def _cpu() -> str:

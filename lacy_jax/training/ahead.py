@@ -63,6 +63,8 @@ class Plan:
 def topology_devices(name: str, *, slices: int = 1) -> Sequence[jax.Device]:
     """The devices of TPU slices that are not there, e.g. "v5e:16x16"; for compiling only, by the package libtpu.
 
+    From here on this process keeps no compiled programs.
+
     Raises:
         MeshError: libtpu is not installed, or knows no such topology.
     """
@@ -73,7 +75,7 @@ def topology_devices(name: str, *, slices: int = 1) -> Sequence[jax.Device]:
     # Nor does it take the machine's TPU: else a second compilation beside this one would be refused.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices).devices
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices).devices
     except Exception as error:  # of several types, by version: the message is what helps
         said = str(error).splitlines()[0]
         if "libtpu" in said or "TPU backend" in said or "Unknown backend" in said:
@@ -81,6 +83,9 @@ def topology_devices(name: str, *, slices: int = 1) -> Sequence[jax.Device]:
         raise MeshError(
             f"--topology={name}: {said}; known are for example v5e:2x2 .. v5e:16x16, v5p:2x2x1 .. v5p:8x8x8, v6e:16x16"
         ) from None
+    # A kept program is read by a client of its devices: where they are not there, it would be written and never read.
+    jax.config.update("jax_enable_compilation_cache", False)
+    return devices
 
 
 def plan_step(config: Config, devices: Sequence[jax.Device]) -> Plan:

@@ -58,6 +58,21 @@ def test_without_a_folder_nothing_is_kept(own: Path) -> None:
     assert FOLDER not in os.environ
 
 
+@pytest.mark.parametrize(("limit", "left"), [("", ["b-atime", "b-cache"]), ("-1", ["a-cache", "b-atime", "b-cache"])])
+@pytest.mark.usefixtures("own")
+def test_a_program_that_was_cut_off_is_removed(limit: str, left: list[str]) -> None:
+    """With no limit of their sizes JAX notes nothing beside programs."""
+    folder = default_folder()
+    assert folder is not None
+    folder.mkdir(parents=True)
+    for name in ("a-cache", "b-cache", "b-atime"):
+        (folder / name).write_bytes(b"")
+    if limit:
+        os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = limit
+    keep_programs()
+    assert sorted(path.name for path in folder.iterdir()) == left
+
+
 @pytest.mark.usefixtures("own")
 def test_a_user_without_a_home_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody() -> Path:

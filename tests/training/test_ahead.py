@@ -7,12 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -111,6 +113,16 @@ def test_the_plan_of_a_step_counts_the_state_once(tmp_path: Path) -> None:
     assert held / 2 < plan.arguments < 1.05 * held / 2
     assert plan.outputs < 10_000  # the new state lies where the old one was
     assert plan.collectives["all-gather"].count > 0
+
+
+def test_programs_for_devices_that_are_not_there_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topologies, "get_topology_desc", lambda **_: types.SimpleNamespace(devices=()))
+    kept = jax.config.jax_enable_compilation_cache
+    try:
+        topology_devices("v5e:2x2")
+        assert not jax.config.jax_enable_compilation_cache
+    finally:
+        jax.config.update("jax_enable_compilation_cache", kept)
 
 
 @pytest.mark.parametrize("platform", ["gpu"])
