@@ -145,7 +145,7 @@ def find_checkpoint(path: str, *, damaged: Mapping[epath.Path, str] | None = Non
     if problem := unreadable(path):
         raise CheckpointError(f"no checkpoint at {path!r}: {problem}")
     root, kind = absolute(path), "file" if path.endswith(".gguf") else "folder"
-    if (root / META_FILE).exists() and (_is_step(root) or not root.name.isdecimal()):
+    if (root / META_FILE).exists() and (is_step(root) or not root.name.isdecimal()):
         return root
     found = "it holds no finished checkpoint" if root.exists() else f"there is no such {kind}"
     for folder in (root / "checkpoints", root):
@@ -172,7 +172,7 @@ def newest_steps(
     The arrays are not read. damaged: steps whose arrays were found damaged before, each with what is wrong there.
     """
     broken: dict[epath.Path, str] = {}
-    children = [child for child in folder.iterdir() if _is_step(child)] if folder.is_dir() else []
+    children = [child for child in folder.iterdir() if is_step(child)] if folder.is_dir() else []
     for step in sorted(children, key=lambda child: int(child.name), reverse=True):
         fault = (damaged or {}).get(step) or step_fault(step, items)
         if not fault:
@@ -181,7 +181,7 @@ def newest_steps(
     return broken, None
 
 
-def _is_step(folder: epath.Path) -> bool:
+def is_step(folder: epath.Path) -> bool:
     """Whether it is a step that was saved to its end: on a disk its name says so, in a bucket a file does."""
     return folder.name.isdecimal() and (not is_bucket(folder) or (folder / FINISHED_FILE).exists())
 

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from lacy_jax.budget import Budget, decay_begins
 from lacy_jax.checkpoints.format import (
     FINISHED_FILE,
+    is_step,
     newest_steps,
     read_checksums,
     read_config,
@@ -124,8 +126,7 @@ class Checkpoints:
         args = ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta))
         value = (validation or {}).get(self._training.keep_best, math.nan)
         metrics = {self._training.keep_best: value} if math.isfinite(value) else {}
-        if meta.get(BEFORE_DECAY):
-            self._before_decay.add(step)
+        (self._before_decay.add if meta.get(BEFORE_DECAY) else self._before_decay.discard)(step)
         self.wait()
         with self._written():
             self._manager.save(step, args=args, metrics=metrics, force=True)
@@ -213,7 +214,7 @@ class _Newest(policies.PreservationPolicy):
 
 def _steps_before_decay(folder: epath.Path) -> list[int]:
     """The steps in a folder from which a run with schedule wsd can go on with another budget."""
-    children = [child for child in folder.iterdir() if child.name.isdecimal()] if folder.is_dir() else []
+    children = [child for child in folder.iterdir() if is_step(child)] if folder.is_dir() else []
     whole = [child for child in children if not step_fault(child, ())]
     return [int(child.name) for child in whole if read_meta(child).get(BEFORE_DECAY)]
 
@@ -335,17 +336,26 @@ def _refuse_decayed(meta: dict[str, Any], config: Config, *, folder: epath.Path)
         return
     limit, unit, begins = courses[1]
     before = _steps_before_decay(folder.parent)
-    there = folder.parent / str(max(before, default=0))
+    command = _copy_command(folder.parent / str(max(before, default=0)))
     raise CheckpointError(
         f"{folder}: its learning rate falls since {begins:,} of {limit:,} {unit} (config.optimizer.schedule=wsd), so "
         "another budget, or decay_share, cannot go on from it; "
         + (
-            f"the last checkpoint before that can: mkdir -p NEW/checkpoints && cp -r {there} NEW/checkpoints/, "
-            "and give this run --workdir=NEW"
+            f"the last checkpoint before that can: {command}, and give this run --workdir=NEW"
             if before
             else "there is no checkpoint from before that, so give this run another --workdir, and it begins anew"
         )
     )
+
+
+def _copy_command(step: epath.Path) -> str:
+    """What copies a step's folder into the work folder NEW."""
+    there = shlex.quote(str(step))
+    if is_s3(step):
+        return f"aws s3 cp --recursive {there} NEW/checkpoints/{step.name}"
+    if is_bucket(step):
+        return f"gcloud storage cp -r {there} NEW/checkpoints/"
+    return f"mkdir -p NEW/checkpoints && cp -r {there} NEW/checkpoints/"
 
 
 def _without_shares(data: dict[str, Any]) -> dict[str, Any]:

@@ -124,6 +124,18 @@ def test_another_course_goes_on_from_before_the_decay_only(small_data: Prepared,
         resume(6, with_optimizer(longer, schedule="cosine", decay_share=0.2))
 
 
+@pytest.mark.parametrize(
+    ("step", "command"),
+    [
+        ("/my runs/a/4", "mkdir -p NEW/checkpoints && cp -r '/my runs/a/4' NEW/checkpoints/"),
+        ("gs://b/a/4", "gcloud storage cp -r gs://b/a/4 NEW/checkpoints/"),
+        ("s3://b/a/4", "aws s3 cp --recursive s3://b/a/4 NEW/checkpoints/4"),
+    ],
+)
+def test_a_step_is_copied_by_the_command_of_where_it_lies(step: str, command: str) -> None:
+    assert checkpoints._copy_command(epath.Path(step)) == command
+
+
 def test_the_newest_of_some_steps_is_kept() -> None:
     some = set[int]()
     kept = checkpoints._Newest(some)

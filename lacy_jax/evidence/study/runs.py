@@ -11,7 +11,7 @@ import os
 import queue
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,7 +136,7 @@ def _prepare(study: Study, jobs: Sequence[tuple[Arm, int]], *, workdir: str, rep
     for done, kind in enumerate(sorted(kinds)):
         report("data", done, len(kinds))
         command = [sys.executable, "-m", "lacy_jax.prepare", *common, *kind]
-        _logged(command, log=Path(workdir) / "data.txt", environment=os.environ)
+        _logged(command, log=Path(workdir) / "data.txt")
     if kinds:
         report("data", len(kinds), len(kinds))
 
@@ -164,26 +164,20 @@ def _as_done(study: Study, arm: Arm, seed: int, *, workdir: str, code: str = "")
 
 
 def _run(study: Study, arm: Arm, seed: int, *, workdir: str) -> bool:
-    # The runs of a study are alike: what one has compiled the next can use.
-    environment = {
-        "JAX_COMPILATION_CACHE_DIR": str((Path(workdir) / "compiled").absolute()),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        **os.environ,
-    }
     both = train_command(study, arm, seed, workdir=workdir), evaluate_command(study, arm, seed, workdir=workdir)
     log, code = run_directory(workdir, arm=arm.name, seed=seed) / "log.txt", code_identity()
-    if not all(_logged(command, log=log, environment=environment) for command in both):
+    if not all(_logged(command, log=log) for command in both):
         return False
     mark_finished(study, arm, seed, workdir=workdir, code=code)
     return True
 
 
-def _logged(command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> bool:
+def _logged(command: Sequence[str], *, log: Path) -> bool:
     """Runs a command, whose words end up in a file; whether it went well."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         print("$", shlex.join(command), file=file, flush=True)
-        return run_child(command, output=file, environment=environment) == 0
+        return run_child(command, output=file, environment=os.environ) == 0
 
 
 def _shares(workers: int) -> list[list[int]]:
