@@ -22,6 +22,7 @@ from lacy_jax.data.loader import batch_at, prefetch
 from lacy_jax.data.order import BlockOrder, Blocks
 from lacy_jax.data.pack import TRAIN_SHARDS, Packed, open_packed
 from lacy_jax.data.prepare import prepare
+from lacy_jax.data.shards import FetchedRecords
 from lacy_jax.errors import DataError, StorageError
 from tests.waiting import until
 
@@ -193,6 +194,22 @@ def test_a_bucket_that_is_out_of_reach_is_asked_again(bucket: Bucket, tmp_path: 
 def test_a_program_that_ends_does_not_wait_for_shards_that_are_not_begun(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    begin, fetch = FetchedRecords._begin, FetchedRecords._fetch
+    begun, waited_for = set[int](), threading.Event()
+
+    def begin_and_wait(self: FetchedRecords, shard: int) -> Any:
+        found = begin(self, shard)
+        if shard in begun:  # by `hold`; now a window of it is asked for
+            waited_for.set()
+        begun.add(shard)
+        return found
+
+    def fetch_what_is_waited_for(self: FetchedRecords, shard: int) -> Any:
+        assert waited_for.wait(60)  # one that has failed before would be fetched again, after the others
+        return fetch(self, shard)
+
+    monkeypatch.setattr(FetchedRecords, "_begin", begin_and_wait)
+    monkeypatch.setattr(FetchedRecords, "_fetch", fetch_what_is_waited_for)
     monkeypatch.setattr(shards, "_FETCHES", 1)
     source = opened(bucket, tmp_path=tmp_path).train
     bucket.failures, bucket.passes = 10**6, 4  # the tries of the first
