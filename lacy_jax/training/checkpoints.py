@@ -338,8 +338,8 @@ def _refuse_decayed(meta: dict[str, Any], config: Config, *, folder: epath.Path)
     before = _steps_before_decay(folder.parent)
     command = _copy_command(folder.parent / str(max(before, default=0)))
     raise CheckpointError(
-        f"{folder}: its learning rate falls since {begins:,} of {limit:,} {unit} (config.optimizer.schedule=wsd), so "
-        "another budget, or decay_share, cannot go on from it; "
+        f"{folder}: its learning rate began to fall after {begins:,} of {limit:,} {unit} "
+        "(config.optimizer.schedule=wsd), so another budget, or decay_share, cannot go on from it; "
         + (
             f"the last checkpoint before that can: {command}, and give this run --workdir=NEW"
             if before

@@ -113,7 +113,7 @@ def test_another_course_goes_on_from_before_the_decay_only(small_data: Prepared,
     for step, config in ((4, longer), (4, later), (2, longer), (6, short)):
         resume(step, config)
     for config in (longer, later, dataclasses.replace(short, training=TrainingConfig(tokens=6))):
-        with pytest.raises(CheckpointError, match=r"falls since 4 of 6 steps .*cp -r \S*/4 NEW/checkpoints/") as error:
+        with pytest.raises(CheckpointError, match=r"fall after 4 of 6 steps .*cp -r \S*/4 NEW/checkpoints/") as error:
             resume(6, config)
         assert "\n" not in str(error.value)
     shutil.rmtree(tmp_path / "2")
@@ -162,7 +162,7 @@ def test_a_longer_run_goes_on_from_before_the_decay_to_the_same_bits(
     with pytest.raises(CheckpointError) as error:
         train(longer, prepared=small_data, workdir=str(tmp_path / "short"), reporter=Reporter(quiet=True))
     said = str(error.value)
-    assert "its learning rate falls since 4 of 6 steps" in said
+    assert "its learning rate began to fall after 4 of 6 steps" in said
     assert "\n" not in said
     command = f"mkdir -p NEW/checkpoints && cp -r {tmp_path}/short/checkpoints/4 NEW/checkpoints/"
     assert command in said
