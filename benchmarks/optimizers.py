@@ -75,7 +75,7 @@ class Arm:
 
 
 def run_seed(seed: int, options: argparse.Namespace) -> dict[str, tuple[float, float]]:
-    """Of every arm: nats per held-out token, CPU seconds a step."""
+    """Of every arm: nats per held-out token, CPU seconds per step."""
     of = functools.partial(arm_config, steps=options.steps, seed=seed, directory=options.directory)
     configs = {name: of(changes) for name, changes in ARMS.items()}
     config = configs[PEER]
@@ -101,13 +101,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     seeds = [run_seed(seed, options) for seed in range(options.seeds)]
     titles = [f"validation loss, seed {seed}" for seed in range(options.seeds)]
-    print(f"| optimizer | {' | '.join(titles)} | CPU seconds a step, by those of {PEER} |")
+    print(f"| optimizer | {' | '.join(titles)} | CPU seconds per step, as a ratio to {PEER} |")
     print("|---" * (len(seeds) + 2) + "|")
     for name in ARMS:
         losses = [f"{found[name][0]:.3f}" for found in seeds]
         ratio = sum(found[name][1] for found in seeds) / sum(found[PEER][1] for found in seeds)
         print(f"| {name} | {' | '.join(losses)} | {ratio:.2f} |")
-    print(f"{PEER}: {seeds[0][PEER][1]:.3f} CPU seconds a step, {options.steps} steps")
+    print(f"{PEER}: {seeds[0][PEER][1]:.3f} CPU seconds per step, {options.steps} steps")
 
 
 if __name__ == "__main__":

@@ -20,11 +20,10 @@ def batch_at(source: Windows, step: int, *, batch_size: int, seed: int, rows: Ro
     """Rows `rows` (default: all) of global batch `step` (from 0).
 
     The windows are shuffled anew in every epoch, and batches run on across epochs' ends. Only what is asked for is
-    read: a host asks for the rows that its devices hold (`sharding.process_rows`). Shards that are fetched are those
-    of these rows.
+    read: a host asks for the rows that its devices hold (`sharding.process_rows`), and only their shards are fetched.
 
     Raises:
-        DataError: no windows, or a row that the batch does not have; or a shard that was fetched is damaged.
+        DataError: no windows, a row that the batch does not have, or a damaged shard.
         StorageError: a shard cannot be fetched.
     """
     chosen = _chosen(source, rows, batch_size=batch_size)

@@ -59,7 +59,7 @@ class BlockOrder:
         self._rows, self._length, self._sizes = batch_size // self.lanes, min(sizes), sizes
         self._firsts = [0, *itertools.accumulate(sizes)]
 
-        # Not `shuffled`: of few items its numbers are slow to compute, 9 ms for one of three.
+        # Not `shuffled`, which is slow for few items: 9 ms for one number of three.
         def permutations(stream: int, *, kept: int) -> Callable[[int, int], np.ndarray]:
             return functools.lru_cache(kept)(functools.partial(_permutation, seed=seed, stream=stream))
 

@@ -1,7 +1,7 @@
 """Processes that mark documents, in order. Each is replaced now and then, and the work goes on when one dies.
 
 A batch whose process dies, or is killed because it takes too long, is tried again, then each of its documents alone. A
-document with which that happens again and again is given up, with the reason. The processes (pool_worker.py) are
+document on which that happens again and again is given up, with the reason. The processes (pool_worker.py) are
 started by their command, not by `multiprocessing`: they import no script, and may be started from a process of any
 kind, also a worker of Beam or Dask.
 """

@@ -27,7 +27,7 @@ from lacy_jax.errors import StorageError
 from lacy_jax.folders import cache_folder
 
 _PAUSES = (1.0, 4.0, 16.0)  # seconds between the tries to fetch a shard; the clients of buckets try again themselves
-_FETCHES = 8  # at once, of shards that are waited for; one of those that come next
+_FETCHES = 8  # at once, of shards that are needed now; of those that come next, one
 _NO_LANE = -1  # of a shard that is read outside the order
 
 

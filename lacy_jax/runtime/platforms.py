@@ -26,8 +26,8 @@ _OPTIONS: dict[str, Options] = {
         "xla_tpu_enable_async_collective_fusion_multiple_steps": True,
         "xla_tpu_overlap_compute_collective_tc": True,
         "xla_enable_async_all_gather": True,
-        # In MiB: no product of gathered weights is cut into a ring of small ones with a collective-permute between two
-        # of them. The compiler expects more of the one product beside which weights are gathered (docs/tpu.md).
+        # In MiB, above every size: no product with gathered weights is cut into a ring of small ones with a
+        # collective-permute between two of them. By the compiler's own estimate one product is faster (docs/tpu.md).
         "xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000",
     },
     "gpu": {

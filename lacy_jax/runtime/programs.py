@@ -1,6 +1,6 @@
 """Compiled programs are kept between commands, by JAX's own cache, in a folder of the user's.
 
-docs.jax.dev/en/latest/persistent_compilation_cache.html. Imports no JAX: the environment must say it before.
+docs.jax.dev/en/latest/persistent_compilation_cache.html. Imports no JAX, which reads the environment at its import.
 """
 
 import contextlib
@@ -14,10 +14,10 @@ from lacy_jax.folders import cache_folder, unwritable
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
 _LIMIT = "JAX_COMPILATION_CACHE_MAX_SIZE"
-# Of JAX. The least: most programs compile in less than JAX's own limit of a second, and are many.
-_SETTINGS = {
+_SETTINGS = {  # of JAX
     # Bytes; those not used for longest go. JAX looks at every program here before it writes one: 0.14 ms each.
     _LIMIT: str(2**30),
+    # JAX's own limit of a second would leave most programs out, and there are many of them.
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
 }
 
@@ -25,9 +25,9 @@ _SETTINGS = {
 def keep_programs() -> None:
     """Names a folder for compiled programs to JAX, and to the processes that this one starts.
 
-    Does nothing where the environment says something of the cache, and where the folder cannot be written. Several
-    processes of one run do without it (`distributed.initialize`): JAX lets but the first of them write, and compiling
-    for GPUs is work that they share.
+    Does nothing where the environment says something about the cache, or the folder cannot be written. Several
+    processes of one run do without it (`distributed.initialize`): JAX lets only the first of them write, and for GPUs
+    they share the work of compiling.
     """
     if FOLDER in os.environ or "JAX_ENABLE_COMPILATION_CACHE" in os.environ:
         return
@@ -41,7 +41,7 @@ def keep_programs() -> None:
 
 
 def default_folder() -> Path | None:
-    """$LACY_CACHE/programs/CPU: programs for one CPU may not run on another, which sees the same home.
+    """$LACY_CACHE/programs/CPU: programs for one CPU may not run on another that sees the same home.
 
     None where the variable is not set and the user has no home, as in some containers.
     """

@@ -3,21 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-_SIMPLE = {
-    "tok2vec",
-    "transformer",
-    "tagger",
-    "parser",
-    "attribute_ruler",
-    "senter",
-    "ner",
-}  # none sets what the ruler sets
+# Parts of a pipeline: but for the ruler itself, none sets what the ruler sets.
+_SIMPLE = {"tok2vec", "transformer", "tagger", "parser", "attribute_ruler", "senter", "ner"}
 _UNREAD = {"LEMMA", "MORPH"}
 _KNOWN = {*_UNREAD, "POS", "TAG", "DEP"}
 
 
 def lighten_ruler(nlp: Any, *, names: Sequence[str]) -> None:
-    """Drops rules of the pipeline's ruler; whether a word is one of `names`, parts of speech, stays as it was.
+    """Drops the rules of a pipeline's ruler that cannot decide whether a word's part of speech is one of `names`.
 
     Nothing is dropped where another part of the pipeline might read, or also set, what the ruler sets.
     """
@@ -50,7 +43,7 @@ def needed_rules(rules: Sequence[dict[str, Any]], *, names: Sequence[str]) -> li
 
 
 def _tags(rule: dict[str, Any]) -> set[str] | None:
-    """The tags that the word which the rule sets may have; None: any."""
+    """The tags of the words that the rule applies to; None: any."""
     found: set[str] = set()
     for pattern in rule["patterns"]:
         tag = None if any("OP" in token for token in pattern) else pattern[rule["index"]].get("TAG")

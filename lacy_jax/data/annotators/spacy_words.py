@@ -199,7 +199,7 @@ class SpacyMarker:
 
 
 def _fast_products() -> contextlib.AbstractContextManager[object]:
-    """What is loaded within multiplies matrices by NumPy, where it would by the package blis.
+    """A pipeline that is loaded within multiplies matrices by NumPy, where it would use the package blis.
 
     The marks are the same. blis 1.3.4 took its generic kernels on the machine that was measured, an AMD EPYC, at a
     quarter of NumPy's speed (docs/annotation.md#speed).
