@@ -57,10 +57,12 @@ def _remove_cut_off(folder: Path) -> None:
     JAX notes when a program was used in a file beside it, after it has written the program. Where that file is missing,
     every later write fails (`LRUCache._evict_if_needed` of jax 0.11).
     """
-    for program in folder.glob("*-cache"):
-        if not program.with_name(f"{program.name.removesuffix('cache')}atime").exists():
-            with contextlib.suppress(OSError):
-                program.unlink()
+    with contextlib.suppress(OSError):  # the folder is not there yet, or is not ours
+        names = set(os.listdir(folder))  # every command does this: one look at the folder, not one at each program
+        for program in (name for name in names if name.endswith("-cache")):
+            used = f"{program.removesuffix('cache')}atime"
+            if used not in names and not (folder / used).exists():  # or another command has just written it
+                (folder / program).unlink(missing_ok=True)
 
 
 def _cpu() -> str:
