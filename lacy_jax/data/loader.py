@@ -27,11 +27,12 @@ def batch_at(source: Windows, step: int, *, batch_size: int, seed: int, rows: Ro
         StorageError: a shard cannot be fetched.
     """
     chosen = _chosen(source, rows, batch_size=batch_size)
-    for own, numbers in _own_numbers(source, step, batch_size=batch_size, seed=seed, rows=chosen):
+    places = _places(source, step, batch_size=batch_size, seed=seed, rows=chosen)
+    for dataset, own in enumerate(_datasets(source)):
         if isinstance(own, Blocks):
+            numbers = [number for each, number in places if each == dataset]
             own.hold(numbers, batch_size=batch_size, seed=seed)
-    windows = batch_windows(source, step, batch_size=batch_size, seed=seed, rows=rows)
-    return _collate([source[window] for window in windows])
+    return _collate([source[window] for window in _windows(source, places, batch_size=batch_size, seed=seed)])
 
 
 def batch_windows(source: Windows, step: int, *, batch_size: int, seed: int, rows: Rows | None = None) -> list[int]:
@@ -41,20 +42,30 @@ def batch_windows(source: Windows, step: int, *, batch_size: int, seed: int, row
         DataError: no windows, or a row that the batch does not have.
     """
     chosen = _chosen(source, rows, batch_size=batch_size)
+    places = _places(source, step, batch_size=batch_size, seed=seed, rows=chosen)
+    return _windows(source, places, batch_size=batch_size, seed=seed)
+
+
+def _datasets(source: Windows) -> Sequence[Windows]:
+    return source.sources if isinstance(source, Mixed) else (source,)
+
+
+def _places(source: Windows, step: int, *, batch_size: int, seed: int, rows: Sequence[int]) -> list[tuple[int, int]]:
+    """Of some rows of a batch: the dataset, and a number in the dataset's own order."""
     if isinstance(source, Mixed):
-        return source.batch_windows(step, batch_size=batch_size, seed=seed, rows=chosen)
-    order = order_of(source, batch_size=batch_size, seed=seed)
-    return [int(order[step * batch_size + row]) for row in chosen]
+        return source.batch_numbers(step, batch_size=batch_size, seed=seed, rows=rows)
+    return [(0, step * batch_size + row) for row in rows]
 
 
-def _own_numbers(
-    source: Windows, step: int, *, batch_size: int, seed: int, rows: Sequence[int]
-) -> list[tuple[Windows, list[int]]]:
-    """Each dataset, with the numbers in its own order that some rows of a batch read."""
-    if not isinstance(source, Mixed):
-        return [(source, [step * batch_size + row for row in rows])]
-    found = source.batch_numbers(step, batch_size=batch_size, seed=seed, rows=rows)
-    return [(own, [number for each, number in found if each == dataset]) for dataset, own in enumerate(source.sources)]
+def _windows(source: Windows, places: Sequence[tuple[int, int]], *, batch_size: int, seed: int) -> list[int]:
+    """The windows at these places.
+
+    Each dataset is read in the order in which a run on it alone would read it, shuffled anew in every epoch.
+    """
+    datasets = _datasets(source)
+    orders = [order_of(own, batch_size=batch_size, seed=seed) for own in datasets]
+    firsts = [0, *itertools.accumulate(map(len, datasets))]  # as in `Joined`
+    return [firsts[dataset] + int(orders[dataset][number]) for dataset, number in places]
 
 
 def window_batch(source: Windows, index: int, *, batch_size: int, rows: Rows | None = None) -> Batch[np.ndarray]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from lacy_jax.data.order import Windows, order_of
+from lacy_jax.data.order import Windows
 from lacy_jax.data.weights import Knot
 
 
@@ -122,13 +122,9 @@ class Joined:
             index -= len(windows)
         raise IndexError(f"there are {len(self)} windows")
 
-    def number(self, source: int, window: int) -> int:
-        """The inverse of `locate`."""
-        return sum(map(len, self.sources[:source])) + window
-
 
 class Mixed(Joined):
-    """Several datasets that training reads as one, in the order that `batch_windows` gives."""
+    """Several datasets that training reads as one, in the order that `batch_numbers` gives."""
 
     def __init__(self, sources: Mapping[str, Windows], interleaving: Interleaving) -> None:
         super().__init__(sources)
@@ -145,15 +141,6 @@ class Mixed(Joined):
         numbers = [iter([number for each, number in slots if each == dataset]) for dataset in range(len(self.sources))]
         places = [(dataset, next(numbers[dataset])) for dataset in datasets]
         return [places[row] for row in rows]
-
-    def batch_windows(self, batch: int, *, batch_size: int, seed: int, rows: Sequence[int]) -> list[int]:
-        """The windows of the rows `rows` of a batch.
-
-        Each dataset is read in the order in which a run on it alone would read it, shuffled anew in every epoch.
-        """
-        orders = [order_of(source, batch_size=batch_size, seed=seed) for source in self.sources]
-        places = self.batch_numbers(batch, batch_size=batch_size, seed=seed, rows=rows)
-        return [self.number(dataset, int(orders[dataset][number])) for dataset, number in places]
 
 
 class InTurn:
