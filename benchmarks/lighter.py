@@ -11,7 +11,6 @@ on vital_articles. --marked is LMLM's file (see benchmarks/annotation_agreement.
 
 import argparse
 import collections
-import copy
 import itertools
 import os
 import re
@@ -26,10 +25,15 @@ import spacy
 
 from benchmarks.annotation_agreement import Marked, fact_spans, flags, read_marked
 from lacy_jax.config import CorpusConfig, RuleConfig
-from lacy_jax.data.annotators import spacy_words
-from lacy_jax.data.annotators.ruler import lighten_ruler
 from lacy_jax.data.annotators.shown import pieces_of, shorten_runs
-from lacy_jax.data.annotators.spacy_words import SpacyMarker
+from lacy_jax.data.annotators.spacy_words import (
+    GROUP,
+    UNREAD,
+    SpacyMarker,
+    fast_products,
+    installed_model,
+    load_pipeline,
+)
 from lacy_jax.data.batches import batches
 from lacy_jax.data.corpus import read_documents
 from lacy_jax.data.documents import Document, Spans, full_text
@@ -45,47 +49,35 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])|\n+\s*")  # where one end
 
 def ways(model: str) -> dict[str, Way]:
     """The product's way to mark, and others."""
-    exact = SpacyMarker(model)
+    pipeline = load_pipeline(model)
+    exact = SpacyMarker(pipeline)
 
     def without(*parts: str) -> Way:
         def mark(documents: Sequence[Document]) -> list[Spans]:
-            with exact._nlp.select_pipes(disable=parts):
+            with pipeline.select_pipes(disable=parts):
                 return exact.mark(documents)
 
         return mark
 
-    by_spacy, all_rules, by_senter = copy.copy(exact), copy.copy(exact), copy.copy(exact)
-    by_spacy._nlp = spacy.load(model, exclude=spacy_words._UNREAD)
-    with spacy_words._fast_products():
-        all_rules._nlp = spacy.load(model, exclude=spacy_words._UNREAD)
-        by_senter._nlp = spacy.load(model, exclude=[name for name in spacy_words._UNREAD if name != "senter"])
-    by_senter._nlp.enable_pipe("senter")
-    by_senter._nlp.disable_pipe("parser")
-    lighten_ruler(by_senter._nlp, names=spacy_words._NAMES)
+    by_spacy = spacy.load(model, exclude=UNREAD)
+    with fast_products():
+        all_rules = spacy.load(model, exclude=UNREAD)
+    by_senter = load_pipeline(model, exclude=[name for name in UNREAD if name != "senter"])
+    by_senter.enable_pipe("senter")
+    by_senter.disable_pipe("parser")
     return {
         "the product": exact.mark,
-        "... with all rules of the ruler": all_rules.mark,
-        "... and blis, as spaCy has it": by_spacy.mark,
-        "spaCy gets 100,000 characters": _grouped(exact, 100_000),
+        "... with all rules of the ruler": SpacyMarker(all_rules).mark,
+        "... and blis, as spaCy has it": SpacyMarker(by_spacy).mark,
+        "spaCy gets 100,000 characters": SpacyMarker(pipeline, group=100_000).mark,
         "without the parser": without("parser"),
-        "senter in place of the parser": by_senter.mark,
+        "senter in place of the parser": SpacyMarker(by_senter).mark,
         "without NER": without("ner"),
         "tagger alone": without("parser", "ner"),
         "without tagger": without("tagger", "attribute_ruler"),
         "NER alone": without("tok2vec", "tagger", "attribute_ruler", "parser"),
-        "sentences alone, remembered": lambda documents: mark_sentences(exact, documents),
+        "sentences alone, remembered": BySentence(pipeline).mark,
     }
-
-
-def _grouped(marker: SpacyMarker, characters: int) -> Way:
-    def mark(documents: Sequence[Document]) -> list[Spans]:
-        kept, spacy_words._GROUP = spacy_words._GROUP, characters
-        try:
-            return marker.mark(documents)
-        finally:
-            spacy_words._GROUP = kept
-
-    return mark
 
 
 def sentences_of(text: str) -> list[tuple[int, str]]:
@@ -94,28 +86,31 @@ def sentences_of(text: str) -> list[tuple[int, str]]:
     return [(start, text[start:end]) for start, end in itertools.pairwise(cuts) if end > start]
 
 
-def mark_sentences(marker: SpacyMarker, documents: Sequence[Document]) -> list[Spans]:
-    """As `SpacyMarker.mark`, but each sentence is parsed by itself, and each text of one only once."""
-    pieces = [
-        [
-            (offset + start, sentence)
-            for offset, piece in pieces_of(document.text)
-            for start, sentence in sentences_of(piece)
+class BySentence(SpacyMarker):
+    """Parses each sentence by itself, and each text of one only once."""
+
+    def mark(self, documents: Sequence[Document]) -> list[Spans]:
+        """As `SpacyMarker.mark`."""
+        pieces = [
+            [
+                (offset + start, sentence)
+                for offset, piece in pieces_of(document.text)
+                for start, sentence in sentences_of(piece)
+            ]
+            for document in documents
         ]
-        for document in documents
-    ]
-    texts = dict.fromkeys(sentence for document in pieces for _, sentence in document)
-    known: dict[str, np.ndarray] = {}
-    for group in batches(texts, characters=len, limit=spacy_words._GROUP):
-        shown = [shorten_runs(text) for text in group]
-        docs = marker._nlp.pipe([each.text for each in shown], batch_size=len(shown))
-        known |= {
-            text: marker._table(doc, shown=own, offset=0) for text, own, doc in zip(group, shown, docs, strict=True)
-        }
-    moved = [
-        [known[text] + np.array([start, start, 0, 0, 0, 0, 0], np.uint64) for start, text in own] for own in pieces
-    ]
-    return [marker._spans(document, tables) for document, tables in zip(documents, moved, strict=True)]
+        texts = dict.fromkeys(sentence for document in pieces for _, sentence in document)
+        known: dict[str, np.ndarray] = {}
+        for group in batches(texts, characters=len, limit=self._group):
+            shown = [shorten_runs(text) for text in group]
+            docs = self._nlp.pipe([each.text for each in shown], batch_size=len(shown))
+            known |= {
+                text: self._table(doc, shown=own, offset=0) for text, own, doc in zip(group, shown, docs, strict=True)
+            }
+        moved = [
+            [known[text] + np.array([start, start, 0, 0, 0, 0, 0], np.uint64) for start, text in own] for own in pieces
+        ]
+        return [self._spans(document, tables) for document, tables in zip(documents, moved, strict=True)]
 
 
 def word_flags(document: Document, spans: Spans) -> np.ndarray:
@@ -133,7 +128,7 @@ def chosen(documents: Sequence[Document], marks: Iterable[Spans]) -> list[tuple[
 def print_parts(nlp: Any, documents: Sequence[Document]) -> None:
     """What each part of the pipeline costs."""
     seconds: dict[str, float] = collections.defaultdict(float)
-    for group in batches(documents, characters=lambda each: len(each.text), limit=spacy_words._GROUP):
+    for group in batches(documents, characters=lambda each: len(each.text), limit=GROUP):
         start = time.process_time()
         docs = [nlp.make_doc(document.text) for document in group]
         seconds["tokenizer"] += time.process_time() - start
@@ -211,9 +206,9 @@ def main() -> None:
     tokenizer = Tokenizer(train_tokenizer(map(full_text, vital), vocab_size=8_000))
     marked = list(read_marked(arguments.marked, collections.Counter()))[: arguments.of] if arguments.marked else []
     documents = vital[:: len(vital) // arguments.documents][: arguments.documents]
-    model = spacy_words._installed_model("")
+    model = installed_model("")
     print(f"{len(documents)} articles, {sum(len(each.text) for each in documents):,} characters; {model}")
-    print_parts(SpacyMarker(model)._nlp, documents)
+    print_parts(load_pipeline(model), documents)
     print_remembered(vital)
     print_ways(documents, marked, model=model, tokenizer=tokenizer, rounds=arguments.rounds)
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from lacy_jax.config import CorpusConfig
-from lacy_jax.data.annotators.spacy_words import _UNREAD, SpacyMarker, _installed_model
+from lacy_jax.data.annotators.spacy_words import UNREAD, SpacyMarker, installed_model, load_pipeline
 from lacy_jax.data.batches import document_batches
 from lacy_jax.data.corpus import read_documents
 from lacy_jax.data.documents import Document
@@ -100,7 +100,8 @@ def paired(batches: Sequence[list[Document]]) -> list[tuple[float, float, int]]:
     """Of each batch: CPU seconds of raw `nlp.pipe`, those of the annotator, in turns, and its characters."""
     import spacy
 
-    raw, marker = spacy.load(_installed_model(""), exclude=_UNREAD), SpacyMarker(_installed_model(""))
+    model = installed_model("")
+    raw, marker = spacy.load(model, exclude=UNREAD), SpacyMarker(load_pipeline(model))
     found = []
     for number, batch in enumerate(batches):
         seconds = {}

