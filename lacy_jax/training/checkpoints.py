@@ -126,7 +126,9 @@ class Checkpoints:
         args = ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta))
         value = (validation or {}).get(self._training.keep_best, math.nan)
         metrics = {self._training.keep_best: value} if math.isfinite(value) else {}
-        (self._before_decay.add if meta.get(BEFORE_DECAY) else self._before_decay.discard)(step)
+        self._before_decay.discard(step)
+        if meta.get(BEFORE_DECAY):
+            self._before_decay.add(step)
         self.wait()
         with self._written():
             self._manager.save(step, args=args, metrics=metrics, force=True)

@@ -27,6 +27,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     def decays(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), params)
 
+    # Not `optax.contrib.muon` (0.2.8): what is no matrix would get NAdam, with Nesterov's correction as Muon has it.
     adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.epsilon)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm > 0 else optax.identity(),
