@@ -8,7 +8,10 @@
 # the others. A part that fails or takes too long does not keep the next from running; the status is 1 then.
 # Settings, from the environment:
 #   LIMIT=600      seconds for everything
-#   PARTS="..."    which parts, of: correctness kernels steps_150m steps_334m peer_150m peer_334m decode cascade train study
+#   PARTS="..."    which parts, of: correctness kernels steps_150m steps_334m peer_150m peer_334m
+#                  peer_334m_32 decode cascade train study
+#   VARIANTS="..." of benchmarks.gpu.steps for steps_150m, with ; between them; all and a profile if it is not set
+#   BATCHES=1,8,64 rows of decode and cascade
 #   WHEELS=FOLDER  wheels that are installed first, for a machine without internet (below OUT/site)
 #   PACKED=FOLDER  prepared data for `train`: the version folder of a packed dataset (docs/data_format.md)
 #   PYTHON=python3
@@ -18,7 +21,8 @@ set -uo pipefail
 [ $# = 1 ] || { echo "usage: [SETTING=VALUE ...] bash benchmarks/gpu.sh OUT" >&2; exit 2; }
 mkdir -p "$1" && out=$(cd "$1" && pwd) && cd "$(dirname "$0")/.." || exit 2
 python=${PYTHON:-python3} limit=${LIMIT:-600} size=${SIZE:-full} failed=""
-slow=1 parts=" ${PARTS:-correctness kernels steps_150m steps_334m peer_150m peer_334m decode cascade train study} "
+every="correctness kernels steps_150m steps_334m peer_150m peer_334m peer_334m_32 decode cascade train study"
+slow=1 parts=" ${PARTS:-$every} "
 [ -z "${PACKED:-}" ] || PACKED=$(cd "$PACKED" && pwd)
 
 if [ -n "${WHEELS:-}" ]; then
@@ -52,14 +56,16 @@ if [ "$size" = tiny ]; then
   shape=(--set model.layers=2 --set model.width=64 --set model.heads=2 --set model.context=64 --set data.batch_size=4
     --set model.attention=xla)
   small=(--config configs/slm_tiny.py "${shape[@]}") large=("${small[@]}") fast=() rounds=(--rounds 2 --repeat 1)
-  few=(--variants "ntp;lacy") all=("${few[@]}") kernels=(--batch 1 --heads 2 --time 128 "${rounds[@]}")
+  few=(--variants "ntp;lacy;lacy, documents apart") all=("${few[@]}") larger=()
+  kernels=(--batch 1 --heads 2 --time 128 "${rounds[@]}")
   decode=(--batches "1,2" --length 16 --rounds 1) cascade=("${decode[@]}") train=(--config.training.steps=4)
 else
   small=(--config configs/slm_150m.py --set data.batch_size=32) large=(--config configs/slm_334m.py --set data.batch_size=16)
-  fast=(--set model.remat=none) rounds=(--rounds 7 --repeat 3)
-  all=(--profile lacy) few=(--variants "ntp;lacy;lacy, scan of layers") kernels=()
-  decode=(--slm configs/slm_150m.py --batches "1,8,64" --rounds 3)
-  cascade=(--slm configs/slm_150m.py --partner configs/slm_334m.py --batches 8 --rounds 2)
+  larger=(--set data.batch_size=32) fast=(--set model.remat=none) rounds=(--rounds 7 --repeat 3)
+  all=(--profile lacy) few=(--variants "ntp;lacy;lacy, scan of layers;lacy, documents apart") kernels=()
+  decode=(--slm configs/slm_150m.py --batches "${BATCHES:-1,8,64}" --rounds 3)
+  cascade=(--slm configs/slm_150m.py --partner configs/slm_334m.py --batches "${BATCHES:-1,8,64}" --rounds 2)
+  [ -z "${VARIANTS:-}" ] || all=(--variants "$VARIANTS")
   train=(--config.model.layers=12 --config.model.width=512 --config.model.heads=8 --config.model.compute_dtype=bfloat16
     --config.data.batch_size=64 --config.training.steps=600)
 fi
@@ -70,6 +76,7 @@ part steps_150m 150 "$python" -m benchmarks.gpu.steps "${small[@]}" "${rounds[@]
 part steps_334m 120 "$python" -m benchmarks.gpu.steps "${large[@]}" "${rounds[@]}" "${few[@]}"
 part peer_150m 120 "$python" -m benchmarks.step "${small[@]}" "${fast[@]}" "${rounds[@]}"
 part peer_334m 150 "$python" -m benchmarks.step "${large[@]}" "${fast[@]}" "${rounds[@]}"
+part peer_334m_32 150 "$python" -m benchmarks.step "${large[@]}" "${larger[@]}" "${fast[@]}" "${rounds[@]}"
 part decode 120 "$python" -m benchmarks.decode --budgets 0 "${decode[@]}"
 part cascade 150 "$python" -m benchmarks.decode --budgets 0.22 "${cascade[@]}"
 part train 150 "$python" -m lacy_jax.main --config=configs/slm_tiny.py --workdir="$out/train" "${train[@]}" \

@@ -37,6 +37,8 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ntp": ("ntp", ()),
     "lacy": ("lacy", ()),
     "lacy, xla attention": ("lacy", ("model.attention=xla",)),
+    "lacy, documents apart": ("lacy", ("model.attention_within=document", "model.attention=cudnn")),
+    "lacy, documents apart, xla": ("lacy", ("model.attention_within=document", "model.attention=xla")),
     "lacy, 4 head chunks": ("lacy", ("objective.vocab_chunks=4",)),
     "lacy, scan of layers": ("lacy", ("model.layer_loop=scan",)),
     "lacy, remat dots": ("lacy", ("model.remat=dots",)),
@@ -116,7 +118,7 @@ def report(config: Config, variants: dict[str, Variant], seconds: dict[str, list
     print(f"{device.device_kind} ({device.platform}), {config.model.compute_dtype}; {config.name}: ", end="")
     print(f"{size / 1e6:.1f}M parameters, batch {config.data.batch_size} x {config.model.context}")
     print(f"floor {1e3 * flops / rate:.1f} ms a step, at {rate / 1e12:,.1f} TFLOP/s of a plain matrix product")
-    titles = f"{'':24}{'ms':>9}{'tokens/s':>11}{'of floor':>10}{'MFU':>7}{'/ ntp':>8}{'(quartiles)':>18}"
+    titles = f"{'':28}{'ms':>9}{'tokens/s':>11}{'of floor':>10}{'MFU':>7}{'/ ntp':>8}{'(quartiles)':>18}"
     print(f"{titles}{'peak MB':>10}{'compiled in':>13}")
     base = next(iter(seconds.values()))
     for name, own in seconds.items():
@@ -124,7 +126,7 @@ def report(config: Config, variants: dict[str, Variant], seconds: dict[str, list
         low, middle, high = statistics.quantiles(ratios, n=4)
         median = statistics.median(own)
         mfu = f"{flops / median / peak:.1%}" if peak else "-"
-        line = f"{name:24}{1e3 * median:9.1f}{tokens / median:11,.0f}{flops / rate / median:10.0%}{mfu:>7}{middle:8.3f}"
+        line = f"{name:28}{1e3 * median:9.1f}{tokens / median:11,.0f}{flops / rate / median:10.0%}{mfu:>7}{middle:8.3f}"
         variant = variants[name]
         quartiles = f"({low:.3f} .. {high:.3f})"
         print(f"{line}{quartiles:>18}{variant.peak_bytes / 1e6:10,.0f}{variant.compiled_in:11.0f} s", flush=True)
