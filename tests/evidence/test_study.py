@@ -1,6 +1,7 @@
 """A study in small: trained, evaluated and shown by its door, resumed without doing anything twice."""
 
 import dataclasses
+import importlib.metadata
 import json
 import math
 import os
@@ -320,6 +321,21 @@ def test_runs_of_different_code_side_by_side_are_said_to_be(old_study: Study) ->
     found = finished(longer, longer.arm("ntp"), 0, workdir="study")
     assert found is not None
     assert found.code == {"b"}
+
+
+def test_a_page_needs_no_spacy(old_study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepared data may be given (config.data.packed), and spaCy is only for preparing it."""
+    version = importlib.metadata.version
+
+    def without_spacy(name: str) -> str:
+        if name == "spacy":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", without_spacy)
+    page = Path(write_study_page(old_study, workdir="study", command="again")).read_text()
+    assert "sentencepiece" in page
+    assert "spacy" not in page
 
 
 def test_code_is_known_by_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """A study's page: verdicts first, then the table, curves over budgets, what is delegated, and examples in colour."""
 
+import contextlib
 import importlib.metadata
 import math
 from collections import Counter
@@ -81,12 +82,20 @@ def write_study_page(study: Study, *, workdir: str, command: str) -> str:
         groups=group_rows(results),
         examples=examples(results),
         command=command,
-        versions={"lacy_jax": lacy_jax.__version__}
-        | {name: importlib.metadata.version(name) for name in ("jax", "flax", "spacy", "sentencepiece")},
+        versions=versions(),
     )
     path = Path(workdir) / study.page
     write_page(str(path), page)
     return str(path)
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what it runs with; spaCy's only where it is installed, as data may be given."""
+    found = {"lacy_jax": lacy_jax.__version__}
+    for name in ("jax", "flax", "spacy", "sentencepiece"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def mixed_code(results: Results) -> str:
