@@ -43,6 +43,8 @@ METHODS = {
     "ignore": Method("factual_loss", treatment="ignore"),
     "ignore-facts": Method("factual", treatment="ignore"),
     "joint": Method("factual_loss", treatment="joint"),
+    "soft": Method("factual", treatment="soft", normalizer="full"),
+    "mixture": Method("factual", treatment="mixture", normalizer="full"),
     "random-factual": Method("random_factual"),
 }
 

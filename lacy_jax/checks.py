@@ -154,6 +154,11 @@ def _objective(config: Config) -> Iterator[str]:
             "config.objective.normalizer: config.objective.treatment=joint keeps the NLL without <CALL>; add "
             "--config.objective.normalizer=renormalized"
         )
+    if objective.treatment in ("soft", "mixture") and objective.normalizer != "full":
+        yield (
+            f"config.objective.normalizer: config.objective.treatment={objective.treatment} shares one softmax between "
+            "the tokens and <CALL>; add --config.objective.normalizer=full"
+        )
 
 
 def _data(config: Config) -> Iterator[str]:

@@ -36,7 +36,7 @@ ParamsDtype = Literal["stored", ComputeDtype]
 AttentionName = Literal["auto", "xla", "cudnn", "splash"]
 Rule = Literal["none", "factual_loss", "loss", "excess_loss", "judged_loss", "factual", "random", "random_factual"]
 RateOf = Literal["factual", "valid"]
-Treatment = Literal["call", "ignore", "joint"]
+Treatment = Literal["call", "ignore", "joint", "soft", "mixture"]
 Normalizer = Literal["renormalized", "full"]
 Score = Literal["call_score", "call_logit", "call_probability", "uncertainty", "entropy"]
 ScoreSetting = Literal["auto", Score]
@@ -239,11 +239,13 @@ class ObjectiveConfig:
     rate: Share = setting(0.6, "How many are taken, as a share of the targets that rate_of names.")
     rate_of: RateOf = setting("factual", "The targets of which rate is a share.")
     rate_warmup_steps: Count = setting(0, "Steps in which the rate rises from 0.")
-    treatment: Treatment = setting("call", "What happens to taken targets: learn <CALL> there, nothing, or both.")
+    treatment: Treatment = setting("call", "What taken targets teach: <CALL>, nothing, or (the others) both.")
     normalizer: Normalizer = setting(
         "full", "The softmax of the other targets: without <CALL> (the paper's) or with it."
     )
     joint_weight: NonNegative = setting(1.0, "joint: weight of the term for <CALL>.")
+    partner_right: Share = setting(0.95, "mixture: how probable the partner makes the true token of a taken target.")
+    call_cost: NonNegative = setting(0.1, "mixture: what p(<CALL>) = 1 costs at a target, in nats.")
     scope: Literal["batch", "microbatch"] = setting("batch", "The rule chooses over a batch or a microbatch.")
     vocab_chunks: Literal[1, 2, 4, 8, 16, 32, 64, 128] = setting(
         1, "Parts of the vocabulary; above 1 the head never holds all logits."

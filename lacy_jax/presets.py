@@ -28,6 +28,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "random": {"rule": "random"},
     "random_factual": {"rule": "random_factual"},
     "joint": {"rule": "factual_loss", "treatment": "joint"},
+    # For marks that a partner made: --config.annotate.annotator=partner --config.rule.sub_tokens=first.
+    "soft": {"rule": "factual", "rate": 1.0, "treatment": "soft", "normalizer": "full"},
+    "mixture": {"rule": "factual", "rate": 1.0, "treatment": "mixture", "normalizer": "full"},
 }
 # `preset=paper`: what the paper does where our defaults differ, or may come to (docs/biographies.md).
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {

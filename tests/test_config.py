@@ -125,6 +125,7 @@ REFUSED = [
     ({"objective": {"reference": "x"}}, "config.objective.reference: only config.objective.rule=excess_loss reads one"),
     ({"objective": {"rule": "factual"}}, "add --config.objective.rate=1"),
     ({"objective": {"treatment": "joint", "normalizer": "full"}}, "add --config.objective.normalizer=renormalized"),
+    ({"objective": {"treatment": "soft", "normalizer": "renormalized"}}, "add --config.objective.normalizer=full"),
     ({"corpus": {"name": "jsonl"}}, "add --config.corpus.files="),
     ({"annotate": {"annotator": "oracle"}}, "add --config.annotate.annotator=spacy"),
     ({"annotate": {"annotator": "spans"}}, "add --config.annotate.spans_file="),

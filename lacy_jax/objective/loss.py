@@ -63,24 +63,35 @@ def objective_sums(
     treatment: Treatment,
     normalizer: Normalizer = "renormalized",
     joint_weight: float | jax.Array = 1.0,
+    partner_right: float | jax.Array = 0.95,
+    call_cost: float | jax.Array = 0.1,
 ) -> ObjectiveSums:
-    """Loss sum and its weight (paper section 2, step 3).
+    """Loss sum and its weight (paper section 2, step 3; `soft` and `mixture` are ours, docs/objective.md).
 
     | treatment | taken | other valid targets | weight |
     |---|---|---|---|
     | call | NLL of `<CALL>` | NLL of y, by the normalizer | valid |
     | ignore | nothing | NLL of y, by the normalizer | valid and not taken |
     | joint | NLL of y without `<CALL>` + joint_weight * softplus(-a) | ... + joint_weight * softplus(a) | valid |
+    | soft | (1 - w) NLL of y + w NLL of `<CALL>`, w = 1 - p(y without `<CALL>`), a constant | NLL of y | valid |
+    | mixture | -log(p(y) + s * partner_right) + call_cost * s | NLL of y + call_cost * s | valid |
+
+    y's NLL and p(y) are those of the normalizer, s is p(`<CALL>`), and partner_right is the partner's probability of
+    y at a taken target; at others it is 0. A target counts as ground truth, and as one, if its y gets any gradient:
+    with joint, soft and mixture the taken ones do, too.
 
     normalizer: `renormalized` is the softmax without `<CALL>`, `full` the one with it. With nothing
-    taken and `renormalized` every treatment but joint is plain cross-entropy.
+    taken and `renormalized`, call and ignore are plain cross-entropy.
 
     Raises:
-      ValueError: an unknown treatment or normalizer; joint with `full` (its y terms are renormalised).
+      ValueError: an unknown treatment or normalizer; joint with `full` (its y terms are renormalised), soft or
+        mixture without it (theirs are not).
     """
     taken = taken & valid
     if (treatment, normalizer) == ("joint", "full"):
         raise ValueError("treatment 'joint' keeps the NLL without <CALL>: normalizer must be 'renormalized'")
+    if treatment in ("soft", "mixture") and normalizer == "renormalized":
+        raise ValueError(f"treatment {treatment!r} shares one softmax with <CALL>: normalizer must be 'full'")
     if normalizer not in ("renormalized", "full"):
         raise ValueError(f"unknown normalizer {normalizer!r}")
     token_nll = nll_with_call(scalars) if normalizer == "full" else nll_without_call(scalars)
@@ -93,6 +104,13 @@ def objective_sums(
         case "joint":
             call_term = jax.nn.softplus(jnp.where(taken, -1.0, 1.0) * call_log_odds(scalars))
             losses, counted, learned = token_nll + joint_weight * call_term, valid, valid
+        case "soft":
+            losses, counted, learned = jnp.where(taken, _soft_nll(scalars), token_nll), valid, valid
+        case "mixture":
+            # p(<CALL>), but not by `sigmoid`: JAX's gradient of that is 0 where float32 rounds it to 1.
+            cost = call_cost * jnp.exp(-call_nll(scalars))
+            losses = jnp.where(taken, _either_nll(scalars, partner_right), token_nll) + cost
+            counted = learned = valid
         case _:
             raise ValueError(f"unknown treatment {treatment!r}")
     return ObjectiveSums(
@@ -102,3 +120,15 @@ def objective_sums(
         taken=jnp.sum(taken, dtype=jnp.int32),
         ground_truth=jnp.sum(learned, dtype=jnp.int32),
     )
+
+
+def _soft_nll(scalars: HeadScalars) -> jax.Array:
+    """The label shared between the true token and `<CALL>`, in nats; float32 [B, T]."""
+    own_nll = jax.lax.stop_gradient(nll_without_call(scalars))
+    # Each from its own formula, so that a small p and a small 1 - p both keep their digits.
+    return jnp.exp(-own_nll) * nll_with_call(scalars) - jnp.expm1(-own_nll) * call_nll(scalars)
+
+
+def _either_nll(scalars: HeadScalars, partner_right: float | jax.Array) -> jax.Array:
+    """NLL of the true token, written by the SLM or, after a call, by the partner, in nats; float32 [B, T]."""
+    return -jnp.logaddexp(-nll_with_call(scalars), jnp.log(partner_right) - call_nll(scalars))

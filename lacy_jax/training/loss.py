@@ -65,6 +65,8 @@ def batch_loss(
         treatment=settings.treatment,
         normalizer=settings.normalizer,
         joint_weight=settings.joint_weight,
+        partner_right=settings.partner_right,
+        call_cost=settings.call_cost,
     )
     classes = class_sums(scalars, factual=batch.target_factual, taken=taken, valid=batch.valid)
     count = len(trained_names(config.data.mixture))

@@ -31,7 +31,18 @@ def mesh_of(devices: list[jax.Device], shape: tuple[int, int, int]) -> Mesh:
     return Mesh(np.array(devices[: int(np.prod(shape))]).reshape(shape), axes, axis_types=(AxisType.Auto,) * 3)
 
 
-def value_and_gradients(hidden, embedding, targets, factual, valid, *, chunks, rule="factual_loss", treatment="call"):
+def value_and_gradients(
+    hidden,
+    embedding,
+    targets,
+    factual,
+    valid,
+    *,
+    chunks,
+    rule="factual_loss",
+    treatment="call",
+    normalizer="renormalized",
+):
     """(loss, (taken, losses, greedy)), (d_hidden, d_embedding)"""
 
     def loss(hidden, embedding):
@@ -41,7 +52,7 @@ def value_and_gradients(hidden, embedding, targets, factual, valid, *, chunks, r
         taken = select_targets(
             losses, factual, valid, rule=rule, rate=0.6, reference_losses=jnp.roll(losses, 1), key=key
         )
-        sums = objective_sums(scalars, taken, valid, treatment=treatment)
+        sums = objective_sums(scalars, taken, valid, treatment=treatment, normalizer=normalizer)
         greedy = greedy_tokens(hidden, embedding, CALL_ID, vocab_chunks=chunks)
         return sums.loss / sums.weight, (taken, losses, greedy)
 

@@ -11,6 +11,8 @@ SETTINGS = (
     ("ignore", "renormalized"),
     ("ignore", "full"),
     ("joint", "renormalized"),
+    ("soft", "full"),
+    ("mixture", "full"),
 )
 
 
@@ -69,6 +71,8 @@ def objective(
     treatment: str,
     normalizer: str,
     joint_weight: float = 1.0,
+    partner_right: float = 0.95,
+    call_cost: float = 0.1,
 ) -> Reference:
     """Loss of each target as a combination of log-probabilities, and its gradient by the softmaxes themselves."""
     hidden, embedding = hidden.astype(np.float64), embedding.astype(np.float64)
@@ -92,12 +96,17 @@ def objective(
         if treatment == "joint":
             side = nll_call if taken[place] else nll_no_call
             terms = [nll_rest, tuple(joint_weight * part for part in side)]
+        elif treatment == "soft" and taken[place]:
+            right, wrong = rest[place][targets[place]], np.delete(rest[place], targets[place]).sum()
+            terms = [tuple(right * part for part in nll_full), tuple(wrong * part for part in nll_call)]
+        elif treatment == "mixture":
+            terms = either_way(nll_full, nll_call, partner_right=partner_right * taken[place], call_cost=call_cost)
         elif not taken[place]:
             terms = [nll_full if normalizer == "full" else nll_rest]
         elif treatment == "call":
             terms = [nll_call]
         weight += bool(terms)
-        ground_truth += treatment == "joint" or not taken[place]
+        ground_truth += treatment in ("joint", "soft", "mixture") or not taken[place]
         for loss, gradient, softmaxes in terms:
             losses[place] += loss
             dz[place] += gradient
@@ -112,6 +121,22 @@ def objective(
         d_hidden=np.einsum("btv,vd->btd", dz, embedding),
         d_embedding=np.einsum("btv,btd->vd", dz, hidden),
     )
+
+
+Term = tuple[float, np.ndarray, np.ndarray]  # loss, its gradient by the logits, the softmaxes in that
+
+
+def either_way(nll_own: Term, nll_call: Term, *, partner_right: float, call_cost: float) -> list[Term]:
+    """-log of the token's probability, by the SLM (own) or by the partner, and the price of a call.
+
+    Products of plain probabilities, where d p = -p d(-log p); float64 has digits enough.
+    """
+    own, called = np.exp(-nll_own[0]), np.exp(-nll_call[0])
+    by_partner = called * partner_right
+    token = own + by_partner
+    gradient, mass = ((own * nll_own[part] + by_partner * nll_call[part]) / token for part in (1, 2))
+    price = call_cost * called
+    return [(-np.log(token), gradient, mass), (price, -price * nll_call[1], price * nll_call[2])]
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The same numbers on every mesh, from programs that sort nothing and gather no losses."""
 
+import functools
 import importlib.util
 import os
 import re
@@ -68,12 +69,21 @@ def test_identical_losses_give_identical_taken_sets(shape):
         assert one.sum() == (0 if rule == "none" else round(0.15 * valid.sum())) or rule == "factual"
 
 
-@pytest.mark.parametrize("chunks", [pytest.param(1, marks=pytest.mark.slow), 4])
-def test_losses_and_gradients_equal_one_devices(inputs, chunks):
-    run = jax.jit(programs.value_and_gradients, static_argnames="chunks")
-    (loss, (taken, losses, greedy)), gradients = run(*inputs.values(), chunks=chunks)
+@pytest.mark.parametrize(
+    ("treatment", "normalizer", "chunks"),
+    [
+        pytest.param("call", "renormalized", 1, marks=pytest.mark.slow),
+        ("call", "renormalized", 4),
+        pytest.param("soft", "full", 4, marks=pytest.mark.slow),
+        pytest.param("mixture", "full", 4, marks=pytest.mark.slow),
+    ],
+)
+def test_losses_and_gradients_equal_one_devices(inputs, treatment, normalizer, chunks):
+    options = {"treatment": treatment, "normalizer": normalizer, "chunks": chunks}
+    run = jax.jit(functools.partial(programs.value_and_gradients, **options))
+    (loss, (taken, losses, greedy)), gradients = run(*inputs.values())
     for shape in programs.MESHES:
-        result = run(*placed(inputs, mesh_of(shape)), chunks=chunks)
+        result = run(*placed(inputs, mesh_of(shape)))
         (loss_here, (taken_here, losses_here, greedy_here)), gradients_here = result
         np.testing.assert_allclose(loss_here, loss, rtol=1e-6)
         np.testing.assert_allclose(losses_here, losses, rtol=1e-6, atol=3e-6)

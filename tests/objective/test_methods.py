@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lacy_jax.objective import head_scalars, nll_without_call, objective_sums, select_targets
+from lacy_jax.objective import HeadScalars, head_scalars, nll_without_call, objective_sums, select_targets
 from tests.objective import reference
 from tests.objective.reference import Inputs, random_inputs
 
@@ -16,9 +16,7 @@ KEY = jax.random.key(7)
 
 
 @functools.partial(jax.jit, static_argnames=("call_id", "chunks", "rule", "rate", "rate_of", "treatment", "normalizer"))
-def run(
-    hidden, embedding, batch, *, call_id, chunks, rule, rate, rate_of="factual", treatment, normalizer, joint_weight=1.0
-):
+def run(hidden, embedding, batch, *, call_id, chunks, rule, rate, rate_of="factual", treatment, normalizer, **weights):
     targets, factual, valid, reference_losses = batch
 
     def loss(hidden, embedding):
@@ -33,13 +31,15 @@ def run(
             reference_losses=reference_losses,
             key=KEY,
         )
-        sums = objective_sums(
-            scalars, taken, valid, treatment=treatment, normalizer=normalizer, joint_weight=joint_weight
-        )
+        sums = objective_sums(scalars, taken, valid, treatment=treatment, normalizer=normalizer, **weights)
         return sums.loss, (sums, taken, scalars)
 
     (_, aux), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(hidden, embedding)
     return (*aux, *gradients)
+
+
+# As `objective_sums` has them.
+WEIGHTS = {"joint_weight": 1.0, "partner_right": 0.95, "call_cost": 0.1}
 
 
 def batch_of(inputs: Inputs) -> tuple[np.ndarray, ...]:
@@ -62,14 +62,14 @@ def expected_taken(inputs: Inputs, *, rule: str, rate: float, rate_of: str = "fa
     return reference.select(losses, candidates, factual, valid, rate, rate_of)
 
 
-def assert_matches(inputs: Inputs, *, chunks: int = 1, joint_weight: float = 1.0, **method) -> None:
+def assert_matches(inputs: Inputs, *, chunks: int = 1, weights: dict[str, float] = WEIGHTS, **method) -> None:
     sums, taken, _, d_hidden, d_embedding = run(
         inputs.hidden,
         inputs.embedding,
         batch_of(inputs),
         call_id=inputs.call_id,
         chunks=chunks,
-        joint_weight=joint_weight,
+        **weights,
         **method,
     )
     treatment, normalizer = method.pop("treatment"), method.pop("normalizer")
@@ -83,7 +83,7 @@ def assert_matches(inputs: Inputs, *, chunks: int = 1, joint_weight: float = 1.0
         call_id=inputs.call_id,
         treatment=treatment,
         normalizer=normalizer,
-        joint_weight=joint_weight,
+        **weights,
     )
     np.testing.assert_allclose(sums.loss, expected.losses.sum(), rtol=1e-5)
     counts = (int(sums.weight), int(sums.valid), int(sums.taken), int(sums.ground_truth))
@@ -117,8 +117,44 @@ def test_method_equals_reference_over_random_shapes(seed, case):
         rate_of=str(rng.choice(["factual", "valid"])),
         treatment=treatment,
         normalizer=normalizer,
-        joint_weight=float(rng.uniform(0, 2)),
+        weights={
+            "joint_weight": float(rng.uniform(0, 2)),
+            "partner_right": float(rng.uniform(0, 1)),
+            "call_cost": float(rng.uniform(0, 2)),
+        },
     )
+
+
+@pytest.mark.parametrize("weights", [{"partner_right": 0.0}, {"partner_right": 1.0}, {"call_cost": 0.0}], ids=str)
+def test_mixture_at_the_ends_of_its_settings(weights):
+    inputs = random_inputs(3, batch=2, time=9, width=8, vocab=32)
+    method = {"rule": "factual_loss", "rate": 1.0, "treatment": "mixture", "normalizer": "full"}
+    assert_matches(inputs, weights=WEIGHTS | weights, **method)
+
+
+def test_what_the_model_does_not_know_is_called_where_its_price_is_met():
+    """docs/objective.md: p(CALL) settles at 1/2 where a share 1/2 + call_cost / 4 of such targets is taken."""
+    taken = np.arange(1000)[None] < 625
+
+    def loss(call):
+        scalars = HeadScalars(*(jnp.full(taken.shape, value) for value in (0.0, -60.0)), call=call)
+        options = {"treatment": "mixture", "normalizer": "full", "call_cost": 0.5}
+        return objective_sums(scalars, taken, np.ones_like(taken), **options).loss
+
+    gradient = jax.jit(jax.grad(loss))(jnp.zeros(taken.shape))
+    np.testing.assert_allclose(gradient.sum(), 0.0, atol=1e-3)
+    assert np.all(gradient[:, :625] < 0)
+
+
+def test_soft_asks_for_what_the_model_does_not_know():
+    """A taken target pulls p(CALL) towards 1 - p(true token without CALL): there the gradient of the call is 0."""
+    own = np.array([[0.01, 0.3, 0.7, 0.99]], np.float32)
+
+    def loss(call):
+        scalars = HeadScalars(lse=jnp.zeros(own.shape), target=jnp.log(own), call=call)
+        return objective_sums(scalars, own > 0, own > 0, treatment="soft", normalizer="full").loss
+
+    np.testing.assert_allclose(jax.jit(jax.grad(loss))(np.log((1 - own) / own)), 0.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("share", ["no factual", "all factual", "no valid"])
@@ -199,7 +235,8 @@ def test_bfloat16_stays_in_its_band(treatment, normalizer, chunks):
 
 
 @pytest.mark.parametrize(
-    ("treatment", "normalizer"), [("call", "renormalized"), ("ignore", "full"), ("joint", "renormalized")]
+    ("treatment", "normalizer"),
+    [("call", "renormalized"), ("ignore", "full"), ("joint", "renormalized"), ("mixture", "full")],
 )
 def test_microbatches_with_unequal_masks_add_up_to_one_batch(treatment, normalizer):
     inputs = random_inputs(6, batch=4, time=12, width=8, vocab=32)

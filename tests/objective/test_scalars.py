@@ -95,6 +95,9 @@ def test_errors_say_what_is_wrong():
     ones = jnp.ones((1, 2), bool)
     with pytest.raises(ValueError, match="normalizer must be 'renormalized'"):
         objective_sums(scalars, ones, ones, treatment="joint", normalizer="full")
+    for treatment in ("soft", "mixture"):
+        with pytest.raises(ValueError, match=f"treatment '{treatment}' .* normalizer must be 'full'"):
+            objective_sums(scalars, ones, ones, treatment=treatment)
     with pytest.raises(ValueError, match="unknown treatment 'skip'"):
         objective_sums(scalars, ones, ones, treatment="skip")
     with pytest.raises(ValueError, match="unknown normalizer 'half'"):

@@ -55,6 +55,8 @@ _LATER = (
     ("optimizer", "schedule"),
     ("optimizer", "decay_share"),
     ("optimizer", "ema_decay"),
+    ("objective", "partner_right"),
+    ("objective", "call_cost"),
 )
 MAIN_BUDGET = 0.22  # of the intervals in it
 
