@@ -17,7 +17,6 @@ from lacy_jax.config import AnnotateConfig, BiographiesConfig, CorpusConfig, Rul
 from lacy_jax.data.annotate import annotate_documents, annotator_fingerprint
 from lacy_jax.data.corpus import read_documents
 from lacy_jax.data.datasets import dataset_directory, fingerprint_name, write_annotated
-from lacy_jax.evidence.closed_world.world.facts import facts_file
 from lacy_jax.evidence.comparison.compare import compare, lines, open_annotation
 
 WORLD = BiographiesConfig(people=600, documents=12_000)
@@ -65,8 +64,7 @@ def main() -> None:
     given = parser.parse_args()
     spacy = AnnotateConfig(workers=1)
     world, leads = CorpusConfig(name="biographies", biographies=WORLD), CorpusConfig()
-    database = f"database:{facts_file(WORLD, known=0.9, directory=given.directory)}"
-    runs = [(world, database, given.world), (leads, "documents", given.leads)]
+    runs = [(world, "world:known=0.9", given.world), (leads, "documents", given.leads)]
     runs += [(leads, f"checkpoint:{given.checkpoint}", given.few)] if given.checkpoint else []
     for corpus, partner, count in runs:
         first = annotate(spacy, corpus, count=count, directory=given.directory)

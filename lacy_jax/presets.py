@@ -29,6 +29,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "random_factual": {"rule": "random_factual"},
     "joint": {"rule": "factual_loss", "treatment": "joint"},
     # For marks that a partner made: --config.annotate.annotator=partner --config.rule.sub_tokens=first.
+    "defer": {"rule": "factual", "rate": 1.0, "normalizer": "full"},
     "soft": {"rule": "factual", "rate": 1.0, "treatment": "soft", "normalizer": "full"},
     "mixture": {"rule": "factual", "rate": 1.0, "treatment": "mixture", "normalizer": "full"},
 }

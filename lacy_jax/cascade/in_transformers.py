@@ -23,7 +23,7 @@ from lacy_jax.cascade.cascade import calling_of
 from lacy_jax.cascade.decoding.engine import Step, encode_text, goes_on, window_start
 from lacy_jax.cascade.partners import Partner
 from lacy_jax.cascade.partners.guard import Guard
-from lacy_jax.cascade.rows import Completion, Request, Row, resume, take_own
+from lacy_jax.cascade.rows import Completion, Request, Row, may_call, resume, take_own
 from lacy_jax.cascade.scheduler import Calling
 from lacy_jax.cascade.scores import score_of
 from lacy_jax.checkpoints.exports.hf_folder import CASCADE_FILE, CASCADE_SETTINGS
@@ -180,7 +180,7 @@ class CallProcessor:
         assert rule.calling.score != "oracle"
         score = float(score_of(rule.calling.score, step._asdict(), gate=rule.calling.gate))
         self._step = (step, score)
-        if not row.held:  # in the middle of a character, nobody else can take over
+        if may_call(row):
             row.state, call = budgets.decide(row.budget, row.state, score, left=row.left)
             if call:
                 row.asked = self._step

@@ -14,6 +14,7 @@ from lacy_jax.cascade import budget as budgets
 from lacy_jax.cascade.budget import Budget, BudgetState
 from lacy_jax.cascade.decoding.engine import Step, after_start, ends_word
 from lacy_jax.cascade.decoding.sampling import GREEDY, Sampling
+from lacy_jax.cascade.text.extent import complete_extent
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import ConfigError
 
@@ -146,6 +147,7 @@ class Row:
     released: int = 0  # pieces that were handed out
     finish: Finish | None = None
     asked: tuple[Step, float] | None = None  # the step that called, and its score, while the row waits
+    in_vain: int | None = None  # where the text ended at the last question without an answer
     utf8: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
     held: list[float] = field(default_factory=list)  # scores of the tokens whose character is not complete yet
 
@@ -181,6 +183,19 @@ class Row:
         return Completion(prompt, self.text[len(prompt) :], tuple(self.pieces), self.counts, self.finish)
 
 
+def may_call(row: Row) -> bool:
+    """Whether the row may call here, whatever the score.
+
+    In the middle of a character nobody else can take over. At a price, a question that was left unanswered is not
+    asked again before the phrase that was asked for has ended (the paper's quantile asks whenever it wants to).
+    """
+    if row.held:
+        return False
+    if row.budget.cap == "none" or row.in_vain is None:
+        return True
+    return complete_extent(row.text[row.in_vain :], span="phrase", ended=False) is not None
+
+
 def take_own(row: Row, step: Step, score: float, *, engine: Writes, spent: int = 0) -> None:
     """Appends the SLM's own token; bytes of an incomplete character are held back from the text."""
     row.state = budgets.account(row.state, generated=1, spent=spent)
@@ -205,6 +220,7 @@ def resume(row: Row, piece: str, *, engine: Writes) -> None:
     (step, score), row.asked = row.asked, None
     if not piece:
         row.counts += Counts(calls=1, fallbacks=1)
+        row.in_vain = len(row.text)
         take_own(row, step, score, engine=engine, spent=1)
         return
     row.ids, tokens = splice(engine.tokenizer, row.read, piece, opening=row.opening_ids)

@@ -18,7 +18,7 @@ from lacy_jax.cascade.budget import Budget, BudgetState
 from lacy_jax.cascade.decoding.engine import Engine, Step, encode_text
 from lacy_jax.cascade.decoding.programs import MOST_STEPS
 from lacy_jax.cascade.partners.guard import Guard
-from lacy_jax.cascade.rows import Completion, Piece, Request, Row, release, resume, take_own
+from lacy_jax.cascade.rows import Completion, Piece, Request, Row, may_call, release, resume, take_own
 from lacy_jax.cascade.scores import RankedBy, price_threshold, score_of
 from lacy_jax.config import Account, Gate, Span
 from lacy_jax.errors import ConfigError
@@ -168,7 +168,7 @@ class Scheduler:
         """The row waits if it calls here; else the SLM's own token is taken."""
         score = self._score(row, step)
         with self._account(row):
-            if not row.held:  # in the middle of a character, nobody else can take over
+            if may_call(row):
                 row.state, call = budgets.decide(row.budget, row.state, score, left=self._left(row))
                 if call:
                     row.asked = (step, score)

@@ -18,7 +18,7 @@ from lacy_jax.data.annotate import annotate_documents, annotator_fingerprint
 from lacy_jax.data.datasets import dataset_directory, write_annotated
 from lacy_jax.data.documents import Document, Spans, full_text
 from lacy_jax.errors import PartnerError
-from lacy_jax.evidence.closed_world.world.facts import facts_file
+from lacy_jax.evidence.closed_world.world.facts import Knowledge, facts_file
 from lacy_jax.evidence.closed_world.world.writing import biographies
 from tests.cascade.conftest import random_model, write_checkpoint
 from tests.cascade.http_server import Server, breaks_off, first, no_http, posts, says, sends, serving
@@ -55,7 +55,7 @@ def one_by_one(document: Document, complete: Callable[[list[str]], list[str]]) -
 
 def test_the_closed_world_is_marked_as_word_by_word(tmp_path: Path) -> None:
     documents = [each.document for each in biographies(WORLD)][:5]
-    facts = facts_file(WORLD, known=0.9, directory=tmp_path)
+    facts = facts_file(WORLD, Knowledge(known=0.9), directory=tmp_path)
     database = Database(open_facts(str(facts), directory=str(tmp_path)), span="phrase")
     config = AnnotateConfig(annotator="partner", partner=f"database:{facts}")
     marked = list(annotate_documents(documents, config, directory=str(tmp_path)))
@@ -67,11 +67,29 @@ def test_the_closed_world_is_marked_as_word_by_word(tmp_path: Path) -> None:
         assert not spans.repeated.any()
     assert sum(len(spans) for _, spans in marked) > 20
     assert not (tmp_path / marks.ANSWERS_FILE).exists()  # asking again is as quick as looking up
-    other = facts_file(WORLD, known=0.5, directory=tmp_path)
+    other = facts_file(WORLD, Knowledge(known=0.5), directory=tmp_path)
     prints = [
         annotator_fingerprint(AnnotateConfig(annotator="partner", partner=f"database:{f}")) for f in (facts, other)
     ]
     assert prints[0] != prints[1]
+
+
+def test_the_partner_world_makes_the_marks_of_its_own_database(tmp_path: Path) -> None:
+    documents = [each.document for each in biographies(WORLD)][:5]
+    facts = facts_file(WORLD, Knowledge(known=0.9), directory=tmp_path)
+    corpus = CorpusConfig(name="biographies", biographies=WORLD)
+    found = [
+        [
+            spans.starts.tolist()
+            for _, spans in annotate_documents(documents, config, corpus=corpus, directory=str(tmp_path))
+        ]
+        for config in (
+            AnnotateConfig(annotator="partner", partner=f"database:{facts}"),
+            AnnotateConfig(annotator="partner", partner="world:known=0.9"),
+        )
+    ]
+    assert found[0] == found[1]
+    assert sum(map(len, found[0])) > 20
 
 
 CURIE = [

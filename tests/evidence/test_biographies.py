@@ -11,14 +11,19 @@ from lacy_jax.config import AnnotateConfig, BiographiesConfig, CorpusConfig
 from lacy_jax.data.annotate import annotate_documents
 from lacy_jax.data.corpus import corpus_fingerprint, read_documents
 from lacy_jax.data.documents import Document, full_text
+from lacy_jax.errors import PartnerError
 from lacy_jax.evidence.closed_world.world import (
     RELATIONS,
+    Knowledge,
     biographies,
+    changed_world,
     facts_file,
     make_world,
+    read_knowledge,
     read_sentences,
     write_biography,
 )
+from lacy_jax.evidence.closed_world.world.facts import known_facts
 from lacy_jax.evidence.closed_world.world.world import document_counts
 
 WORLD = BiographiesConfig(people=1_000, documents=10_000)
@@ -154,14 +159,52 @@ def test_the_table_of_facts_knows_its_share(tmp_path) -> None:
     settings = BiographiesConfig(people=200, documents=400)
     known = {}
     for share in (0.5, 0.9, 1.0):
-        path = facts_file(settings, known=share, directory=tmp_path)
-        assert facts_file(settings, known=share, directory=tmp_path) == path
+        path = facts_file(settings, Knowledge(known=share), directory=tmp_path)
+        assert facts_file(settings, Knowledge(known=share), directory=tmp_path) == path
         with sqlite3.connect(path) as connection:
             known[share] = {*connection.execute("SELECT * FROM facts")}
     people = make_world(settings).people
     assert known[1.0] == {(p.name, relation, value) for p in people for relation, value in p.facts.items()}
     assert known[0.5] < known[0.9] < known[1.0]
     assert len(known[0.9]) / len(known[1.0]) == pytest.approx(0.9, abs=0.03)
+
+
+def test_a_partner_may_know_less_or_other_facts() -> None:
+    """Shares are of the same facts, whatever else is asked; changed and wrong values are somebody else's."""
+    settings = BiographiesConfig(people=200, documents=400)
+    world = make_world(settings)
+    truth = {(p.name, relation): value for p in world.people for relation, value in p.facts.items()}
+
+    def said(**shares: float) -> dict[tuple[str, str], str]:
+        return {(name, relation): value for name, relation, value in known_facts(world, Knowledge(**shares))}
+
+    for name in ("changed", "wrong"):
+        found = said(**{name: 0.3})
+        other = {key for key, value in found.items() if value != truth[key]}
+        assert len(other) / len(truth) == pytest.approx(0.3, abs=0.03)
+        assert {found[person, relation] for person, relation in other} <= set(truth.values())
+        assert said(**{name: 0.3}, known=0.5).items() <= found.items()
+        assert {key for key, value in said(**{name: 0.6}).items() if value != truth[key]} > other
+    now = changed_world(world, share=1.0)
+    assert {(p.name, r): v for p in now.people for r, v in p.facts.items()} == said(changed=1.0)
+    assert not any(said(changed=1.0)[key] == value for key, value in truth.items())
+
+
+def test_a_partner_may_understand_fewer_wordings(tmp_path) -> None:
+    settings = BiographiesConfig(people=20, documents=40)
+    counts = []
+    for share in (0.5, 1.0):
+        path = facts_file(settings, Knowledge(wordings=share), directory=tmp_path)
+        with sqlite3.connect(path) as connection:
+            counts.append(len([*connection.execute("SELECT * FROM wordings")]))
+    assert counts[0] / counts[1] == pytest.approx(0.5, abs=0.12)
+
+
+@pytest.mark.parametrize("argument", ["known=2", "known=x", "knows=0.5", "0.5"])
+def test_what_is_no_share_of_the_world_is_refused_in_one_line(argument: str) -> None:
+    with pytest.raises(PartnerError, match=f"partner world:{argument}: .*allowed are shares of known") as refused:
+        read_knowledge(argument)
+    assert "\n" not in str(refused.value)
 
 
 def test_some_facts_are_common_words_and_some_fillers_look_like_facts() -> None:

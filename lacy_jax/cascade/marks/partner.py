@@ -35,7 +35,7 @@ ANSWERS_FILE = "partner_answers.sqlite"
 SECONDS = 120.0  # for a batch of questions: nobody waits for the text
 MOST_FAULTS = 3 * BATCH  # questions in a row without an answer: after that many, the partner is taken for lost
 TOLERATED = 0.01  # of all questions; with more of them unanswered there is no dataset
-_CHEAP = ("database", "documents")  # their answers are not kept: to ask again is as fast
+_CHEAP = ("database", "documents", "world")  # their answers are not kept: to ask again is as fast
 _ALGORITHM = 1  # raise it when the marks of an unchanged text and partner change
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from lacy_jax.registry import Registry
 
 FORMS = (
     "documents, documents:FILE.jsonl, checkpoint:PATH, the path of a checkpoint, database:FILE.sqlite,"
-    " http://HOST:PORT/v1, reader:MODEL[@FILE.jsonl], none"
+    " http://HOST:PORT/v1, reader:MODEL[@FILE.jsonl], world[:known=SHARE,...], none"
 )
 # Ours are made of a `Wanted`; those of packages by (argument: str, *, span: Span, timeout: float) -> Partner.
 PARTNERS = Registry(
@@ -26,6 +26,7 @@ PARTNERS = Registry(
         "https": "lacy_jax.cascade.partners.http:from_spec",
         "checkpoint": "lacy_jax.cascade.partners.checkpoint:from_spec",
         "reader": "lacy_jax.cascade.partners.reader:from_spec",
+        "world": "lacy_jax.evidence.closed_world.world.partner:from_spec",
     },
     error=PartnerError,
 )
@@ -118,6 +119,7 @@ def read_spec(spec: str) -> tuple[str, str]:
         "database": bool(argument),
         "checkpoint": bool(argument),
         "reader": bool(argument),
+        "world": bool(argument) or not colon,
         "http": argument.startswith("//"),
         "https": argument.startswith("//"),
     }
@@ -190,6 +192,7 @@ def describe_partner(spec: str, *, corpus: CorpusConfig) -> str:
         "documents": f"the documents of {files}" if files else f"the documents of the corpus {corpus.name}",
         "database": f"the database {argument}",
         "checkpoint": f"the checkpoint {argument}",
+        "world": f"a database of the closed world, {argument or 'all facts'}",
     }.get(form, f"{spec}, of an installed package")
 
 

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from lacy_jax.cascade import Cascade, Request, Sampling
-from lacy_jax.cascade.partners import Partner, make_partner
+from lacy_jax.cascade.partners import Partner, make_partner, read_spec
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import Span
 from lacy_jax.data.documents import Document, full_text
 from lacy_jax.errors import ConfigError
-from lacy_jax.evidence.closed_world.decodes import DATABASE, Decode
+from lacy_jax.evidence.closed_world.decodes import Decode
 from lacy_jax.evidence.closed_world.judging import Judged, judge
-from lacy_jax.evidence.closed_world.world import Person, World, facts_file, make_world
+from lacy_jax.evidence.closed_world.world import Person, World, changed_world, make_world, read_knowledge
 
 ROWS = 64
 # Greedy, small models state two or three of the six relations over and over; drawn like the corpus, they mix up names.
@@ -35,23 +35,31 @@ def closed_world_of(slm: LoadedModel) -> World:
     return make_world(corpus.biographies)
 
 
-def partner_of(slm: LoadedModel, spec: str, *, span: Span, known: float) -> Partner | None:
-    """The partner that `Decode.partner` names; the database's file, with a share of the facts, is made if missing.
+def partner_of(slm: LoadedModel, spec: str, *, span: Span) -> Partner | None:
+    """The partner of a spec (docs/partners.md); the world's file is made if missing.
 
     Raises:
         PartnerError: it names none.
         CheckpointError: it names a checkpoint that cannot be used.
     """
     where = slm.config.data.directory
-    if spec == DATABASE:
-        spec = f"{DATABASE}:{facts_file(closed_world_of(slm).settings, known=known, directory=where)}"
     return make_partner(spec, corpus=slm.config.corpus, directory=where, batch_size=ROWS, span=span)
+
+
+def as_known_to(spec: str, people: Sequence[Person], *, world: World) -> list[Person]:
+    """The people as they are now: with the facts that have changed, if the partner of a spec knows such."""
+    form, argument = read_spec(spec)
+    if form != "world":
+        return list(people)
+    now = changed_world(world, share=read_knowledge(argument).changed).people
+    return [now[person.index] for person in people]
 
 
 def write_and_judge(
     slm: LoadedModel,
     people: Sequence[Person],
     *,
+    before: Sequence[Person],
     partner: Partner | None,
     decode: Decode,
     budget: float,
@@ -59,7 +67,8 @@ def write_and_judge(
 ) -> list[Judged]:
     """A biography of each of `people`, from the name alone, as the model's documents begin; judged.
 
-    `temperature`: of the draw, seeded by the person alone, so that every model is given the same luck.
+    before: the same people as the model read of them.
+    temperature: of the draw, seeded by the person alone, so that every model is given the same luck.
     """
     cascade = Cascade(slm, partner if budget else None, budget=budget, **decode.changes)
     length = cascade.settings.max_new_tokens
@@ -69,4 +78,4 @@ def write_and_judge(
         for prompt, person in zip(prompts, people, strict=True)
     ]
     completions = cascade.generate(requests, batch_size=ROWS)
-    return [judge(person, completion) for person, completion in zip(people, completions, strict=True)]
+    return [judge(*each) for each in zip(people, completions, before, strict=True)]

@@ -11,7 +11,7 @@ from pydantic import Field
 from lacy_jax.config import Gate, Policy, ScoreSetting, Share, Span
 from lacy_jax.errors import ConfigError
 
-DATABASE = "database"  # the partner of a decode that names none: it knows a share of the world's facts
+DATABASE = "database"  # the partner of a decode that names none: world, with a share of the facts
 EXAMPLE = '{"name": "mine", "score": "call_score", "budgets": [0.1, 0.22]}'
 
 
@@ -21,7 +21,8 @@ class Decode:
 
     name: letters, digits and _; files are named by it.
     `budgets` of 0 never call: what comes out then is what the model itself holds of the facts (leakage).
-    `partner`: the database of facts, or another as `lacy_jax.generate` names them: the path of a checkpoint.
+    `partner`: the database of facts, or another as `lacy_jax.generate` names them: the path of a checkpoint, or
+    world:known=0.5,changed=1 (docs/biographies_world.md).
     policy, price: as in `config.cascade`; None: the checkpoint's own. At a price, a budget is the most that is spent.
     """
 
@@ -41,6 +42,15 @@ class Decode:
         """The settings of a cascade that it names, but for the budget and the partner."""
         named = {name: getattr(self, name) for name in ("score", "gate", "span", "policy", "price")}
         return {name: value for name, value in named.items() if value is not None}
+
+    @property
+    def asks_world(self) -> bool:
+        """Whether its partner knows the closed world, all of it or a part."""
+        return self.partner == DATABASE or self.partner.partition(":")[0] == "world"
+
+    def asks(self, *, known: float) -> str:
+        """The spec of its partner; `known`: the share of the facts that the database knows."""
+        return f"world:known={known:g}" if self.partner == DATABASE else self.partner
 
 
 ALONE = Decode("alone", budgets=(0.0,))

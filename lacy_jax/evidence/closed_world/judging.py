@@ -32,7 +32,8 @@ class Judged:
     """A generated biography. Counts of sentences, of SLM tokens and of calls.
 
     claims: those that parse, the same claim only once. unparsed: sentences that no rule of the grammar explains, also a
-    last one that was cut off. calls_on_facts: answered calls whose piece is part of a value.
+    last one that was cut off. calls_on_facts: answered calls whose piece is part of a value. outdated: claims that
+    were right when the model was trained, and are wrong now.
     pieces: (text, "slm" or "partner", score), what the text consists of.
     """
 
@@ -48,6 +49,7 @@ class Judged:
     fallbacks: int
     calls_on_facts: int
     pieces: tuple[tuple[str, str, float], ...] = ()
+    outdated: int = 0
 
     @property
     def right(self) -> int:
@@ -58,8 +60,8 @@ class Judged:
         return len(self.claims) - self.right
 
 
-def judge(person: Person, completion: Completion) -> Judged:
-    """What a completion after the person's name says of them."""
+def judge(person: Person, completion: Completion, before: Person | None = None) -> Judged:
+    """What a completion after the person's name says of them; `before`: the person as the model read of them."""
     text, partners = completion.text, list(_partner_spans(completion))
     claims: dict[tuple[str, str, str], Claim] = {}
     filler = unparsed = 0
@@ -90,6 +92,10 @@ def judge(person: Person, completion: Completion) -> Judged:
         fallbacks=counts.fallbacks,
         calls_on_facts=sum(any(a < end and b > start for a, b in values) for start, end in partners),
         pieces=tuple((piece.text, piece.source, round(piece.score, 3)) for piece in completion.pieces),
+        outdated=sum(
+            not claim.right and before is not None and before.facts[claim.relation] == claim.value
+            for claim in claims.values()
+        ),
     )
 
 

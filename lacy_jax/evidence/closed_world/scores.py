@@ -54,6 +54,7 @@ SCORES: dict[str, Ratio] = {
     "rate": Ratio(
         "tokens delegated or asked for in vain", lambda j: j.delegated + j.fallbacks, lambda j: j.generated, None
     ),
+    "calls": Ratio("calls per 100 tokens", lambda j: 100 * j.calls, lambda j: j.generated, None, percent=False),
     "delegated": Ratio("tokens the partner wrote", lambda j: j.delegated, lambda j: j.generated, None),
     # Of all calls. One without an answer counts as none on a fact, also where the partner does not know that fact.
     "on_facts": Ratio("calls that brought part of a value", lambda j: j.calls_on_facts, lambda j: j.calls, True),
@@ -61,6 +62,9 @@ SCORES: dict[str, Ratio] = {
         "answered calls that are part of a value", lambda j: j.calls_on_facts, lambda j: j.calls - j.fallbacks, True
     ),
     "unanswered": Ratio("calls without an answer", lambda j: j.fallbacks, lambda j: j.calls, False),
+    # Of facts that have changed since the training: with which of the two values does the text go?
+    "followed": Ratio("right / (right + outdated)", lambda j: j.right, lambda j: j.right + j.outdated, True),
+    "outdated": Ratio("outdated / claims", lambda j: j.outdated, _claims, False),
     "own_precision": Ratio(
         "right / claims, of values without a call",
         lambda j: sum(claim.right for claim in j.claims if not claim.called),

@@ -16,7 +16,13 @@ from lacy_jax.config import AnnotateConfig
 from lacy_jax.data.annotate import annotate_documents
 from lacy_jax.data.documents import Document, split_of
 from lacy_jax.errors import ConfigError
-from lacy_jax.evidence.closed_world.biographies import closed_world_of, partner_of, pick_people, write_and_judge
+from lacy_jax.evidence.closed_world.biographies import (
+    as_known_to,
+    closed_world_of,
+    partner_of,
+    pick_people,
+    write_and_judge,
+)
 from lacy_jax.evidence.closed_world.decodes import ALONE, Decode, parse_decode
 from lacy_jax.evidence.closed_world.judging import to_json
 from lacy_jax.evidence.closed_world.kept import (
@@ -90,14 +96,22 @@ def evaluate(
     chosen = pick_people(world, people)
     claim_folder(out, slm, decodes=decodes, settings={"people": people, "known": known, "temperature": temperature})
     points = list(dict.fromkeys((decode, budget) for decode in (ALONE, *decodes) for budget in decode.budgets))
-    partner = functools.cache(lambda spec, span: partner_of(slm, spec, span=span, known=known))
+    partner = functools.cache(lambda spec, span: partner_of(slm, spec, span=span))
     judged = {}
     for done, (decode, budget) in enumerate(points):
         progress("biographies", done, len(points))
         path = judged_path(out, decode=decode.name, budget=budget)
         if not path.exists():
-            asked = partner(decode.partner, decode.span) if budget else None
-            found = write_and_judge(slm, chosen, partner=asked, decode=decode, budget=budget, temperature=temperature)
+            spec = decode.asks(known=known)
+            found = write_and_judge(
+                slm,
+                as_known_to(spec, chosen, world=world),
+                before=chosen,
+                partner=partner(spec, decode.span) if budget else None,
+                decode=decode,
+                budget=budget,
+                temperature=temperature,
+            )
             write_text(path, "".join(f"{to_json(each)}\n" for each in found))
         judged[decode.name, budget] = read_judged(path)
     progress("biographies", len(points), len(points))

@@ -133,8 +133,10 @@ def decode_title(study: Study, decode: Decode) -> str:
         parts.append("at a price" if decode.price is None else f"at a price of {decode.price:g}")
     if decode.span != "phrase":
         parts.append(f"one {decode.span} per call")
-    if decode.partner != DATABASE:
+    if not decode.asks_world:
         parts.append(f"asks {study.arm(decode.partner).title}")
+    elif decode.partner != DATABASE:
+        parts.append(f"asks {decode.partner}")
     return ", ".join(parts)
 
 

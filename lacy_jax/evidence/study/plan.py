@@ -8,7 +8,7 @@ from typing import Any
 from lacy_jax.config_file import call_in_file
 from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.closed_world.biographies import TEMPERATURE
-from lacy_jax.evidence.closed_world.decodes import ALONE, DATABASE, Decode
+from lacy_jax.evidence.closed_world.decodes import ALONE, Decode
 from lacy_jax.presets import METHODS
 
 MOST_LINES = 6  # of a chart, which has as many colours (page.py)
@@ -35,7 +35,7 @@ class Arm:
     @property
     def partners(self) -> frozenset[str]:
         """The arms that its decodes ask."""
-        return frozenset(decode.partner for decode in self.decodes if decode.partner != DATABASE)
+        return frozenset(decode.partner for decode in self.decodes if not decode.asks_world)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -47,13 +47,14 @@ class Arm:
 class Contrast:
     """A hypothesis written down before running: `better` has a higher score than `worse`, each an (arm, decode).
 
-    Both at the study's main budget, but for the decode "alone", which never calls. score: one of `SCORES`.
+    Both at `budget` (None: the main one), but for the decode "alone", which never calls. score: one of `SCORES`.
     """
 
     name: str
     better: tuple[str, str]
     worse: tuple[str, str]
     score: str = "strict"
+    budget: float | None = None
 
 
 @dataclass(frozen=True)

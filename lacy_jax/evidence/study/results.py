@@ -100,7 +100,8 @@ class Results:
         """Every contrast that has two seeds or more on both sides."""
         found = []
         for contrast in self.study.contrasts:
-            sides = [self.score(contrast.score, *side) for side in (contrast.better, contrast.worse)]
+            both = (contrast.better, contrast.worse)
+            sides = [self.score(contrast.score, *side, budget=contrast.budget) for side in both]
             better, worse = sides
             if better is None or worse is None or len(better.values) != len(worse.values) or len(better.values) < 2:
                 continue

@@ -5,12 +5,13 @@
     writing.py  a person -> the text of a biography
     reading.py  a text -> its claims, fillers and sentences that do not parse
     corpus.py   the corpus biographies; oracle.py: the annotator that knows what they state
-    facts.py    the table of facts for the database partner
+    facts.py    the table of facts for the database partner, as changed, wrong or incomplete as is asked
+    partner.py  the partner world, which answers from such a table
 
 docs/biographies.md says what the world is made for.
 """
 
-from lacy_jax.evidence.closed_world.world.facts import facts_file
+from lacy_jax.evidence.closed_world.world.facts import Knowledge, changed_world, facts_file, read_knowledge
 from lacy_jax.evidence.closed_world.world.grammar import RELATIONS, words_text
 from lacy_jax.evidence.closed_world.world.reading import Sentence, read_sentences
 from lacy_jax.evidence.closed_world.world.world import GROUPS, Group, Person, World, make_world
@@ -21,12 +22,15 @@ __all__ = [
     "RELATIONS",
     "Biography",
     "Group",
+    "Knowledge",
     "Person",
     "Sentence",
     "World",
     "biographies",
+    "changed_world",
     "facts_file",
     "make_world",
+    "read_knowledge",
     "read_sentences",
     "words_text",
     "write_biography",

@@ -1,0 +1,132 @@
+"""Call where it pays: marks that the partner made, a price in place of a quota (docs/defer.md), five seeds each.
+
+    python -m lacy_jax.evaluate --study=configs/study_defer.py --workers=2
+    python -m lacy_jax.evaluate --study=configs/study_defer.py:headline    # what matters most of it, ten seeds
+    python -m lacy_jax.evaluate --study=configs/study_defer.py:documents   # attention within documents, or windows
+
+The world, the models and the lengths are those of configs/study_biographies.py. A mark is where the partner, asked with
+the text before it, answers what stands there, and only its first token is a target of `<CALL>`. Each arm calls at a
+price, under caps, and by the paper's running quantile. Hypotheses were written down before the first run.
+"""
+
+import dataclasses
+
+from lacy_jax.errors import ConfigError
+from lacy_jax.evidence.closed_world.decodes import Decode
+from lacy_jax.evidence.study.plan import Arm, Contrast, Study
+
+CAPS = (0.02, 0.05, 0.1, 0.22, 1.0)  # the most that is spent; 1: a price alone decides
+QUOTAS = (0.1, 0.22)
+# What a model trained to call does: at even odds, or by the paper's quantile.
+PRICE = Decode("price", score="call_score", policy="price", price=0.5, budgets=CAPS)
+QUOTA = Decode("quota", score="call_score", policy="quantile", budgets=QUOTAS)
+# What any model can do, with a probe that knows where facts stand: 1 - max p times P(fact) above a price.
+GATED = Decode("price", score="uncertainty", gate="factual", policy="price", price=0.1, budgets=CAPS)
+GATED_QUOTA = Decode("quota", score="uncertainty", gate="factual", policy="quantile", budgets=QUOTAS)
+SPACY_GATED = Decode("price", score="uncertainty", gate="factual", policy="price", price=0.4, budgets=CAPS)
+# Other partners than the one that made the marks, and shorter answers. Prices and caps are the same.
+OTHERS = {
+    "half": "world:known=0.5",
+    "worded": "world:known=0.9,wordings=0.5",
+    "wrong": "world:known=0.9,wrong=0.05",
+    "changed": "world:known=0.9,changed=1",
+}
+
+
+def others(decode: Decode) -> tuple[Decode, ...]:
+    """The decode with each of OTHERS as its partner, and with one word per call."""
+    asked = (
+        dataclasses.replace(decode, name=name, partner=partner, budgets=(1.0,)) for name, partner in OTHERS.items()
+    )
+    return (*asked, dataclasses.replace(decode, name="word", span="word", budgets=(0.1, 1.0)))
+
+
+def marks_of(partner: str) -> dict[str, object]:
+    """The settings with which a partner makes the marks."""
+    return {"annotate.annotator": "partner", "annotate.partner": partner, "rule.sub_tokens": "first"}
+
+
+ANSWERED = marks_of("world:known=0.9")
+CALLING, PLAIN = (PRICE, QUOTA), (GATED, GATED_QUOTA)
+NTP = Arm("ntp_answered", "ntp", "NTP, partner's marks", ANSWERED, label="NTP", decodes=(*PLAIN, *others(GATED)))
+DEFER = Arm("defer", "defer", "defer, partner's marks", ANSWERED, label="defer", decodes=(*CALLING, *others(PRICE)))
+ARMS = (
+    NTP,
+    DEFER,
+    Arm("joint_answered", "joint", "joint, partner's marks", ANSWERED | {"objective.rule": "factual",
+        "objective.rate": 1.0}, label="joint", decodes=(*CALLING, *others(PRICE))),
+    Arm("soft", "soft", "soft targets, partner's marks", ANSWERED, label="soft", decodes=CALLING),
+    Arm("mixture", "mixture", "mixture, partner's marks", ANSWERED, label="mixture",
+        decodes=CALLING),
+    Arm("lacy_answered", "lacy_full", "LaCy, one softmax, partner's marks", ANSWERED, label="LaCy", decodes=CALLING),
+    Arm("paper_answered", "lacy", "LaCy, the paper's softmax, partner's marks", ANSWERED, decodes=CALLING),
+    Arm("random_answered", "random_factual", "random facts, one softmax, partner's marks",
+        ANSWERED | {"objective.normalizer": "full"}, decodes=CALLING),
+    Arm("ignore_answered", "ignore_facts", "partner's marks ignored", ANSWERED, decodes=PLAIN),
+    Arm("defer_half", "defer", "defer, marks of a partner that knows half", marks_of("world:known=0.5"),
+        decodes=(PRICE, dataclasses.replace(PRICE, name="half", partner=OTHERS["half"], budgets=(1.0,)))),
+    Arm("ntp", "ntp", "NTP, spaCy's marks", label="NTP, spaCy", decodes=(SPACY_GATED, GATED_QUOTA)),
+    Arm("lacy_full", "lacy_full", "LaCy, one softmax, spaCy's marks", label="LaCy, spaCy", decodes=CALLING),
+    Arm("lacy", "lacy", "LaCy, the paper's softmax, spaCy's marks", decodes=CALLING),
+    Arm("loss", "loss", "loss only", decodes=CALLING),
+    Arm("rho", "rho", "Rho-1", decodes=CALLING, reference="ntp"),
+)  # fmt: skip
+HEADLINE = (
+    Contrast("D1: a price beats the quantile", ("defer", "price"), ("defer", "quota")),
+    Contrast("D2: the partner's marks beat spaCy's", ("defer", "price"), ("lacy_full", "price")),
+    Contrast("D3: at 10%, defer beats NTP that knows the same", ("defer", "price"), ("ntp_answered", "price"),
+        budget=0.1),
+    Contrast("D4: so at 5%", ("defer", "price"), ("ntp_answered", "price"), budget=0.05),
+    Contrast("D5: without a cap, no difference is expected", ("defer", "price"), ("ntp_answered", "price"),
+        budget=1.0),
+    Contrast("D6: alone, NTP recalls more", ("ntp_answered", "alone"), ("defer", "alone")),
+    Contrast("D7: of changed facts, defer writes the new value more often", ("defer", "changed"),
+        ("ntp_answered", "changed"), "followed", budget=1.0),
+)  # fmt: skip
+CONTRASTS = (
+    *HEADLINE,
+    Contrast("D8: all that is answered beats the hardest 60%", ("defer", "price"), ("lacy_answered", "price")),
+    Contrast("D9: soft targets break fewer texts than hard ones", ("defer", "price"), ("soft", "price"), "unparsed"),
+    Contrast("D10: the mixture beats hard targets at 10%", ("mixture", "price"), ("defer", "price"), budget=0.1),
+    Contrast("D11: one word per call buys more at 10%", ("defer", "word"), ("defer", "price"), budget=0.1),
+    Contrast("D12: a partner that knows half is asked best by a model whose marks it made", ("defer_half", "half"),
+        ("defer", "half"), budget=1.0),
+    Contrast("D13: defer beats the gate on a partner with 5% of wrong answers", ("defer", "wrong"),
+        ("ntp_answered", "wrong"), budget=1.0),
+)  # fmt: skip
+CURVES = tuple((name, "price") for name in ("ntp_answered", "defer", "joint_answered", "soft", "mixture", "lacy_full"))
+QUOTA_CURVES = (("defer", "quota"), ("ntp_answered", "quota"), ("lacy", "quota"), ("ntp", "price"))
+# Documents apart, or not: is what the model reads beside a biography of use, or in its way?
+APART = {"model.attention_within": "document"}
+DOCUMENTS = (
+    *(arm for arm in ARMS if arm.name in ("ntp", "lacy_full")),
+    Arm("ntp_apart", "ntp", "NTP, documents apart", APART, decodes=(SPACY_GATED, GATED_QUOTA)),
+    Arm("lacy_apart", "lacy_full", "LaCy, one softmax, documents apart", APART, decodes=CALLING),
+)
+DOCUMENT_CONTRASTS = (
+    Contrast("A1: LaCy, documents apart against windows", ("lacy_apart", "quota"), ("lacy_full", "quota")),
+    Contrast("A2: NTP, documents apart against windows", ("ntp_apart", "quota"), ("ntp", "quota")),
+)
+NAME, CONFIG, SEEDS = "study_defer", "configs/biographies.py", (0, 1, 2, 3, 4)
+TWO = (("ntp_answered", "price"), ("defer", "price"))
+STUDIES = {
+    "main": Study(NAME, CONFIG, ARMS, SEEDS, CONTRASTS, curves=CURVES, variants=QUOTA_CURVES),
+    "headline": Study(
+        NAME,
+        CONFIG,
+        (NTP, DEFER, *(arm for arm in ARMS if arm.name == "lacy_full")),
+        tuple(range(10)),
+        HEADLINE,
+        variant="headline",
+        curves=TWO,
+    ),
+    "documents": Study(NAME, CONFIG, DOCUMENTS, SEEDS, DOCUMENT_CONTRASTS, variant="documents"),
+}
+
+
+def get_study(variant: str = "") -> Study:
+    """One of `STUDIES`; without a name `main`."""
+    study = STUDIES.get(variant or "main")
+    if study is None:
+        raise ConfigError(f"configs/study_defer.py:{variant}: allowed are {', '.join(STUDIES)}")
+    return study

@@ -1,0 +1,22 @@
+"""The partner "world": a database of the closed world's facts, for models whose corpus is the closed world.
+
+world                                     every fact, every wording
+world:known=0.9,wordings=0.5,wrong=0.05   shares of the facts and of the wordings; a share of its answers is wrong
+world:known=0.9,changed=1                 the facts as they have become since the biographies were written
+"""
+
+from lacy_jax.cascade.partners import Wanted
+from lacy_jax.cascade.partners.database import Database
+from lacy_jax.cascade.partners.facts import open_facts
+from lacy_jax.errors import PartnerError
+from lacy_jax.evidence.closed_world.world.facts import facts_file, read_knowledge
+
+
+def from_spec(wanted: Wanted) -> Database:
+    """The partner of a spec. Raises `PartnerError` where the model's corpus is another."""
+    if wanted.corpus.name != "biographies":
+        raise PartnerError(
+            f"partner {wanted.spec}: it knows the people of the corpus biographies, this is {wanted.corpus.name}"
+        )
+    path = facts_file(wanted.corpus.biographies, read_knowledge(wanted.argument), directory=wanted.directory)
+    return Database(open_facts(str(path), directory=wanted.directory), span=wanted.span, name=wanted.spec)
