@@ -1,4 +1,4 @@
-"""A study's page: verdicts first, then the table, curves over budgets, what is delegated, and examples in colour."""
+"""A study's page: verdicts first, then the table, curves over cost, what is delegated, and examples in colour."""
 
 import contextlib
 import importlib.metadata
@@ -32,6 +32,7 @@ COLUMNS = (
     "unparsed",
     "factscore",
     "rate",
+    "calls",
     "on_facts",
     "unanswered",
     "own_precision",
@@ -75,7 +76,7 @@ def write_study_page(study: Study, *, workdir: str, command: str) -> str:
         confirmed=sum(test.verdict == "confirmed" for test in tests),
         columns=[SCORES[name].title for name in COLUMNS],
         rows=main_rows(results),
-        charts=[*budget_charts(results)],
+        charts=cost_charts(results),
         knowledge=knowledge_rows(results),
         kinds=[*RELATIONS, OTHER],
         delegated=delegated_rows(results),
@@ -212,24 +213,25 @@ def group_rows(results: Results) -> list[Row]:
     return rows
 
 
-def budget_charts(results: Results) -> list[Chart]:
-    """Scores over budgets: the methods, then variants of LaCy's score and mask."""
+def cost_charts(results: Results) -> list[Chart]:
+    """Scores over what the partner costs, in tokens and in calls: the methods, then variants of score and mask."""
     study = results.study
     made = []
-    for title, caption, name, pairs in (
-        ("Right claims of all sentences", "strict: what does not parse counts as wrong", "strict", study.curves),
-        ("Right claims of all claims", "precision, the FactScore's analogue", "precision", study.curves),
-        ("Right claims per biography", "different facts that are right", "right", study.curves),
-        ("Further ways to train", "strict, as above", "strict", study.variants),
+    for title, caption, name, cost, pairs in (
+        ("Right claims of all sentences", "strict: what does not parse counts as wrong", "strict", "rate", study.curves),
+        ("The same, over calls", "strict, as above", "strict", "calls", study.curves),
+        ("Right claims of all claims", "precision, the FactScore's analogue", "precision", "rate", study.curves),
+        ("Right claims per biography", "different facts that are right", "right", "rate", study.curves),
+        ("Further ways to call", "strict, as above", "strict", "rate", study.variants),
     ):
-        if not pairs:
+        lines = [_line(results, pair, name, cost, role) for pair, role in zip(pairs, ROLES, strict=False)]
+        if not any(lines):
             continue
-        lines = [_line(results, pair, name, role) for pair, role in zip(pairs, ROLES, strict=False)]
         percent = SCORES[name].percent
         svg = charts.line_chart(
             [line for line in lines if line is not None],
             y_label=SCORES[name].title,
-            x_label="budget, %",
+            x_label=f"{SCORES[cost].title}, %" if SCORES[cost].percent else SCORES[cost].title,
             y_ticks=charts.tick_percents if percent else charts.tick_texts,
             value_format=charts.percent if percent else lambda value: f"{value:.2f}",
             y_low=0.0,
@@ -238,12 +240,17 @@ def budget_charts(results: Results) -> list[Chart]:
     return made
 
 
-def _line(results: Results, pair: tuple[str, str], name: str, role: Role) -> Series | None:
+def _line(results: Results, pair: tuple[str, str], name: str, cost: str, role: Role) -> Series | None:
+    """Means of a score over those of a cost, from no calls to the largest budget."""
     arm, decode = pair
     budgets = next((each.budgets for each in results.study.arm(arm).decodes if each.name == decode), ())
+    scale = 100 if SCORES[cost].percent else 1
     points = [(0.0, results.score(name, arm, ALONE.name))]
-    points += [(100 * budget, results.score(name, arm, decode, budget=budget)) for budget in budgets]
-    known = [(at, mean) for at, mean in points if mean is not None]
+    for budget in budgets:
+        spent = results.score(cost, arm, decode, budget=budget)
+        if spent is not None:
+            points.append((scale * spent.mean, results.score(name, arm, decode, budget=budget)))
+    known = sorted(((at, mean) for at, mean in points if mean is not None), key=lambda point: point[0])
     if len(known) < 2:
         return None
     x, y, low, high = (np.array(each) for each in zip(*((at, m.mean, m.low, m.high) for at, m in known), strict=True))
