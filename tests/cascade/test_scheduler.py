@@ -11,6 +11,7 @@ import pytest
 from lacy_jax.cascade import Cascade, Completion, Counts, Event, Request, Scheduler
 from lacy_jax.cascade.budget import CAP_HORIZON
 from lacy_jax.cascade.decoding.engine import encode_text
+from lacy_jax.cascade.text.extent import complete_extent
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import Score, Span
 from lacy_jax.errors import ConfigError
@@ -198,6 +199,23 @@ def test_a_price_is_a_probability_and_the_budget_is_the_most_that_is_spent(model
     capped = priced.generate([Request("The river", max_new_tokens=200, budget=0.01)])[0]
     assert capped.counts.delegated <= 0.01 * (200 + CAP_HORIZON) + 1
     assert priced.generate([Request("The river", budget=0.0)])[0].counts.calls == 0
+
+
+def test_at_a_price_what_is_not_answered_is_not_asked_again_within_its_phrase(model: Model) -> None:
+    silent, prompt = Fake(lambda _: ""), "The river"
+    priced = Cascade(model(), silent, policy="price", price=0.0, budget=1.0)
+    row = priced.generate([prompt], max_new_tokens=120)[0]
+    asked = [len(text) for (text,) in silent.batches]
+    expected, text, last = list[int](), prompt, None
+    for piece in row.pieces:
+        if last is None or complete_extent(text[last:], span="phrase", ended=False) is not None:
+            expected.append(len(text))
+            last = len(text)
+        text += piece.text
+    assert asked == expected
+    assert 1 < len(asked) == row.counts.fallbacks < len(row.pieces)
+    quantile = Cascade(model(), Fake(lambda _: ""), policy="quantile", budget=1.0)
+    assert quantile.generate([prompt], max_new_tokens=120)[0].counts.calls > len(asked)  # the paper's asks again
 
 
 def test_a_price_needs_a_probability(model: Model) -> None:
