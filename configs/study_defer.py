@@ -83,10 +83,11 @@ HEADLINE = (
     Contrast("D7: of changed facts, defer writes the new value more often", ("defer", "changed"),
         ("ntp_answered", "changed"), "followed", budget=1.0),
 )  # fmt: skip
+SOFT = Contrast("D9: soft targets break fewer texts than hard ones", ("defer", "price"), ("soft", "price"), "unparsed")
 CONTRASTS = (
     *HEADLINE,
     Contrast("D8: all that is answered beats the hardest 60%", ("defer", "price"), ("lacy_answered", "price")),
-    Contrast("D9: soft targets break fewer texts than hard ones", ("defer", "price"), ("soft", "price"), "unparsed"),
+    SOFT,
     Contrast("D10: the mixture beats hard targets at 10%", ("mixture", "price"), ("defer", "price"), budget=0.1),
     Contrast("D11: one word per call buys more at 10%", ("defer", "word"), ("defer", "price"), budget=0.1),
     Contrast("D12: a partner that knows half is asked best by a model whose marks it made", ("defer_half", "half"),
@@ -108,17 +109,17 @@ DOCUMENT_CONTRASTS = (
     Contrast("A2: NTP, documents apart against windows", ("ntp_apart", "quota"), ("ntp", "quota")),
 )
 NAME, CONFIG, SEEDS = "study_defer", "configs/biographies.py", (0, 1, 2, 3, 4)
-TWO = (("ntp_answered", "price"), ("defer", "price"))
+HEADLINE_CURVES = tuple((name, "price") for name in ("ntp_answered", "defer", "soft", "lacy_full"))
 STUDIES = {
     "main": Study(NAME, CONFIG, ARMS, SEEDS, CONTRASTS, curves=CURVES, variants=QUOTA_CURVES),
     "headline": Study(
         NAME,
         CONFIG,
-        (NTP, DEFER, *(arm for arm in ARMS if arm.name == "lacy_full")),
+        tuple(arm for arm in ARMS if arm.name in ("ntp_answered", "defer", "soft", "lacy_full")),
         tuple(range(10)),
-        HEADLINE,
+        (*HEADLINE, SOFT),
         variant="headline",
-        curves=TWO,
+        curves=HEADLINE_CURVES,
     ),
     "documents": Study(NAME, CONFIG, DOCUMENTS, SEEDS, DOCUMENT_CONTRASTS, variant="documents"),
 }

@@ -218,7 +218,13 @@ def cost_charts(results: Results) -> list[Chart]:
     study = results.study
     made = []
     for title, caption, name, cost, pairs in (
-        ("Right claims of all sentences", "strict: what does not parse counts as wrong", "strict", "rate", study.curves),
+        (
+            "Right claims of all sentences",
+            "strict: what does not parse counts as wrong",
+            "strict",
+            "rate",
+            study.curves,
+        ),
         ("The same, over calls", "strict, as above", "strict", "calls", study.curves),
         ("Right claims of all claims", "precision, the FactScore's analogue", "precision", "rate", study.curves),
         ("Right claims per biography", "different facts that are right", "right", "rate", study.curves),
