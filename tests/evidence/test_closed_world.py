@@ -21,7 +21,7 @@ from lacy_jax.evidence.closed_world.decodes import EXAMPLE, Decode, decode_text,
 from lacy_jax.evidence.closed_world.judging import Claim, Judged, judge, to_json
 from lacy_jax.evidence.closed_world.kept import judged_path, read_evaluation, read_judged
 from lacy_jax.evidence.closed_world.scores import SCORES, estimate, length_penalised, score
-from lacy_jax.evidence.closed_world.world import biographies, make_world, write_biography
+from lacy_jax.evidence.closed_world.world import biographies, changed_world, make_world, write_biography
 
 WORLD = make_world(BiographiesConfig(people=60, documents=300))
 
@@ -80,6 +80,17 @@ def test_what_the_partner_wrote() -> None:
     assert estimate("rate", [judged]) == pytest.approx(4 / 12)
 
 
+def test_a_text_follows_what_has_changed_or_does_not() -> None:
+    before, now = WORLD.people[0], changed_world(WORLD, share=1.0).people[0]
+    old, new = before.facts["birth_place"], now.facts["birth_place"]
+    texts = [f"{now.name} was born in {place}." for place in (old, new, "Elsewhere")]
+    found = [judge(now, completion((text, "slm")), before) for text in texts]
+    assert [(each.right, each.wrong, each.outdated) for each in found] == [(0, 1, 1), (1, 0, 0), (0, 1, 0)]
+    assert estimate("followed", found) == 0.5
+    assert estimate("outdated", found) == 1 / 3
+    assert judge(now, completion((texts[0], "slm"))).outdated == 0  # nobody says what was true before
+
+
 def test_saying_a_thing_twice_counts_once() -> None:
     person = WORLD.people[0]
     place, wrong = person.facts["birth_place"], "Elsewhere"
@@ -106,6 +117,10 @@ def made(right: int, wrong: int, unparsed: int, *, generated: int = 10) -> Judge
     return Judged(0, "", "tail", claims, 1, unparsed, generated, 2, 3, 1, 1, (("a", "slm", 0.5),))
 
 
+# Of the people below, these are alike.
+ALIKE = ("rate", "delegated", "calls", "on_facts", "answered_on_facts", "unanswered", "followed", "outdated")
+
+
 def test_scores_by_hand() -> None:
     people = [made(3, 1, 0), made(0, 0, 2), made(1, 3, 1)]
     assert estimate("precision", people) == 4 / 8
@@ -122,7 +137,7 @@ def test_scores_by_hand() -> None:
         drawn = [estimate(name, draw) for draw in itertools.product(people, repeat=3)]
         found = score(name, people)
         assert found == pytest.approx((estimate(name, people), np.nanmin(drawn), np.nanmax(drawn))), name
-        assert found.low < found.high or name in ("rate", "delegated", "on_facts", "answered_on_facts", "unanswered")
+        assert found.low < found.high or name in ALIKE, name
 
 
 def test_records_survive_a_file(tmp_path: Path) -> None:
@@ -175,7 +190,7 @@ def test_a_decode_changes_what_it_names_and_no_more(monkeypatch: pytest.MonkeyPa
     decodes = (Decode("a"), Decode("b", score="call_probability", policy="price", price=0.4))
     for decode in decodes:
         with pytest.raises(Asked):
-            writing.write_and_judge(None, [], partner=None, decode=decode, budget=0.3, temperature=0.0)  # type: ignore[arg-type]
+            writing.write_and_judge(None, [], before=[], partner=None, decode=decode, budget=0.3, temperature=0.0)  # type: ignore[arg-type]
     as_before = {"budget": 0.3, "score": "auto", "gate": "none", "span": "phrase"}
     assert asked == [as_before, as_before | {"score": "call_probability", "policy": "price", "price": 0.4}]
 

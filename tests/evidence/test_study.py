@@ -162,6 +162,19 @@ def test_paired_differences_by_hand() -> None:
     assert results.token("a", "nll", "what") is None
 
 
+def test_a_hypothesis_may_be_about_another_budget() -> None:
+    at = {("log_odds", 0.22): [judged(5, 5)], ("log_odds", 0.5): [judged(8, 2)]}
+    runs = {
+        (arm, seed): Evaluation(at if arm == "a" else dict.fromkeys(at, at["log_odds", 0.22]), {})
+        for arm in "ab"
+        for seed in (0, 1)
+    }
+    contrasts = [Contrast("H", ("a", "log_odds"), ("b", "log_odds"), budget=budget) for budget in (None, 0.5)]
+    assert [test.difference.mean for test in Results(study(contrasts=contrasts), runs).tests()] == pytest.approx(
+        [0, 0.3]
+    )
+
+
 def test_the_models_own_score_is_the_one_that_the_cascade_took() -> None:
     """Of a model that was trained to call the call score, of any other its uncertainty, and so on every page."""
     own = Decode("own")

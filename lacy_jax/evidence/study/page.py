@@ -32,12 +32,12 @@ COLUMNS = (
     "unparsed",
     "factscore",
     "rate",
-    "calls",
     "on_facts",
     "unanswered",
     "own_precision",
     "tokens_per_right",
     "calls_per_right",
+    "calls",
 )
 ROLES: tuple[Role, ...] = ("call", "factual", "untaken", "train", "validation", "further")
 EXAMPLE = 20  # which of the people is shown: neither of the head nor the last of the tail
@@ -230,7 +230,7 @@ def cost_charts(results: Results) -> list[Chart]:
         ("Right claims per biography", "different facts that are right", "right", "rate", study.curves),
         ("Further ways to call", "strict, as above", "strict", "rate", study.variants),
     ):
-        lines = [_line(results, pair, name, cost, role) for pair, role in zip(pairs, ROLES, strict=False)]
+        lines = [_line(results, pair, role, name=name, cost=cost) for pair, role in zip(pairs, ROLES, strict=False)]
         if not any(lines):
             continue
         percent = SCORES[name].percent
@@ -246,7 +246,7 @@ def cost_charts(results: Results) -> list[Chart]:
     return made
 
 
-def _line(results: Results, pair: tuple[str, str], name: str, cost: str, role: Role) -> Series | None:
+def _line(results: Results, pair: tuple[str, str], role: Role, *, name: str, cost: str) -> Series | None:
     """Means of a score over those of a cost, from no calls to the largest budget."""
     arm, decode = pair
     budgets = next((each.budgets for each in results.study.arm(arm).decodes if each.name == decode), ())
