@@ -15,7 +15,7 @@ from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.closed_world.decodes import Decode
 from lacy_jax.evidence.study.plan import Arm, Contrast, Study
 
-CAPS = (0.02, 0.05, 0.1, 0.22, 1.0)  # the most that is spent; 1: a price alone decides
+CAPS = (0.1, 0.22, 1.0)  # the most that is spent; 1: a price alone decides
 QUOTAS = (0.1, 0.22)
 # What a model trained to call does: at even odds, or by the paper's quantile.
 PRICE = Decode("price", score="call_score", policy="price", price=0.5, budgets=CAPS)
@@ -24,6 +24,18 @@ QUOTA = Decode("quota", score="call_score", policy="quantile", budgets=QUOTAS)
 GATED = Decode("price", score="uncertainty", gate="factual", policy="price", price=0.1, budgets=CAPS)
 GATED_QUOTA = Decode("quota", score="uncertainty", gate="factual", policy="quantile", budgets=QUOTAS)
 SPACY_GATED = Decode("price", score="uncertainty", gate="factual", policy="price", price=0.4, budgets=CAPS)
+
+
+def frontier(decode: Decode, *prices: float) -> tuple[Decode, ...]:
+    """The decode at further prices, without a cap: what each share of the tokens buys."""
+    names = [f"{decode.name}_{price:g}".replace(".", "_") for price in prices]
+    return tuple(
+        dataclasses.replace(decode, name=name, price=price, budgets=(1.0,))
+        for name, price in zip(names, prices, strict=True)
+    )
+
+
+CALL_FRONTIER, GATED_FRONTIER = frontier(PRICE, 0.7, 0.8, 0.9, 0.95), frontier(GATED, 0.2, 0.3, 0.4, 0.5)
 # Other partners than the one that made the marks, and shorter answers. Prices and caps are the same.
 OTHERS = {
     "half": "world:known=0.5",
@@ -38,7 +50,7 @@ def others(decode: Decode) -> tuple[Decode, ...]:
     asked = (
         dataclasses.replace(decode, name=name, partner=partner, budgets=(1.0,)) for name, partner in OTHERS.items()
     )
-    return (*asked, dataclasses.replace(decode, name="word", span="word", budgets=(0.1, 1.0)))
+    return (*asked, dataclasses.replace(decode, name="word", span="word", budgets=(1.0,)))
 
 
 def marks_of(partner: str) -> dict[str, object]:
@@ -47,7 +59,7 @@ def marks_of(partner: str) -> dict[str, object]:
 
 
 ANSWERED = marks_of("world:known=0.9")
-CALLING, PLAIN = (PRICE, QUOTA), (GATED, GATED_QUOTA)
+CALLING, PLAIN = (PRICE, *CALL_FRONTIER, QUOTA), (GATED, *GATED_FRONTIER, GATED_QUOTA)
 NTP = Arm("ntp_answered", "ntp", "NTP, partner's marks", ANSWERED, label="NTP", decodes=(*PLAIN, *others(GATED)))
 DEFER = Arm("defer", "defer", "defer, partner's marks", ANSWERED, label="defer", decodes=(*CALLING, *others(PRICE)))
 ARMS = (
@@ -73,12 +85,9 @@ ARMS = (
 )  # fmt: skip
 HEADLINE = (
     Contrast("D1: a price beats the quantile", ("defer", "price"), ("defer", "quota")),
-    Contrast("D2: the partner's marks beat spaCy's", ("defer", "price"), ("lacy_full", "price")),
-    Contrast("D3: at 10%, defer beats NTP that knows the same", ("defer", "price"), ("ntp_answered", "price"),
-        budget=0.1),
-    Contrast("D4: so at 5%", ("defer", "price"), ("ntp_answered", "price"), budget=0.05),
-    Contrast("D5: without a cap, no difference is expected", ("defer", "price"), ("ntp_answered", "price"),
-        budget=1.0),
+    Contrast("D3: at 10%, defer beats NTP with its marks", ("defer", "price"), ("ntp_answered", "price"), cost=0.1),
+    Contrast("D4: so at 5%", ("defer", "price"), ("ntp_answered", "price"), cost=0.05),
+    Contrast("D5: so at 15%", ("defer", "price"), ("ntp_answered", "price"), cost=0.15),
     Contrast("D6: alone, NTP recalls more", ("ntp_answered", "alone"), ("defer", "alone")),
     Contrast("D7: of changed facts, defer writes the new value more often", ("defer", "changed"),
         ("ntp_answered", "changed"), "followed", budget=1.0),
@@ -86,10 +95,11 @@ HEADLINE = (
 SOFT = Contrast("D9: soft targets break fewer texts than hard ones", ("defer", "price"), ("soft", "price"), "unparsed")
 CONTRASTS = (
     *HEADLINE,
+    Contrast("D2: the partner's marks beat spaCy's", ("defer", "price"), ("lacy_full", "price")),
     Contrast("D8: all that is answered beats the hardest 60%", ("defer", "price"), ("lacy_answered", "price")),
     SOFT,
-    Contrast("D10: the mixture beats hard targets at 10%", ("mixture", "price"), ("defer", "price"), budget=0.1),
-    Contrast("D11: one word per call buys more at 10%", ("defer", "word"), ("defer", "price"), budget=0.1),
+    Contrast("D10: the mixture beats hard targets at 10%", ("mixture", "price"), ("defer", "price"), cost=0.1),
+    Contrast("D11: one word per call says less than a phrase", ("defer", "price"), ("defer", "word"), budget=1.0),
     Contrast("D12: a partner that knows half is asked best by a model whose marks it made", ("defer_half", "half"),
         ("defer", "half"), budget=1.0),
     Contrast("D13: defer beats the gate on a partner with 5% of wrong answers", ("defer", "wrong"),
@@ -109,13 +119,13 @@ DOCUMENT_CONTRASTS = (
     Contrast("A2: NTP, documents apart against windows", ("ntp_apart", "quota"), ("ntp", "quota")),
 )
 NAME, CONFIG, SEEDS = "study_defer", "configs/biographies.py", (0, 1, 2, 3, 4)
-HEADLINE_CURVES = tuple((name, "price") for name in ("ntp_answered", "defer", "soft", "lacy_full"))
+HEADLINE_CURVES = tuple((name, "price") for name in ("ntp_answered", "defer", "soft"))
 STUDIES = {
     "main": Study(NAME, CONFIG, ARMS, SEEDS, CONTRASTS, curves=CURVES, variants=QUOTA_CURVES),
     "headline": Study(
         NAME,
         CONFIG,
-        tuple(arm for arm in ARMS if arm.name in ("ntp_answered", "defer", "soft", "lacy_full")),
+        tuple(arm for arm in ARMS if arm.name in ("ntp_answered", "defer", "soft")),
         tuple(range(10)),
         (*HEADLINE, SOFT),
         variant="headline",

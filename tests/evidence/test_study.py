@@ -175,6 +175,28 @@ def test_a_hypothesis_may_be_about_another_budget() -> None:
     )
 
 
+def test_a_hypothesis_may_be_about_equal_cost() -> None:
+    """Where both spend 10% of the tokens: between the points of each one's prices, the first of which is no calls."""
+
+    def spent(right: int, tokens: int) -> list[Judged]:
+        return [dataclasses.replace(judged(right, 10 - right), generated=100, delegated=tokens)]
+
+    price = Decode("price", policy="price", price=0.5, budgets=(0.1, 1.0))
+    dear = dataclasses.replace(price, name="dear", price=0.9, budgets=(1.0,))
+    arms = (Arm("a", "lacy", "A", decodes=(price, dear)), Arm("b", "loss", "B", decodes=(price,)))
+    contrast = Contrast("H", ("a", "price"), ("b", "price"), cost=0.1)
+    made = study(arms=arms, contrasts=(contrast,), seeds=(0, 1))
+    alone = {("alone", 0.0): spent(1, 0)}
+    of_a = alone | {("price", 1.0): spent(9, 20), ("dear", 1.0): spent(7, 8), ("price", 0.1): spent(0, 9)}
+    of_b = alone | {("price", 1.0): spent(5, 20)}
+    results = Results(
+        made, {(arm, seed): Evaluation(of_a if arm == "a" else of_b, {}) for arm in "ab" for seed in (0, 1)}
+    )
+    (test,) = results.tests()
+    assert test.better.mean == pytest.approx(0.7 + 0.2 * 2 / 12)
+    assert test.worse.mean == pytest.approx(0.3)
+
+
 def test_the_models_own_score_is_the_one_that_the_cascade_took() -> None:
     """Of a model that was trained to call the call score, of any other its uncertainty, and so on every page."""
     own = Decode("own")

@@ -247,20 +247,22 @@ def cost_charts(results: Results) -> list[Chart]:
 
 
 def _line(results: Results, pair: tuple[str, str], role: Role, *, name: str, cost: str) -> Series | None:
-    """Means of a score over those of a cost, from no calls to the largest budget."""
-    arm, decode = pair
-    budgets = next((each.budgets for each in results.study.arm(arm).decodes if each.name == decode), ())
+    """Means of a score over those of a cost, from no calls on: at every price, or else at every budget."""
+    study, (arm, decode) = results.study, pair
+    prices = study.frontier(arm, decode)
+    ways = prices if len(prices) > 1 else (study.decode(arm, decode),)
+    places = [(each.name, budget) for each in ways for budget in each.budgets if len(ways) == 1 or budget == 1.0]
     scale = 100 if SCORES[cost].percent else 1
     points = [(0.0, results.score(name, arm, ALONE.name))]
-    for budget in budgets:
-        spent = results.score(cost, arm, decode, budget=budget)
+    for way, budget in places:
+        spent = results.score(cost, arm, way, budget=budget)
         if spent is not None:
-            points.append((scale * spent.mean, results.score(name, arm, decode, budget=budget)))
+            points.append((scale * spent.mean, results.score(name, arm, way, budget=budget)))
     known = sorted(((at, mean) for at, mean in points if mean is not None), key=lambda point: point[0])
     if len(known) < 2:
         return None
     x, y, low, high = (np.array(each) for each in zip(*((at, m.mean, m.low, m.high) for at, m in known), strict=True))
-    label = _line_label(results.study, arm, results.study.decode(arm, decode))
+    label = _line_label(study, arm, study.decode(arm, decode))
     return Series(label, x, y, role, None if np.isnan(low).any() else (low, high))
 
 

@@ -1,5 +1,6 @@
 """What a study compares. A study file (configs/study_biographies.py) has `get_study(variant) -> Study`."""
 
+import dataclasses
 import graphlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -55,6 +56,7 @@ class Contrast:
     worse: tuple[str, str]
     score: str = "strict"
     budget: float | None = None
+    cost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,16 @@ class Study:
 
     def decode(self, arm: str, name: str) -> Decode:
         return next(decode for decode in (ALONE, *self.arm(arm).decodes) if decode.name == name)
+
+    def frontier(self, arm: str, decode: str) -> tuple[Decode, ...]:
+        """What calls as the decode does, at its price and at the arm's others."""
+        first = self.decode(arm, decode)
+        return tuple(
+            each
+            for each in self.arm(arm).decodes
+            if each.policy == "price"
+            and dataclasses.replace(each, name=decode, price=first.price, budgets=first.budgets) == first
+        )
 
     @property
     def title(self) -> str:

@@ -77,6 +77,23 @@ class Results:
                 values.append(estimate(name, [each for each in people if not group or each.group == group]))
         return mean_of(values)
 
+    def frontier(self, name: str, arm: str, decode: str, *, seed: int, cost: str = "rate") -> list[tuple[float, float]]:
+        """(cost, score) of one seed at each price, by ascending cost; the first is without calls."""
+        decodes = (ALONE, *self.study.frontier(arm, decode))
+        found = [self.people(arm, each.name, seed=seed, budget=max(each.budgets)) for each in decodes]
+        return sorted((estimate(cost, people), estimate(name, people)) for people in found if people is not None)
+
+    def at_cost(self, name: str, arm: str, decode: str, *, cost: float) -> Mean | None:
+        """A score over seeds where a share of the tokens is spent, on the line through each frontier's points."""
+        lines = [self.frontier(name, arm, decode, seed=seed) for seed in self.seeds(arm)]
+        points = [np.array(line).T for line in lines if len(line) > 1]
+        return mean_of([float(np.interp(cost, spent, scores)) for spent, scores in points])
+
+    def _side(self, contrast: Contrast, side: tuple[str, str]) -> Mean | None:
+        if contrast.cost is not None:
+            return self.at_cost(contrast.score, *side, cost=contrast.cost)
+        return self.score(contrast.score, *side, budget=contrast.budget)
+
     def token(self, arm: str, *path: str) -> Mean | None:
         """A number of tokens.json over seeds, found by the keys of `path`."""
         values = []
@@ -100,9 +117,7 @@ class Results:
         """Every contrast that has two seeds or more on both sides."""
         found = []
         for contrast in self.study.contrasts:
-            both = (contrast.better, contrast.worse)
-            sides = [self.score(contrast.score, *side, budget=contrast.budget) for side in both]
-            better, worse = sides
+            better, worse = (self._side(contrast, side) for side in (contrast.better, contrast.worse))
             if better is None or worse is None or len(better.values) != len(worse.values) or len(better.values) < 2:
                 continue
             found.append((contrast, better, worse, paired_t(np.subtract(better.values, worse.values))))
