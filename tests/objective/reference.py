@@ -1,6 +1,7 @@
 """The objective again, in float64 NumPy and from the paper's wording: full softmaxes, sorting, loops."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,7 @@ def objective(
         others = log_full[place][:call_id]
         no_call = -(others.max() + np.log(np.exp(others - others.max()).sum()))
         nll_no_call = (no_call, full[place] - rest[place], full[place] + rest[place])
-        terms = []
+        terms: list[Any] = []
         if treatment == "joint":
             side = nll_call if taken[place] else nll_no_call
             terms = [nll_rest, tuple(joint_weight * part for part in side)]
