@@ -33,11 +33,18 @@ METHODS: dict[str, dict[str, Any]] = {
     "soft": {"rule": "factual", "rate": 1.0, "treatment": "soft", "normalizer": "full"},
     "mixture": {"rule": "factual", "rate": 1.0, "treatment": "mixture", "normalizer": "full"},
 }
-# `preset=paper`: what the paper does where our defaults differ, or may come to (docs/biographies.md).
+# paper: what the paper does where our defaults differ, or may come to (docs/biographies.md).
+# defer: calls are learned where the partner answers rightly, and made where that is likelier than not (docs/defer.md).
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
         "objective": _LACY,
-        "cascade": {"score": "call_score", "gate": "none", "span": "token", "budget": 0.22},
+        "cascade": {"policy": "quantile", "score": "call_score", "gate": "none", "span": "token", "budget": 0.22},
+    },
+    "defer": {
+        "annotate": {"annotator": "partner"},
+        "rule": {"sub_tokens": "first"},
+        "objective": _LACY | METHODS["defer"],
+        "cascade": {"policy": "price", "price": 0.5, "span": "phrase"},
     },
 }
 CORPORA: dict[str, dict[str, Any]] = {

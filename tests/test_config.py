@@ -197,6 +197,14 @@ def test_the_order_of_config_arguments_does_not_matter(arguments: tuple[str, ...
     assert found[0].cascade.span == "token"  # the preset's
 
 
+def test_the_preset_defer_learns_from_the_partners_answers_and_calls_at_a_price() -> None:
+    config = load("slm_tiny", "preset=defer")
+    assert (config.annotate.annotator, config.annotate.partner) == ("partner", "documents")
+    assert (config.rule.sub_tokens, config.method) == ("first", "defer")
+    assert (config.objective.rate, config.objective.normalizer, config.objective.treatment) == (1.0, "full", "call")
+    assert (config.cascade.policy, config.cascade.price, config.cascade.span) == ("price", 0.5, "phrase")
+
+
 def test_the_papers_preset_is_the_papers() -> None:
     config = load("slm_tiny", "preset=paper")
     objective, cascade = config.objective, config.cascade
