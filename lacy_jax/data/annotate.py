@@ -18,6 +18,7 @@ and optionally
     PARTS = "whole"         (the default) `mark` gets the whole corpus in one call, in this process
     PARTS = "in order"      the marks of a document depend on it alone, so after a kill `mark` gets only what is left
     PARTS = "anywhere"      also, several processes, on any machine, may call `mark` with any documents
+    parts(settings)         one of these three, where it depends on the settings
 
 In place of spans `mark` may yield `LeftOut(reason)` for a document that cannot be marked.
 """
@@ -31,6 +32,7 @@ from lacy_jax.data.pool import Marks, cores, mark_in_pool
 from lacy_jax.errors import DataError
 from lacy_jax.registry import Registry
 
+Parts = Literal["whole", "in order", "anywhere"]
 JUDGED, JUDGED_CHARACTERS = 500, 2_000  # documents whose beginnings are judged, and how much of each
 
 ANNOTATORS = Registry(
@@ -108,9 +110,10 @@ def in_order(
         yield own, marks
 
 
-def annotator_parts(config: AnnotateConfig) -> Literal["whole", "in order", "anywhere"]:
+def annotator_parts(config: AnnotateConfig) -> Parts:
     """In what parts a corpus may be marked, as the annotator says."""
-    found: Literal["whole", "in order", "anywhere"] = getattr(ANNOTATORS.load(config.annotator), "PARTS", "whole")
+    annotator = ANNOTATORS.load(config.annotator)
+    found: Parts = annotator.parts(config) if hasattr(annotator, "parts") else getattr(annotator, "PARTS", "whole")
     return found
 
 

@@ -14,7 +14,7 @@ from lacy_jax.cascade.partners.database import Database, open_facts
 from lacy_jax.cascade.partners.documents import Documents, DocumentStore, build_store
 from lacy_jax.cascade.remote import server as remote
 from lacy_jax.config import AnnotateConfig, BiographiesConfig, CorpusConfig
-from lacy_jax.data.annotate import annotate_documents, annotator_fingerprint
+from lacy_jax.data.annotate import annotate_documents, annotator_fingerprint, annotator_parts
 from lacy_jax.data.datasets import dataset_directory, write_annotated
 from lacy_jax.data.documents import Document, Spans, full_text
 from lacy_jax.errors import PartnerError
@@ -74,22 +74,29 @@ def test_the_closed_world_is_marked_as_word_by_word(tmp_path: Path) -> None:
     assert prints[0] != prints[1]
 
 
-def test_the_partner_world_makes_the_marks_of_its_own_database(tmp_path: Path) -> None:
+def test_the_partner_world_makes_the_marks_of_its_own_database_in_any_number_of_processes(tmp_path: Path) -> None:
     documents = [each.document for each in biographies(WORLD)][:5]
     facts = facts_file(WORLD, Knowledge(known=0.9), directory=tmp_path)
-    corpus = CorpusConfig(name="biographies", biographies=WORLD)
-    found = [
-        [
-            spans.starts.tolist()
-            for _, spans in annotate_documents(documents, config, corpus=corpus, directory=str(tmp_path))
-        ]
-        for config in (
-            AnnotateConfig(annotator="partner", partner=f"database:{facts}"),
-            AnnotateConfig(annotator="partner", partner="world:known=0.9"),
-        )
-    ]
-    assert found[0] == found[1]
+    corpus, found = CorpusConfig(name="biographies", biographies=WORLD), []
+    for partner, workers in ((f"database:{facts}", 1), ("world:known=0.9", 1), ("world:known=0.9", 2)):
+        config = AnnotateConfig(annotator="partner", partner=partner, workers=workers)
+        marked = annotate_documents(documents, config, corpus=corpus, directory=str(tmp_path))
+        found.append([spans.starts.tolist() for _, spans in marked])
+    assert found[0] == found[1] == found[2]
     assert sum(map(len, found[0])) > 20
+
+
+@pytest.mark.parametrize(
+    ("partner", "of", "expected"),
+    [
+        ("world", "", "anywhere"),
+        ("documents", "", "in order"),
+        ("world", "x", "whole"),
+        ("http://127.0.0.1:1/v1", "", "whole"),
+    ],
+)
+def test_in_what_parts_a_partner_marks(partner: str, of: str, expected: str) -> None:
+    assert annotator_parts(AnnotateConfig(annotator="partner", partner=partner, of=of)) == expected
 
 
 CURIE = [

@@ -6,6 +6,7 @@ see the document itself (`Partner.without`). Answers of a partner that is costly
 same command goes on from there.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -22,6 +23,7 @@ from lacy_jax.cascade.remote.answers import Answers
 from lacy_jax.cascade.text.words import words_of
 from lacy_jax.checkpoints.format import META_FILE, find_checkpoint, kind_of
 from lacy_jax.config import AnnotateConfig, CorpusConfig
+from lacy_jax.data.annotate import Parts
 from lacy_jax.data.annotators.stored import StoredMarks, folder_problems, folders_of, stored_fingerprint
 from lacy_jax.data.corpus import corpus_fingerprint
 from lacy_jax.data.documents import Document, Spans, full_text, text_offset
@@ -36,6 +38,7 @@ SECONDS = 120.0  # for a batch of questions: nobody waits for the text
 MOST_FAULTS = 3 * BATCH  # questions in a row without an answer: after that many, the partner is taken for lost
 TOLERATED = 0.01  # of all questions; with more of them unanswered there is no dataset
 _CHEAP = ("database", "documents", "world")  # their answers are not kept: to ask again is as fast
+_ANYWHERE = ("database", "world")  # every process may open them, and a batch is answered in seconds
 _ALGORITHM = 1  # raise it when the marks of an unchanged text and partner change
 
 _log = logging.getLogger(__name__)
@@ -62,6 +65,14 @@ def problems(config: AnnotateConfig) -> Iterator[str]:
         yield from (f"config.annotate.partner: {problem}" for problem in error.problems)
 
 
+def parts(config: AnnotateConfig) -> Parts:
+    """In what parts a corpus may be marked; stored annotations are read in one go."""
+    form = read_spec(config.partner)[0]
+    if config.of or form not in _CHEAP:
+        return "whole"
+    return "anywhere" if form in _ANYWHERE else "in order"
+
+
 def mark(
     documents: Iterable[Document], config: AnnotateConfig, *, corpus: CorpusConfig, directory: str
 ) -> Iterator[tuple[Document, Spans]]:
@@ -72,12 +83,8 @@ def mark(
             kept: the same command goes on from there.
         DataError: the annotation of `config.of` does not fit the documents.
     """
-    partner = make_partner(
-        config.partner, corpus=corpus, directory=directory, batch_size=BATCH, span="phrase", timeout=SECONDS
-    )
-    if partner is None:
-        raise PartnerError("config.annotate.partner=none: nobody would answer; name a partner (docs/partners.md)")
-    _log.warning("marks are made by asking %s", describe_partner(config.partner, corpus=corpus))
+    opened = _kept_open if parts(config) == "anywhere" else _opened
+    partner = opened(config.partner, corpus, directory)
     stored = [StoredMarks(folder) for folder in folders_of(config)]
     identity = json.dumps(fingerprint(config, corpus=corpus, directory=directory), sort_keys=True)
     costly = read_spec(config.partner)[0] not in _CHEAP
@@ -91,6 +98,17 @@ def mark(
     finally:
         if kept is not None:
             kept.close()
+
+
+def _opened(spec: str, corpus: CorpusConfig, directory: str) -> Partner:
+    partner = make_partner(spec, corpus=corpus, directory=directory, batch_size=BATCH, span="phrase", timeout=SECONDS)
+    if partner is None:
+        raise PartnerError("config.annotate.partner=none: nobody would answer; name a partner (docs/partners.md)")
+    _log.warning("marks are made by asking %s", describe_partner(spec, corpus=corpus))
+    return partner
+
+
+_kept_open = functools.lru_cache(maxsize=1)(_opened)  # where a process is given a corpus in many pieces
 
 
 def fingerprint(config: AnnotateConfig, *, corpus: CorpusConfig, directory: str) -> dict[str, Any]:
