@@ -170,6 +170,16 @@ def test_a_shared_account_keeps_the_budget_over_all_rows(model: Model) -> None:
     assert np.std([row.counts.share for row in rows]) > 0.01
 
 
+@pytest.mark.parametrize("price", [0.0, 1.0])
+def test_at_a_price_a_shared_account_is_a_cap_over_all_rows(model: Model, price: float) -> None:
+    """Spent where the price allows it, and never for its own sake."""
+    cascade = Cascade(model(), Fake(lambda _: "x"), budget=0.22, account="shared", policy="price", price=price)
+    rows = cascade.generate([f"{number} rivers" for number in range(50)], max_new_tokens=25, batch_size=8)
+    counts = sum((row.counts for row in rows), start=Counts())
+    most = 0.22 * (counts.generated + CAP_HORIZON) + 8  # each of the rows at work may be at its last call
+    assert (counts.delegated == 0) if price else (0.22 * counts.generated <= counts.delegated <= most)
+
+
 @pytest.mark.parametrize("score", ["call_score", "uncertainty"])
 def test_a_threshold_calls_wherever_the_score_is_above_it(model: Model, score: Score) -> None:
     free = Cascade(model(), None, score=score).generate(["The river"], max_new_tokens=60)[0]
