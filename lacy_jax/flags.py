@@ -28,6 +28,7 @@ from lacy_jax.invalid import explain
 
 if TYPE_CHECKING:
     from lacy_jax.cascade import Cascade
+    from lacy_jax.checkpoints.loading import LoadedModel
     from lacy_jax.data.tokenizer import TextTokenizer
     from lacy_jax.evidence.judge import Cost, Judge
 
@@ -74,6 +75,11 @@ CHECKPOINT = Flag(
     "checkpoint",
     Path,
     "A run's workdir, its checkpoints/, one step of it, an export, a Hugging Face folder or a GGUF file",
+)
+PROMPTS_FILE = Flag(
+    "prompts_file",
+    Path,
+    'A text file of prompts, one per line; in FILE.jsonl each line is a JSON string, or an object with a "prompt"',
 )
 OUT = Flag("out", Path, "The folder for results")
 BATCH_SIZE = Flag("batch_size", Positive, "How many texts are worked on at once", 8)
@@ -127,8 +133,10 @@ def given_checkpoint(given: Given) -> str:
     return str(given.checkpoint)
 
 
-def open_given_cascade(given: Given, *, batch_size: int) -> "Cascade":
+def open_given_cascade(given: Given, *, batch_size: int, slm: "LoadedModel | None" = None) -> "Cascade":
     """The cascade that the flags CHECKPOINT and CASCADE ask for; says on stderr who will answer its calls.
+
+    slm: what the checkpoint is, where it is loaded already.
 
     Raises:
         ConfigError, CheckpointError, PartnerError, DataError: a flag, or what it names, cannot be used.
@@ -137,17 +145,28 @@ def open_given_cascade(given: Given, *, batch_size: int) -> "Cascade":
     from lacy_jax.checkpoints.loading import load_model
     from lacy_jax.checks import change_cascade
 
-    slm = load_model(given_checkpoint(given))
+    slm = slm or load_model(given_checkpoint(given))
     changes = {flag.name: getattr(given, flag.name) for flag in _SETTINGS if flag.name in given.names}
     if PARTNER.name not in given.names:
         _refuse_partner(slm.config, checkpoint=given.checkpoint)
     settings = change_cascade(slm.config.cascade, changes)
     directory = given.directory or ""
+    _warn_of_price(slm, settings)
     cascade = Cascade(slm, settings.partner, settings=settings, directory=directory, batch_size=batch_size)
     say_partner(settings.partner, slm.config)
     if slm.family or settings.start_token != "auto":
         say_start(cascade.tokenizer)
     return cascade
+
+
+def _warn_of_price(slm: "LoadedModel", settings: CascadeConfig) -> None:
+    """One line on stderr where a price that was found for another partner is used."""
+    own = slm.config.cascade
+    if not slm.calibration or settings.partner in (own.partner, "none"):
+        return
+    if (settings.policy, settings.price) == ("price", own.price):
+        found = f"warning: the price {own.price:g} was found for the partner {own.partner}"
+        print(f"{found}; lacy_jax.calibrate finds that of another", file=sys.stderr, flush=True)
 
 
 def say_partner(spec: str, config: Config) -> None:

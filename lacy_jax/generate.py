@@ -10,7 +10,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -27,11 +26,7 @@ if TYPE_CHECKING:
 _FLAGS = (
     flags.CHECKPOINT,
     Flag("prompt", list[str], "A text to complete; may be given several times", []),
-    Flag(
-        "prompts_file",
-        flags.Path,
-        'A text file of prompts, one per line; in FILE.jsonl each line is a JSON string, or an object with a "prompt"',
-    ),
+    flags.PROMPTS_FILE,
     *flags.CASCADE,
     Flag("max_new_tokens", Positive, "SLM tokens to generate at most (default: the checkpoint's own setting)"),
     flags.TEMPERATURE,
@@ -72,44 +67,14 @@ def main(given: Given) -> int:
 
 
 def _prompts(given: Given) -> list[str]:
-    from lacy_jax.data.documents import clean_text
+    from lacy_jax.data.prompts import checked_prompts, prompts_of_file
 
     prompts = [("--prompt", prompt) for prompt in given.prompt]
     if given.prompts_file is not None:
-        prompts += _prompts_of_file(given.prompts_file)
+        prompts += prompts_of_file(given.prompts_file)
     if not prompts:
         raise ConfigError("no prompt; give --prompt=... or --prompts_file=FILE with one per line")
-    for where, prompt in prompts:
-        if not prompt.strip():
-            raise ConfigError(f"{where}: empty; give at least one word")
-        if clean_text(prompt) != prompt:
-            raise ConfigError(f"{where}: not valid Unicode (a lone surrogate?): {prompt[:80]!a}")
-    return [prompt for _, prompt in prompts]
-
-
-def _prompts_of_file(path: str) -> list[tuple[str, str]]:
-    """The prompts of a text file, or of a file of JSON lines by its name, each with where it stands."""
-    try:
-        # Lines end as they do in files; `str.splitlines` would cut prompts at U+2028 and its like, too.
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--prompts_file={path}: cannot be read ({error})") from None
-    found = [(f"--prompts_file={path}, line {n}", line) for n, line in enumerate(lines, start=1) if line.strip()]
-    return [(where, _json_prompt(line, where)) for where, line in found] if path.endswith(".jsonl") else found
-
-
-def _json_prompt(line: str, where: str) -> str:
-    """The prompt in a line of JSON: a string, or an object with the string `prompt`."""
-    from lacy_jax.data.files import parse_json
-
-    try:
-        value = parse_json(line)
-    except ValueError as error:
-        raise ConfigError(f"{where}: not JSON ({error})") from None
-    prompt = value.get("prompt") if isinstance(value, dict) else value
-    if not isinstance(prompt, str):
-        raise ConfigError(f'{where}: neither a JSON string nor an object with a string "prompt": {line[:80]!a}')
-    return prompt
+    return checked_prompts(prompts)
 
 
 def _complete(prompts: Sequence[str], given: Given) -> "list[Completion]":

@@ -27,7 +27,7 @@ from tests.test_doors import flags_of, start
 
 ROOT = Path(__file__).parent.parent
 DOORS = (
-    "main", "prepare", "adapt", "generate", "serve", "export", "evaluate", "factscore", "acceptability",
+    "main", "prepare", "adapt", "calibrate", "generate", "serve", "export", "evaluate", "factscore", "acceptability",
     "compile_ahead",
 )  # fmt: skip
 TINY = "--config=configs/slm_tiny.py"
@@ -78,6 +78,17 @@ WRONG: dict[tuple[str, ...], str] = {
     ("main", TINY, "--distributed=maybe"): "--distributed=maybe: input should be 'auto', 'on' or 'off'",
     ("prepare", TINY, "--config.model.widht=3"): "did you mean width?",
     ("prepare", TINY, "--config.corpus.files={here}/none.jsonl", "--config.corpus.name=jsonl"): "no such file",
+    ("calibrate", "--checkpoint={run}"): "--share is needed",
+    ("calibrate", "--share=0.1"): "no checkpoint; give --checkpoint=...",
+    ("calibrate", "--share=10", "--checkpoint={run}"): "write 0.1 for 10%",
+    ("calibrate", "--share=0", "--checkpoint={run}"): "--share=0: input should be greater than 0",
+    ("calibrate", "--share=0.1", "--checkpoint={run}", "--partner=none"): "nobody answers",
+    ("calibrate", "--share=0.5", "--checkpoint={run}"): "is more than a long text may spend, 0.22; give a larger",
+    ("calibrate", "--share=0.1", "--checkpoint={run}"): "does not say what it was trained on, so no held-out text",
+    ("calibrate", "--share=0.1", "--checkpoint={here}/none"): "there is no such folder",
+    ("calibrate", "--share=0.1", "--checkpoint={here}/model.gguf"): "which has no place for a price",
+    ("calibrate", "--share=0.1", "--checkpoint=gs://a/b"): "gs://a/b lies in a bucket, and a price is saved only on",
+    ("calibrate", "--share=0.1", "--checkpoint={run}", "--prompts_file={here}/texts.jsonl"): "neither a JSON string",
     ("generate", "--checkpoint={run}"): "no prompt; give --prompt=...",
     ("generate", "--checkpoint={run}", "Marie Curie"): "prompts are given by --prompt=...",
     ("generate", "--prompt=a"): "no checkpoint; give --checkpoint=...",

@@ -120,6 +120,11 @@ class Cascade:
     def tokenizer(self) -> TextTokenizer:
         return self._engine.tokenizer
 
+    @property
+    def score(self) -> RankedBy:
+        """The score that it calls by, in place of "auto"."""
+        return self._calling.score
+
     def scheduler(self, *, slots: int = 8) -> Scheduler:
         """For requests that come and go; at most `slots` of them run at once."""
         return Scheduler(self._engine, self.partner, self._calling, slots=slots)

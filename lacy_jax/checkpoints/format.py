@@ -249,8 +249,9 @@ def _check_kinds(meta: dict[str, Any]) -> None:
         TypeError: one of them has another type.
     """
     probe = meta.get("factual_probe") or {"weights": [], "bias": 0.0}
-    kinds = {"step": int, "config": dict, "tokenizer": str, "data": dict, "versions": dict, "checksums": dict}
-    found = {"data": {}, "versions": {}, "checksums": {}, "call_scores": []} | meta
+    optional = dict.fromkeys(("data", "versions", "checksums", "calibration"), dict)
+    kinds = {"step": int, "config": dict, "tokenizer": str, **optional}
+    found = {**{name: {} for name in optional}, "call_scores": [], **meta}
     if not all(isinstance(found[name], kind) for name, kind in kinds.items()):
         raise TypeError("an entry of it is of another kind")
     dicts = [probe, found["data"].get("corpus") or {}, *found["checksums"].values()]

@@ -44,6 +44,7 @@ class LoadedModel:
     step: completed updates; 0 where it was not trained here.
     call_scores: quantiles of its validation call scores, ascending, which start a cascade's budget; () without any.
     factual_probe: None where the data that it was trained on had no factual tokens, or none is known.
+    calibration: how the price of its cascade was found (checkpoints/calibration.py); {} where it was not.
     data: the fingerprint of that data. versions: of the packages that it was trained with. Both {} where not known.
     family: of a Hugging Face folder or a GGUF file, its model_type; "" of ours.
     chat: how it writes conversations; None where it does not say.
@@ -56,6 +57,7 @@ class LoadedModel:
     step: int = 0
     call_scores: tuple[float, ...] = ()
     factual_probe: FactualProbe | None = None
+    calibration: dict[str, Any] = dataclasses.field(default_factory=dict)
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     family: str = ""
@@ -118,6 +120,7 @@ def _load_own(folder: epath.Path, *, params_dtype: ParamsDtype) -> LoadedModel:
         step=int(meta["step"]),
         call_scores=tuple(meta.get("call_scores", ())),
         factual_probe=probe,
+        calibration=meta.get("calibration", {}),
         data=meta.get("data", {}),
         versions=meta.get("versions", {}),
         chat=template_of_description(meta.get("chat"), where=str(folder)),

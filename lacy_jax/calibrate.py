@@ -1,0 +1,115 @@
+"""Find the price at which a cascade spends a wanted share of its tokens, and save it with the checkpoint.
+
+    python -m lacy_jax.calibrate --checkpoint=runs/slm_tiny --partner=documents --share=0.1
+
+The cascade writes the same texts at one price after another; what counts is what they spend: tokens that the partner
+wrote, and questions that it did not answer. `generate`, `serve` and `export` then call at that price (docs/cascade.md).
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from lacy_jax import flags
+from lacy_jax.config import Positive
+from lacy_jax.doors import Door, run
+from lacy_jax.errors import ConfigError
+from lacy_jax.flags import Flag, Given
+
+if TYPE_CHECKING:
+    from lacy_jax.adaptation.calibrate import Spent
+    from lacy_jax.cascade import Cascade
+    from lacy_jax.checkpoints.loading import LoadedModel
+    from lacy_jax.console import Reporter
+
+_POLICY = ("policy", "price")  # what is found
+_FLAGS = (
+    flags.CHECKPOINT,
+    Flag("share", Annotated[float, Field(gt=0.0, lt=1.0)], "Share of the tokens to spend: 0.1 for 10%", needed=True),
+    *(flag for flag in flags.CASCADE if flag.name not in _POLICY),
+    Flag("samples", Positive, "Texts to write, each after the opening of a held-out document", 64),
+    replace(flags.PROMPTS_FILE, help=f"What the texts begin with, in place of documents. {flags.PROMPTS_FILE.help}"),
+    Flag("max_new_tokens", Positive, "SLM tokens of each text", 64),
+    flags.TEMPERATURE,
+    flags.BATCH_SIZE,
+    replace(flags.DRY_RUN, help="Find the price and print it, save nothing"),
+)
+
+
+def main(given: Given) -> int:
+    """Finds the price, prints what each one spent, and saves it."""
+    checkpoint = flags.given_checkpoint(given)
+    if given.partner == "none":
+        raise ConfigError("--partner=none: nobody answers, so every price spends nothing; name a partner")
+    from lacy_jax.checkpoints.calibration import check_calibratable, save_calibration
+    from lacy_jax.checkpoints.loading import load_model
+    from lacy_jax.console import reporting
+
+    if not given.dry_run:
+        check_calibratable(checkpoint)
+    slm = replace(load_model(checkpoint), calibration={})  # an earlier price is none for this partner
+    budget = slm.config.cascade.budget if given.budget is None else given.budget
+    if given.share > budget:
+        raise ConfigError(
+            f"--share={given.share:g} is more than a long text may spend, {budget:g}; give a larger --budget, too"
+        )
+    prompts = _prompts(slm, given)
+    with reporting() as reporter:
+        cascade = flags.open_given_cascade(given, batch_size=given.batch_size, slm=slm)
+        best = _find(cascade, prompts, given, reporter)
+    if given.dry_run:
+        print(f"nothing is saved; other commands take --policy=price --price={best.price:g}")
+        return 0
+    settings = replace(cascade.settings, policy="price", price=best.price)
+    texts = {"texts": len(prompts), "max_new_tokens": given.max_new_tokens, "temperature": given.temperature}
+    save_calibration(slm.path, settings, found={"wanted": given.share, "share": best.share, **texts})
+    print(f"{slm.path}: its cascade calls at the price {best.price:g} now, for the partner {settings.partner}")
+    return 0
+
+
+def _prompts(slm: "LoadedModel", given: Given) -> list[str]:
+    from lacy_jax.adaptation.calibrate import held_out_prompts
+    from lacy_jax.data.prompts import checked_prompts, prompts_of_file
+
+    if given.prompts_file is None:
+        return held_out_prompts(slm, directory=given.directory or "", count=given.samples)
+    prompts = checked_prompts(prompts_of_file(given.prompts_file))
+    if not prompts:
+        raise ConfigError(f"--prompts_file={given.prompts_file}: it holds no prompt")
+    return prompts
+
+
+def _find(cascade: "Cascade", prompts: list[str], given: Given, reporter: "Reporter") -> "Spent":
+    """What the texts spend at the price that is found; prints that of every price."""
+    from lacy_jax.adaptation.calibrate import best_of, rounds, spent_at
+    from lacy_jax.cascade import Request, Sampling
+
+    budget = cascade.settings.budget
+    if cascade.partner is None:
+        raise ConfigError("the checkpoint names no partner; add --partner=...")
+    if cascade.partner.prepares:  # a question that waits for that would come too late
+        reporter.say("partner: it compiles its programs before the first text")
+        cascade.partner.warm_up(prompts, more=given.max_new_tokens)
+    sampling = Sampling(given.temperature)
+    requests = [Request(prompt, max_new_tokens=given.max_new_tokens, sampling=sampling) for prompt in prompts]
+    tried = []
+    for spent in rounds(cascade, requests, share=given.share, batch_size=given.batch_size, progress=reporter.update):
+        reporter.finish()
+        tried.append(spent)
+        print(spent, flush=True)
+    best = best_of(tried, share=given.share)
+    print(f"{best}, the one for {given.share:g}")
+    if budget < 1:
+        used = spent_at(
+            best.price, cascade, requests, batch_size=given.batch_size, progress=reporter.update, budget=None
+        )
+        reporter.finish()
+        print(f"{used}, of at most {budget:g} of a long text (--budget)")
+    return best
+
+
+DOOR = Door("calibrate", __doc__, _FLAGS, main)
+
+if __name__ == "__main__":
+    run(DOOR)
