@@ -213,7 +213,9 @@ def test_texts_begin_as_held_out_documents_do(tmp_path: Path) -> None:
     model = of_corpus(tmp_path, validation_share=0.3)
     directory = str(tmp_path)
     assert held_out_prompts(model, directory=directory, count=100) == expected
-    assert held_out_prompts(model, directory=directory, count=3) == expected[:3]
+    assert held_out_prompts(model, directory=directory, count=1) == expected[:1]
+    assert len(expected) in range(9, 16)
+    assert held_out_prompts(model, directory=directory, count=len(expected) // 2)[:3] == expected[:6:2]
     with pytest.raises(ConfigError, match=r"has no held-out documents; give --prompts_file=FILE"):
         held_out_prompts(of_corpus(tmp_path, validation_share=1e-9), directory=directory, count=3)
     (tmp_path / "corpus.jsonl").write_text("\n".join(lines[1:]))

@@ -24,6 +24,8 @@ PRICES = (
 )
 # A share this little below the wanted one, as a part of it, ends the search: the texts themselves say it less exactly.
 CLOSE = 0.05
+# Of so many times as many held-out documents as are wanted every so many-th is taken: neighbours may be alike.
+SPREAD = 8
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -127,7 +129,9 @@ def spent_at(
 
 
 def held_out_prompts(slm: LoadedModel, *, directory: str, count: int) -> list[str]:
-    """The openings of the first `count` held-out documents of a model's own corpus, or of all if there are fewer.
+    """The openings of `count` held-out documents of a model's own corpus, or of all if there are fewer.
+
+    They are evenly spread over the first SPREAD * count.
 
     Raises:
         ConfigError: it has no held-out documents, or they cannot be read.
@@ -140,12 +144,13 @@ def held_out_prompts(slm: LoadedModel, *, directory: str, count: int) -> list[st
         corpus = corpus_of_checkpoint(named, data=slm.data, directory=directory or slm.config.data.directory)
         held_out = (each for each in read_documents(corpus) if split_of(each.id, validation_share=share) != "train")
         prompts = (prompt for document in held_out if (prompt := prompt_of(document)).strip())
-        found = list(itertools.islice(prompts, count))
+        found = list(itertools.islice(prompts, SPREAD * count))
     except LacyError as error:
         raise ConfigError(f"held-out documents cannot be read ({'; '.join(error.problems)}); {instead}") from None
     if not found:
         raise ConfigError(f"the corpus {named.name} of {slm.path} has no held-out documents; {instead}")
-    return found
+    taken = min(count, len(found))
+    return [found[place * len(found) // taken] for place in range(taken)]
 
 
 def _write(
