@@ -37,6 +37,7 @@ RUN = {
     "biographies.md": WORLD,
     "cascade.md": FEW,
     "data_format.md": (SMALL,),
+    "defer.md": (SMALL, *SAMPLES),
     "distributed.md": (SMALL, *SAMPLES),
     "exporting.md": (),
     "factscore.md": ("--limit=1",),
