@@ -179,6 +179,15 @@ def _data(config: Config) -> Iterator[str]:
             "config.annotate.annotator: oracle works with the corpus biographies only, but config.corpus.name is "
             f"{corpus.name!r}; add --config.annotate.annotator=spacy"
         )
+    for name, partner, asked in (
+        ("config.annotate.partner", annotate.partner, annotate.annotator == "partner"),
+        ("config.cascade.partner", config.cascade.partner, True),
+    ):
+        if asked and partner.partition(":")[0] == "world" and corpus.name != "biographies":
+            yield (
+                f"{name}: the partner world knows the people of the corpus biographies only, but config.corpus.name is "
+                f"{corpus.name!r}; add --{name}=documents"
+            )
     world = corpus.biographies
     if corpus.name == "biographies" and world.documents < world.people:
         yield (

@@ -128,6 +128,8 @@ REFUSED = [
     ({"objective": {"treatment": "soft", "normalizer": "renormalized"}}, "add --config.objective.normalizer=full"),
     ({"corpus": {"name": "jsonl"}}, "add --config.corpus.files="),
     ({"annotate": {"annotator": "oracle"}}, "add --config.annotate.annotator=spacy"),
+    ({"cascade": {"partner": "world:known=0.9"}}, "add --config.cascade.partner=documents"),
+    ({"annotate": {"annotator": "partner", "partner": "world"}}, "add --config.annotate.partner=documents"),
     ({"annotate": {"annotator": "spans"}}, "add --config.annotate.spans_file="),
     ({"mesh": {"data": -1, "fsdp": -1}}, "config.mesh: at most one axis can be -1"),
     ({"mesh": {"data": 0}}, "config.mesh.data: got 0"),

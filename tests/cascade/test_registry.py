@@ -164,7 +164,9 @@ def test_http_without_httpx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("installed")
-@pytest.mark.parametrize("spec", ["none", "documents", "http://h:1/v1#m", "https://h/v1", "echo", "echo:bad"])
+@pytest.mark.parametrize(
+    "spec", ["none", "documents", "http://h:1/v1#m", "https://h/v1", "world", "world:known=0.9", "echo", "echo:bad"]
+)
 def test_a_spec_is_checked_without_making_it(spec: str) -> None:
     check_partner(spec)
 
@@ -186,6 +188,7 @@ def test_a_spec_is_checked_without_making_it(spec: str) -> None:
         ("http://me:secret@h/v1", "no name or password"),
         ("http://h/v1?x=1", "cannot read the partner's address"),
         ("gone:x", "'gone'.*cannot be imported"),
+        ("world:knwon=0.9", "partner world:knwon=0.9: knwon .*; allowed are shares of known, wordings, changed, wrong"),
         ("none:x", "unknown partner 'none:x'; allowed"),
         ("", "unknown partner ''; allowed"),
     ],

@@ -1,6 +1,7 @@
 """Who answers a call. One question: what comes next in each of these texts?"""
 
 import os
+import pkgutil
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -219,6 +220,8 @@ def check_partner(spec: str) -> None:
             raise DataError(problem.replace("config.corpus.files", "documents", 1))
     elif form == "database" and not os.path.isfile(argument):
         raise PartnerError(f"database: no such file: {argument}")
+    elif form == "world":  # by name, as in PARTNERS: the cascade imports no evidence
+        pkgutil.resolve_name("lacy_jax.evidence.closed_world.world:read_knowledge")(argument)
     elif form == "checkpoint":
         from lacy_jax.checkpoints.format import find_checkpoint, kind_of
 

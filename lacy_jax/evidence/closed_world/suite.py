@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lacy_jax.cascade.partners import check_partner
 from lacy_jax.cascade.scores import price_threshold
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import AnnotateConfig
@@ -86,10 +87,11 @@ def evaluate(
     Raises:
         ConfigError: the model was not trained on the closed world, a value is out of range, or a price goes with a
             score that is no probability.
-        PartnerError, CheckpointError: see `partner_of`.
+        PartnerError, CheckpointError: see `partner_of`; what names no partner is refused before anything is written.
         DataError: `out` holds the evaluation of another checkpoint or with other settings.
     """
     for decode in decodes:
+        check_partner(decode.asks(known=known))
         if decode.policy == "price" and decode.score != "auto":
             price_threshold(decode.score, 0.5)  # refuses a score that is no probability, before anything is written
     world = closed_world_of(slm)

@@ -13,10 +13,11 @@ from lacy_jax.evidence.closed_world.world.facts import facts_file, read_knowledg
 
 
 def from_spec(wanted: Wanted) -> Database:
-    """The partner of a spec. Raises `PartnerError` where the model's corpus is another."""
+    """The partner of a spec. Raises `PartnerError` where it is none, or the model's corpus is another."""
+    knowledge = read_knowledge(wanted.argument)
     if wanted.corpus.name != "biographies":
         raise PartnerError(
             f"partner {wanted.spec}: it knows the people of the corpus biographies, this is {wanted.corpus.name}"
         )
-    path = facts_file(wanted.corpus.biographies, read_knowledge(wanted.argument), directory=wanted.directory)
+    path = facts_file(wanted.corpus.biographies, knowledge, directory=wanted.directory)
     return Database(open_facts(str(path), directory=wanted.directory), span=wanted.span, name=wanted.spec)
