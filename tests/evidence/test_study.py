@@ -33,6 +33,7 @@ from tests.xla import xla_flags
 ROOT = Path(__file__).parents[2]
 BEFORE = ROOT / "tests/data/made_by_60e64f2"
 CALL = Decode("log_odds", score="call_score", budgets=(0.22, 0.5))
+AB = Contrast("H", ("a", "log_odds"), ("b", "log_odds"))
 
 STUDY = """
 from lacy_jax.evidence.closed_world.decodes import Decode
@@ -78,7 +79,7 @@ def test_a_small_study(tmp_path: Path) -> None:
     for expected in (*titles, "written by the partner", "birth_place"):
         assert expected in page
     assert "of 2 runs are finished" not in page
-    assert "Further ways to train" not in page  # of which this study has none
+    assert "Further ways to call" not in page  # of which this study has none
     # The other model was asked, and other things came of it than of the database.
     asking, known = (read_judged(runs / f"rho/seed0/closed_world/{name}-0.22.jsonl") for name in ("asking", "log_odds"))
     assert sum(each.calls - each.fallbacks for each in asking) > 0
@@ -162,6 +163,18 @@ def test_paired_differences_by_hand() -> None:
     assert results.token("a", "nll", "what") is None
 
 
+def test_what_is_compared_is_of_the_same_seeds() -> None:
+    """A run may have failed on either side."""
+    rights = {"a": {0: 9, 1: 6, 2: 7}, "b": {1: 3, 2: 5, 3: 0}}
+    runs = {
+        (arm, seed): Evaluation({("log_odds", 0.22): [judged(right, 10 - right)]}, {})
+        for arm, by_seed in rights.items()
+        for seed, right in by_seed.items()
+    }
+    first, _ = Results(study(seeds=(0, 1, 2, 3)), runs).tests()
+    assert (first.better.values, first.worse.values) == ((0.6, 0.7), (0.3, 0.5))
+
+
 def test_a_hypothesis_may_be_about_another_budget() -> None:
     at = {("log_odds", 0.22): [judged(5, 5)], ("log_odds", 0.5): [judged(8, 2)]}
     runs = {
@@ -169,7 +182,7 @@ def test_a_hypothesis_may_be_about_another_budget() -> None:
         for arm in "ab"
         for seed in (0, 1)
     }
-    contrasts = [Contrast("H", ("a", "log_odds"), ("b", "log_odds"), budget=budget) for budget in (None, 0.5)]
+    contrasts = [dataclasses.replace(AB, budget=budget) for budget in (None, 0.5)]
     assert [test.difference.mean for test in Results(study(contrasts=contrasts), runs).tests()] == pytest.approx(
         [0, 0.3]
     )
@@ -229,6 +242,9 @@ def test_the_models_own_score_is_the_one_that_the_cascade_took() -> None:
         ({"arms": (Arm("a", "rho", "A", reference="a"),)}, "need each other"),
         ({"curves": (("a", "what"),)}, "no arm and decode"),
         ({"curves": (("a", "log_odds"),) * 7}, "6 lines each"),
+        ({"contrasts": (dataclasses.replace(AB, budget=0.3),)}, "H: log_odds of a has no budget 0.3; .* 0.22, 0.5"),
+        ({"main_budget": 0.1, "contrasts": (AB,)}, "log_odds of a has no budget 0.1"),
+        ({"contrasts": (dataclasses.replace(AB, cost=0.1),)}, "log_odds of a is none"),
     ],
 )
 def test_wrong_studies(changes: dict[str, object], said: str) -> None:

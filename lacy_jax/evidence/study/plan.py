@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lacy_jax.cascade.partners import check_partner
 from lacy_jax.config_file import call_in_file
 from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.closed_world.biographies import TEMPERATURE
@@ -48,7 +49,9 @@ class Arm:
 class Contrast:
     """A hypothesis written down before running: `better` has a higher score than `worse`, each an (arm, decode).
 
-    Both at `budget` (None: the main one), but for the decode "alone", which never calls. score: one of `SCORES`.
+    Both at `budget` (None: the main one), but for the decode "alone", which never calls. cost: instead, where each
+    spends this share of the tokens, between its prices; one that never spends so much counts with the most that it
+    spends. score: one of `SCORES`.
     """
 
     name: str
@@ -69,7 +72,8 @@ class Study:
 
     Raises:
         ConfigError: an unknown method, a name that occurs twice, a reference, partner or contrast that names no arm,
-            arms that need each other.
+            a contrast at a budget or cost that one of its decodes does not have, arms that need each other.
+        PartnerError: a partner `world` of other shares than there are.
     """
 
     name: str
@@ -96,11 +100,16 @@ class Study:
                 raise ConfigError(f"study {self.name}, arm {arm.name}: method={arm.method!r}: allowed {[*METHODS]}")
             for other in sorted(arm.needs - {*names}):
                 raise ConfigError(f"study {self.name}, arm {arm.name}: its reference or partner {other!r} is no arm")
+            for decode in arm.decodes:
+                if decode.asks_world:
+                    check_partner(decode.asks(known=self.known))
         known = {(arm.name, decode.name) for arm in self.arms for decode in (ALONE, *arm.decodes)}
         named = [side for contrast in self.contrasts for side in (contrast.better, contrast.worse)]
         for side in (*named, *self.curves, *self.variants):
             if side not in known:
                 raise ConfigError(f"study {self.name}: {side} is no arm and decode of it")
+        for contrast in self.contrasts:
+            self._check(contrast)
         if max(len(self.curves), len(self.variants)) > MOST_LINES:
             raise ConfigError(
                 f"study {self.name}: curves and variants can have {MOST_LINES} lines each, a colour a line"
@@ -109,6 +118,23 @@ class Study:
             graphlib.TopologicalSorter({arm.name: arm.needs for arm in self.arms}).prepare()
         except graphlib.CycleError as error:
             raise ConfigError(f"study {self.name}: arms need each other: {', '.join(error.args[1])}") from None
+
+    def _check(self, contrast: Contrast) -> None:
+        """Raises `ConfigError` where a side has no results at the contrast's budget or cost: the page would lack it."""
+        budget = self.main_budget if contrast.budget is None else contrast.budget
+        for arm, name in (contrast.better, contrast.worse):
+            decode = self.decode(arm, name)
+            if contrast.cost is not None:
+                if contrast.budget is not None or decode.policy != "price":
+                    raise ConfigError(
+                        f"study {self.name}, {contrast.name}: an equal cost is of decodes at a price, without a budget;"
+                        f" {name} of {arm} is none"
+                    )
+            elif decode != ALONE and budget not in decode.budgets:
+                raise ConfigError(
+                    f"study {self.name}, {contrast.name}: {name} of {arm} has no budget {budget:g}; its budgets: "
+                    f"{', '.join(f'{each:g}' for each in decode.budgets)}"
+                )
 
     def arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)

@@ -1,6 +1,6 @@
 """The results of a study's finished runs: means over seeds with intervals, and the tests of its hypotheses."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,10 +68,22 @@ class Results:
         at = 0.0 if decode == ALONE.name else self.study.main_budget if budget is None else budget
         return self.runs[arm, seed].judged.get((decode, at))
 
-    def score(self, name: str, arm: str, decode: str, *, budget: float | None = None, group: str = "") -> Mean | None:
-        """One of `SCORES` over seeds; `group`: of one group of people only. None without results."""
+    def score(
+        self,
+        name: str,
+        arm: str,
+        decode: str,
+        *,
+        budget: float | None = None,
+        group: str = "",
+        seeds: Sequence[int] | None = None,
+    ) -> Mean | None:
+        """One of `SCORES` over seeds (None: all that are finished); `group`: of one group of people only.
+
+        None without results.
+        """
         values = []
-        for seed in self.seeds(arm):
+        for seed in self.seeds(arm) if seeds is None else seeds:
             people = self.people(arm, decode, seed=seed, budget=budget)
             if people is not None:
                 values.append(estimate(name, [each for each in people if not group or each.group == group]))
@@ -83,16 +95,19 @@ class Results:
         found = [self.people(arm, each.name, seed=seed, budget=max(each.budgets)) for each in decodes]
         return sorted((estimate(cost, people), estimate(name, people)) for people in found if people is not None)
 
-    def at_cost(self, name: str, arm: str, decode: str, *, cost: float) -> Mean | None:
-        """A score over seeds where a share of the tokens is spent, on the line through each frontier's points."""
-        lines = [self.frontier(name, arm, decode, seed=seed) for seed in self.seeds(arm)]
+    def at_cost(self, name: str, arm: str, decode: str, *, cost: float, seeds: Sequence[int]) -> Mean | None:
+        """A score over seeds where a share of the tokens is spent, on the line through each frontier's points.
+
+        Beyond its ends the line stays at the score of its nearest point.
+        """
+        lines = [self.frontier(name, arm, decode, seed=seed) for seed in seeds]
         points = [np.array(line).T for line in lines if len(line) > 1]
         return mean_of([float(np.interp(cost, spent, scores)) for spent, scores in points])
 
-    def _side(self, contrast: Contrast, side: tuple[str, str]) -> Mean | None:
+    def _side(self, contrast: Contrast, side: tuple[str, str], *, seeds: Sequence[int]) -> Mean | None:
         if contrast.cost is not None:
-            return self.at_cost(contrast.score, *side, cost=contrast.cost)
-        return self.score(contrast.score, *side, budget=contrast.budget)
+            return self.at_cost(contrast.score, *side, cost=contrast.cost, seeds=seeds)
+        return self.score(contrast.score, *side, budget=contrast.budget, seeds=seeds)
 
     def token(self, arm: str, *path: str) -> Mean | None:
         """A number of tokens.json over seeds, found by the keys of `path`."""
@@ -114,10 +129,12 @@ class Results:
         return "call_score" if learned else "uncertainty"
 
     def tests(self) -> list[Tested]:
-        """Every contrast that has two seeds or more on both sides."""
+        """Every contrast of which two seeds or more are finished on both sides, by those seeds."""
         found = []
         for contrast in self.study.contrasts:
-            better, worse = (self._side(contrast, side) for side in (contrast.better, contrast.worse))
+            others = self.seeds(contrast.worse[0])
+            seeds = [seed for seed in self.seeds(contrast.better[0]) if seed in others]
+            better, worse = (self._side(contrast, side, seeds=seeds) for side in (contrast.better, contrast.worse))
             if better is None or worse is None or len(better.values) != len(worse.values) or len(better.values) < 2:
                 continue
             found.append((contrast, better, worse, paired_t(np.subtract(better.values, worse.values))))
