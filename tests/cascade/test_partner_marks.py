@@ -86,6 +86,17 @@ def test_the_partner_world_makes_the_marks_of_its_own_database_in_any_number_of_
     assert sum(map(len, found[0])) > 20
 
 
+def test_a_database_that_has_changed_is_opened_again(tmp_path: Path) -> None:
+    facts, found = tmp_path / "facts.csv", []
+    config = AnnotateConfig(annotator="partner", partner=f"database:{facts}", workers=1)
+    for place in ("Paris", "Warsaw"):
+        facts.write_text(f"subject,relation,value\nMarie Curie,birth place,{place}\n")
+        ((document, spans),) = annotate_documents(CURIE[:1], config, directory=str(tmp_path))
+        text = full_text(document)
+        found.append([text[a:b] for a, b in zip(spans.starts.tolist(), spans.ends.tolist(), strict=True)])
+    assert found == [[], ["Warsaw"]]
+
+
 @pytest.mark.parametrize(
     ("partner", "of", "expected"),
     [

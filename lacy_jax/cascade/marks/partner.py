@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,11 +84,14 @@ def mark(
             kept: the same command goes on from there.
         DataError: the annotation of `config.of` does not fit the documents.
     """
-    opened = _kept_open if parts(config) == "anywhere" else _opened
-    partner = opened(config.partner, corpus, directory)
+    if parts(config) == "anywhere":
+        partner = _kept_open(config.partner, corpus, directory, _stamp(config.partner))
+    else:
+        partner = _opened(config.partner, corpus, directory)
     stored = [StoredMarks(folder) for folder in folders_of(config)]
-    identity = json.dumps(fingerprint(config, corpus=corpus, directory=directory), sort_keys=True)
     costly = read_spec(config.partner)[0] not in _CHEAP
+    # A hash of files; what is asked in many pieces, each of which would read them again, needs none.
+    identity = json.dumps(fingerprint(config, corpus=corpus, directory=directory), sort_keys=True) if costly else ""
     kept = Answers(f"{directory}/{ANSWERS_FILE}", error=PartnerError) if costly else None
     asked = _Asked(partner, identity=identity, kept=kept)
     try:
@@ -108,7 +112,19 @@ def _opened(spec: str, corpus: CorpusConfig, directory: str) -> Partner:
     return partner
 
 
-_kept_open = functools.lru_cache(maxsize=1)(_opened)  # where a process is given a corpus in many pieces
+@functools.lru_cache(maxsize=1)
+def _kept_open(spec: str, corpus: CorpusConfig, directory: str, _stamp: tuple[str, int, int] | None) -> Partner:
+    """The partner, where a process is given a corpus in many pieces; `_stamp`: of its file as it is now."""
+    return _opened(spec, corpus, directory)
+
+
+def _stamp(spec: str) -> tuple[str, int, int] | None:
+    """Path, size and time of change of a database's file; None where there is none."""
+    form, argument = read_spec(spec)
+    if form != "database" or not os.path.isfile(argument):
+        return None
+    status = os.stat(argument)
+    return os.path.abspath(argument), status.st_size, status.st_mtime_ns
 
 
 def fingerprint(config: AnnotateConfig, *, corpus: CorpusConfig, directory: str) -> dict[str, Any]:
