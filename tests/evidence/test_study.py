@@ -210,6 +210,33 @@ def test_a_hypothesis_may_be_about_equal_cost() -> None:
     assert test.worse.mean == pytest.approx(0.3)
 
 
+def test_the_page_names_every_condition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured is shown, also at another budget; a hypothesis says what it is about where that differs."""
+    half = Decode("half", policy="price", price=0.5, budgets=(1.0,), partner="world:known=0.5")
+    arms = tuple(Arm(name, "lacy", name.upper(), decodes=(CALL, half)) for name in "ab")
+    contrasts = (
+        AB,
+        dataclasses.replace(AB, score="right", budget=0.5),
+        Contrast("H", ("a", "half"), ("b", "half"), cost=0.1),
+    )
+    made, runs = study(arms=arms, contrasts=contrasts, seeds=(0, 1)), {}
+    for seed in (0, 1):
+        for arm, right in (("a", 6), ("b", 4)):
+            people = [dataclasses.replace(judged(right + seed, 4), name="x")]
+            found = {("log_odds", 0.22): people, ("log_odds", 0.5): people, ("half", 1.0): people}
+            runs[arm, seed] = Evaluation(found | {("alone", 0.0): [judged(1, 9)]}, {"scores": {}})
+    monkeypatch.setattr("lacy_jax.evidence.study.page.read_results", lambda *_, **__: Results(made, runs))
+    page = Path(write_study_page(made, workdir=str(tmp_path), command="again")).read_text()
+    assert ">H</th>" in page
+    assert ">H <small>(right claims per biography, at a budget of 50%)</small></th><td>6.5</td><td>4.5</td>" in page
+    assert "<td>+2.0 (+2.0 to +2.0)</td>" in page
+    assert ">H <small>(at a cost of 10%)</small>" in page
+    assert '<tr class="strong"><th scope="row">A: log-odds</th>' in page
+    assert (
+        '<tr><th scope="row">A: the model&#39;s own score, at a price of 0.5, asks world:known=0.5, budget 100%' in page
+    )
+
+
 def test_the_models_own_score_is_the_one_that_the_cascade_took() -> None:
     """Of a model that was trained to call the call score, of any other its uncertainty, and so on every page."""
     own = Decode("own")
@@ -240,6 +267,12 @@ def test_the_models_own_score_is_the_one_that_the_cascade_took() -> None:
         ({"arms": (Arm("a", "lacy", "A", decodes=(Decode("x", partner="b"),)),)}, "reference or partner 'b'"),
         ({"arms": (Arm("a", "rho", "A", reference="b"), Arm("b", "rho", "B", reference="a"))}, "need each other"),
         ({"arms": (Arm("a", "rho", "A", reference="a"),)}, "need each other"),
+        ({"arms": (Arm("a", "lacy", "A", decodes=(Decode("x", price=5.0),)),)}, "price Input should be less than or"),
+        (
+            {"arms": (Arm("a", "lacy", "A", decodes=(Decode("x", budgets=()),)),)},
+            "budgets Tuple should have at least 1",
+        ),
+        ({"arms": (Arm("a", "lacy", "A", decodes=(Decode("x", "entropy", policy="price"),)),)}, "is no probability"),
         ({"curves": (("a", "what"),)}, "no arm and decode"),
         ({"curves": (("a", "log_odds"),) * 7}, "6 lines each"),
         ({"contrasts": (dataclasses.replace(AB, budget=0.3),)}, "H: log_odds of a has no budget 0.3; .* 0.22, 0.5"),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 import pydantic
 from pydantic import Field
 
+from lacy_jax.cascade.scores import price_threshold
 from lacy_jax.config import Gate, Policy, ScoreSetting, Share, Span
 from lacy_jax.errors import ConfigError
 
@@ -32,7 +33,7 @@ class Decode:
     score: ScoreSetting = "auto"
     gate: Gate = "none"
     span: Span = "phrase"
-    budgets: tuple[Share, ...] = (0.22,)
+    budgets: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.22,)
     partner: Annotated[str, Field(min_length=1)] = DATABASE
     policy: Policy | None = None
     price: Share | None = None
@@ -67,6 +68,17 @@ def parse_decode(text: str) -> Decode:
     except pydantic.ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, each['loc']))} {each['msg']}".strip() for each in error.errors())
         raise ConfigError(f"decode {text!r}: {found}; an example: {EXAMPLE}") from None
+
+
+def check_decode(decode: Decode) -> None:
+    """Returns if a decode's values are allowed, wherever it was made; its partner is not looked at.
+
+    Raises:
+        ConfigError: one is not, or a price goes with a score that is no probability.
+    """
+    parse_decode(decode_text(decode))
+    if decode.policy == "price" and decode.score != "auto":
+        price_threshold(decode.score, 0.5)
 
 
 def decode_text(decode: Decode) -> str:

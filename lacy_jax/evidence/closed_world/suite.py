@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from lacy_jax.cascade.partners import check_partner
-from lacy_jax.cascade.scores import price_threshold
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import AnnotateConfig
 from lacy_jax.data.annotate import annotate_documents
@@ -24,7 +23,7 @@ from lacy_jax.evidence.closed_world.biographies import (
     pick_people,
     write_and_judge,
 )
-from lacy_jax.evidence.closed_world.decodes import ALONE, Decode, parse_decode
+from lacy_jax.evidence.closed_world.decodes import ALONE, Decode, check_decode, parse_decode
 from lacy_jax.evidence.closed_world.judging import to_json
 from lacy_jax.evidence.closed_world.kept import (
     MAIN_BUDGET,
@@ -91,9 +90,8 @@ def evaluate(
         DataError: `out` holds the evaluation of another checkpoint or with other settings.
     """
     for decode in decodes:
+        check_decode(decode)
         check_partner(decode.asks(known=known))
-        if decode.policy == "price" and decode.score != "auto":
-            price_threshold(decode.score, 0.5)  # refuses a score that is no probability, before anything is written
     world = closed_world_of(slm)
     chosen = pick_people(world, people)
     claim_folder(out, slm, decodes=decodes, settings={"people": people, "known": known, "temperature": temperature})

@@ -21,7 +21,7 @@ from lacy_jax.evidence.pages.charts import Role, Series
 from lacy_jax.evidence.pages.curves import Chart
 from lacy_jax.evidence.pages.render import render, write_page
 from lacy_jax.evidence.reading import OTHER
-from lacy_jax.evidence.study.plan import Study
+from lacy_jax.evidence.study.plan import Contrast, Study
 from lacy_jax.evidence.study.results import Mean, Results, Tested, read_results
 from lacy_jax.evidence.token_scores import ENDINGS
 
@@ -72,7 +72,7 @@ def write_study_page(study: Study, *, workdir: str, command: str) -> str:
         finished=len(results.runs),
         total=len(list(study.jobs())),
         mixed=mixed_code(results),
-        tests=[(test, _signed(test), _p(test.p)) for test in tests],
+        tests=[(test, _condition(test.contrast), *_differs(test), _p(test.p)) for test in tests],
         confirmed=sum(test.verdict == "confirmed" for test in tests),
         columns=[SCORES[name].title for name in COLUMNS],
         rows=main_rows(results),
@@ -142,21 +142,29 @@ def decode_title(study: Study, decode: Decode) -> str:
 
 
 def main_rows(results: Results) -> list[Row]:
-    """Every arm and decode at the main budget, NTP without calls first; the strict column's best is strong."""
+    """Every arm and decode at the main budget, NTP without calls first; the strict column's best is strong.
+
+    A decode that does not have that budget is shown at its largest one, which its name then says.
+    """
     found = []
     for arm in results.study.arms:
         for decode in dict.fromkeys((ALONE, *arm.decodes)) if arm.method == "ntp" else arm.decodes:
-            strict = results.score("strict", arm.name, decode.name)
+            usual = decode == ALONE or results.study.main_budget in decode.budgets
+            budget = None if usual else max(decode.budgets)
+            strict = results.score("strict", arm.name, decode.name, budget=budget)
             if strict is not None:
-                found.append((strict.mean, arm.name, decode.name))
-    best = max((each[0] for each in found), default=0.0)
+                found.append((strict.mean, arm.name, decode.name, budget))
+    best = max((strict for strict, *_, budget in found if budget is None), default=0.0)
     return [
         Row(
-            title_of(results, arm=arm, decode=decode),
-            [cell(results.score(name, arm, decode), scale=100 if SCORES[name].percent else 1) for name in COLUMNS],
-            strong=strict == best,
+            title_of(results, arm=arm, decode=decode) + (f", budget {charts.percent(budget)}" if budget else ""),
+            [
+                cell(results.score(name, arm, decode, budget=budget), scale=100 if SCORES[name].percent else 1)
+                for name in COLUMNS
+            ],
+            strong=budget is None and strict == best,
         )
-        for strict, arm, decode in found
+        for strict, arm, decode, budget in found
     ]
 
 
@@ -300,10 +308,22 @@ def _coloured(judged: Judged) -> Markup:
     return Markup("").join(parts)
 
 
-def _signed(test: Tested) -> str:
-    scale = 100 if SCORES[test.contrast.score].percent else 1
+def _condition(contrast: Contrast) -> str:
+    """In what a hypothesis is about other figures than most: "unparsed / sentences, at a cost of 10%"; else ""."""
+    parts = [] if contrast.score == Contrast.score else [SCORES[contrast.score].title]
+    if contrast.cost is not None:
+        parts.append(f"at a cost of {charts.percent(contrast.cost)}")
+    elif contrast.budget is not None:
+        parts.append(f"at a budget of {charts.percent(contrast.budget)}")
+    return ", ".join(parts)
+
+
+def _differs(test: Tested) -> tuple[str, str, str]:
+    """Both means, and their difference with its interval."""
+    scale, unit, of = (100, "%", " points") if SCORES[test.contrast.score].percent else (1, "", "")
+    better, worse = (f"{mean.mean * scale:.1f}{unit}" for mean in (test.better, test.worse))
     low, high = test.difference.low * scale, test.difference.high * scale
-    return f"{test.difference.mean * scale:+.1f} points ({low:+.1f} to {high:+.1f})"
+    return better, worse, f"{test.difference.mean * scale:+.1f}{of} ({low:+.1f} to {high:+.1f})"
 
 
 def _p(value: float) -> str:

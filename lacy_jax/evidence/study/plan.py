@@ -10,7 +10,7 @@ from lacy_jax.cascade.partners import check_partner
 from lacy_jax.config_file import call_in_file
 from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.closed_world.biographies import TEMPERATURE
-from lacy_jax.evidence.closed_world.decodes import ALONE, Decode
+from lacy_jax.evidence.closed_world.decodes import ALONE, Decode, check_decode
 from lacy_jax.presets import METHODS
 
 MOST_LINES = 6  # of a chart, which has as many colours (page.py)
@@ -72,7 +72,8 @@ class Study:
 
     Raises:
         ConfigError: an unknown method, a name that occurs twice, a reference, partner or contrast that names no arm,
-            a contrast at a budget or cost that one of its decodes does not have, arms that need each other.
+            a decode with a value out of range, a contrast at a budget or cost that one of its decodes does not have,
+            arms that need each other.
         PartnerError: a partner `world` of other shares than there are.
     """
 
@@ -100,7 +101,8 @@ class Study:
                 raise ConfigError(f"study {self.name}, arm {arm.name}: method={arm.method!r}: allowed {[*METHODS]}")
             for other in sorted(arm.needs - {*names}):
                 raise ConfigError(f"study {self.name}, arm {arm.name}: its reference or partner {other!r} is no arm")
-            for decode in arm.decodes:
+            for decode in arm.decodes:  # else evaluations would say so, after hours of training
+                check_decode(decode)
                 if decode.asks_world:
                     check_partner(decode.asks(known=self.known))
         known = {(arm.name, decode.name) for arm in self.arms for decode in (ALONE, *arm.decodes)}
