@@ -19,8 +19,9 @@ from lacy_jax.evidence.closed_world import suite
 from lacy_jax.evidence.closed_world.biographies import pick_people
 from lacy_jax.evidence.closed_world.decodes import EXAMPLE, Decode, decode_text, parse_decode
 from lacy_jax.evidence.closed_world.judging import Claim, Judged, judge, to_json
-from lacy_jax.evidence.closed_world.kept import judged_path, read_evaluation, read_judged
+from lacy_jax.evidence.closed_world.kept import Evaluation, judged_path, read_evaluation, read_judged
 from lacy_jax.evidence.closed_world.scores import SCORES, estimate, length_penalised, score
+from lacy_jax.evidence.closed_world.tables import suite_table
 from lacy_jax.evidence.closed_world.world import biographies, changed_world, make_world, write_biography
 
 WORLD = make_world(BiographiesConfig(people=60, documents=300))
@@ -88,7 +89,12 @@ def test_a_text_follows_what_has_changed_or_does_not() -> None:
     assert [(each.right, each.wrong, each.outdated) for each in found] == [(0, 1, 1), (1, 0, 0), (0, 1, 0)]
     assert estimate("followed", found) == 0.5
     assert estimate("outdated", found) == 1 / 3
-    assert judge(now, completion((texts[0], "slm"))).outdated == 0  # nobody says what was true before
+    unchanged = [judge(now, completion((text, "slm"))) for text in texts]  # nobody says what was true before
+    assert not any(each.outdated for each in unchanged)
+    head, _, line = suite_table(Evaluation({("changed", 1.0): found}, {}))
+    assert head.endswith("| followed: right / (right + outdated) |")
+    assert line.split(" | ")[-1].startswith("50.0%")
+    assert "followed" not in suite_table(Evaluation({("as_before", 1.0): unchanged}, {}))[0]
 
 
 def test_saying_a_thing_twice_counts_once() -> None:

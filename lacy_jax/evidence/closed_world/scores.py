@@ -62,8 +62,9 @@ SCORES: dict[str, Ratio] = {
         "answered calls that are part of a value", lambda j: j.calls_on_facts, lambda j: j.calls - j.fallbacks, True
     ),
     "unanswered": Ratio("calls without an answer", lambda j: j.fallbacks, lambda j: j.calls, False),
-    # Of facts that have changed since the training: with which of the two values does the text go?
-    "followed": Ratio("right / (right + outdated)", lambda j: j.right, lambda j: j.right + j.outdated, True),
+    # Where all facts have changed since the training: with which of the two values does the text go? Else `right` also
+    # counts those that have not changed.
+    "followed": Ratio("followed: right / (right + outdated)", lambda j: j.right, lambda j: j.right + j.outdated, True),
     "outdated": Ratio("outdated / claims", lambda j: j.outdated, _claims, False),
     "own_precision": Ratio(
         "right / claims, of values without a call",

@@ -16,14 +16,19 @@ _TOKENS_PRINTED = {
 
 
 def suite_table(found: Evaluation) -> list[str]:
-    """Markdown: one line per decode and budget, each score with its bootstrap interval over people."""
+    """Markdown: one line per decode and budget, each score with its bootstrap interval over people.
+
+    What follows changed facts is a column where texts have outdated ones.
+    """
+    changed = any(each.outdated for people in found.judged.values() for each in people)
+    printed = (*_PRINTED, "followed") if changed else _PRINTED
     lines = [
-        "| decode | budget | " + " | ".join(SCORES[name].title for name in _PRINTED) + " |",
-        "|---|---|" + "---|" * len(_PRINTED),
+        "| decode | budget | " + " | ".join(SCORES[name].title for name in printed) + " |",
+        "|---|---|" + "---|" * len(printed),
     ]
     for (decode, budget), people in found.judged.items():
         cells = []
-        for name in _PRINTED:
+        for name in printed:
             percent = SCORES[name].percent
             cells.append(shown(score(name, people), digits=1, scale=100 if percent else 1, unit="%" if percent else ""))
         lines.append(f"| {decode} | {share_text(budget)} | " + " | ".join(cells) + " |")
