@@ -7,6 +7,7 @@ import sqlite3
 import numpy as np
 import pytest
 
+from lacy_jax.cascade.partners import make_partner
 from lacy_jax.config import AnnotateConfig, BiographiesConfig, CorpusConfig
 from lacy_jax.data.annotate import annotate_documents
 from lacy_jax.data.corpus import corpus_fingerprint, read_documents
@@ -205,6 +206,14 @@ def test_what_is_no_share_of_the_world_is_refused_in_one_line(argument: str) -> 
     with pytest.raises(PartnerError, match=f"partner world:{argument}: .*allowed are shares of known") as refused:
         read_knowledge(argument)
     assert "\n" not in str(refused.value)
+
+
+def test_the_partner_world_writes_no_folder_named_like_a_bucket(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    corpus = CorpusConfig(name="biographies", biographies=BiographiesConfig(people=6, documents=12))
+    with pytest.raises(PartnerError, match="its facts lie on a disk, not in gs://bucket/data"):
+        make_partner("world", corpus=corpus, directory="gs://bucket/data")
+    assert not list(tmp_path.iterdir())
 
 
 def test_some_facts_are_common_words_and_some_fillers_look_like_facts() -> None:

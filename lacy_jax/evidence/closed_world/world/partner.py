@@ -10,14 +10,17 @@ from lacy_jax.cascade.partners.database import Database
 from lacy_jax.cascade.partners.facts import open_facts
 from lacy_jax.errors import PartnerError
 from lacy_jax.evidence.closed_world.world.facts import facts_file, read_knowledge
+from lacy_jax.paths import is_bucket
 
 
 def from_spec(wanted: Wanted) -> Database:
-    """The partner of a spec. Raises `PartnerError` where it is none, or the model's corpus is another."""
+    """The partner of a spec. Raises `PartnerError` where it is none, or fits neither corpus nor folder."""
     knowledge = read_knowledge(wanted.argument)
     if wanted.corpus.name != "biographies":
         raise PartnerError(
             f"partner {wanted.spec}: it knows the people of the corpus biographies, this is {wanted.corpus.name}"
         )
+    if is_bucket(wanted.directory):
+        raise PartnerError(f"partner {wanted.spec}: its facts lie on a disk, not in {wanted.directory}")
     path = facts_file(wanted.corpus.biographies, knowledge, directory=wanted.directory)
     return Database(open_facts(str(path), directory=wanted.directory), span=wanted.span, name=wanted.spec)
