@@ -87,13 +87,8 @@ def objective_sums(
       ValueError: an unknown treatment or normalizer; joint with `full` (its y terms are renormalised), soft or
         mixture without it (theirs are not).
     """
+    _check_pair(treatment, normalizer)
     taken = taken & valid
-    if (treatment, normalizer) == ("joint", "full"):
-        raise ValueError("treatment 'joint' keeps the NLL without <CALL>: normalizer must be 'renormalized'")
-    if treatment in ("soft", "mixture") and normalizer == "renormalized":
-        raise ValueError(f"treatment {treatment!r} shares one softmax with <CALL>: normalizer must be 'full'")
-    if normalizer not in ("renormalized", "full"):
-        raise ValueError(f"unknown normalizer {normalizer!r}")
     token_nll = nll_with_call(scalars) if normalizer == "full" else nll_without_call(scalars)
     counted = learned = valid & ~taken
     match treatment:
@@ -120,6 +115,16 @@ def objective_sums(
         taken=jnp.sum(taken, dtype=jnp.int32),
         ground_truth=jnp.sum(learned, dtype=jnp.int32),
     )
+
+
+def _check_pair(treatment: Treatment, normalizer: Normalizer) -> None:
+    """Raises `ValueError` where the two do not go together."""
+    if (treatment, normalizer) == ("joint", "full"):
+        raise ValueError("treatment 'joint' keeps the NLL without <CALL>: normalizer must be 'renormalized'")
+    if treatment in ("soft", "mixture") and normalizer == "renormalized":
+        raise ValueError(f"treatment {treatment!r} shares one softmax with <CALL>: normalizer must be 'full'")
+    if normalizer not in ("renormalized", "full"):
+        raise ValueError(f"unknown normalizer {normalizer!r}")
 
 
 def _soft_nll(scalars: HeadScalars) -> jax.Array:
