@@ -186,6 +186,7 @@ def test_a_partner_may_know_less_or_other_facts() -> None:
         assert {found[person, relation] for person, relation in other} <= set(truth.values())
         assert said(**{name: 0.3}, known=0.5).items() <= found.items()
         assert {key for key, value in said(**{name: 0.6}).items() if value != truth[key]} > other
+    assert changed_world(world, share=0.0) is world
     now = changed_world(world, share=1.0)
     assert {(p.name, r): v for p in now.people for r, v in p.facts.items()} == said(changed=1.0)
     assert not any(said(changed=1.0)[key] == value for key, value in truth.items())
