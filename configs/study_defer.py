@@ -36,6 +36,9 @@ def frontier(decode: Decode, *prices: float) -> tuple[Decode, ...]:
 
 
 CALL_FRONTIER, GATED_FRONTIER = frontier(PRICE, 0.7, 0.8, 0.9, 0.95), frontier(GATED, 0.2, 0.3, 0.4, 0.5)
+# The same of a model that was trained to call: p(<CALL>) says where the partner knows, this where the model does not.
+_OWN = dataclasses.replace(GATED, name="gated", budgets=(1.0,))
+OWN_DOUBT = (_OWN, *frontier(_OWN, 0.2, 0.3, 0.4, 0.5))
 # Other partners than the one that made the marks, and shorter answers. Prices and caps are the same.
 OTHERS = {
     "half": "world:known=0.5",
@@ -61,13 +64,15 @@ def marks_of(partner: str) -> dict[str, object]:
 ANSWERED = marks_of("world:known=0.9")
 CALLING, PLAIN = (PRICE, *CALL_FRONTIER, QUOTA), (GATED, *GATED_FRONTIER, GATED_QUOTA)
 NTP = Arm("ntp_answered", "ntp", "NTP, partner's marks", ANSWERED, label="NTP", decodes=(*PLAIN, *others(GATED)))
-DEFER = Arm("defer", "defer", "defer, partner's marks", ANSWERED, label="defer", decodes=(*CALLING, *others(PRICE)))
+DEFER = Arm(
+    "defer", "defer", "defer, partner's marks", ANSWERED, label="defer", decodes=(*CALLING, *OWN_DOUBT, *others(PRICE))
+)
 ARMS = (
     NTP,
     DEFER,
     Arm("joint_answered", "joint", "joint, partner's marks", ANSWERED | {"objective.rule": "factual",
         "objective.rate": 1.0}, label="joint", decodes=(*CALLING, *others(PRICE))),
-    Arm("soft", "soft", "soft targets, partner's marks", ANSWERED, label="soft", decodes=CALLING),
+    Arm("soft", "soft", "soft targets, partner's marks", ANSWERED, label="soft", decodes=(*CALLING, *OWN_DOUBT)),
     Arm("mixture", "mixture", "mixture, partner's marks", ANSWERED, label="mixture",
         decodes=CALLING),
     Arm("lacy_answered", "lacy_full", "LaCy, one softmax, partner's marks", ANSWERED, label="LaCy", decodes=CALLING),
@@ -92,9 +97,17 @@ HEADLINE = (
     Contrast("D7: of changed facts, defer writes the new value more often", ("defer", "changed"),
         ("ntp_answered", "changed"), "followed", budget=1.0),
 )  # fmt: skip
+# Written down after a look at four seeds: D3 to D5 were going the other way.
+AFTERWARDS = (
+    Contrast("E1: at 10%, by its own doubt, defer is level with NTP", ("defer", "gated"), ("ntp_answered", "price"),
+        cost=0.1),
+    Contrast("E2: at 10%, soft is level with NTP", ("soft", "price"), ("ntp_answered", "price"), cost=0.1),
+    Contrast("E3: at 10%, soft beats defer", ("soft", "price"), ("defer", "price"), cost=0.1),
+)  # fmt: skip
 SOFT = Contrast("D9: soft targets break fewer texts than hard ones", ("defer", "price"), ("soft", "price"), "unparsed")
 CONTRASTS = (
     *HEADLINE,
+    *AFTERWARDS,
     Contrast("D2: the partner's marks beat spaCy's", ("defer", "price"), ("lacy_full", "price")),
     Contrast("D8: all that is answered beats the hardest 60%", ("defer", "price"), ("lacy_answered", "price")),
     SOFT,
@@ -119,7 +132,13 @@ DOCUMENT_CONTRASTS = (
     Contrast("A2: NTP, documents apart against windows", ("ntp_apart", "quota"), ("ntp", "quota")),
 )
 NAME, CONFIG, SEEDS = "study_defer", "configs/biographies.py", (0, 1, 2, 3, 4)
-HEADLINE_CURVES = tuple((name, "price") for name in ("ntp_answered", "defer", "soft"))
+HEADLINE_CURVES = (
+    ("ntp_answered", "price"),
+    ("defer", "price"),
+    ("soft", "price"),
+    ("defer", "gated"),
+    ("soft", "gated"),
+)
 STUDIES = {
     "main": Study(NAME, CONFIG, ARMS, SEEDS, CONTRASTS, curves=CURVES, variants=QUOTA_CURVES),
     "headline": Study(
@@ -127,7 +146,7 @@ STUDIES = {
         CONFIG,
         tuple(arm for arm in ARMS if arm.name in ("ntp_answered", "defer", "soft")),
         tuple(range(10)),
-        (*HEADLINE, SOFT),
+        (*HEADLINE, SOFT, *AFTERWARDS),
         variant="headline",
         curves=HEADLINE_CURVES,
     ),
