@@ -13,8 +13,7 @@ what a model of its size costs. Beside the figures stand:
 - the peer without parking: the same cascade, but the partner is asked as soon as a row calls, and all wait for it;
 - the peer `transformers`, `generate` of the SLM's architecture in PyTorch at budget 0, where they are installed.
 
-Programs are compiled before, in threads. Runs alternate, and ratios are medians over rounds, so a machine that is busy
-for a while disturbs all alike.
+Runs alternate, and ratios are medians over rounds, so a machine that is busy for a while disturbs all alike.
 """
 
 import argparse
@@ -22,7 +21,6 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +30,6 @@ import numpy as np
 from benchmarks.objective import matmul_rate
 from benchmarks.training_step import method_config
 from lacy_jax.cascade import Cascade, Counts, scheduler
-from lacy_jax.cascade.decoding.engine import CHUNKS, SMALLEST_BUCKET, Engine, row_counts
 from lacy_jax.cascade.partners.checkpoint import CheckpointPartner, _Answer
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
@@ -55,19 +52,6 @@ def random_model(config: ModelConfig, tokenizer: Tokenizer, *, seed: int) -> Loa
     params = jax.tree.map(lambda x: x * 4 if x.ndim > 1 else x, params)
     whole = Config(model=config)
     return LoadedModel(config=whole, params=params, tokenizer=tokenizer, path="random weights")
-
-
-def compile_ahead(engines: Sequence[Engine], *, slots: int) -> None:
-    """Compiles what short texts need of sessions of so many slots: first what writes, which takes the longest."""
-
-    def run(engine: Engine, rows: int, unread: int) -> None:
-        ids = [engine.tokenizer.end_id] * (unread + 1)
-        engine.session(slots).steps(dict.fromkeys(range(rows), ids))
-
-    with ThreadPoolExecutor() as pool:
-        for widths in ((0,), [width for width in CHUNKS if width < SMALLEST_BUCKET]):
-            cells = [(engine, rows, width) for engine in engines for rows in row_counts(slots) for width in widths]
-            list(pool.map(lambda cell: run(*cell), cells))
 
 
 class Unparked(Guard):
@@ -221,12 +205,7 @@ def main() -> None:
     titles = f"{'budget':>7}{'batch':>6}{'tokens/s':>10}{'of floor':>10}{'/ unparked':>12}{'/ transformers':>16}"
     print(f"{titles}{'share':>7}{'texts per question':>18}{'with partner':>14}")
     peer = transformers_generate(slm, prompts, length=options.length)
-    calls = any(float(budget) > 0 for budget in options.budgets.split(","))
-    engines = [Engine(loaded) for loaded in (slm, *([large] if calls else []))]
     for batch in map(int, options.batches.split(",")):
-        started = time.perf_counter()
-        compile_ahead(engines, slots=batch)
-        print(f"compiled in {time.perf_counter() - started:.0f} s", flush=True)
         rates = Rates(copy_bandwidth(), matmul_rate("float32"))
         print(f"{rates.bandwidth / 1e9:.1f} GB/s, {rates.flops / 1e9:.0f} GFLOP/s")
         for budget in map(float, options.budgets.split(",")):

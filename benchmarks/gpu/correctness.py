@@ -9,7 +9,7 @@
   windows and with documents apart.
 
 Beside each error, ||here - there|| / ||there||, stands the most that rounding explains. Ends with status 1 if one is
-larger. The groups of checks run in threads, as most of their time is compilation.
+larger.
 """
 
 import argparse
