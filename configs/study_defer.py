@@ -99,10 +99,10 @@ HEADLINE = (
 )  # fmt: skip
 # Written down after a look at four seeds: D3 to D5 were going the other way.
 AFTERWARDS = (
-    Contrast("E1: at 10%, by its own doubt, defer is level with NTP", ("defer", "gated"), ("ntp_answered", "price"),
-        cost=0.1),
-    Contrast("E2: at 10%, soft is level with NTP", ("soft", "price"), ("ntp_answered", "price"), cost=0.1),
-    Contrast("E3: at 10%, soft beats defer", ("soft", "price"), ("defer", "price"), cost=0.1),
+    Contrast("E1 (after a look at four seeds): at 10%, by its own doubt, defer is level with NTP",
+        ("defer", "gated"), ("ntp_answered", "price"), cost=0.1),
+    Contrast("E2 (likewise): at 10%, soft is level with NTP", ("soft", "price"), ("ntp_answered", "price"), cost=0.1),
+    Contrast("E3 (likewise): at 10%, soft beats defer", ("soft", "price"), ("defer", "price"), cost=0.1),
 )  # fmt: skip
 SOFT = Contrast("D9: soft targets break fewer texts than hard ones", ("defer", "price"), ("soft", "price"), "unparsed")
 CONTRASTS = (
@@ -135,9 +135,9 @@ NAME, CONFIG, SEEDS = "study_defer", "configs/biographies.py", (0, 1, 2, 3, 4)
 HEADLINE_CURVES = (
     ("ntp_answered", "price"),
     ("defer", "price"),
-    ("soft", "price"),
-    ("defer", "gated"),
     ("soft", "gated"),
+    ("ntp_answered", "quota"),
+    ("defer", "quota"),
 )
 STUDIES = {
     "main": Study(NAME, CONFIG, ARMS, SEEDS, CONTRASTS, curves=CURVES, variants=QUOTA_CURVES),

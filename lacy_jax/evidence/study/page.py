@@ -39,6 +39,7 @@ COLUMNS = (
     "calls_per_right",
     "calls",
 )
+COSTS = {"rate": "cost, %", "calls": "calls / 100"}  # what is spent, in tokens or in calls: room for few letters
 ROLES: tuple[Role, ...] = ("call", "factual", "untaken", "train", "validation", "further")
 EXAMPLE = 20  # which of the people is shown: neither of the head nor the last of the tail
 
@@ -141,6 +142,11 @@ def decode_title(study: Study, decode: Decode) -> str:
     return ", ".join(parts)
 
 
+def shown_budget(study: Study, decode: Decode) -> float | None:
+    """The budget that tables show of a decode: None, the main one, or where it has not that one its largest."""
+    return None if decode == ALONE or study.main_budget in decode.budgets else max(decode.budgets)
+
+
 def main_rows(results: Results) -> list[Row]:
     """Every arm and decode at the main budget, NTP without calls first; the strict column's best is strong.
 
@@ -149,8 +155,7 @@ def main_rows(results: Results) -> list[Row]:
     found = []
     for arm in results.study.arms:
         for decode in dict.fromkeys((ALONE, *arm.decodes)) if arm.method == "ntp" else arm.decodes:
-            usual = decode == ALONE or results.study.main_budget in decode.budgets
-            budget = None if usual else max(decode.budgets)
+            budget = shown_budget(results.study, decode)
             strict = results.score("strict", arm.name, decode.name, budget=budget)
             if strict is not None:
                 found.append((strict.mean, arm.name, decode.name, budget))
@@ -213,8 +218,9 @@ def group_rows(results: Results) -> list[Row]:
     alone = [(arm.name, ALONE.name) for arm in results.study.arms if arm.name == "ntp" or arm.decodes == (ALONE,)]
     for arm, decode in dict.fromkeys((*alone, *results.study.curves)):
         if arm in {each.name for each in results.study.arms} and results.seeds(arm):
+            budget = shown_budget(results.study, results.study.decode(arm, decode))
             cells = [
-                cell(results.score("strict", arm, decode, group=group))
+                cell(results.score("strict", arm, decode, budget=budget, group=group))
                 for group in ("head", "middle", "tail", "held_out")
             ]
             rows.append(Row(title_of(results, arm=arm, decode=decode), cells))
@@ -245,7 +251,7 @@ def cost_charts(results: Results) -> list[Chart]:
         svg = charts.line_chart(
             [line for line in lines if line is not None],
             y_label=SCORES[name].title,
-            x_label=f"{SCORES[cost].title}, %" if SCORES[cost].percent else SCORES[cost].title,
+            x_label=COSTS[cost],
             y_ticks=charts.tick_percents if percent else charts.tick_texts,
             value_format=charts.percent if percent else lambda value: f"{value:.2f}",
             y_low=0.0,
