@@ -1,4 +1,4 @@
-"""Call where it pays: marks that the partner made, a price in place of a quota (docs/defer.md), five seeds each.
+"""Call where it pays: marks that the partner made, a price in place of a quota (docs/defer.md).
 
     python -m lacy_jax.evaluate --study=configs/study_defer.py --workers=2
     python -m lacy_jax.evaluate --study=configs/study_defer.py:headline    # what matters most of it, ten seeds
@@ -6,7 +6,8 @@
 
 The world, the models and the lengths are those of configs/study_biographies.py. A mark is where the partner, asked with
 the text before it, answers what stands there, and only its first token is a target of `<CALL>`. Each arm calls at a
-price, under caps, and by the paper's running quantile. Hypotheses were written down before the first run.
+price, under caps, and by the paper's running quantile. The hypotheses D were written down before the first run, but D3
+to D5 got their form (equal cost) after one seed of two arms; E were written down after a look at four seeds.
 """
 
 import dataclasses

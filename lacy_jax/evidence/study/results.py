@@ -89,11 +89,11 @@ class Results:
                 values.append(estimate(name, [each for each in people if not group or each.group == group]))
         return mean_of(values)
 
-    def frontier(self, name: str, arm: str, decode: str, *, seed: int, cost: str = "rate") -> list[tuple[float, float]]:
-        """(cost, score) of one seed at each price, by ascending cost; the first is without calls."""
+    def frontier(self, name: str, arm: str, decode: str, *, seed: int) -> list[tuple[float, float]]:
+        """(share of the tokens spent, score) of one seed without calls and at each price, by ascending share."""
         decodes = (ALONE, *self.study.frontier(arm, decode))
         found = [self.people(arm, each.name, seed=seed, budget=max(each.budgets)) for each in decodes]
-        return sorted((estimate(cost, people), estimate(name, people)) for people in found if people is not None)
+        return sorted((estimate("rate", people), estimate(name, people)) for people in found if people is not None)
 
     def at_cost(self, name: str, arm: str, decode: str, *, cost: float, seeds: Sequence[int]) -> Mean | None:
         """A score over seeds where a share of the tokens is spent, on the line through each frontier's points.
