@@ -160,12 +160,14 @@ def open_given_cascade(given: Given, *, batch_size: int, slm: "LoadedModel | Non
 
 
 def _warn_of_price(slm: "LoadedModel", settings: CascadeConfig) -> None:
-    """One line on stderr where a price that was found for another partner is used."""
-    own = slm.config.cascade
-    if not slm.calibration or settings.partner in (own.partner, "none"):
+    """One line on stderr where a price is used that was found for another partner or another way to call."""
+    own, names = slm.config.cascade, ("partner", "score", "gate", "span")
+    if not slm.calibration or settings.partner == "none" or (settings.policy, settings.price) != ("price", own.price):
         return
-    if (settings.policy, settings.price) == ("price", own.price):
-        found = f"warning: the price {own.price:g} was found for the partner {own.partner}"
+    if others := [
+        f"the {name} {getattr(own, name)}" for name in names if getattr(own, name) != getattr(settings, name)
+    ]:
+        found = f"warning: the price {own.price:g} was found for {' and '.join(others)}"
         print(f"{found}; lacy_jax.calibrate finds that of another", file=sys.stderr, flush=True)
 
 

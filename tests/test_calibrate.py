@@ -178,6 +178,8 @@ def test_others_take_the_price(folder: Path, capsys: pytest.CaptureFixture[str])
         assert ended(generate.DOOR, folder, prompts, "--max_new_tokens=2", other, *words) == 0
         said = f"warning: the price {cascade.price:g} was found for the partner documents:{folder}/texts.jsonl; "
         assert (said in capsys.readouterr().err) == warned
+    assert ended(generate.DOOR, folder, prompts, "--max_new_tokens=2", "--span=word") == 0
+    assert f"warning: the price {cascade.price:g} was found for the span phrase; " in capsys.readouterr().err
     assert ended(calibrate.DOOR, folder, *wanted(folder), other) == 0  # a new price for another partner
     assert "warning" not in capsys.readouterr().err
 
