@@ -24,7 +24,6 @@ batches.BATCH, batches.PART_BATCHES = 3_000, 2  # parts of seconds, not of a min
 sys.exit(enter(DOOR, sys.argv[1:]))
 """
 SETTINGS = ("--config=configs/slm_tiny.py", "--config.corpus.validation_share=0.1", "--config.tokenizer.vocab_size=600")
-DIRECT = ("--beam_runner=DirectRunner",)
 
 
 def start(folder: Path, documents: int, *more: str) -> "subprocess.Popen[bytes]":
@@ -70,24 +69,24 @@ def services(folder: Path) -> Iterator[tuple[str, str]]:
             process.wait()
 
 
+def beam_runners(jobs: str, scheduler: str) -> dict[str, tuple[str, ...]]:
+    """The flags of each runner; the addresses are those of `services`."""
+    portable = f"--beam_options=--job_endpoint={jobs} --environment_type=LOOPBACK"
+    dask = f"--beam_options=--dask_scheduler_file={scheduler}"
+    return {
+        "DirectRunner, multi-processing": ("--beam_runner=DirectRunner",),
+        "PortableRunner, local job service": ("--beam_runner=PortableRunner", portable),
+        "DaskRunner, two workers": ("--beam_runner=DaskRunner", dask),
+    }
+
+
 def compare_runners(folder: Path, documents: int) -> bool:
     print("| runner | seconds | records |\n|---|---|---|")
     plain = seconds_of(folder / "plain", documents)
     print(f"| plain pool | {plain:.0f} | |", flush=True)
     expected, same = contents(folder / "plain"), True
-    with services(folder) as (jobs, scheduler):
-        runners = {
-            "DirectRunner, multi-processing": DIRECT,
-            "PortableRunner, local job service": (
-                "--beam_runner=PortableRunner",
-                f"--beam_options=--job_endpoint={jobs} --environment_type=LOOPBACK",
-            ),
-            "DaskRunner, two workers": (
-                "--beam_runner=DaskRunner",
-                f"--beam_options=--dask_scheduler_file={scheduler}",
-            ),
-        }
-        for number, (name, words) in enumerate(runners.items()):
+    with services(folder) as addresses:
+        for number, (name, words) in enumerate(beam_runners(*addresses).items()):
             seconds = seconds_of(folder / f"run{number}", documents, *words)
             equal = contents(folder / f"run{number}") == expected
             same &= equal
@@ -98,12 +97,13 @@ def compare_runners(folder: Path, documents: int) -> bool:
 def compare_kills(folder: Path, documents: int, *, kills: int, runners: dict[str, tuple[str, ...]]) -> bool:
     print("| runner | killed after | parts marked by then | once more | lost | records |\n|---|---|---|---|---|---|")
     same, choice = True, random.Random(0)
-    for name, words in runners.items():
-        whole = seconds_of(folder / f"{name}whole", documents, *words)
-        expected = contents(folder / f"{name}whole")
+    expected: dict[str, bytes] = {}  # of the plain pool
+    for number, (name, words) in enumerate(runners.items()):
+        whole = seconds_of(folder / f"{number}whole", documents, *words)
+        expected = expected or contents(folder / f"{number}whole")
         print(f"| {name} | never | all | {whole:.1f} s | | |", flush=True)
         for kill in range(kills):
-            target = folder / f"{name}{kill}"
+            target = folder / f"{number}killed{kill}"
             process = start(target, documents, *words)
             after = choice.uniform(0.1, 0.95) * whole
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -129,8 +129,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.kills:
-            runners: dict[str, tuple[str, ...]] = {"plain": ()} if options.plain else {"plain": (), "direct": DIRECT}
-            same = compare_kills(folder, options.documents, kills=options.kills, runners=runners)
+            with contextlib.nullcontext() if options.plain else services(folder) as addresses:
+                runners = {"plain pool": (), **(beam_runners(*addresses) if addresses else {})}
+                same = compare_kills(folder, options.documents, kills=options.kills, runners=runners)
         else:
             same = compare_runners(folder, options.documents)
     sys.exit(0 if same else "not every byte is the same")

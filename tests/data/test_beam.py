@@ -83,7 +83,7 @@ def test_every_runner_gives_the_same_bytes(beam_python: str) -> None:
 
 @pytest.mark.slow
 def test_kills_change_no_byte(beam_python: str) -> None:
-    done = run(beam_python, "benchmarks.prepare_runs", "--kills=2", "--documents=40")
+    done = run(beam_python, "benchmarks.prepare_runs", "--kills=1", "--documents=40")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("identical") == 4
 
