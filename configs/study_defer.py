@@ -3,6 +3,7 @@
     python -m lacy_jax.evaluate --study=configs/study_defer.py --workers=2
     python -m lacy_jax.evaluate --study=configs/study_defer.py:headline    # what matters most of it, ten seeds
     python -m lacy_jax.evaluate --study=configs/study_defer.py:documents   # attention within documents, or windows
+    python -m lacy_jax.evaluate --study=configs/study_defer.py:told        # facts in the prompt in place of calls
 
 The world, the models and the lengths are those of configs/study_biographies.py. A mark is where the partner, asked with
 the text before it, answers what stands there, and only its first token is a target of `<CALL>`. Each arm calls at a
@@ -132,6 +133,27 @@ DOCUMENT_CONTRASTS = (
     Contrast("A1: LaCy, documents apart against windows", ("lacy_apart", "quota"), ("lacy_full", "quota")),
     Contrast("A2: NTP, documents apart against windows", ("ntp_apart", "quota"), ("ntp", "quota")),
 )
+# Facts in the prompt in place of calls: a model that was trained on texts after some of their facts, and ignores these
+# as targets. Its cost is the tokens that tell facts, as a share of the text's.
+SHARES = (0.9, 0.45, 0.25, 0.1)  # of the facts that are known, and so told
+TOLD = Arm(
+    "told",
+    "ignore_facts",
+    "facts in the prompt, no calls",
+    {"corpus.name": "biographies_told", "annotate.annotator": "oracle", "rule.kinds": "TOLD",
+        "rule.exclude_subjects": False, "rule.first_mention_only": False, "model.context": 256},
+    label="told",
+    decodes=(
+        *(Decode(f"told_{round(100 * share)}", partner=f"world:known={share:g}", budgets=(1.0,)) for share in SHARES),
+        Decode("changed", partner=OTHERS["changed"], budgets=(1.0,)),
+    ),
+)  # fmt: skip
+TOLD_CONTRASTS = (
+    Contrast("F1: facts in the prompt say more than calls, at more tokens", ("told", "told_90"),
+        ("ntp_answered", "price"), budget=1.0),
+    Contrast("F2: at about the tokens of calls, they say less", ("ntp_answered", "price"), ("told", "told_45"),
+        budget=1.0),
+)  # fmt: skip
 NAME, CONFIG, SEEDS = "study_defer", "configs/biographies.py", (0, 1, 2, 3, 4)
 HEADLINE_CURVES = (
     ("ntp_answered", "price"),
@@ -151,6 +173,7 @@ STUDIES = {
         variant="headline",
         curves=HEADLINE_CURVES,
     ),
+    "told": Study(NAME, CONFIG, (NTP, TOLD), SEEDS, TOLD_CONTRASTS, variant="told"),
     "documents": Study(NAME, CONFIG, DOCUMENTS, SEEDS, DOCUMENT_CONTRASTS, variant="documents"),
 }
 

@@ -13,6 +13,7 @@ from lacy_jax.config_dict import config_from_dict
 from lacy_jax.errors import ConfigError
 from lacy_jax.invalid import explain
 from lacy_jax.languages import language_problems, with_usual_model
+from lacy_jax.presets import CLOSED_WORLD
 
 
 def parse(
@@ -174,7 +175,7 @@ def _data(config: Config) -> Iterator[str]:
     if corpus.name in files and not corpus.files:
         wanted, example = files[corpus.name]
         yield (f"config.corpus.files: the corpus {corpus.name} needs {wanted}; add --config.corpus.files={example!r}")
-    if annotate.annotator == "oracle" and corpus.name != "biographies":
+    if annotate.annotator == "oracle" and corpus.name not in CLOSED_WORLD:
         yield (
             "config.annotate.annotator: oracle works with the corpus biographies only, but config.corpus.name is "
             f"{corpus.name!r}; add --config.annotate.annotator=spacy"
@@ -183,13 +184,13 @@ def _data(config: Config) -> Iterator[str]:
         ("config.annotate.partner", annotate.partner, annotate.annotator == "partner"),
         ("config.cascade.partner", config.cascade.partner, True),
     ):
-        if asked and partner.partition(":")[0] == "world" and corpus.name != "biographies":
+        if asked and partner.partition(":")[0] == "world" and corpus.name not in CLOSED_WORLD:
             yield (
                 f"{name}: the partner world knows the people of the corpus biographies only, but config.corpus.name is "
                 f"{corpus.name!r}; add --{name}=documents"
             )
     world = corpus.biographies
-    if corpus.name == "biographies" and world.documents < world.people:
+    if corpus.name in CLOSED_WORLD and world.documents < world.people:
         yield (
             f"config.corpus.biographies.documents: {world.documents} are too few for config.corpus.biographies.people "
             f"({world.people}), as each needs one; add --config.corpus.biographies.documents={world.people}"

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from lacy_jax.config import Config, CorpusConfig
+from lacy_jax.presets import CLOSED_WORLD
 
 _NEWS = (
     *("ca", "da", "de", "el", "es", "fi", "fr", "hr", "it", "ja", "ko", "lt"),
@@ -27,8 +28,8 @@ def language_of(corpus: CorpusConfig) -> str:
 def language_problems(config: Config) -> Iterator[str]:
     """One line if there is no usual model for the corpus' language, or if the corpus is in another language."""
     corpus, language = config.corpus, language_of(config.corpus)
-    if corpus.name == "biographies" and language not in ("", "en"):
-        yield f"config.corpus.language: got {language!r}, but the corpus biographies is English (en)"
+    if corpus.name in CLOSED_WORLD and language not in ("", "en"):
+        yield f"config.corpus.language: got {language!r}, but the corpus {corpus.name} is English (en)"
     elif language and language not in MODELS and _asks_for_model(config):
         yield (
             f"config.corpus.language: spaCy has no usual model for the language {language!r} (known are "

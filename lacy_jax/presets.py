@@ -55,6 +55,8 @@ CORPORA: dict[str, dict[str, Any]] = {
     "wikipedia": {"name": "tfds", "tfds_name": "wikipedia/20230601.en"},
     "biographies": {"name": "biographies"},
 }
+# The corpora of the closed world (docs/biographies_world.md); the second is for a study's arm.
+CLOSED_WORLD = ("biographies", "biographies_told")
 # What a config argument may name, in the order in which it is applied: a method changes what a preset gave.
 ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
     "preset": PRESETS,

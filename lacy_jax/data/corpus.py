@@ -18,6 +18,7 @@ from lacy_jax.data.documents import BEGINNING, Document, LeftOut, clean_text
 from lacy_jax.data.files import remembered_hashes
 from lacy_jax.errors import DataError
 from lacy_jax.paths import is_bucket
+from lacy_jax.presets import CLOSED_WORLD
 from lacy_jax.registry import Registry
 
 CORPORA = Registry(
@@ -30,13 +31,14 @@ CORPORA = Registry(
         "text": "lacy_jax.data.corpora.text",
         "tfds": "lacy_jax.data.corpora.tfds",
         "biographies": "lacy_jax.evidence.closed_world.world.corpus",
+        "biographies_told": "lacy_jax.evidence.closed_world.world.told",
     },
     error=DataError,
     functions=("documents", "fingerprint"),
 )
 
 # These read only what is installed here.
-EMBEDDED = ("vital_articles", "biographies")
+EMBEDDED = ("vital_articles", *CLOSED_WORLD)
 # These read config.corpus.files, and run no code of others.
 OF_FILES = ("jsonl", "parquet", "text")
 

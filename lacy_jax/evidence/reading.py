@@ -31,12 +31,13 @@ OTHER = "other"
 class Said:
     """What a model says before each of N targets, or of [B, T] of them. Probabilities are those without `<CALL>`.
 
-    nll: float32, of the target, in nats. best: int32, the most likely token.
+    nll: float32, of the target, in nats. best: int32, the most likely token. rank: int32, of the target, from 1.
     call: float32 each, what scores of calling are made of: the fields of `cascade.decoding.engine.Step` by name.
     """
 
     nll: np.ndarray
     best: np.ndarray
+    rank: np.ndarray
     call: dict[str, np.ndarray]
 
 
@@ -78,7 +79,8 @@ def read_documents(slm: LoadedModel, documents: Sequence[tuple[Document, Spans]]
         said = read_tokens(slm, as_batch(tokenizer, [encodings[number].ids for number in group], context=context))
         for row, number in enumerate(group):
             own = row, slice(len(encodings[number]))
-            found[number] = Said(said.nll[own], said.best[own], {name: value[own] for name, value in said.call.items()})
+            call = {name: value[own] for name, value in said.call.items()}
+            found[number] = Said(said.nll[own], said.best[own], said.rank[own], call)
     return [
         _reading(document, spans, encodings[number], found[number])
         for number, (document, spans) in enumerate(documents)
@@ -116,25 +118,23 @@ def as_batch(tokenizer: TextTokenizer, texts: Sequence[np.ndarray], *, context: 
 def read_tokens(slm: LoadedModel, tokens: np.ndarray) -> Said:
     """What a model says before tokens[:, 1:], [B, T], of int32 [B, T + 1]."""
     probe = probe_weights(slm.factual_probe, width=slm.model.width)
-    nll, best, call = jax.device_get(
-        _values(slm.params, probe, tokens, config=slm.model, call_id=slm.tokenizer.call_id)
-    )
-    return Said(nll, best, call)
+    return Said(*jax.device_get(_values(slm.params, probe, tokens, config=slm.model, call_id=slm.tokenizer.call_id)))
 
 
 # The probe is an argument, like the parameters: the program is the same for all models of a shape, and compiled once.
 @functools.partial(jax.jit, static_argnames=("config", "call_id"))
 def _values(
     params: decoder.Params, probe_E: jax.Array, tokens: jax.Array, *, config: ModelConfig, call_id: int
-) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+) -> tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
     with product_precision(config):
         hidden_BTD = decoder.forward(params, tokens[:, :-1], config=config).astype(jnp.float32)
         logits_BTV = hidden_BTD @ decoder.output_matrix(params).astype(jnp.float32).T
     log_p = jax.nn.log_softmax(logits_BTV[..., :call_id])
-    nll = -jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1)[..., 0]
+    own_BT1 = jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1)
+    rank = 1 + (log_p > own_BT1).sum(axis=-1, dtype=jnp.int32)
     said_BT5 = what_is_said(logits_BTV, factual_probability(hidden_BTD, probe_E), call_id=call_id)
     call = dict(zip(Step._fields[1:], jnp.moveaxis(said_BT5, -1, 0), strict=True))
-    return nll, log_p.argmax(axis=-1).astype(jnp.int32), call
+    return -own_BT1[..., 0], log_p.argmax(axis=-1).astype(jnp.int32), rank, call
 
 
 def _cut(encoding: Encoding, length: int) -> Encoding:

@@ -26,13 +26,15 @@ class TokenScores:
     """N targets. `kinds`: what each is part of, a span's kind or "other"; the other arrays are float[N] or bool[N].
 
     documents: int[N], the number of the document that each is of.
-    nll: without `<CALL>`, in nats. wrong: the model's own best token is not the target. scores: by name (score, or
-    score and ", gated"), what a cascade could rank; those of `<CALL>` only of a model that learned it.
+    nll, rank: of the target without `<CALL>`, in nats and from 1. wrong: the model's own best token is not the target.
+    scores: by name (score, or score and ", gated"), what a cascade could rank; those of `<CALL>` only of a model that
+    learned it.
     """
 
     kinds: np.ndarray
     documents: np.ndarray
     nll: np.ndarray
+    rank: np.ndarray
     wrong: np.ndarray
     scores: Mapping[str, np.ndarray]
 
@@ -71,6 +73,7 @@ def scores_of(slm: LoadedModel, readings: Sequence[Reading]) -> TokenScores:
         kinds=np.concatenate([each.kinds for each in readings]),
         documents=np.repeat(np.arange(len(readings)), [len(each.ids) for each in readings]),
         nll=np.concatenate([each.said.nll for each in readings]),
+        rank=np.concatenate([each.said.rank for each in readings]),
         wrong=np.concatenate([each.wrong for each in readings]),
         scores=cascade_scores(slm, said),
     )

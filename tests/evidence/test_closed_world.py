@@ -196,7 +196,16 @@ def test_a_decode_changes_what_it_names_and_no_more(monkeypatch: pytest.MonkeyPa
     decodes = (Decode("a"), Decode("b", score="call_probability", policy="price", price=0.4))
     for decode in decodes:
         with pytest.raises(Asked):
-            writing.write_and_judge(None, [], before=[], partner=None, decode=decode, budget=0.3, temperature=0.0)  # type: ignore[arg-type]
+            writing.write_and_judge(
+                None,  # type: ignore[arg-type]
+                [],
+                prompts=[],
+                before=[],
+                partner=None,
+                decode=decode,
+                budget=0.3,
+                temperature=0.0,
+            )
     as_before = {"budget": 0.3, "score": "auto", "gate": "none", "span": "phrase"}
     assert asked == [as_before, as_before | {"score": "call_probability", "policy": "price", "price": 0.4}]
 

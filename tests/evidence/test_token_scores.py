@@ -32,6 +32,7 @@ def test_every_token_is_scored_as_by_a_plain_loop(small_run: Path, small_data: P
     call = slm.tokenizer.call_id
     kinds: list[str] = []
     rows: list[dict[str, float]] = []
+    ranks: list[tuple[int, int]] = []  # the lowest and the highest, as rounding may decide
     for document, spans in documents:
         text = full_text(document)
         encoding = slm.tokenizer.encode(text)
@@ -48,6 +49,8 @@ def test_every_token_is_scored_as_by_a_plain_loop(small_run: Path, small_data: P
             row |= {f"{name}, gated": row[name] * gate for name in ("uncertainty", "entropy")}
             row |= {f"{name}, gated": row[name] + np.log(gate) for name in ("call_score", "call_logit")}
             rows.append(row)
+            lead = np.log(p) - np.log(p[target])
+            ranks.append((1 + int((lead > 1e-4).sum()), int((lead > -1e-4).sum())))
             covered = [
                 kind
                 for start, end, kind in zip(spans.starts, spans.ends, spans.kinds, strict=True)
@@ -60,6 +63,9 @@ def test_every_token_is_scored_as_by_a_plain_loop(small_run: Path, small_data: P
         own = getattr(found, name) if name in ("nll", "wrong") else found.scores[name]
         np.testing.assert_allclose(own, [row[name] for row in rows], atol=2e-3, err_msg=name)
     assert {*found.scores} == {*rows[0]} - {"nll", "wrong"}
+    assert all(low <= rank <= high for rank, (low, high) in zip(found.rank, ranks, strict=True))
+    assert np.ptp(found.rank) > 50
+    assert ((found.rank == 1) == ~found.wrong).all()
 
 
 def test_a_gate_that_is_shut_ranks_as_in_the_cascade(small_run: Path) -> None:
@@ -74,7 +80,9 @@ def test_separation_and_classes_by_hand() -> None:
     kinds = np.array(["DATE", "other", "GPE", "other", "DATE"])
     wrong = np.array([True, True, False, False, True])
     scores = np.array([0.9, 0.8, 0.3, 0.1, 0.2])
-    tokens = TokenScores(kinds, np.zeros(5, np.int64), np.array([1.0, 2.0, 3.0, 4.0, 5.0]), wrong, {"s": scores})
+    tokens = TokenScores(
+        kinds, np.zeros(5, np.int64), np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.ones(5, int), wrong, {"s": scores}
+    )
     found = token_scores.separate(tokens, "s", budget=0.4)
     assert found is not None
     # Pairs in order: facts 0.9, 0.3, 0.2 against 0.8, 0.1; wrong 0.9, 0.8, 0.2 against 0.3, 0.1; both 0.9, 0.2.
@@ -91,7 +99,8 @@ def test_intervals_are_those_of_documents_drawn_one_by_one(monkeypatch: pytest.M
     documents = np.sort(random.integers(12, size=size))
     kinds = np.where(random.random(size) < 0.3, "DATE", "other")
     scores = np.round(random.normal(size=size) + (kinds == "DATE"), 1)  # with ties
-    tokens = TokenScores(kinds, documents, random.random(size), random.random(size) < 0.6, {"s": scores})
+    nll, wrong = random.random(size), random.random(size) < 0.6
+    tokens = TokenScores(kinds, documents, nll, np.ones(size, int), wrong, {"s": scores})
     found = token_scores.token_intervals(tokens, budget=0.22)["s"]
 
     whole = token_scores.separate(tokens, "s", budget=0.22)

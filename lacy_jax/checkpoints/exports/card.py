@@ -9,6 +9,7 @@ from lacy_jax.checkpoints.exports.layout import CALL, Outgoing
 from lacy_jax.config import Config
 from lacy_jax.data.tokenizer import Tokenizer
 from lacy_jax.data.weights import trained_names
+from lacy_jax.presets import CLOSED_WORLD
 
 _HEAD = """---
 library_name: transformers
@@ -21,7 +22,7 @@ tags:
 _WIKIPEDIA = "text by the contributors of Wikipedia, CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)"
 _LICENCES = {
     "vital_articles": _WIKIPEDIA,
-    "biographies": "invented people, written by lacy_jax; no text of others",
+    **dict.fromkeys(CLOSED_WORLD, "invented people, written by lacy_jax; no text of others"),
 }
 _CALLS = """## How it calls
 

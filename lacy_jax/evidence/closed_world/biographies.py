@@ -1,5 +1,6 @@
 """Biographies of the closed world written by a cascade, to be judged."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from lacy_jax.cascade import Cascade, Request, Sampling
@@ -10,7 +11,15 @@ from lacy_jax.data.documents import Document, full_text
 from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.closed_world.decodes import Decode
 from lacy_jax.evidence.closed_world.judging import Judged, judge
-from lacy_jax.evidence.closed_world.world import Person, World, changed_world, make_world, read_knowledge
+from lacy_jax.evidence.closed_world.world import (
+    Person,
+    World,
+    changed_world,
+    make_world,
+    read_knowledge,
+    told_headings,
+)
+from lacy_jax.presets import CLOSED_WORLD
 
 ROWS = 64
 # Greedy, small models state two or three of the six relations over and over; drawn like the corpus, they mix up names.
@@ -27,7 +36,7 @@ def pick_people(world: World, count: int) -> list[Person]:
 def closed_world_of(slm: LoadedModel) -> World:
     """The world whose biographies a model was trained on. Raises `ConfigError` where it was trained on other text."""
     corpus = slm.config.corpus
-    if corpus.name != "biographies":
+    if corpus.name not in CLOSED_WORLD:
         raise ConfigError(
             f"suite closed_world: {slm.path} was trained on corpus {corpus.name}; train one by "
             "python -m lacy_jax.main --config=configs/biographies.py"
@@ -46,6 +55,31 @@ def partner_of(slm: LoadedModel, spec: str, *, span: Span) -> Partner | None:
     return make_partner(spec, corpus=slm.config.corpus, directory=where, batch_size=ROWS, span=span)
 
 
+def prompts_of(slm: LoadedModel, people: Sequence[Person], *, spec: str, world: World) -> list[str]:
+    """What each person's text begins with: the name, as the model's documents do.
+
+    A model of the corpus biographies_told is told there what the partner `spec` knows ("": nothing).
+
+    Raises:
+        ConfigError: such a model, and a partner that is none of the closed world's.
+    """
+    titles = [person.name for person in people]
+    if is_told(slm) and spec:
+        form, argument = read_spec(spec)
+        if form != "world":
+            raise ConfigError(
+                f"partner {spec}: {slm.path} was trained on biographies_told, so it is told facts in its prompt and "
+                "calls nobody; give a partner that knows them, as world:known=0.9"
+            )
+        titles = told_headings(world, read_knowledge(argument), people)
+    return [full_text(Document("", title, "")) for title in titles]
+
+
+def is_told(slm: LoadedModel) -> bool:
+    """Whether a model has facts in its prompts, and calls nobody."""
+    return slm.config.corpus.name == "biographies_told"
+
+
 def as_known_to(spec: str, people: Sequence[Person], *, world: World) -> list[Person]:
     """The people as they are now: with the facts that have changed, if the partner of a spec knows such."""
     form, argument = read_spec(spec)
@@ -59,23 +93,36 @@ def write_and_judge(
     slm: LoadedModel,
     people: Sequence[Person],
     *,
+    prompts: Sequence[str],
     before: Sequence[Person],
     partner: Partner | None,
     decode: Decode,
     budget: float,
     temperature: float,
 ) -> list[Judged]:
-    """A biography of each of `people`, from the name alone, as the model's documents begin; judged.
+    """A biography of each of `people`, judged.
 
-    before: the same people as the model read of them.
+    prompts: what each begins with, as `prompts_of`. before: the same people as the model read of them.
     temperature: of the draw, seeded by the person alone, so that every model is given the same luck.
     """
     cascade = Cascade(slm, partner if budget else None, budget=budget, **decode.changes)
     length = cascade.settings.max_new_tokens
-    prompts = [full_text(Document("", person.name, "")) for person in people]
     requests = [
         Request(prompt, max_new_tokens=length, sampling=Sampling(temperature=temperature, seed=person.index))
         for prompt, person in zip(prompts, people, strict=True)
     ]
     completions = cascade.generate(requests, batch_size=ROWS)
-    return [judge(*each) for each in zip(people, completions, before, strict=True)]
+    judged = [judge(*each) for each in zip(people, completions, before, strict=True)]
+    return [
+        dataclasses.replace(each, told=told)
+        for each, told in zip(judged, _told_tokens(slm, people, prompts), strict=True)
+    ]
+
+
+def _told_tokens(slm: LoadedModel, people: Sequence[Person], prompts: Sequence[str]) -> list[int]:
+    """How many tokens of each prompt tell facts."""
+    names = [full_text(Document("", person.name, "")) for person in people]
+    return [
+        len(slm.tokenizer.encode(prompt)) - len(slm.tokenizer.encode(name))
+        for prompt, name in zip(prompts, names, strict=True)
+    ]

@@ -33,7 +33,7 @@ class Judged:
 
     claims: those that parse, the same claim only once. unparsed: sentences that no rule of the grammar explains, also a
     last one that was cut off. calls_on_facts: answered calls whose piece is part of a value. outdated: claims that
-    were right when the model was trained, and are wrong now.
+    were right when the model was trained, and are wrong now. told: tokens of the prompt that tell facts.
     pieces: (text, "slm" or "partner", score), what the text consists of.
     """
 
@@ -50,6 +50,7 @@ class Judged:
     calls_on_facts: int
     pieces: tuple[tuple[str, str, float], ...] = ()
     outdated: int = 0
+    told: int = 0
 
     @property
     def right(self) -> int:

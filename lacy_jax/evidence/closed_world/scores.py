@@ -52,7 +52,10 @@ SCORES: dict[str, Ratio] = {
     "factscore": Ratio("FactScore", length_penalised, lambda _: 1, True),
     "unparsed": Ratio("unparsed / sentences", lambda j: j.unparsed, _sentences, False),
     "rate": Ratio(
-        "tokens delegated or asked for in vain", lambda j: j.delegated + j.fallbacks, lambda j: j.generated, None
+        "tokens delegated, told or asked for in vain",
+        lambda j: j.delegated + j.told + j.fallbacks,
+        lambda j: j.generated,
+        None,
     ),
     "calls": Ratio("calls per 100 tokens", lambda j: 100 * j.calls, lambda j: j.generated, None, percent=False),
     "delegated": Ratio("tokens the partner wrote", lambda j: j.delegated, lambda j: j.generated, None),

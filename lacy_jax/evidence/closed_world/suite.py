@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lacy_jax.cascade.partners import check_partner
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import AnnotateConfig
@@ -19,8 +21,10 @@ from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.closed_world.biographies import (
     as_known_to,
     closed_world_of,
+    is_told,
     partner_of,
     pick_people,
+    prompts_of,
     write_and_judge,
 )
 from lacy_jax.evidence.closed_world.decodes import ALONE, Decode, check_decode, parse_decode
@@ -106,8 +110,9 @@ def evaluate(
             found = write_and_judge(
                 slm,
                 as_known_to(spec, chosen, world=world),
+                prompts=prompts_of(slm, chosen, spec=spec if budget else "", world=world),
                 before=chosen,
-                partner=partner(spec, decode.span) if budget else None,
+                partner=partner(spec, decode.span) if budget and not is_told(slm) else None,
                 decode=decode,
                 budget=budget,
                 temperature=temperature,
@@ -141,6 +146,8 @@ def _token_results(slm: LoadedModel, world: World) -> dict[str, Any]:
         "nll": nll_by_kind(tokens),
         "share_factual": float(factual.mean()),
         "factual_right_alone": float(1 - tokens.wrong[factual].mean()),
+        "factual_first_ten": float((tokens.rank[factual] <= 10).mean()),
+        "factual_rank": float(np.median(tokens.rank[factual])),
         "scores": separations,
         "intervals": token_intervals(tokens, budget=MAIN_BUDGET),
     }

@@ -5,6 +5,7 @@
     writing.py  a person -> the text of a biography
     reading.py  a text -> its claims, fillers and sentences that do not parse
     corpus.py   the corpus biographies; oracle.py: the annotator that knows what they state
+    told.py     the corpus biographies_told, with facts before each biography
     facts.py    the table of facts for the database partner, as changed, wrong or incomplete as is asked
     partner.py  the partner world, which answers from such a table
 
@@ -14,6 +15,7 @@ docs/biographies.md says what the world is made for.
 from lacy_jax.evidence.closed_world.world.facts import Knowledge, changed_world, facts_file, read_knowledge
 from lacy_jax.evidence.closed_world.world.grammar import RELATIONS, words_text
 from lacy_jax.evidence.closed_world.world.reading import Sentence, read_sentences
+from lacy_jax.evidence.closed_world.world.told import told_headings
 from lacy_jax.evidence.closed_world.world.world import GROUPS, Group, Person, World, make_world
 from lacy_jax.evidence.closed_world.world.writing import Biography, biographies, write_biography
 
@@ -32,6 +34,7 @@ __all__ = [
     "make_world",
     "read_knowledge",
     "read_sentences",
+    "told_headings",
     "words_text",
     "write_biography",
 ]

@@ -10,12 +10,15 @@ import numpy as np
 from lacy_jax.config import AnnotateConfig
 from lacy_jax.data.documents import Document, Spans, text_offset
 from lacy_jax.evidence.closed_world.world.reading import read_sentences
+from lacy_jax.evidence.closed_world.world.told import told_part
 
 _WORD = re.compile(r"\w[\w'-]*")
 
 
 def mark(documents: Iterable[Document], config: AnnotateConfig) -> Iterator[tuple[Document, Spans]]:
     """Marks every word of every stated value, as the annotator "oracle"; the kind is the relation.
+
+    What a title tells (told.py) is one span, of kind "TOLD".
 
     With a recall below 1 each of these words is left out with that chance; with a precision below 1 other words are
     marked (kind "NOISE") in such number that this is the expected share of true ones. Both are drawn from the
@@ -39,9 +42,12 @@ def _oracle_spans(document: Document, *, precision: float, recall: float) -> Spa
         for start, end, relation in words
         if rng.random() < (recall if relation else noise)
     ]
-    table = np.array([span[:2] for span in marked], np.int32).reshape(-1, 2) + np.int32(text_offset(document))
-    no = np.zeros(len(marked), bool)
-    return Spans(starts=table[:, 0], ends=table[:, 1], kinds=tuple(span[2] for span in marked), subject=no, repeated=no)
+    offset, told = text_offset(document), told_part(document.title)
+    placed = [(told.start, told.stop, "TOLD")] if told.start < told.stop else []
+    placed += [(start + offset, end + offset, kind) for start, end, kind in marked]
+    table = np.array([span[:2] for span in placed], np.int32).reshape(-1, 2)
+    no = np.zeros(len(placed), bool)
+    return Spans(starts=table[:, 0], ends=table[:, 1], kinds=tuple(span[2] for span in placed), subject=no, repeated=no)
 
 
 def fingerprint(config: AnnotateConfig) -> dict[str, Any]:

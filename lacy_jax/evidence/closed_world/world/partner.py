@@ -11,12 +11,13 @@ from lacy_jax.cascade.partners.facts import open_facts
 from lacy_jax.errors import PartnerError
 from lacy_jax.evidence.closed_world.world.facts import facts_file, read_knowledge
 from lacy_jax.paths import is_bucket
+from lacy_jax.presets import CLOSED_WORLD
 
 
 def from_spec(wanted: Wanted) -> Database:
     """The partner of a spec. Raises `PartnerError` where it is none, or fits neither corpus nor folder."""
     knowledge = read_knowledge(wanted.argument)
-    if wanted.corpus.name != "biographies":
+    if wanted.corpus.name not in CLOSED_WORLD:
         raise PartnerError(
             f"partner {wanted.spec}: it knows the people of the corpus biographies, this is {wanted.corpus.name}"
         )
