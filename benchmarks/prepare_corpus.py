@@ -1,12 +1,13 @@
 """Prepares a large corpus in Dolma's format, start to packed records, beside raw `nlp.pipe`, and watches the memory.
 
     python -m benchmarks.prepare_corpus FOLDER [--megabytes=200] [--workers=2] [--pairs=40]
+    python -m benchmarks.prepare_corpus FOLDER --embedded
 
-The corpus is generated once from sentences of vital_articles: documents of one sentence to hundreds, with new numbers
-and made-up names, so that spaCy's store of strings grows as on a real corpus. `lacy_jax.prepare` then runs as a user
-runs it. Meanwhile this process marks batches of the same corpus in turns, by the product's annotator and by raw
-`nlp.pipe` with the same parts of the same model. Speeds are characters per CPU second, so other work on the machine
-matters little. The last lines show the memory of the processes over time.
+`--embedded` takes vital_articles as it is. Without it the corpus is generated once from sentences of vital_articles:
+documents of one sentence to hundreds, with new numbers and made-up names, so that spaCy's store of strings grows as on
+a real corpus. `lacy_jax.prepare` then runs as a user runs it. Meanwhile this process marks batches of the same corpus
+in turns, by the product's annotator and by raw `nlp.pipe` with the same parts of the same model. Speeds are characters
+per CPU second, so other work on the machine matters little. The last lines show the memory of the processes over time.
 """
 
 import argparse
@@ -183,14 +184,19 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--embedded", action="store_true", help="vital_articles in place of a generated corpus")
     parser.add_argument("--paired", action="store_true", help="print the pairs alone, as the other process does")
     arguments = parser.parse_args()
     folder: Path = arguments.folder
-    corpus = CorpusConfig(name="jsonl", files=str(folder / "dolma" / "*.json.gz"))
-    if not (folder / "dolma").exists():
-        write_corpus(folder / "dolma", megabytes=arguments.megabytes)
+    if arguments.embedded:
+        corpus = CorpusConfig()
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        corpus = CorpusConfig(name="jsonl", files=str(folder / "dolma" / "*.json.gz"))
+        if not (folder / "dolma").exists():
+            write_corpus(folder / "dolma", megabytes=arguments.megabytes)
     if arguments.paired:
-        print(json.dumps(paired(spread(corpus, count=arguments.pairs + 1, megabytes=arguments.megabytes))))
+        print(json.dumps(paired(spread(corpus, count=arguments.pairs + 1))))
         return
     pairs = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.prepare_corpus", *sys.argv[1:], "--paired"],
@@ -209,9 +215,10 @@ def main() -> None:
     print_memory(seen)
 
 
-def spread(corpus: CorpusConfig, *, count: int, megabytes: int) -> list[list[Document]]:
-    """`count` batches from all over the corpus."""
-    step = max(1, megabytes * 10 // count)  # of batches of 100,000 characters
+def spread(corpus: CorpusConfig, *, count: int) -> list[list[Document]]:
+    """`count` batches of 100,000 characters, or all of fewer, from all over the corpus."""
+    batches = sum(1 for _ in document_batches(read_documents(corpus)))
+    step = max(1, batches // count)
     return [batch for number, batch in enumerate(document_batches(read_documents(corpus))) if number % step == 0][
         :count
     ]
