@@ -13,6 +13,7 @@ per CPU second, so other work on the machine matters little. The last lines show
 import argparse
 import gzip
 import json
+import os
 import random
 import re
 import resource
@@ -200,6 +201,10 @@ def main() -> None:
         return
     pairs = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.prepare_corpus", *sys.argv[1:], "--paired"],
+        env={
+            **os.environ,
+            "OPENBLAS_NUM_THREADS": "1",
+        },  # as of a process that marks: waiting threads use CPU time, too
         stdout=subprocess.PIPE,
         text=True,
     )
