@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lacy_jax.cascade.partners.database import Database, begun_size, mentions
+from lacy_jax.cascade.partners.database import Database, begun_size
 from lacy_jax.cascade.partners.facts import Facts, open_facts, relation_terms, wording_terms
-from lacy_jax.cascade.text.words import words_of
+from lacy_jax.cascade.partners.naming import Reader
 from lacy_jax.config import Span
 from lacy_jax.errors import PartnerError
 
@@ -148,11 +148,14 @@ def test_spans(facts: Facts) -> None:
     assert ask(facts, "Ann Aach weighed", "word") == " 1,234.5"
 
 
+def named(facts: Facts, text: str) -> list[str]:
+    return [mention.subject.name for mention in Reader(facts).read(text).mentions()]
+
+
 def test_the_last_subject_named_comes_first(facts: Facts) -> None:
     text = "Marie Curie, Albert Einstein, France. Curie came."
-    found = mentions(facts, text, words_of(text))
-    assert [mention.subject.name for mention in found] == ["Marie Curie", "France", "Albert Einstein"]
-    assert mentions(facts, "a curie of albert", words_of("a curie of albert")) == []
+    assert named(facts, text) == ["Marie Curie", "France", "Albert Einstein"]
+    assert named(facts, "a curie of albert") == []
 
 
 def test_wordings_of_ones_own(tmp_path: Path) -> None:

@@ -7,14 +7,16 @@ its rest is the answer; where it says something else there, there is none.
 """
 
 import functools
+import itertools
 import re
+import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from lacy_jax.cascade.partners import Wanted
-from lacy_jax.cascade.partners.facts import SLOT, Facts, Subject, Wording, open_facts
+from lacy_jax.cascade.partners.facts import SLOT, Facts, Wording, open_facts
+from lacy_jax.cascade.partners.naming import ARTICLES, Mention, Read, Reader
 from lacy_jax.cascade.text.extent import complete_extent
-from lacy_jax.cascade.text.words import Word, fold, joint, words_of
+from lacy_jax.cascade.text.words import Word, fold, joint, terms_of
 from lacy_jax.config import Span
 
 __all__ = ["Database", "Facts", "open_facts"]
@@ -25,7 +27,6 @@ GAP, SLOT_GAP = 2, 8  # words passed over between two of a wording: adverbs; wha
 MOST_LINKS = 4  # words between a relation's name and its value: "is", "was in"
 SENTENCE_WORDS = 40
 
-_ARTICLES = frozenset({"a", "an", "the"})
 _LINK = re.compile("is|was|are|were|be|been|being|in|at|of|by|for|from|on|as|to|with|named|called|s")
 _SENTENCE_END = re.compile(r"(?<=[^\s.]{2})[.!?;]\s+|\n")  # not after initials: "J. R. Smith"
 _BEFORE_VALUE = re.compile(r"\s*[:\u2013\u2014]?\s*[(\[\"'\u201c\u2018\u00ab]*")
@@ -38,15 +39,6 @@ def from_spec(wanted: Wanted) -> "Database":
     return Database(open_facts(wanted.argument, directory=wanted.directory), span=wanted.span, name=wanted.spec)
 
 
-@dataclass(frozen=True)
-class Mention:
-    """Where a subject is named last: the indices of the first word of it and of the one after."""
-
-    subject: Subject
-    start: int
-    end: int
-
-
 class Database:
     """The partner over a file's facts; see this module's first lines. No answer is a guess: "" where none fits."""
 
@@ -54,20 +46,23 @@ class Database:
         """`span`: "phrase" is the whole value, else its next word."""
         self.name = name
         self._facts, self._span = facts, span
+        self._reader, self._lock = Reader(facts), threading.Lock()
 
     def complete(self, texts: Sequence[str]) -> list[str]:
         """The next word, or the rest, of the value that each text asks for."""
-        return [self._answer(text) for text in texts]
+        with self._lock:
+            return [self._answer(text) for text in texts]
 
     def _answer(self, text: str) -> str:
-        words = words_of(text)
+        read = self._reader.read(text)
+        words = read.words
         worded = self._worded(text, words)
-        for mention in mentions(self._facts, text, words)[:MOST_SUBJECTS]:
+        for mention in itertools.islice(read.mentions(), MOST_SUBJECTS):
             values = mention.subject.values
             named = self._named(text, words, mention)
             # The first place is tried first: what follows it may be a value that holds a wording ("University of").
             for relation, end in sorted([*worded, *named], key=lambda found: found[1]):
-                piece = continued(text, words[end - 1].end, values[relation]) if relation in values else None
+                piece = continued(read, words[end - 1].end, values[relation]) if relation in values else None
                 if piece is not None:
                     return piece if self._span == "phrase" else complete_extent(piece, span="word", ended=True) or ""
         return ""
@@ -85,9 +80,8 @@ class Database:
     def _named(self, text: str, words: Sequence[Word], mention: Mention) -> Iterator[tuple[str, int]]:
         """(relation, index of the word after) where the sentence names a relation, and then a link: "employer is"."""
         start = sentence_start(text, words)
-        terms = [word.term for word in words]
         for relation in mention.subject.values:
-            places = [places_of(term, terms, start=start) for term in self._facts.relation_terms[relation]]
+            places = [places_of(term, words, start=start) for term in self._facts.relation_terms[relation]]
             if not places or not all(places):
                 continue
             for last in {max(found[0] for found in places), max(found[-1] for found in places)}:
@@ -98,42 +92,13 @@ class Database:
     def _after_links(self, text: str, words: Sequence[Word], after: int, mention: Mention) -> int | None:
         """The index of the word after the links that follow a relation's name, and maybe "of" the subject."""
         between = words[after : max(after, mention.start)]
-        if not all(_LINK.fullmatch(word.term) or word.term in _ARTICLES for word in between):
+        if not all(_LINK.fullmatch(word.term) or word.term in ARTICLES for word in between):
             return None
         end = after = max(after, mention.end)
         while end < len(words) and end - after < MOST_LINKS and _LINK.fullmatch(words[end].term):
             end += 1
         colon = text[words[after - 1].end :].lstrip().startswith(":")
         return end if end > after or colon else None
-
-
-def mentions(facts: Facts, text: str, words: Sequence[Word]) -> list[Mention]:
-    """The subjects that a text names, the last one first, each once."""
-    found: dict[str, Mention] = {}
-    short: dict[str, Subject] = {}  # the last one named whose name begins or ends with a word
-    start = 0
-    while start < len(words):
-        mention = _full_name(facts, words, start)
-        if mention is None and words[start].term in short and text[words[start].start].isupper():
-            mention = Mention(short[words[start].term], start, start + 1)
-        if mention is None:
-            start += 1
-            continue
-        subject = mention.subject
-        found.pop(subject.name, None)
-        found[subject.name] = mention
-        short |= {term: subject for term in (subject.terms[0], subject.terms[-1]) if term not in _ARTICLES}
-        start = mention.end
-    return list(found.values())[::-1]
-
-
-def _full_name(facts: Facts, words: Sequence[Word], start: int) -> Mention | None:
-    """The longest name that begins with a word of the text."""
-    for size in range(min(facts.longest_name(words[start].term), len(words) - start), 0, -1):
-        subject = facts.subject(" ".join(word.term for word in words[start : start + size]))
-        if subject:
-            return Mention(subject, start, start + size)
-    return None
 
 
 def passed_over(wording: Wording, text: str, words: Sequence[Word], end: int) -> int | None:
@@ -161,24 +126,26 @@ def sentence_start(text: str, words: Sequence[Word]) -> int:
     return next((i for i in range(first, len(words)) if words[i].start >= border), len(words))
 
 
-def places_of(term: str, terms: Sequence[str], *, start: int) -> list[int]:
+def places_of(term: str, words: Sequence[Word], *, start: int) -> list[int]:
     """The indices, from `start` on, of a word and of its plural."""
-    return [i for i in range(start, len(terms)) if terms[i] in (term, f"{term}s")]
+    return [i for i in range(start, len(words)) if words[i].term in (term, f"{term}s")]
 
 
-def continued(text: str, end: int, values: Sequence[str]) -> str | None:
-    """What is missing of a value that has its place at text[end:].
+def continued(read: Read, end: int, values: Sequence[str]) -> str | None:
+    """What is missing of a value that has its place at text[end:] of what was read.
 
     Of several values, those that the text has said are not said again.
 
     Returns:
         None where text[end:] is not the beginning of a value (an article before it aside); "" where it is all of it.
     """
+    text = read.text
     before = _BEFORE_VALUE.match(text, end)
     begun, listed = text[before.end() if before else end :], False
     while (rest := _after_listed(begun, values)) is not None:
         begun, listed = rest, True
-    open_values = unsaid(text, values) if listed or len(values) > 1 else values
+    said_again = not listed and len(values) == 1
+    open_values = values if said_again else [value for value in values if not read.says(terms_of(value))]
     # A value that the text has begun counts as said when it is short of nothing: then it is complete.
     for start in (begun, _without_article(begun)):
         for value in values if start and not listed else open_values:
@@ -192,16 +159,6 @@ def continued(text: str, end: int, values: Sequence[str]) -> str | None:
 def _without_article(text: str) -> str:
     article = _ARTICLE.match(text)
     return text[article.end() :] if article else text
-
-
-def unsaid(text: str, values: Sequence[str]) -> list[str]:
-    """The values whose words a text does not hold."""
-    said = _padded(text)
-    return [value for value in values if _padded(value) not in said]
-
-
-def _padded(text: str) -> str:
-    return f" {' '.join(word.term for word in words_of(text))} "
 
 
 def _after_listed(begun: str, values: Sequence[str]) -> str | None:
