@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lacy_jax import flags
+from lacy_jax import flags, from_flags
 from lacy_jax.config import Positive
 from lacy_jax.doors import Door, run
 from lacy_jax.errors import ConfigError, DataError
@@ -37,8 +37,8 @@ _FLAGS = (
 
 def main(given: Given) -> int:
     """Judges mismatches, and writes the page; returns 1 where the judge left something unanswered."""
-    flags.given_checkpoint(given)
-    judge = flags.given_judge(given)
+    from_flags.given_checkpoint(given)
+    judge = from_flags.given_judge(given)
     from lacy_jax.console import reporting
 
     with reporting() as reporter:
@@ -52,15 +52,15 @@ def _judge(given: Given, *, judge: "Judge", reporter: "Reporter") -> int:
     from lacy_jax.evidence.factscore.scoring import write_lines
     from lacy_jax.measures.intervals import shown
 
-    slm = load_model(flags.given_checkpoint(given))
+    slm = load_model(from_flags.given_checkpoint(given))
     prepared = _own_data(slm, given, reporter=reporter)
     documents = list(itertools.islice(prepared.validation_documents(), given.documents))
     targets = acceptability.read_targets(slm, documents)
     mismatches = acceptability.draw_mismatches(targets, count=given.mismatches)
     questions = [acceptability.question(each) for each in mismatches]
     cost = judge.cost(questions, max_tokens=acceptability.VERDICT_TOKENS)
-    flags.say_judge(judge)
-    flags.say_cost("judge mismatches", cost, given)
+    from_flags.say_judge(judge)
+    from_flags.say_cost("judge mismatches", cost, given)
     if given.dry_run:
         return 0
     verdicts = acceptability.judge_mismatches(

@@ -10,7 +10,7 @@ docs/adapting.md says what is fitted, and what it gives.
 import sys
 from dataclasses import replace
 
-from lacy_jax import flags
+from lacy_jax import flags, from_flags
 from lacy_jax.adaptation import Marks
 from lacy_jax.config import AnnotateConfig, CascadeConfig, Config, CorpusConfig, Count, DataConfig, Positive, Share
 from lacy_jax.doors import Door, run
@@ -54,7 +54,7 @@ def main(given: Given) -> int:
     check_out(given.out)
     check_partner(config.cascade.partner)
     slm = load_model(given.model)
-    flags.say_partner(config.cascade.partner, config)
+    from_flags.say_partner(config.cascade.partner, config)
     cascade = config.cascade
     with reporting() as reporter:
         partner = make_partner(

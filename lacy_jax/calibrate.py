@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from lacy_jax import flags
+from lacy_jax import flags, from_flags
 from lacy_jax.config import Positive
 from lacy_jax.doors import Door, run
 from lacy_jax.errors import ConfigError
@@ -39,7 +39,7 @@ _FLAGS = (
 
 def main(given: Given) -> int:
     """Finds the price, prints what each one spent, and saves it."""
-    checkpoint = flags.given_checkpoint(given)
+    checkpoint = from_flags.given_checkpoint(given)
     if given.partner == "none":
         raise ConfigError("--partner=none: nobody answers, so every price spends nothing; name a partner")
     from lacy_jax.checkpoints.calibration import check_calibratable, save_calibration
@@ -56,7 +56,7 @@ def main(given: Given) -> int:
         )
     prompts = _prompts(slm, given)
     with reporting() as reporter:
-        cascade = flags.open_given_cascade(given, batch_size=given.batch_size, slm=slm)
+        cascade = from_flags.open_given_cascade(given, batch_size=given.batch_size, slm=slm)
         best = _find(cascade, prompts, given, reporter)
     if given.dry_run:
         print(f"nothing is saved; other commands take --policy=price --price={best.price:g}")

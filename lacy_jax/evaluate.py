@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lacy_jax import flags
+from lacy_jax import flags, from_flags
 from lacy_jax.config import Positive, Share
 from lacy_jax.doors import Door, run
 from lacy_jax.errors import ConfigError
@@ -82,7 +82,7 @@ def _run_suite(given: Given, reporter: "Reporter") -> int:
 
     suite = load_suite(given.suite)
     _check_flags(given, task=f"--suite={given.suite}", takes=("checkpoint", "out", *suite.FLAGS))
-    checkpoint = flags.given_checkpoint(given)
+    checkpoint = from_flags.given_checkpoint(given)
     out = given.out or f"{checkpoint.rstrip('/')}/{given.suite}"
     check_writable("--out", out)
     own = {flag.name: getattr(given, flag.name) for flag in _SUITE}
@@ -91,10 +91,10 @@ def _run_suite(given: Given, reporter: "Reporter") -> int:
 
     slm = load_model(checkpoint)
     if flags.PARTNER.name in suite.FLAGS:
-        flags.say_partner(settings.partner, slm.config)
+        from_flags.say_partner(settings.partner, slm.config)
     for spec in dict.fromkeys(parse_decode(text).partner for text in settings.decode):
         if spec != DATABASE:
-            flags.say_partner(spec, slm.config)
+            from_flags.say_partner(spec, slm.config)
     lines = suite.run(slm, settings, out=Path(out), progress=reporter.update)
     reporter.finish()
     print("\n".join(lines))

@@ -12,7 +12,7 @@ on it. gguf: a file for llama.cpp. docs/exporting.md has more.
 
 from dataclasses import replace
 
-from lacy_jax import flags
+from lacy_jax import flags, from_flags
 from lacy_jax.checkpoints.exports import ExportDtype, ExportFormat
 from lacy_jax.doors import Door, run
 from lacy_jax.flags import Flag, Given
@@ -20,7 +20,7 @@ from lacy_jax.flags import Flag, Given
 
 def main(given: Given) -> int:
     """Writes the export, and prints a line about it."""
-    checkpoint = flags.given_checkpoint(given)
+    checkpoint = from_flags.given_checkpoint(given)
     from lacy_jax.checkpoints.export import export
 
     print(export(checkpoint, out=given.out, format=given.format, dtype=given.dtype))

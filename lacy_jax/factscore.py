@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lacy_jax import flags
+from lacy_jax import flags, from_flags
 from lacy_jax.config import Count
 from lacy_jax.doors import Door, run
 from lacy_jax.errors import ConfigError
@@ -45,7 +45,7 @@ def main(given: Given) -> int:
         raise ConfigError("give --checkpoint to write --generations, --judge to score them, or both")
     if given.judge and not given.knowledge:
         raise ConfigError("--knowledge=FILE is needed: FActScore's .db, or JSON lines of title and text")
-    judge = flags.given_judge(given) if given.judge else None
+    judge = from_flags.given_judge(given) if given.judge else None
     from lacy_jax.console import reporting
 
     with reporting() as reporter:
@@ -60,7 +60,7 @@ def _write(given: Given, *, reporter: "Reporter") -> None:
     path = given.generations
     limit = factscore.ENTITIES if given.limit is None else given.limit
     entities = factscore.read_entities(given.entities or factscore.ENTITIES_FILE, limit=limit)
-    cascade = flags.open_given_cascade(given, batch_size=given.batch_size)
+    cascade = from_flags.open_given_cascade(given, batch_size=given.batch_size)
     written_by = {"checkpoint": cascade.checkpoint} | dataclasses.asdict(cascade.settings)
     if not Path(path).exists():
         progress = functools.partial(reporter.update, "biographies")
@@ -88,10 +88,10 @@ def _score(given: Given, *, judge: "Judge", reporter: "Reporter") -> int:
     )
     articles = read_articles(given.knowledge, titles=[generation.topic for generation in generations])
     splitting, checking = factscore.expected_cost(judge, generations, articles=articles, demonstrations=shown)
-    flags.say_judge(judge)
-    flags.say_cost("split into facts", splitting, given)
+    from_flags.say_judge(judge)
+    from_flags.say_cost("split into facts", splitting, given)
     guess = " (a guess: it depends on how many they are)" if splitting.requests else ""
-    flags.say_cost(f"check the facts{guess}", checking, given)
+    from_flags.say_cost(f"check the facts{guess}", checking, given)
     if given.dry_run:
         return 0
     generations, unsplit = factscore.split_facts(
@@ -102,7 +102,7 @@ def _score(given: Given, *, judge: "Judge", reporter: "Reporter") -> int:
     prompts = factscore.verdict_prompts(generations, articles=articles)
     flat = [prompt for own in prompts for _, prompt in own]
     if splitting.requests:
-        flags.say_cost("check the facts", judge.cost(flat, max_tokens=atomic_facts.VERDICT_TOKENS), given)
+        from_flags.say_cost("check the facts", judge.cost(flat, max_tokens=atomic_facts.VERDICT_TOKENS), given)
     decisions = factscore.check_facts(judge, prompts, progress=functools.partial(reporter.update, "check the facts"))
     reporter.finish()
     gamma = factscore.GAMMA if given.gamma is None else given.gamma

@@ -5,14 +5,12 @@ are. A door that takes `--config` takes every setting of it as a flag, too: `--c
 """
 
 import dataclasses
-import shlex
-import sys
 import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import absl.flags
 import pydantic
@@ -22,15 +20,8 @@ from lacy_jax import paths
 from lacy_jax.config import CascadeConfig, Config, Count, NonNegative, Positive
 from lacy_jax.config_dict import unknown_setting
 from lacy_jax.config_file import read_config
-from lacy_jax.errors import CheckpointError, ConfigError, PartnerError, did_you_mean
-from lacy_jax.folders import unwritable
+from lacy_jax.errors import ConfigError, did_you_mean
 from lacy_jax.invalid import explain
-
-if TYPE_CHECKING:
-    from lacy_jax.cascade import Cascade
-    from lacy_jax.checkpoints.loading import LoadedModel
-    from lacy_jax.data.tokenizer import TextTokenizer
-    from lacy_jax.evidence.judge import Cost, Judge
 
 Text = Annotated[str, Field(min_length=1)]
 Path = Annotated[paths.Path, Field(min_length=1)]
@@ -93,7 +84,7 @@ def _of_cascade(name: str, meaning: str, **more: Any) -> Flag:
 
 
 PARTNER = _of_cascade("partner", "Who answers calls: documents, none, checkpoint:PATH and others (docs/partners.md)")
-_SETTINGS = (
+CASCADE_SETTINGS = (
     PARTNER,
     _of_cascade("policy", "quantile: the budget is spent; price: at most the budget, where the score is above --price"),
     _of_cascade("price", "price: the probability above which the model calls"),
@@ -105,7 +96,7 @@ _SETTINGS = (
     _of_cascade("timeout", "Seconds that the partner has to answer", old=("partner_timeout",)),
 )
 _DIRECTORY = Flag("directory", Path, "Where indexes of documents are kept (default: beside the data)")
-CASCADE = (*_SETTINGS, _DIRECTORY)  # of doors that open a cascade: what changes a checkpoint's own settings
+CASCADE = (*CASCADE_SETTINGS, _DIRECTORY)  # of doors that open a cascade: what changes a checkpoint's own settings
 
 JUDGE_ADDRESS = Flag("judge", Text, "The judge: an OpenAI-compatible server, http://HOST:PORT/v1[#MODEL]")
 DRY_RUN = Flag("dry_run", bool, "Say what it would cost, ask nothing", False)
@@ -120,128 +111,6 @@ JUDGE = (  # of doors that ask a judge
     Flag("prompt_price", NonNegative, "Price of a million prompt tokens, for the cost", 0.0),
     Flag("answer_price", NonNegative, "Price of a million answer tokens, for the cost", 0.0),
 )
-
-
-def given_checkpoint(given: Given) -> str:
-    """What --checkpoint names.
-
-    Raises:
-        CheckpointError: it is not given.
-    """
-    if not given.checkpoint:
-        raise CheckpointError("no checkpoint; give --checkpoint=..., for example the workdir of a run")
-    return str(given.checkpoint)
-
-
-def open_given_cascade(given: Given, *, batch_size: int, slm: "LoadedModel | None" = None) -> "Cascade":
-    """The cascade that the flags CHECKPOINT and CASCADE ask for; says on stderr who will answer its calls.
-
-    slm: what the checkpoint is, where it is loaded already.
-
-    Raises:
-        ConfigError, CheckpointError, PartnerError, DataError: a flag, or what it names, cannot be used.
-    """
-    from lacy_jax.cascade import Cascade  # JAX: only what is asked for waits for it
-    from lacy_jax.checkpoints.loading import load_model
-    from lacy_jax.checks import change_cascade
-
-    slm = slm or load_model(given_checkpoint(given))
-    changes = {flag.name: getattr(given, flag.name) for flag in _SETTINGS if flag.name in given.names}
-    if PARTNER.name not in given.names:
-        _refuse_partner(slm.config, checkpoint=given.checkpoint)
-    settings = change_cascade(slm.config.cascade, changes)
-    directory = given.directory or ""
-    _warn_of_price(slm, settings)
-    cascade = Cascade(slm, settings.partner, settings=settings, directory=directory, batch_size=batch_size)
-    say_partner(settings.partner, slm.config)
-    if slm.family or settings.start_token != "auto":
-        say_start(cascade.tokenizer)
-    return cascade
-
-
-def _warn_of_price(slm: "LoadedModel", settings: CascadeConfig) -> None:
-    """One line on stderr where a price is used that was found for another partner or another way to call."""
-    own, names = slm.config.cascade, ("partner", "score", "gate", "span")
-    if not slm.calibration or settings.partner == "none" or (settings.policy, settings.price) != ("price", own.price):
-        return
-    if others := [
-        f"the {name} {getattr(own, name)}" for name in names if getattr(own, name) != getattr(settings, name)
-    ]:
-        found = f"warning: the price {own.price:g} was found for {' and '.join(others)}"
-        print(f"{found}; lacy_jax.calibrate finds that of another", file=sys.stderr, flush=True)
-
-
-def say_partner(spec: str, config: Config) -> None:
-    """One line about who answers calls, on stderr."""
-    from lacy_jax.cascade.partners import describe_partner
-
-    print(f"partner: {describe_partner(spec, corpus=config.corpus)}", file=sys.stderr, flush=True)
-
-
-def say_start(tokenizer: "TextTokenizer") -> None:
-    """One line about what stands before a text, on stderr."""
-    names = {index: name for name, index in tokenizer.control_tokens().items()}
-    start = "nothing" if tokenizer.start_id is None else names[tokenizer.start_id]
-    print(f"before each text: {start} (--start_token)", file=sys.stderr, flush=True)
-
-
-def _refuse_partner(config: Config, *, checkpoint: str) -> None:
-    """Raises `PartnerError` where a checkpoint alone asks for a partner beyond itself and the data it was trained on.
-
-    A checkpoint may come from anybody; its partner would be sent the prompts and a key, or read any file.
-    """
-    from lacy_jax.data.corpus import EMBEDDED, OF_FILES
-
-    partner, corpus = config.cascade.partner, config.corpus.name
-    if partner == "none" or (partner == "documents" and corpus in (*EMBEDDED, *OF_FILES)):
-        return
-    asked = f"{partner!r} over the corpus {corpus!r}" if partner == "documents" else f"{partner!r}"
-    raise PartnerError(
-        f"the checkpoint {checkpoint} asks for the partner {asked}, which is used only if you "
-        f"agree: add {shlex.quote(f'--partner={partner}')}, or --partner=none"
-    )
-
-
-def given_judge(given: Given) -> "Judge":
-    """The judge that the flags JUDGE name; nothing is sent.
-
-    Raises:
-        ConfigError, JudgeError: a flag cannot be used.
-    """
-    from lacy_jax.data.files import parse_json
-    from lacy_jax.evidence.judge import Judge, Settings
-
-    if not given.judge or not given.out:
-        raise ConfigError("--judge=http://HOST:PORT/v1 and --out=FOLDER are both needed")
-    if problem := unwritable(given.out):
-        raise ConfigError(f"--out={given.out}: {problem}")
-    try:
-        body = parse_json(given.judge_body)
-    except ValueError as error:
-        raise ConfigError(f"--judge_body={given.judge_body}: not JSON ({error})") from None
-    if not isinstance(body, dict):
-        raise ConfigError(f"--judge_body={given.judge_body}: not a JSON object")
-    return Judge(
-        Settings(
-            address=given.judge,
-            cache=f"{given.out}/judge.sqlite",
-            model=given.judge_model,
-            body=body,
-            max_requests=given.max_requests,
-            concurrent=given.concurrent,
-        )
-    )
-
-
-def say_judge(judge: "Judge") -> None:
-    """One line about who judges, on stderr."""
-    print(f"judge: {judge.described}", file=sys.stderr, flush=True)
-
-
-def say_cost(stage: str, cost: "Cost", given: Given) -> None:
-    """One line about what a stage costs at the flags' prices, on stderr."""
-    said = cost.told(prompt_price=given.prompt_price, answer_price=given.answer_price)
-    print(f"{stage}: {said}", file=sys.stderr)
 
 
 def parse(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from lacy_jax import flags
+from lacy_jax import flags, from_flags
 from lacy_jax.config import Count, Positive
 from lacy_jax.doors import Door, run
 from lacy_jax.errors import ConfigError
@@ -84,7 +84,7 @@ def _complete(prompts: Sequence[str], given: Given) -> "list[Completion]":
     sampling = Sampling(given.temperature, given.top_p, given.seed, given.repetition_penalty)
     with reporting() as reporter:
         rows = min(given.batch_size, len(prompts))  # a partner has a cache and programs for as many
-        cascade = flags.open_given_cascade(given, batch_size=rows)
+        cascade = from_flags.open_given_cascade(given, batch_size=rows)
         length = given.max_new_tokens or cascade.settings.max_new_tokens
         _prepare(cascade, prompts, length)
         requests = [Request(prompt, max_new_tokens=length, sampling=sampling) for prompt in prompts]

@@ -10,7 +10,7 @@ import logging
 import sys
 from dataclasses import replace
 
-from lacy_jax import flags
+from lacy_jax import flags, from_flags
 from lacy_jax.doors import Door, run
 from lacy_jax.flags import Flag, Given
 
@@ -45,7 +45,7 @@ def main(given: Given) -> int:
     own = {flag.name: getattr(given, flag.name) for flag in _SETTINGS}
     checked = Settings(api_key=read_key(given.api_key_file), **own)
     bound = server.bind(checked)
-    cascade = flags.open_given_cascade(given, batch_size=checked.batch_size)
+    cascade = from_flags.open_given_cascade(given, batch_size=checked.batch_size)
     name = given.model_name or server.model_name(given.checkpoint)
     partner, budget = server.partner_kind(cascade.settings.partner), cascade.settings.budget
     return server.serve(cascade, replace(checked, model=name, partner=partner, budget=budget), bound=bound)
