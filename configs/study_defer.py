@@ -141,7 +141,7 @@ TOLD = Arm(
     "ignore_facts",
     "facts in the prompt, no calls",
     {"corpus.name": "biographies_told", "annotate.annotator": "oracle", "rule.kinds": "TOLD",
-        "rule.exclude_subjects": False, "rule.first_mention_only": False, "model.context": 256},
+        "rule.exclude_subjects": False, "rule.first_mention_only": False, "model.context": 256, "data.batch_size": 4},
     label="told",
     decodes=(
         *(Decode(f"told_{round(100 * share)}", partner=f"world:known={share:g}", budgets=(1.0,)) for share in SHARES),
