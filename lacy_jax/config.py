@@ -78,7 +78,7 @@ class CorpusConfig:
 
     name: str = setting(
         "vital_articles",
-        "One of vital_articles, jsonl, parquet, text, tfds, biographies, or a package's (docs/adding.md).",
+        "vital_articles, jsonl, parquet, text, tfds, biographies, biographies_told, or a package's (docs/adding.md).",
     )
     biographies: BiographiesConfig = BiographiesConfig()
     files: Paths = setting("", "jsonl, parquet, text: paths and globs, separated by commas; text: folders, too.")

@@ -184,13 +184,13 @@ def knowledge_rows(results: Results) -> list[Row]:
             cell(results.score("strict", arm.name, ALONE.name, group="head")),
             cell(results.score("right", arm.name, ALONE.name), scale=1, digits=2),
             cell(results.token(arm.name, "factual_right_alone")),
-            cell(results.token(arm.name, "factual_first_ten")),
             cell(results.token(arm.name, "nll", "factual"), scale=1, digits=3),
             cell(results.token(arm.name, "nll", OTHER), scale=1, digits=3),
             cell(results.token(arm.name, *both, "area_both"), scale=1, digits=3),
             cell(results.token(arm.name, *gated, "area_both"), scale=1, digits=3),
             cell(results.token(arm.name, *both, "precision")),
             cell(results.token(arm.name, *both, "recall")),
+            cell(results.token(arm.name, "factual_first_ten")),
         ]
         if results.seeds(arm.name):
             rows.append(Row(arm.title, cells))
