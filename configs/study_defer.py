@@ -173,8 +173,16 @@ STUDIES = {
         variant="headline",
         curves=HEADLINE_CURVES,
     ),
-    "told": Study(NAME, CONFIG, (NTP, TOLD), SEEDS, TOLD_CONTRASTS, variant="told"),
-    "documents": Study(NAME, CONFIG, DOCUMENTS, SEEDS, DOCUMENT_CONTRASTS, variant="documents"),
+    "told": Study(NAME, CONFIG, (NTP, TOLD), SEEDS, TOLD_CONTRASTS, variant="told", curves=CURVES[:1]),
+    "documents": Study(
+        NAME,
+        CONFIG,
+        DOCUMENTS,
+        SEEDS,
+        DOCUMENT_CONTRASTS,
+        variant="documents",
+        curves=tuple((arm.name, "price") for arm in DOCUMENTS),
+    ),
 }
 
 
