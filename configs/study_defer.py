@@ -126,8 +126,8 @@ QUOTA_CURVES = (("defer", "quota"), ("ntp_answered", "quota"), ("lacy", "quota")
 APART = {"model.attention_within": "document"}
 DOCUMENTS = (
     *(arm for arm in ARMS if arm.name in ("ntp", "lacy_full")),
-    Arm("ntp_apart", "ntp", "NTP, documents apart", APART, decodes=(SPACY_GATED, GATED_QUOTA)),
-    Arm("lacy_apart", "lacy_full", "LaCy, one softmax, documents apart", APART, decodes=CALLING),
+    Arm("ntp_apart", "ntp", "NTP, documents apart", APART, label="NTP, apart", decodes=(SPACY_GATED, GATED_QUOTA)),
+    Arm("lacy_apart", "lacy_full", "LaCy, one softmax, documents apart", APART, label="LaCy, apart", decodes=CALLING),
 )
 DOCUMENT_CONTRASTS = (
     Contrast("A1: LaCy, documents apart against windows", ("lacy_apart", "quota"), ("lacy_full", "quota")),
