@@ -3,8 +3,8 @@
     python -m benchmarks.on_policy runs/study_defer/ntp_answered/seed0 [RUN ...] [--partner=world:known=0.9]
 
 A model of the closed world learned where to ask from training text. When it writes, it stands in its own sentences. So
-its cascade writes about the people who are not judged. The partner is asked at every word of these texts. What tells
-the places of an answer from all others is fitted anew, and the model itself stays as it was: the probe of the gate,
+its cascade writes about the people who are not judged. The partner is asked at every word of these texts. What finds
+the places of an answer is fitted anew, and the model itself stays as it was: the probe of the gate,
 and, of a model that was trained to call, the row of `<CALL>`. The control fits the same to as many texts of the
 training. Then each writes about the 128 people of the study at several prices. docs/defer.md has the table.
 """
@@ -18,31 +18,38 @@ from pathlib import Path
 import numpy as np
 
 from lacy_jax.adaptation.fit import fit_probe, with_call_row
+from lacy_jax.adaptation.marks import Marked
 from lacy_jax.adaptation.states import States, read_states
 from lacy_jax.cascade import Cascade, Partner, Request, Sampling
 from lacy_jax.cascade.marks.asking import question, stands_at
 from lacy_jax.cascade.text.words import words_of
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.data.documents import NO_SPANS, Document, Spans, full_text, text_offset
-from lacy_jax.evidence.closed_world.biographies import ROWS, closed_world_of, partner_of, pick_people, write_and_judge
+from lacy_jax.evidence.closed_world.biographies import (
+    ROWS,
+    TEMPERATURE,
+    closed_world_of,
+    partner_of,
+    pick_people,
+    prompts_of,
+    write_and_judge,
+)
 from lacy_jax.evidence.closed_world.decodes import Decode
 from lacy_jax.evidence.closed_world.scores import estimate
 from lacy_jax.evidence.closed_world.world import Person, World, write_biography
 from lacy_jax.evidence.reading import read_documents
 
-JUDGED, TEMPERATURE = 128, 0.3
+JUDGED = 128
 COSTS = (0.05, 0.1, 0.15)
 RIDGE, ITERATIONS = 10.0, 200
 GATE = Decode("gate", score="uncertainty", gate="factual", policy="price")
 ROW = Decode("row", score="call_score", policy="price")
 PRICES = {GATE.name: (0.1, 0.3, 0.5, 0.7, 0.85), ROW.name: (0.5, 0.7, 0.85, 0.95, 0.99)}
 
-Marked = list[tuple[Document, Spans]]
-
 
 @dataclass(frozen=True)
 class Way:
-    """A model and its way to call. title: where what finds the places was learned."""
+    """A model and its way to call. title: the texts that it was fitted to."""
 
     title: str
     model: LoadedModel
@@ -52,10 +59,10 @@ class Way:
 def own_texts(slm: LoadedModel, partner: Partner, people: Sequence[Person], decode: Decode) -> list[Document]:
     """What the cascade writes about each."""
     cascade = Cascade(slm, partner, budget=1.0, **decode.changes)
-    length = cascade.settings.max_new_tokens
+    length, prompts = cascade.settings.max_new_tokens, prompts_of(slm, people, spec="", world=closed_world_of(slm))
     requests = [
-        Request(f"{each.name}\n\n", max_new_tokens=length, sampling=Sampling(temperature=TEMPERATURE, seed=each.index))
-        for each in people
+        Request(prompt, max_new_tokens=length, sampling=Sampling(temperature=TEMPERATURE, seed=each.index))
+        for each, prompt in zip(people, prompts, strict=True)
     ]
     texts = cascade.generate(requests, batch_size=ROWS)
     return [Document(each.name, each.name, text.text) for each, text in zip(people, texts, strict=True)]
@@ -120,7 +127,7 @@ def frontier(way: Way, people: Sequence[Person], partner: Partner) -> list[tuple
         judged = write_and_judge(
             way.model,
             people,
-            prompts=[f"{each.name}\n\n" for each in people],
+            prompts=prompts_of(way.model, people, spec="", world=closed_world_of(way.model)),
             before=people,
             partner=partner,
             decode=way.decode if price is None else dataclasses.replace(way.decode, price=price),
@@ -142,7 +149,8 @@ def compare(path: str, *, spec: str, texts: int, folder: Path) -> None:
     if partner is None:
         raise SystemExit("nobody would answer; name a --partner")
     ways = [Way("the run's own", slm, decode) for decode in ((GATE, ROW) if slm.learned_to_call else (GATE,))]
-    own = own_texts(slm, partner, others, dataclasses.replace(ways[-1].decode, price=0.5 if len(ways) > 1 else 0.1))
+    default = dataclasses.replace(ways[-1].decode, price=0.5 if slm.learned_to_call else 0.1)
+    own = own_texts(slm, partner, others, default)
     for title, documents in (("training texts", training_texts(world, others)), ("own texts", own)):
         ways += refitted(slm, asked(documents, partner), title=title, folder=folder)
     for way in ways:

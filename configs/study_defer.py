@@ -134,7 +134,7 @@ DOCUMENT_CONTRASTS = (
     Contrast("A2: NTP, documents apart against windows", ("ntp_apart", "quota"), ("ntp", "quota")),
 )
 # Facts in the prompt in place of calls: a model that was trained on texts after some of their facts, and ignores these
-# as targets. Its cost is the tokens that tell facts, as a share of the text's.
+# as targets. Its cost is the tokens of these facts, as a share of the text's.
 SHARES = (0.9, 0.45, 0.25, 0.1)  # of the facts that are known, and so told
 TOLD = Arm(
     "told",

@@ -141,6 +141,7 @@ def test_a_told_model_is_prompted_and_calls_nobody(run: Path, tmp_path: Path, mo
     assert estimate("rate", found["alone", 0.0]) == 0
     with pytest.raises(ConfigError, match=r"partner documents: .* calls nobody; give a partner that knows them"):
         evaluated(Decode("search", partner="documents"))
+    assert "search" not in (tmp_path / "out/settings.json").read_text()  # refused before anything was written
 
 
 def test_what_is_told_is_what_the_training_ignores(run: Path) -> None:

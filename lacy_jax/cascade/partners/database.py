@@ -46,7 +46,7 @@ class Database:
         """`span`: "phrase" is the whole value, else its next word."""
         self.name = name
         self._facts, self._span = facts, span
-        self._reader, self._lock = Reader(facts), threading.Lock()
+        self._reader, self._lock = Reader(facts), threading.Lock()  # one text is read at a time
 
     def complete(self, texts: Sequence[str]) -> list[str]:
         """The next word, or the rest, of the value that each text asks for."""

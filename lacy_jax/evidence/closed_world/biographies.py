@@ -58,26 +58,26 @@ def partner_of(slm: LoadedModel, spec: str, *, span: Span) -> Partner | None:
 def prompts_of(slm: LoadedModel, people: Sequence[Person], *, spec: str, world: World) -> list[str]:
     """What each person's text begins with: the name, as the model's documents do.
 
-    A model of the corpus biographies_told is told there what the partner `spec` knows ("": nothing).
-
-    Raises:
-        ConfigError: such a model, and a partner that is none of the closed world's.
+    A model of the corpus biographies_told finds there what the partner `spec` knows ("": nothing).
     """
     titles = [person.name for person in people]
     if is_told(slm) and spec:
-        form, argument = read_spec(spec)
-        if form != "world":
-            raise ConfigError(
-                f"partner {spec}: {slm.path} was trained on biographies_told, so it is told facts in its prompt and "
-                "calls nobody; give a partner that knows them, as world:known=0.9"
-            )
-        titles = told_headings(world, read_knowledge(argument), people)
+        titles = told_headings(world, read_knowledge(read_spec(spec)[1]), people)
     return [full_text(Document("", title, "")) for title in titles]
 
 
 def is_told(slm: LoadedModel) -> bool:
     """Whether a model has facts in its prompts, and calls nobody."""
     return slm.config.corpus.name == "biographies_told"
+
+
+def check_facts_known(slm: LoadedModel, spec: str) -> None:
+    """Raises `ConfigError` where facts are put into a model's prompts, and the partner `spec` is not the world's."""
+    if is_told(slm) and read_spec(spec)[0] != "world":
+        raise ConfigError(
+            f"partner {spec}: {slm.path} was trained on biographies_told, so facts stand in its prompt and it calls "
+            "nobody; give a partner that knows them, as world:known=0.9"
+        )
 
 
 def as_known_to(spec: str, people: Sequence[Person], *, world: World) -> list[Person]:

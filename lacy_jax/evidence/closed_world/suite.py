@@ -20,6 +20,7 @@ from lacy_jax.data.documents import Document, split_of
 from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.closed_world.biographies import (
     as_known_to,
+    check_facts_known,
     closed_world_of,
     is_told,
     partner_of,
@@ -96,6 +97,7 @@ def evaluate(
     for decode in decodes:
         check_decode(decode)
         check_partner(decode.asks(known=known))
+        check_facts_known(slm, decode.asks(known=known))
     world = closed_world_of(slm)
     chosen = pick_people(world, people)
     claim_folder(out, slm, decodes=decodes, settings={"people": people, "known": known, "temperature": temperature})

@@ -18,7 +18,7 @@ _WORD = re.compile(r"\w[\w'-]*")
 def mark(documents: Iterable[Document], config: AnnotateConfig) -> Iterator[tuple[Document, Spans]]:
     """Marks every word of every stated value, as the annotator "oracle"; the kind is the relation.
 
-    What a title tells (told.py) is one span, of kind "TOLD".
+    The facts in a title (told.py) are one span, of kind "TOLD".
 
     With a recall below 1 each of these words is left out with that chance; with a precision below 1 other words are
     marked (kind "NOISE") in such number that this is the expected share of true ones. Both are drawn from the
