@@ -17,10 +17,12 @@ from pydantic import Field
 from lacy_jax.config import BiographiesConfig
 from lacy_jax.data.files import written_whole
 from lacy_jax.errors import PartnerError
-from lacy_jax.evidence.closed_world.world.grammar import cores, words_text
+from lacy_jax.evidence.closed_world.world.grammar import RELATIONS, cores, words_text
 from lacy_jax.evidence.closed_world.world.world import World, make_world, pick
 
 _Part = Annotated[float, Field(ge=0.0, le=1.0)]
+_RELATION = f"({'|'.join(RELATIONS)})"
+_SOME_RELATIONS = rf"^$|^{_RELATION}(\+{_RELATION})*$"
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Knowledge:
 
     known: of the facts. wordings: of the sentences that it understands as asking for a fact. changed: of the facts,
     those that have another value now (`changed_world`). wrong: of the facts, those of which it has a false value.
-    A larger share has all that a smaller one has.
+    A larger share has all that a smaller one has. relations: the only ones of which it has facts, joined by "+"; "":
+    all.
     """
 
     __pydantic_config__: ClassVar = pydantic.ConfigDict(extra="forbid")
@@ -38,6 +41,7 @@ class Knowledge:
     wordings: _Part = 1.0
     changed: _Part = 0.0
     wrong: _Part = 0.0
+    relations: Annotated[str, Field(pattern=_SOME_RELATIONS)] = ""
 
 
 def read_knowledge(argument: str) -> Knowledge:
@@ -47,9 +51,9 @@ def read_knowledge(argument: str) -> Knowledge:
         return pydantic.TypeAdapter(Knowledge).validate_python({name: value for name, _, value in pairs})
     except pydantic.ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, each['loc']))} {each['msg']}".strip() for each in error.errors())
-        names = ", ".join(field.name for field in dataclasses.fields(Knowledge))
         raise PartnerError(
-            f"partner world:{argument}: {found}; allowed are shares of {names}, as in world:known=0.9,wrong=0.05"
+            f"partner world:{argument}: {found}; allowed are shares of known, wordings, changed, wrong, and relations, "
+            f"as in world:known=0.9,relations={'+'.join(RELATIONS[:2])}"
         ) from None
 
 
@@ -78,9 +82,10 @@ def known_facts(world: World, knowledge: Knowledge) -> Iterator[tuple[str, str, 
     now = changed_world(world, share=knowledge.changed)
     said = _with_others(now, share=knowledge.wrong, drawn=Random(f"wrong {seed}"))
     drawn = Random(f"known {seed}")
+    asked = knowledge.relations.split("+") if knowledge.relations else RELATIONS
     for person in said.people:
         for relation, value in person.facts.items():
-            if drawn.random() < knowledge.known:
+            if drawn.random() < knowledge.known and relation in asked:
                 yield person.name, relation, value
 
 
