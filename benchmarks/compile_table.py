@@ -1,11 +1,12 @@
 """Compiles the three configs for TPU slices that are not there, and writes the table of docs/tpu.md.
 
-    python -m benchmarks.compile_table                     # prints it; needs libtpu, about a minute per line
+    python -m benchmarks.compile_table                     # prints it; needs libtpu, two to six minutes per line
     python -m benchmarks.compile_table --write docs/tpu.md # and puts it between the file's two marks
 
 Every line is the real training step (method lacy, attention as a run would choose it) with the rows per chip and the
 mesh that the line names. Memory is the compiler's plan: state, batch, activations and gradients of a chip. The
-expected step is arithmetic, not a measurement (training/flops.py).
+expected step is arithmetic, not a measurement (training/flops.py). Cycles are the compiler's estimate for all but
+attention's kernel and collectives (training/hlo.py), of `ntp` from a second compilation.
 """
 
 import argparse
@@ -36,14 +37,14 @@ LINES: dict[str, dict[str, tuple[int, int]]] = {
 }
 TITLE = (
     "| config | slice | rows per chip | batch | mesh | attention | memory per chip, GiB | fits "
-    "| collectives a step, MiB per chip | expected step, s |"
+    "| collectives a step, MiB per chip | expected step, s | cycles, millions | over `ntp` |"
 )
 
 
-def line_config(name: str, *, rows: int, fsdp: int, chips: int) -> Config:
-    """A config file's settings with the batch and mesh of a line."""
+def line_config(name: str, *, method: str = "lacy", rows: int, fsdp: int, chips: int) -> Config:
+    """A config file's settings with a method, and the batch and mesh of a line."""
     settings = runpy.run_path(f"configs/{name}.py")["get_config"]()
-    config = parse(apply_variant(settings, "method=lacy"))
+    config = parse(apply_variant(settings, f"method={method}"))
     data = dataclasses.replace(config.data, batch_size=rows * chips)
     return dataclasses.replace(config, data=data, mesh=MeshConfig(data=-1, fsdp=fsdp))
 
@@ -63,9 +64,11 @@ def line(name: str, topology: str) -> str:
     try:
         plan = plan_step(config, devices)
     except OutOfMemory:
-        return f"{start} | - of {memory} | no | | |"
+        return f"{start} | - of {memory} | no | | | | |"
+    plain = plan_step(line_config(name, method="ntp", rows=rows, fsdp=fsdp, chips=len(devices)), devices)
     sent = ", ".join(f"{one.count} {kind} {one.bytes / 2**20:,.0f}" for kind, one in plan.collectives.items())
-    return f"{start} | {plan.total / 2**30:.1f} of {memory} | yes | {sent} | {expected.seconds:.3g} |"
+    cycles = f"{plan.cycles / 1e6:,.1f} | {plan.cycles / plain.cycles:.4f}"
+    return f"{start} | {plan.total / 2**30:.1f} of {memory} | yes | {sent} | {expected.seconds:.3g} | {cycles} |"
 
 
 def main() -> None:

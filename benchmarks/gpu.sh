@@ -8,7 +8,7 @@
 # the others. A part that fails or takes too long does not keep the next from running; the status is 1 then.
 # Settings, from the environment:
 #   LIMIT=600      seconds for everything
-#   PARTS="..."    which parts, of: correctness kernels steps_150m steps_334m peer_150m peer_334m
+#   PARTS="..."    which parts, of: correctness compile kernels steps_150m steps_334m peer_150m peer_334m
 #                  peer_334m_32 decode cascade train study
 #   VARIANTS="..." of benchmarks.gpu.steps for steps_150m, with ; between them; all and a profile if it is not set
 #   BATCHES=1,8,64 rows of decode and cascade
@@ -21,7 +21,7 @@ set -uo pipefail
 [ $# = 1 ] || { echo "usage: [SETTING=VALUE ...] bash benchmarks/gpu.sh OUT" >&2; exit 2; }
 mkdir -p "$1" && out=$(cd "$1" && pwd) && cd "$(dirname "$0")/.." || exit 2
 python=${PYTHON:-python3} limit=${LIMIT:-600} size=${SIZE:-full} failed=""
-every="correctness kernels steps_150m steps_334m peer_150m peer_334m peer_334m_32 decode cascade train study"
+every="correctness compile kernels steps_150m steps_334m peer_150m peer_334m peer_334m_32 decode cascade train study"
 slow=1 parts=" ${PARTS:-$every} "
 [ -z "${PACKED:-}" ] || PACKED=$(cd "$PACKED" && pwd)
 
@@ -57,12 +57,12 @@ if [ "$size" = tiny ]; then
     --set model.attention=xla)
   small=(--config configs/slm_tiny.py "${shape[@]}") large=("${small[@]}") fast=() rounds=(--rounds 2 --repeat 1)
   few=(--variants "ntp;lacy;lacy, documents apart") all=("${few[@]}") larger=()
-  kernels=(--batch 1 --heads 2 --time 128 "${rounds[@]}")
+  kernels=(--batch 1 --heads 2 --time 128 "${rounds[@]}") compiled=(--config configs/slm_tiny.py "${shape[@]}")
   decode=(--batches "1,2" --length 16 --rounds 1) cascade=("${decode[@]}") train=(--config.training.steps=4)
 else
   small=(--config configs/slm_150m.py --set data.batch_size=32) large=(--config configs/slm_334m.py --set data.batch_size=16)
   larger=(--set data.batch_size=32) fast=(--set model.remat=none) rounds=(--rounds 7 --repeat 3)
-  all=(--profile lacy) few=(--variants "ntp;lacy;lacy, scan of layers;lacy, documents apart") kernels=()
+  compiled=() all=(--profile lacy) few=(--variants "ntp;lacy;lacy, scan of layers;lacy, documents apart") kernels=()
   decode=(--slm configs/slm_150m.py --batches "${BATCHES:-1,8,64}" --rounds 3)
   # 32 tokens: in the partner's own tokens longer texts would outgrow the shortest cache, and all compile once more.
   cascade=(--slm configs/slm_150m.py --partner configs/slm_334m.py --batches "${BATCHES:-1,8,64}" --length 32 --rounds 2)
@@ -71,7 +71,8 @@ else
     --config.data.batch_size=64 --config.training.steps=600)
 fi
 
-part correctness 120 "$python" -m benchmarks.gpu.correctness
+part correctness 180 "$python" -m benchmarks.gpu.correctness
+part compile 90 "$python" -m benchmarks.gpu.compile "${compiled[@]}"
 part kernels 60 "$python" -m benchmarks.gpu.kernels "${kernels[@]}"
 part steps_150m 150 "$python" -m benchmarks.gpu.steps "${small[@]}" "${rounds[@]}" "${all[@]}"
 part steps_334m 120 "$python" -m benchmarks.gpu.steps "${large[@]}" "${rounds[@]}" "${few[@]}"

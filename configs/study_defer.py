@@ -4,7 +4,7 @@
     python -m lacy_jax.evaluate --study=configs/study_defer.py:headline    # what matters most of it, ten seeds
     python -m lacy_jax.evaluate --study=configs/study_defer.py:documents   # attention within documents, or windows
     python -m lacy_jax.evaluate --study=configs/study_defer.py:told        # facts in the prompt in place of calls
-    python -m lacy_jax.evaluate --study=configs/study_defer.py:capacity    # more facts than a model can hold
+    python -m lacy_jax.evaluate --study=configs/study_defer.py:capacity    # more facts than a model can hold; a GPU's
 
 The world, the models and the lengths are those of configs/study_biographies.py. A mark is where the partner, asked with
 the text before it, answers what stands there, and only its first token is a target of `<CALL>`. Each arm calls at a
@@ -155,17 +155,15 @@ TOLD_CONTRASTS = (
     Contrast("F2: at about the tokens of calls, they say less", ("ntp_answered", "price"), ("told", "told_45"),
         budget=1.0),
 )  # fmt: skip
-# More facts than the model can hold, each text read 100 times, and a partner that knows three of the six relations: does
-# a model that gives these up hold more of the others? A person's facts are 47 bits (docs/defer.md), 32 of them known to
-# the partner; the model has 91,000 parameters. It can hold what there is to know of 500 people, not of 2,000.
-PEOPLE = {"few": 500, "many": 2_000}
+# More facts than the model can hold, each text read 100 times, and a partner that knows three of the six relations:
+# does a model that gives these up hold more of the others? A person's facts are 47 bits, 32 of them known to the
+# partner; the model has 0.7M parameters. For an accelerator (docs/defer.md): it has not run yet.
+PEOPLE = {"few": 2_000, "many": 16_000}
 HALF = marks_of("world:relations=birth_date+birth_place+university")
-SMALL = {
+OFTEN = {
     "corpus.biographies.wording": "fixed",
     "corpus.biographies.held_out_share": 0.0,
-    "model.layers": 2,
-    "model.width": 32,
-    "model.heads": 2,
+    "model.compute_dtype": "bfloat16",
     "data.batch_size": 32,
     "training.ground_truth_tokens": 0,
     "training.evaluate_every": 1_000,
@@ -198,11 +196,11 @@ CAPACITY = tuple(
 )  # fmt: skip
 # Written down before the first run.
 CAPACITY_CONTRASTS = (
-    Contrast("G1: of 2,000 people, a model that gives up whole values knows more of the facts that it does not ask for",
+    Contrast("G1: of 16,000 people, who gives up whole values knows more of what it does not ask for",
         ("whole_three_many", "price"), ("ntp_three_many", "price"), "own_precision", budget=1.0),
     Contrast("G2: so its texts are right more often", ("whole_three_many", "price"), ("ntp_three_many", "price"),
         budget=1.0),
-    Contrast("G3: of 500, they are not", ("ntp_three_few", "price"), ("whole_three_few", "price"), budget=1.0),
+    Contrast("G3: of 2,000, they are not", ("ntp_three_few", "price"), ("whole_three_few", "price"), budget=1.0),
     Contrast("G4: first sub-tokens alone free less", ("whole_three_many", "price"), ("defer_three_many", "price"),
         "own_precision", budget=1.0),
 )  # fmt: skip
@@ -226,7 +224,7 @@ STUDIES = {
         curves=HEADLINE_CURVES,
     ),
     "told": Study(NAME, CONFIG, (NTP, TOLD), SEEDS, TOLD_CONTRASTS, variant="told", curves=CURVES[:1]),
-    "capacity": Study(NAME, CONFIG, CAPACITY, SEEDS[:3], CAPACITY_CONTRASTS, settings=SMALL, variant="capacity"),
+    "capacity": Study(NAME, CONFIG, CAPACITY, SEEDS[:3], CAPACITY_CONTRASTS, settings=OFTEN, variant="capacity"),
     "documents": Study(
         NAME,
         CONFIG,

@@ -27,8 +27,7 @@ def resolve(model: ModelConfig, *, platform: str) -> ModelConfig:
 
     Attention "auto" is splash on TPUs and cuDNN's on NVIDIA GPUs where they fit, else xla. What was asked for by name
     and cannot be had is replaced by xla, with a warning that says why. The loop over layers "auto" is unrolled on GPUs,
-    where a scan's copies take a third of a step (docs/performance.md), and a scan elsewhere. cuDNN's with documents
-    apart has not run on a GPU yet, so it must be asked for by name.
+    where a scan's copies take a third of a step (docs/performance.md), and a scan elsewhere.
     """
     if model.layer_loop == "auto":
         model = dataclasses.replace(model, layer_loop="unroll" if platform == "gpu" else "scan")
@@ -36,7 +35,7 @@ def resolve(model: ModelConfig, *, platform: str) -> ModelConfig:
         chosen: AttentionName = "xla"
         if platform == "tpu" and not _splash_problem(model, platform):
             chosen = "splash"
-        elif platform == "gpu" and model.attention_within == "window" and not _cudnn_problem(model, platform):
+        elif platform == "gpu" and not _cudnn_problem(model, platform):
             chosen = "cudnn"
         return dataclasses.replace(model, attention=chosen)
     problem = ""

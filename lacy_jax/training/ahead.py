@@ -1,11 +1,8 @@
 """What the compiler says of a training step before it runs: memory per device, and what goes over the network."""
 
 import dataclasses
-import math
 import os
-import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,33 +14,12 @@ from lacy_jax.errors import MeshError
 from lacy_jax.model import decoder
 from lacy_jax.runtime import sharding
 from lacy_jax.training.compiled import compile_train_step
+from lacy_jax.training.hlo import Collectives, collectives, cycles
 from lacy_jax.training.reference import reference_shapes
 from lacy_jax.training.state import state_shardings
 
 # GiB of memory per chip (cloud.google.com/tpu/docs, "System architecture" of each version).
 MEMORY_GIB = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v5p": 95, "TPU v6 lite": 32}
-
-_COLLECTIVE = re.compile(
-    r" = (?P<shape>.*?) (?P<kind>all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|"
-    r"collective-permute|collective-broadcast)(?:-start)?\("
-)
-_ARRAY = re.compile(r"\b(pred|[a-z]+\d+)[a-z0-9]*\[([\d,]*)\]")
-_COMPUTATION = re.compile(r"^(?:(ENTRY) )?%?([\w.\-]+) .*\{$")
-_CALLED = re.compile(
-    r"(?:calls|to_apply|body|called_computations|branch_computations)=\{?%?([\w.\-]+(?:, ?%[\w.\-]+)*)"
-)
-_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
-_LIMIT = re.compile(r"= s(?:32|64)\[\]\S* constant\((\d+)\)")
-_CHANNEL = re.compile(r"channel_id=\d+")
-_GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\})")
-
-
-@dataclasses.dataclass(frozen=True)
-class Collectives:
-    """Of one kind: how many per step, and bytes of a device's larger side of them (what is gathered, or reduced)."""
-
-    count: int
-    bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +30,7 @@ class Plan:
     temporaries: int
     outputs: int  # that do not lie where an argument lay
     collectives: dict[str, Collectives]
+    cycles: int  # `hlo.cycles`
 
     @property
     def total(self) -> int:
@@ -104,11 +81,13 @@ def plan_step(config: Config, devices: Sequence[jax.Device]) -> Plan:
         call_id = config.tokenizer.vocab_size
         program = compile_train_step(config, vocab=vocab, call_id=call_id, mesh=mesh, reference=reference)
     memory: Any = program.memory_analysis()
+    text = program.as_text() or ""
     return Plan(
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        collectives=collectives(program.as_text() or ""),
+        collectives=collectives(text),
+        cycles=cycles(text),
     )
 
 
@@ -120,78 +99,3 @@ def make_mesh(config: Config, devices: Sequence[jax.Device]) -> Mesh:
         microbatches=config.training.microbatches,
         devices=list(devices),
     )
-
-
-def collectives(hlo: str) -> dict[str, Collectives]:
-    """Collectives of one run of an optimized HLO module, by kind; those in a loop count once a turn.
-
-    A TPU's compiler cuts a collective into pieces that run beside other work: they share a channel, and count as one.
-    """
-    computations, entry = _computations(hlo)
-    seen: dict[tuple[str, str], tuple[int, int]] = {}  # (kind, channel) -> (times, bytes)
-    pending: list[tuple[str, int]] = [(entry, 1)]
-    while pending:
-        name, times = pending.pop()
-        for line in computations[name]:
-            found = _COLLECTIVE.search(line)
-            if found:
-                channel = _CHANNEL.search(line)
-                key = (found["kind"], channel[0] if channel else f"{name} {line}")
-                before = seen.get(key, (0, 0))
-                seen[key] = max(before[0], times), max(before[1], _bytes(found, line))
-                continue  # what it calls adds two numbers
-            turns = _turns(line, computations)
-            pending += [(called, times * turns) for called in _called(line, computations)]
-    totals: dict[str, Collectives] = {}
-    for (kind, _), (times, size) in sorted(seen.items()):
-        sofar = totals.get(kind, Collectives(0, 0))
-        totals[kind] = Collectives(sofar.count + times, sofar.bytes + times * size)
-    return totals
-
-
-def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
-    """Lines of each computation, and the name of the first to run."""
-    computations: dict[str, list[str]] = defaultdict(list)
-    name = entry = ""
-    for line in hlo.splitlines():
-        header = _COMPUTATION.match(line)
-        if header:
-            name = header[2]
-            entry = name if header[1] else entry
-        elif line.startswith("  "):
-            computations[name].append(line)
-    return computations, entry
-
-
-def _called(line: str, computations: dict[str, list[str]]) -> Iterator[str]:
-    for match in _CALLED.finditer(line):
-        yield from (name for name in re.split(r", ?%?", match[1]) if name in computations)
-
-
-def _turns(line: str, computations: dict[str, list[str]]) -> int:
-    """How often a loop's body runs: a loop over layers or microbatches counts from 0 to a constant. 1 for the rest."""
-    condition = _CONDITION.search(line)
-    if " while(" not in line or condition is None:
-        return 1
-    limits = [int(limit) for text in computations[condition[1]] for limit in _LIMIT.findall(text)]
-    return max(limits, default=1)
-
-
-def _bytes(found: re.Match[str], line: str) -> int:
-    """Of the larger side: an asynchronous start names operand and result, a scatter only the small result."""
-    sizes = [
-        math.prod(int(size) for size in dims.split(",") if size) * _width(kind)
-        for kind, dims in _ARRAY.findall(found["shape"])
-    ]
-    if "-start(" in found[0]:
-        return max(sizes, default=0)
-    groups = _GROUPS.search(line)
-    if found["kind"] == "reduce-scatter" and groups:
-        return sum(sizes) * (int(groups[1]) if groups[1] else groups[2].count(",") + 1)
-    return sum(sizes)
-
-
-def _width(kind: str) -> int:
-    """Bytes of an element: bf16 2, f32 4, s8 1, pred 1."""
-    bits = re.search(r"\d+", kind)
-    return max(1, int(bits[0]) // 8) if bits else 1

@@ -44,12 +44,15 @@ def report(config: Config, devices: Sequence[jax.Device]) -> bool:
 
 
 def describe_plan(plan: Plan) -> Iterator[str]:
-    """Memory a chip, then collectives."""
+    """Memory a chip, collectives, and the compiler's cycles where it estimates them."""
     yield f"memory per chip: state and batch {gib(plan.arguments)}, activations and gradients {gib(plan.temporaries)}"
     if not plan.collectives:
         yield "collectives: none"
     for kind, one in plan.collectives.items():
         yield f"collectives: {one.count:5} {kind} a step, {one.bytes / 2**20:,.0f} MiB"
+    if plan.cycles:
+        millions = f"{plan.cycles / 1e6:,.0f} million cycles a step"
+        yield f"computation: {millions} by the compiler's estimate, without attention by a kernel"
 
 
 def suggest(config: Config, devices: Sequence[jax.Device], *, fits: bool) -> None:

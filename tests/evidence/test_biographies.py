@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import re
 import sqlite3
 
 import numpy as np
@@ -202,9 +203,22 @@ def test_a_partner_may_understand_fewer_wordings(tmp_path) -> None:
     assert counts[0] / counts[1] == pytest.approx(0.5, abs=0.12)
 
 
-@pytest.mark.parametrize("argument", ["known=2", "known=x", "knows=0.5", "0.5"])
+def test_a_partner_may_know_some_relations_only(tmp_path) -> None:
+    settings = BiographiesConfig(people=20, documents=40)
+    path = facts_file(settings, read_knowledge("relations=university+birth_date,known=0.5"), directory=tmp_path)
+    whole = facts_file(settings, read_knowledge("known=0.5"), directory=tmp_path)
+    with sqlite3.connect(path) as some, sqlite3.connect(whole) as every:
+        found = {*some.execute("SELECT * FROM facts")}
+        expected = [row for row in every.execute("SELECT * FROM facts") if row[1] in ("birth_date", "university")]
+    assert found == {*expected}
+    assert 5 < len(found) < 35
+
+
+@pytest.mark.parametrize("argument", ["known=2", "known=x", "knows=0.5", "0.5", "relations=birth_date+age"])
 def test_what_is_no_share_of_the_world_is_refused_in_one_line(argument: str) -> None:
-    with pytest.raises(PartnerError, match=f"partner world:{argument}: .*allowed are shares of known") as refused:
+    with pytest.raises(
+        PartnerError, match=f"partner world:{re.escape(argument)}: .*allowed are shares of known"
+    ) as refused:
         read_knowledge(argument)
     assert "\n" not in str(refused.value)
 

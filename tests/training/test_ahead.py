@@ -32,10 +32,11 @@ from lacy_jax.config_dict import config_to_dict
 from lacy_jax.doors import enter
 from lacy_jax.errors import MeshError
 from lacy_jax.runtime import platforms
-from lacy_jax.training import ahead, ahead_report
-from lacy_jax.training.ahead import Collectives, Plan, topology_devices
+from lacy_jax.training import ahead, ahead_report, hlo
+from lacy_jax.training.ahead import Plan, topology_devices
 from lacy_jax.training.compiled import OutOfMemory
 from lacy_jax.training.flops import parameter_count
+from lacy_jax.training.hlo import Collectives
 from lacy_jax.training.state import state_shardings
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +63,7 @@ def test_collectives_of_programs_that_say_what_they_send() -> None:
         carry, _ = jax.lax.scan(layer, scattered, None, length=5)
         return carry
 
-    found = ahead.collectives(compiled(program, placed((32, 16), "d")))
+    found = hlo.collectives(compiled(program, placed((32, 16), "d")))
     piece = 4 * 16 * 4  # bytes of [4, 16] in float32
     assert found == {
         "all-gather": Collectives(1, 8 * piece),
@@ -74,7 +75,7 @@ def test_collectives_of_programs_that_say_what_they_send() -> None:
 
 def test_pieces_of_one_collective_count_once() -> None:
     gather = "bf16[8,768]{1,0:T(8,128)(2,1)} all-gather(%p), channel_id=7, replica_groups=[1,4]<=[4], dimensions={0}"
-    hlo = f"""HloModule m
+    text = f"""HloModule m
 
 %piece.1 (p: bf16[2,768]) -> bf16[8,768] {{
   ROOT %all-gather.1 = {gather}
@@ -89,7 +90,32 @@ ENTRY %main (p: bf16[2,768]) -> bf16[8,768] {{
   ROOT %b = bf16[8,768] fusion(%p), kind=kCustom, calls=%piece.2
 }}
 """
-    assert ahead.collectives(hlo) == {"all-gather": Collectives(1, 8 * 768 * 2)}
+    assert hlo.collectives(text) == {"all-gather": Collectives(1, 8 * 768 * 2)}
+
+
+def test_cycles_count_a_loop_once_per_turn() -> None:
+    estimate = 'backend_config={"window_config":{},"estimated_cycles":"%d","iteration_bounds":["1"]}'
+    text = f"""HloModule m
+
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {{
+  %x = f32[8] fusion(%p), kind=kLoop, calls=%inner, {estimate % 100}
+}}
+
+%inner (q: f32[8]) -> f32[8] {{
+  ROOT %n = f32[8] negate(%q)
+}}
+
+%condition (p: (s32[], f32[8])) -> pred[] {{
+  %limit = s32[] constant(18)
+  ROOT %less = pred[] compare(%i, %limit), direction=LT
+}}
+
+ENTRY %main (p: f32[8]) -> f32[8] {{
+  %a = f32[8] fusion(%p), kind=kLoop, calls=%inner, {estimate % 7}
+  ROOT %w = (s32[], f32[8]) while(%t), condition=%condition, body=%body
+}}
+"""
+    assert hlo.cycles(text) == 7 + 18 * 100
 
 
 def test_the_plan_of_a_step_counts_the_state_once(tmp_path: Path) -> None:
@@ -113,6 +139,7 @@ def test_the_plan_of_a_step_counts_the_state_once(tmp_path: Path) -> None:
     assert held / 2 < plan.arguments < 1.05 * held / 2
     assert plan.outputs < 10_000  # the new state lies where the old one was
     assert plan.collectives["all-gather"].count > 0
+    assert plan.cycles == 0  # CPUs' compiler has no estimate
 
 
 def test_programs_for_devices_that_are_not_there_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +196,7 @@ def door(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
             state_shardings(config, vocab=32128, mesh=ahead.make_mesh(config, devices))
             if not fits(config):
                 raise OutOfMemory("RESOURCE_EXHAUSTED: used 34G of 16G")
-            return Plan(2**30, 2**31, 0, {"all-reduce": Collectives(3, 2**20)})
+            return Plan(2**30, 2**31, 0, {"all-reduce": Collectives(3, 2**20)}, cycles=318_973_626)
 
         monkeypatch.setattr(ahead_report, "plan_step", plan)
         monkeypatch.setattr(ahead, "topology_devices", lambda *_, **__: jax.devices())
@@ -185,6 +212,7 @@ def test_it_fits(door) -> None:
     assert status == 0
     assert any(line.startswith("fits: 3.00 GiB") for line in lines)
     assert "collectives:     3 all-reduce a step, 1 MiB" in lines
+    assert "computation: 319 million cycles a step by the compiler's estimate, without attention by a kernel" in lines
     assert lines[-1] == "suggestion: --config.model.remat=none"
 
 

@@ -21,8 +21,13 @@ from lacy_jax.evidence.closed_world.world.grammar import RELATIONS, cores, words
 from lacy_jax.evidence.closed_world.world.world import World, make_world, pick
 
 _Part = Annotated[float, Field(ge=0.0, le=1.0)]
-_RELATION = f"({'|'.join(RELATIONS)})"
-_SOME_RELATIONS = rf"^$|^{_RELATION}(\+{_RELATION})*$"
+
+
+def _some_relations(names: str) -> str:
+    unknown = [name for name in names.split("+") if name not in RELATIONS] if names else []
+    if unknown:
+        raise ValueError(f"has {unknown[0]!r}; allowed are {', '.join(RELATIONS)}, joined by +")
+    return names
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Knowledge:
     wordings: _Part = 1.0
     changed: _Part = 0.0
     wrong: _Part = 0.0
-    relations: Annotated[str, Field(pattern=_SOME_RELATIONS)] = ""
+    relations: Annotated[str, pydantic.AfterValidator(_some_relations)] = ""
 
 
 def read_knowledge(argument: str) -> Knowledge:
@@ -50,7 +55,10 @@ def read_knowledge(argument: str) -> Knowledge:
     try:
         return pydantic.TypeAdapter(Knowledge).validate_python({name: value for name, _, value in pairs})
     except pydantic.ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, each['loc']))} {each['msg']}".strip() for each in error.errors())
+        found = "; ".join(
+            f"{'.'.join(map(str, each['loc']))} {each['msg'].removeprefix('Value error, ')}".strip()
+            for each in error.errors()
+        )
         raise PartnerError(
             f"partner world:{argument}: {found}; allowed are shares of known, wordings, changed, wrong, and relations, "
             f"as in world:known=0.9,relations={'+'.join(RELATIONS[:2])}"
