@@ -1,6 +1,7 @@
 """The training step: (state, batch) -> (state, sums), one pure function, compiled once. The loss: training/loss.py."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -47,10 +48,18 @@ def train_step(
     new, sums = update(state, batch, reference=reference, config=config, call_id=call_id)
     finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(sums["gradient_norm"])
     skipped = dataclasses.replace(state, step=new.step, tokens=new.tokens)
-    # One branch or the other: a choice element by element lets XLA's CPU backend start collectives of several groups of
-    # devices in different orders, and wait for ever.
-    kept = jax.lax.cond(finite, lambda: new, lambda: skipped)
+    # A branch lets XLA's CPU backend start the collectives of several groups of devices in one order; else it can wait
+    # for ever. Elsewhere a branch would keep the old state beside the new one.
+    kept = jax.lax.platform_dependent(finite, new, skipped, cpu=_by_branch, default=_by_element)
     return kept, {**sums, "ground_truth_tokens": kept.ground_truth_tokens}
+
+
+def _by_branch(finite: jax.Array, new: TrainState, old: TrainState) -> TrainState:
+    return jax.lax.cond(finite, lambda: new, lambda: old)
+
+
+def _by_element(finite: jax.Array, new: TrainState, old: TrainState) -> TrainState:
+    return jax.tree.map(functools.partial(jnp.where, finite), new, old)
 
 
 def update(

@@ -320,3 +320,29 @@ def test_weights_are_gathered_and_not_sent_round_in_a_ring() -> None:
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.splitlines() == ["True False", "False True"]
+
+
+SKIPPING = """
+from lacy_jax.config import Config, DataConfig, ModelConfig, TokenizerConfig, TrainingConfig
+from lacy_jax.training.ahead import plan_step, topology_devices
+config = Config(
+    model=ModelConfig(layers=2, width=1024, heads=8, context=128),
+    tokenizer=TokenizerConfig(vocab_size=16_000),
+    data=DataConfig(batch_size=4),
+    training=TrainingConfig(steps=1),
+)
+plan = plan_step(config, topology_devices("v5e:2x2"))
+print(plan.temporaries / plan.arguments, plan.cycles)
+"""
+
+
+@pytest.mark.tpu_compile
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_a_step_that_may_be_skipped_keeps_no_second_state() -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", SKIPPING]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    share, cycles = map(float, result.stdout.split())
+    assert share < 0.55  # 0.46; with a branch in place of a choice by element 0.67
+    assert cycles > 1e6
