@@ -159,7 +159,8 @@ TOLD_CONTRASTS = (
 # does a model that gives these up hold more of the others? A person's facts are 47 bits, 32 of them known to the
 # partner; the model has 0.7M parameters. For an accelerator (docs/defer.md): it has not run yet.
 PEOPLE = {"few": 2_000, "many": 16_000}
-HALF = marks_of("world:relations=birth_date+birth_place+university")
+THREE = "world:relations=birth_date+birth_place+university"
+HALF = marks_of(THREE)
 OFTEN = {
     "corpus.biographies.wording": "fixed",
     "corpus.biographies.held_out_share": 0.0,
@@ -176,12 +177,12 @@ def of_size(arm: Arm, size: str) -> Arm:
     settings = {"corpus.biographies.people": people, "corpus.biographies.documents": people,
         "training.steps": round(people * 57 * 100 / (160 * 32))}  # fmt: skip
     return dataclasses.replace(arm, name=f"{arm.name}_{size}", title=f"{arm.title}, {people:,} people",
-        label=f"{arm.label}, {people:,}", settings=arm.settings | settings)  # fmt: skip
+        label=f"{arm.label}, {people:,}", settings={**arm.settings, **settings})  # fmt: skip
 
 
 def knowing_half(decode: Decode) -> Decode:
     """The decode with the partner that knows three relations, as often as its price says."""
-    return dataclasses.replace(decode, partner=HALF["annotate.partner"], budgets=(1.0,))
+    return dataclasses.replace(decode, partner=THREE, budgets=(1.0,))
 
 
 CAPACITY = tuple(
