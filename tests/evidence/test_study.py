@@ -20,6 +20,7 @@ from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.closed_world.decodes import ALONE, Decode, parse_decode
 from lacy_jax.evidence.closed_world.kept import model_fingerprint, read_judged
 from lacy_jax.evidence.closed_world.scores import estimate
+from lacy_jax.evidence.study import runs
 from lacy_jax.evidence.study.done import UNKNOWN_CODE, code_identity
 from lacy_jax.evidence.study.page import mixed_code, write_study_page
 from lacy_jax.evidence.study.plan import Arm, Study, load_study
@@ -148,6 +149,18 @@ def test_partners_are_trained_once_and_before_those_that_ask_them() -> None:
         assert parse_decode(own.removeprefix("--decode=")) == CALL
         answers = dataclasses.replace(asking, partner="w/large/seed4")
         assert parse_decode(others.removeprefix("--decode=")) == answers
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, "false"), ("true", "true")])
+def test_runs_at_once_share_a_gpu(
+    own: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    monkeypatch.delenv(name, raising=False)
+    if own:
+        monkeypatch.setenv(name, own)
+    assert runs._logged([sys.executable, "-c", f"import os; print(os.environ['{name}'])"], log=tmp_path / "log.txt")
+    assert (tmp_path / "log.txt").read_text().splitlines()[-1] == expected
 
 
 def test_studies_of_one_name_take_over_what_is_the_same(tmp_path: Path) -> None:
