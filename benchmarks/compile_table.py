@@ -63,9 +63,9 @@ def line(name: str, topology: str) -> str:
     start = f"| `{name}` | {topology} | {rows} | {config.data.batch_size} | {axes} | {attention}"
     try:
         plan = plan_step(config, devices)
+        plain = plan_step(line_config(name, method="ntp", rows=rows, fsdp=fsdp, chips=len(devices)), devices)
     except OutOfMemory:
         return f"{start} | - of {memory} | no | | | | |"
-    plain = plan_step(line_config(name, method="ntp", rows=rows, fsdp=fsdp, chips=len(devices)), devices)
     sent = ", ".join(f"{one.count} {kind} {one.bytes / 2**20:,.0f}" for kind, one in plan.collectives.items())
     cycles = f"{plan.cycles / 1e6:,.1f} | {plan.cycles / plain.cycles:.4f}"
     return f"{start} | {plan.total / 2**30:.1f} of {memory} | yes | {sent} | {expected.seconds:.3g} | {cycles} |"

@@ -8,8 +8,8 @@
 # the others. A part that fails or takes too long does not keep the next from running; the status is 1 then.
 # Settings, from the environment:
 #   LIMIT=600      seconds for everything
-#   PARTS="..."    which parts, of: correctness compile kernels steps_150m steps_334m peer_150m peer_334m
-#                  peer_334m_32 decode cascade train study
+#   PARTS="..."    which parts, of: correctness kernels steps_150m steps_334m peer_150m peer_334m
+#                  peer_334m_32 decode cascade compile train study
 #   VARIANTS="..." of benchmarks.gpu.steps for steps_150m, with ; between them; all and a profile if it is not set
 #   BATCHES=1,8,64 rows of decode and cascade
 #   WHEELS=FOLDER  wheels that are installed first, for a machine without internet (below OUT/site)
@@ -21,7 +21,7 @@ set -uo pipefail
 [ $# = 1 ] || { echo "usage: [SETTING=VALUE ...] bash benchmarks/gpu.sh OUT" >&2; exit 2; }
 mkdir -p "$1" && out=$(cd "$1" && pwd) && cd "$(dirname "$0")/.." || exit 2
 python=${PYTHON:-python3} limit=${LIMIT:-600} size=${SIZE:-full} failed=""
-every="correctness compile kernels steps_150m steps_334m peer_150m peer_334m peer_334m_32 decode cascade train study"
+every="correctness kernels steps_150m steps_334m peer_150m peer_334m peer_334m_32 decode cascade compile train study"
 slow=1 parts=" ${PARTS:-$every} "
 [ -z "${PACKED:-}" ] || PACKED=$(cd "$PACKED" && pwd)
 
@@ -72,7 +72,6 @@ else
 fi
 
 part correctness 180 "$python" -m benchmarks.gpu.correctness
-part compile 90 "$python" -m benchmarks.gpu.compile "${compiled[@]}"
 part kernels 60 "$python" -m benchmarks.gpu.kernels "${kernels[@]}"
 part steps_150m 150 "$python" -m benchmarks.gpu.steps "${small[@]}" "${rounds[@]}" "${all[@]}"
 part steps_334m 120 "$python" -m benchmarks.gpu.steps "${large[@]}" "${rounds[@]}" "${few[@]}"
@@ -81,6 +80,7 @@ part peer_334m 150 "$python" -m benchmarks.step "${large[@]}" "${fast[@]}" "${ro
 part peer_334m_32 150 "$python" -m benchmarks.step "${large[@]}" "${larger[@]}" "${fast[@]}" "${rounds[@]}"
 part decode 120 "$python" -m benchmarks.decode --budgets 0 "${decode[@]}"
 part cascade 150 "$python" -m benchmarks.decode --budgets 0.22 "${cascade[@]}"
+part compile 90 "$python" -m benchmarks.gpu.compile "${compiled[@]}"
 part train 150 "$python" -m lacy_jax.main --config=configs/slm_tiny.py --workdir="$out/train" "${train[@]}" \
   ${PACKED:+--config.data.packed="$PACKED"}
 if [ "$size" = full ]; then

@@ -201,7 +201,8 @@ CAPACITY_CONTRASTS = (
         ("whole_three_many", "price"), ("ntp_three_many", "price"), "own_precision", budget=1.0),
     Contrast("G2: so its texts are right more often", ("whole_three_many", "price"), ("ntp_three_many", "price"),
         budget=1.0),
-    Contrast("G3: of 2,000, they are not", ("ntp_three_few", "price"), ("whole_three_few", "price"), budget=1.0),
+    Contrast("G3: of 2,000 people, NTP's are right more often", ("ntp_three_few", "price"),
+        ("whole_three_few", "price"), budget=1.0),
     Contrast("G4: first sub-tokens alone free less", ("whole_three_many", "price"), ("defer_three_many", "price"),
         "own_precision", budget=1.0),
 )  # fmt: skip

@@ -4,7 +4,7 @@
 
 On a GPU, XLA tries several Triton products for every shape while it compiles. In float32 that is slow
 (docs/performance.md). Each line is a fresh compilation of the decoder's forward pass over [batch, time] tokens, from
-nothing kept, then the median of its runs. The first line is as a run compiles it.
+nothing kept, then the median of its runs. The first line has XLA's own options.
 """
 
 import argparse
@@ -19,12 +19,12 @@ import numpy as np
 
 from benchmarks.training_step import method_config
 from lacy_jax.config import ModelConfig
-from lacy_jax.model import decoder
+from lacy_jax.model import decoder, fused
 from lacy_jax.model.precision import product_precision
 
 VOCAB = 4224
 OPTIONS: dict[str, dict[str, str | bool]] = {
-    "as it is": {},
+    "XLA's own options": {},
     "no Triton products": {"xla_gpu_enable_triton_gemm": False},
     "no trials": {"xla_gpu_autotune_level": "0"},
 }
@@ -57,14 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", default="configs/slm_150m.py")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the config")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--length", type=int, default=1, help="tokens per row; 1: as a step of decoding")
+    parser.add_argument("--length", type=int, default=1, help="tokens per row; 1: the products of a step of decoding")
     options = parser.parse_args(arguments)
     jax.config.update("jax_enable_compilation_cache", False)
     asked = method_config(options.config, "ntp", options.set).model
     print(f"{jax.devices()[0].device_kind}; {options.config}, {options.batch} x {options.length} tokens")
     print(f"{'':34}{'compiled in, s':>16}{'a run, ms':>12}")
     for dtype in ("float32", "bfloat16"):
-        model = dataclasses.replace(asked, compute_dtype=dtype)
+        model = fused.resolve(dataclasses.replace(asked, compute_dtype=dtype), platform=jax.default_backend())
         for name, chosen in OPTIONS.items():
             compiled, run = times(model, chosen, batch=options.batch, length=options.length)
             print(f"{f'{dtype}, {name}':34}{compiled:16.1f}{1000 * run:12.3f}", flush=True)

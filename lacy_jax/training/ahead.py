@@ -1,4 +1,4 @@
-"""What the compiler says of a training step before it runs: memory per device, and what goes over the network."""
+"""What the compiler says of a training step before it runs: memory per device, what goes over the network, cycles."""
 
 import dataclasses
 import os

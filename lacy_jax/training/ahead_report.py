@@ -1,4 +1,4 @@
-"""What compiling a step ahead (ahead.py) shows, in lines: memory, collectives, and settings that fit better."""
+"""What compiling a step ahead (ahead.py) shows, in lines: memory, collectives, cycles, and settings that fit better."""
 
 import dataclasses
 import math
@@ -52,7 +52,7 @@ def describe_plan(plan: Plan) -> Iterator[str]:
         yield f"collectives: {one.count:5} {kind} a step, {one.bytes / 2**20:,.0f} MiB"
     if plan.cycles:
         millions = f"{plan.cycles / 1e6:,.0f} million cycles a step"
-        yield f"computation: {millions} by the compiler's estimate, without attention by a kernel"
+        yield f"computation: {millions} by the compiler's estimate, without attention's kernel and collectives"
 
 
 def suggest(config: Config, devices: Sequence[jax.Device], *, fits: bool) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 _COMPUTATION = re.compile(r"^(?:(ENTRY) )?%?([\w.\-]+) .*\{$")
 _CALLED = re.compile(
-    r"(?:calls|to_apply|body|called_computations|branch_computations)=\{?%?([\w.\-]+(?:, ?%[\w.\-]+)*)"
+    r"(?:calls|to_apply|body|called_computations|branch_computations|true_computation|false_computation)="
+    r"\{?%?([\w.\-]+(?:, ?%[\w.\-]+)*)"
 )
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _LIMIT = re.compile(r"= s(?:32|64)\[\]\S* constant\((\d+)\)")

@@ -48,8 +48,8 @@ def train_step(
     new, sums = update(state, batch, reference=reference, config=config, call_id=call_id)
     finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(sums["gradient_norm"])
     skipped = dataclasses.replace(state, step=new.step, tokens=new.tokens)
-    # A branch lets XLA's CPU backend start the collectives of several groups of devices in one order; else it can wait
-    # for ever. Elsewhere a branch would keep the old state beside the new one.
+    # Without a branch, XLA's CPU backend may start collectives of several groups of devices in different orders, and
+    # wait for ever. Elsewhere a branch would keep the old state beside the new one.
     kept = jax.lax.platform_dependent(finite, new, skipped, cpu=_by_branch, default=_by_element)
     return kept, {**sums, "ground_truth_tokens": kept.ground_truth_tokens}
 

@@ -151,6 +151,17 @@ def test_partners_are_trained_once_and_before_those_that_ask_them() -> None:
         assert parse_decode(others.removeprefix("--decode=")) == answers
 
 
+def test_data_is_prepared_by_settings_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a study says of its training may be half of what an arm says: such settings are refused."""
+    commands = []
+    monkeypatch.setattr(runs, "_logged", lambda command, **_: commands.append(command))
+    study = load_study("configs/study_defer.py:capacity")
+    runs._prepare(study, list(study.jobs()), workdir=str(tmp_path), report=lambda *_: None)
+    kinds = {tuple(word for word in command if "people" in word or "sub_tokens" in word) for command in commands}
+    assert len(kinds) == len(commands) == 4  # two sizes, two rules
+    assert not [word for command in commands for word in command if "config.training." in word]
+
+
 @pytest.mark.parametrize(("own", "expected"), [(None, "false"), ("true", "true")])
 def test_runs_at_once_share_a_gpu(
     own: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

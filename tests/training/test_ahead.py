@@ -1,4 +1,4 @@
-"""Collectives read out of compiled programs, against what the programs say; statuses of compile_ahead."""
+"""Collectives and cycles read out of compiled programs, against what the programs say; statuses of compile_ahead."""
 
 import dataclasses
 import importlib.util
@@ -212,7 +212,10 @@ def test_it_fits(door) -> None:
     assert status == 0
     assert any(line.startswith("fits: 3.00 GiB") for line in lines)
     assert "collectives:     3 all-reduce a step, 1 MiB" in lines
-    assert "computation: 319 million cycles a step by the compiler's estimate, without attention by a kernel" in lines
+    assert (
+        "computation: 319 million cycles a step by the compiler's estimate, without attention's kernel and collectives"
+        in lines
+    )
     assert lines[-1] == "suggestion: --config.model.remat=none"
 
 

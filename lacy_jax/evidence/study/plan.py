@@ -74,7 +74,7 @@ class Study:
         ConfigError: an unknown method, a name that occurs twice, a reference, partner or contrast that names no arm,
             a decode with a value out of range, a contrast at a budget or cost that one of its decodes does not have,
             arms that need each other.
-        PartnerError: a partner `world` of other shares than there are.
+        PartnerError: a partner `world` of shares or relations that there are not.
     """
 
     name: str

@@ -131,7 +131,9 @@ def _prepare(study: Study, jobs: Sequence[tuple[Arm, int]], *, workdir: str, rep
         tuple(f"--config.{name}={value}" for name, value in arm.settings.items() if name.startswith(sections))
         for arm, _ in jobs
     }
-    settings = {"data.directory": Path(workdir) / "data", **study.settings}
+    # How long they train says nothing of the data, and an arm may say the rest of it.
+    of_data = {name: value for name, value in study.settings.items() if not name.startswith("training.")}
+    settings = {"data.directory": Path(workdir) / "data", **of_data}
     common = [f"--config={study.config}", *(f"--config.{name}={value}" for name, value in settings.items())]
     for done, kind in enumerate(sorted(kinds)):
         report("data", done, len(kinds))

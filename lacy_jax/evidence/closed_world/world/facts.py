@@ -32,7 +32,7 @@ def _some_relations(names: str) -> str:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What a partner knows of the world: shares, each drawn by the world's seed.
+    """What a partner knows of the world: shares, each drawn by the world's seed, and of which relations.
 
     known: of the facts. wordings: of the sentences that it understands as asking for a fact. changed: of the facts,
     those that have another value now (`changed_world`). wrong: of the facts, those of which it has a false value.
@@ -50,7 +50,7 @@ class Knowledge:
 
 
 def read_knowledge(argument: str) -> Knowledge:
-    """What stands after "world:". Raises `PartnerError` where it is none of the shares."""
+    """What stands after "world:". Raises `PartnerError` where it is none of these."""
     pairs = [each.partition("=") for each in argument.split(",") if each]
     try:
         return pydantic.TypeAdapter(Knowledge).validate_python({name: value for name, _, value in pairs})
@@ -68,7 +68,7 @@ def read_knowledge(argument: str) -> Knowledge:
 def facts_file(settings: BiographiesConfig, knowledge: Knowledge, *, directory: str | Path) -> Path:
     """A SQLite file (docs/partners.md, database) with the facts and wordings that are known; made if missing.
 
-    The file's name carries the settings and the shares.
+    The file's name carries the settings and the knowledge.
     """
     described = {"words": words_text()} | dataclasses.asdict(settings) | dataclasses.asdict(knowledge)
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]

@@ -2,6 +2,7 @@
 
 world                                     every fact, every wording
 world:known=0.9,wordings=0.5,wrong=0.05   shares of the facts and of the wordings; a share of its answers is wrong
+world:relations=birth_date+university     facts of these relations only
 world:known=0.9,changed=1                 the facts as they have become since the biographies were written
 """
 
