@@ -160,7 +160,7 @@ TOLD_CONTRASTS = (
 # partner; the model has 0.7M parameters. For an accelerator (docs/defer.md): it has not run yet.
 PEOPLE = {"few": 2_000, "many": 16_000}
 THREE = "world:relations=birth_date+birth_place+university"
-HALF = marks_of(THREE)
+THREE_MARKED = marks_of(THREE)
 OFTEN = {
     "corpus.biographies.wording": "fixed",
     "corpus.biographies.held_out_share": 0.0,
@@ -180,7 +180,7 @@ def of_size(arm: Arm, size: str) -> Arm:
         label=f"{arm.label}, {people:,}", settings={**arm.settings, **settings})  # fmt: skip
 
 
-def knowing_half(decode: Decode) -> Decode:
+def asking_three(decode: Decode) -> Decode:
     """The decode with the partner that knows three relations, as often as its price says."""
     return dataclasses.replace(decode, partner=THREE, budgets=(1.0,))
 
@@ -189,10 +189,10 @@ CAPACITY = tuple(
     of_size(arm, size)
     for size in PEOPLE
     for arm in (
-        Arm("ntp_three", "ntp", "NTP", HALF, label="NTP", decodes=(knowing_half(GATED),)),
-        Arm("defer_three", "defer", "defer", HALF, label="defer", decodes=(knowing_half(PRICE),)),
-        Arm("whole_three", "defer", "defer, all sub-tokens", HALF | {"rule.sub_tokens": "all"}, label="defer, all",
-            decodes=(knowing_half(PRICE),)),
+        Arm("ntp_three", "ntp", "NTP", THREE_MARKED, label="NTP", decodes=(asking_three(GATED),)),
+        Arm("defer_three", "defer", "defer", THREE_MARKED, label="defer", decodes=(asking_three(PRICE),)),
+        Arm("whole_three", "defer", "defer, all sub-tokens", THREE_MARKED | {"rule.sub_tokens": "all"},
+            label="defer, all", decodes=(asking_three(PRICE),)),
     )
 )  # fmt: skip
 # Written down before the first run.

@@ -2,9 +2,9 @@
 
     python -m benchmarks.gpu.compile --config configs/slm_150m.py --batch 8
 
-On a GPU, XLA tries several Triton products for every shape while it compiles. In float32 that is slow
-(docs/performance.md). Each line is a fresh compilation of the decoder's forward pass over [batch, time] tokens, from
-nothing kept, then the median of its runs. The first line has XLA's own options.
+On a GPU, XLA tries several Triton products for every shape while it compiles (docs/performance.md). Each line is a
+fresh compilation of the decoder's forward pass over [batch, time] tokens, from nothing kept, then the median of its
+runs. The first line has XLA's own options.
 """
 
 import argparse

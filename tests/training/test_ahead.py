@@ -299,6 +299,15 @@ def test_compiled_for_four_chips(words: list[str], status: int, said: str) -> No
     assert "Traceback" not in result.stderr
 
 
+def printed_by(program: str) -> str:
+    """What a program of its own says that compiles for TPUs."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
 WIDE = """
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -318,11 +327,7 @@ for program in (lowered.compile(), platforms.compile_with_options(lowered, platf
 @pytest.mark.tpu_compile
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_weights_are_gathered_and_not_sent_round_in_a_ring() -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", WIDE]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.splitlines() == ["True False", "False True"]
+    assert printed_by(WIDE).splitlines() == ["True False", "False True"]
 
 
 SKIPPING = """
@@ -342,10 +347,6 @@ print(plan.temporaries / plan.arguments, plan.cycles)
 @pytest.mark.tpu_compile
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_a_step_that_may_be_skipped_keeps_no_second_state() -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", SKIPPING]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
-    share, cycles = map(float, result.stdout.split())
+    share, cycles = map(float, printed_by(SKIPPING).split())
     assert share < 0.55  # 0.46; with a branch in place of a choice by element 0.67
     assert cycles > 1e6

@@ -26,7 +26,7 @@ _Part = Annotated[float, Field(ge=0.0, le=1.0)]
 def _some_relations(names: str) -> str:
     unknown = [name for name in names.split("+") if name not in RELATIONS] if names else []
     if unknown:
-        raise ValueError(f"has {unknown[0]!r}; allowed are {', '.join(RELATIONS)}, joined by +")
+        raise ValueError(f"has {unknown[0]!r}, none of {', '.join(RELATIONS)} (joined by +)")
     return names
 
 
