@@ -106,7 +106,7 @@ def main() -> None:
     """Runs what is missing, then prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", default="runs/methods")
-    parser.add_argument("--methods", default=",".join(name for name in METHODS if name != "judge"))
+    parser.add_argument("--methods", default=",".join(name for name in METHODS if name not in ("judge", "gain")))
     parser.add_argument("--ground_truth_tokens", type=int, default=1_000_000)
     parser.add_argument("--marks", type=Path, help="an LMLM file of annotated text, for the method judge")
     options = parser.parse_args()

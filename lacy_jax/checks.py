@@ -145,6 +145,13 @@ def _objective(config: Config) -> Iterator[str]:
             "config.objective.reference: only config.objective.rule=excess_loss reads one, not "
             f"{objective.rule!r}; add --config.objective.reference="
         )
+    ranks = objective.rule in ("factual_loss", "judged_loss", "loss")
+    reads = ranks or (objective.treatment == "mixture" and objective.rule != "excess_loss")
+    if objective.partner_losses == "stored" and not reads:
+        yield (
+            "config.objective.partner_losses: only config.objective.rule=factual_loss, judged_loss and loss, and "
+            "config.objective.treatment=mixture, read them; add --config.objective.partner_losses=none"
+        )
     if objective.rule == "factual" and objective.rate != 1.0:
         yield (
             "config.objective.rate: config.objective.rule=factual takes all factual targets; got "

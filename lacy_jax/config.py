@@ -1,9 +1,8 @@
 """Settings of a run: frozen dataclasses, validated once, at the door.
 
-A config file (configs/*.py) fills a `ConfigDict`, the command line overrides single fields
-(`--config.training.steps=2`), and `parse` (checks.py) turns the result into a frozen `Config`. Below the door
-nothing sees ml_collections, and no value needs to be checked again. What a setting means stands beside it, and
-nowhere else: docs/settings.md and `--print_config` are made of it (settings_page.py).
+A config file (configs/*.py) fills a `ConfigDict`, the command line overrides single fields, and `parse` (checks.py)
+turns the result into a frozen `Config`. Below the door nothing sees ml_collections, and no value needs to be checked
+again. What a setting means stands beside it alone: docs/settings.md is made of it (settings_page.py).
 """
 
 import dataclasses
@@ -43,6 +42,7 @@ ScoreSetting = Literal["auto", Score]
 Gate = Literal["none", "factual"]
 Account = Literal["row", "shared"]
 Policy = Literal["quantile", "price"]
+PartnerLosses = Literal["none", "stored"]
 Span = Literal["token", "word", "phrase"]
 OptimizerName = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "wsd"]
@@ -251,6 +251,7 @@ class ObjectiveConfig:
         1, "Parts of the vocabulary; above 1 the head never holds all logits."
     )
     reference: Path = setting("", "excess_loss: the reference model's checkpoint.")
+    partner_losses: PartnerLosses = setting("none", "stored: rules rank by what the partner saves; mixture knows it.")
 
     @property
     def teaches_call(self) -> bool:

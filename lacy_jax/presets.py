@@ -10,6 +10,7 @@ from lacy_jax.errors import ConfigError, did_you_mean
 # method; the rest is LaCy's. With the default rate, 60% of the number of factual targets, each takes as many targets as
 # LaCy does, on any corpus.
 _LACY: dict[str, Any] = {
+    "partner_losses": "none",
     "rule": "factual_loss",
     "rate": 0.6,
     "rate_of": "factual",
@@ -19,6 +20,7 @@ _LACY: dict[str, Any] = {
 METHODS: dict[str, dict[str, Any]] = {
     "ntp": {"rule": "none"},
     "lacy": {"rule": "factual_loss", "normalizer": "renormalized"},
+    "gain": {"rule": "factual_loss", "normalizer": "full", "partner_losses": "stored"},
     "lacy_full": {"rule": "factual_loss", "normalizer": "full"},
     "loss": {"rule": "loss"},
     "rho": {"rule": "excess_loss"},

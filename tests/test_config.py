@@ -124,6 +124,11 @@ REFUSED = [
     ({"objective": {"rule": "excess_loss"}}, "add --config.objective.reference="),
     ({"objective": {"reference": "x"}}, "config.objective.reference: only config.objective.rule=excess_loss reads one"),
     ({"objective": {"rule": "factual"}}, "add --config.objective.rate=1"),
+    ({"objective": {"rule": "none", "partner_losses": "stored"}}, "add --config.objective.partner_losses=none"),
+    (
+        {"objective": {"rule": "excess_loss", "reference": "x", "treatment": "mixture", "partner_losses": "stored"}},
+        "add --config.objective.partner_losses=none",
+    ),
     ({"objective": {"treatment": "joint", "normalizer": "full"}}, "add --config.objective.normalizer=renormalized"),
     ({"objective": {"treatment": "soft", "normalizer": "renormalized"}}, "add --config.objective.normalizer=full"),
     ({"corpus": {"name": "jsonl"}}, "add --config.corpus.files="),

@@ -19,6 +19,7 @@ and optionally
     PARTS = "in order"      the marks of a document depend on it alone, so after a kill `mark` gets only what is left
     PARTS = "anywhere"      also, several processes, on any machine, may call `mark` with any documents
     parts(settings)         one of these three, where it depends on the settings
+    has_losses(settings) -> bool                whether spans come with `Losses`, those of all documents
 
 In place of spans `mark` may yield `LeftOut(reason)` for a document that cannot be marked.
 """
@@ -115,6 +116,12 @@ def annotator_parts(config: AnnotateConfig) -> Parts:
     annotator = ANNOTATORS.load(config.annotator)
     found: Parts = annotator.parts(config) if hasattr(annotator, "parts") else getattr(annotator, "PARTS", "whole")
     return found
+
+
+def annotator_has_losses(config: AnnotateConfig) -> bool:
+    """Whether the marks come with what a model pays for the text (`documents.Losses`)."""
+    annotator = ANNOTATORS.load(config.annotator)
+    return hasattr(annotator, "has_losses") and bool(annotator.has_losses(config))
 
 
 def workers(config: AnnotateConfig) -> int:

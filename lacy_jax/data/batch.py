@@ -19,6 +19,8 @@ class Batch(Generic[Array]):
     starts: int32[B, T + 1], the place in its row where each token's document starts (see `document_starts`).
     lengths: int32[B], real tokens in each row; the rest is padding.
     sources: int32[B], of a training batch of a mixture: the dataset of each row (`mixing.Mixed`).
+    partner_losses: float32[B, T + 1], of the tokens themselves, in nats, where the objective reads them; NaN where the
+        partner says nothing.
     """
 
     tokens: Array
@@ -26,6 +28,7 @@ class Batch(Generic[Array]):
     starts: Array
     lengths: Array
     sources: Array | None = None
+    partner_losses: Array | None = None
 
     @property
     def inputs(self) -> Array:
@@ -46,6 +49,11 @@ class Batch(Generic[Array]):
     def target_factual(self) -> Array:
         """bool[B, T]."""
         return self.factual[:, 1:]
+
+    @property
+    def target_partner_losses(self) -> Array | None:
+        """float32[B, T]."""
+        return None if self.partner_losses is None else self.partner_losses[:, 1:]
 
     @property
     def valid(self) -> jax.Array:

@@ -7,6 +7,7 @@ was made from is stored in it as its fingerprint. See docs/data_format.md.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import tempfile
@@ -25,7 +26,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from lacy_jax.config import MOST_CONTEXT
 from lacy_jax.data.checksums import check_files, write_checksums
-from lacy_jax.data.documents import Document, Spans
+from lacy_jax.data.documents import Document, Losses, Spans
 from lacy_jax.data.files import parse_json
 from lacy_jax.errors import DataError
 
@@ -39,6 +40,8 @@ Kind = Literal["annotated", "packed"]
 
 VERSION = "1.0.0"
 FEATURES_FILE = "features.json"
+LOSSES = "partner_losses"  # a feature of data whose marks were made by a model
+_LOSS_ENDS = "partner_ends"
 BYTES = tfds.features.Encoding.BYTES  # arrays as they lie in memory: small, and quick to read
 
 _SHARD_CHARACTERS = 2**25
@@ -232,13 +235,15 @@ def _own_features(stored: Any, kind: Kind, *, path: Path) -> dict[str, Any]:
         DataError: it describes other features than these.
     """
     try:
-        own = annotated_features()
+        losses = LOSSES in stored["featuresDict"]["features"]
+        own = annotated_features(losses=losses)
         if kind == "packed":
             tokens = stored["featuresDict"]["features"]["tokens"]["tensor"]
             (length,) = tokens["shape"]["dimensions"]
             if not 1 < int(length) <= MOST_CONTEXT + 1:
                 raise ValueError(f"windows of {length} tokens")
-            own = packed_features(int(length) - 1, dtype={"uint16": np.uint16, "int32": np.int32}[tokens["dtype"]])
+            dtype = {"uint16": np.uint16, "int32": np.int32}[tokens["dtype"]]
+            own = packed_features(int(length) - 1, dtype=dtype, losses=losses)
         found = {name: each["pythonClassName"] for name, each in stored["featuresDict"]["features"].items()}
         found["the record"] = stored["pythonClassName"]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -254,9 +259,12 @@ def _own_features(stored: Any, kind: Kind, *, path: Path) -> dict[str, Any]:
     return own
 
 
-def annotated_features() -> dict[str, Any]:
-    """The features of a document with its spans."""
-    return {
+def annotated_features(*, losses: bool) -> dict[str, Any]:
+    """The features of a document with its spans, and with a partner's losses (`Losses`) where there are any."""
+    ends = tfds.features.Tensor(shape=(None,), dtype=np.int32, encoding=BYTES)
+    nats = tfds.features.Tensor(shape=(None,), dtype=np.float32, encoding=BYTES)
+    further = {_LOSS_ENDS: ends, LOSSES: nats} if losses else {}
+    return further | {
         "id": tfds.features.Text(),
         "title": tfds.features.Text(),
         "text": tfds.features.Text(),
@@ -268,9 +276,10 @@ def annotated_features() -> dict[str, Any]:
     }
 
 
-def packed_features(window: int, *, dtype: Any) -> dict[str, Any]:
+def packed_features(window: int, *, dtype: Any, losses: bool) -> dict[str, Any]:
     """The features of a window: `window` targets and the token before them, ids of `dtype`."""
-    return {
+    nats = tfds.features.Tensor(shape=(window + 1,), dtype=np.float16, encoding=BYTES)
+    return ({LOSSES: nats} if losses else {}) | {
         "tokens": tfds.features.Tensor(shape=(window + 1,), dtype=dtype, encoding=BYTES),
         "factual": tfds.features.Tensor(shape=(window + 1,), dtype=np.bool_, encoding=BYTES),
         "length": tfds.features.Scalar(np.int32),
@@ -300,15 +309,19 @@ def write_annotated(
     count: int,
     characters: int,
 ) -> None:
-    """Writes `count` documents, about `characters` long together, in their order, under directory/annotated/name."""
+    """Writes `count` documents, about `characters` long together, in their order, under directory/annotated/name.
+
+    The first says whether there are a partner's losses: all have them, or none.
+    """
     shards = max(1, min(count, math.ceil(characters / _SHARD_CHARACTERS)))
-    source = map(_annotated_record, documents)
+    first = list(itertools.islice(source := iter(documents), 1))
+    records = map(_annotated_record, itertools.chain(first, source))
     settings = Settings(
         name=name,
         fingerprint=fingerprint,
         statistics={"documents": {"documents": count, "characters": characters}},
-        shards=lambda _: {"documents": shards_of(source, even_sizes(count, shards))},
-        features=annotated_features(),
+        shards=lambda _: {"documents": shards_of(records, even_sizes(count, shards))},
+        features=annotated_features(losses=any(spans.losses is not None for _, spans in first)),
     )
     write_dataset(settings, "annotated", directory=directory)
 
@@ -316,7 +329,7 @@ def write_annotated(
 class AnnotatedSource:
     """The documents of an annotated dataset with their marks, in the order of the corpus.
 
-    statistics: the numbers of "documents" and their "characters".
+    statistics: the numbers of "documents" and their "characters". has_losses: whether marks come with `Losses`.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -324,6 +337,7 @@ class AnnotatedSource:
         builder = open_dataset(directory, "annotated")
         self.fingerprint: Fingerprint = builder.info.metadata["fingerprint"]
         self.statistics: dict[str, int] = builder.info.metadata["statistics"]["documents"]
+        self.has_losses = LOSSES in builder.info.features
         self._records = Records(builder, "documents")
 
     def __len__(self) -> int:
@@ -338,6 +352,7 @@ class AnnotatedSource:
             kinds=tuple(kind.decode() for kind in record["kinds"]),
             subject=record["subject"],
             repeated=record["repeated"],
+            losses=Losses(record[_LOSS_ENDS], record[LOSSES]) if self.has_losses else None,
         )
         return document, spans
 
@@ -352,7 +367,8 @@ class AnnotatedSource:
 
 def _annotated_record(item: tuple[Document, Spans]) -> Record:
     document, spans = item
-    return {
+    losses = {} if spans.losses is None else {_LOSS_ENDS: spans.losses.ends, LOSSES: spans.losses.nats}
+    return losses | {
         "id": document.id,
         "title": document.title,
         "text": document.text,

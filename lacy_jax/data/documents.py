@@ -55,6 +55,18 @@ def split_of(document_id: str, *, validation_share: float) -> Split:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Losses:
+    """What a model pays for a text, as M of its own tokens in a row, from the text's beginning.
+
+    ends: int32[M], where each ends, a character of `full_text(document)`; not decreasing. nats: float32[M], the NLL of
+    each, all before it given.
+    """
+
+    ends: np.ndarray
+    nats: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Spans:
     """N marked spans of one document, ordered by start.
 
@@ -62,6 +74,7 @@ class Spans:
     kinds: N names: an entity label ("GPE", "DATE", ...), else "PROPN" or "NUM"; a spans file brings its own.
     subject: bool[N], the word is part of a grammatical subject.
     repeated: bool[N], its lower-cased form occurred earlier in the document, title included.
+    losses: what the partner that made the marks pays for the whole text, if it is a model.
     """
 
     starts: np.ndarray
@@ -69,6 +82,7 @@ class Spans:
     kinds: tuple[str, ...]
     subject: np.ndarray
     repeated: np.ndarray
+    losses: Losses | None = None
 
     def __len__(self) -> int:
         return len(self.kinds)

@@ -1,11 +1,12 @@
 """Which of a document's marked words count as facts, and which tokens those are."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 
 from lacy_jax.config import RuleConfig, SubTokens
-from lacy_jax.data.documents import Spans
+from lacy_jax.data.documents import Losses, Spans
 
 
 def select_spans(spans: Spans, rule: RuleConfig) -> Spans:
@@ -28,7 +29,8 @@ def select_spans(spans: Spans, rule: RuleConfig) -> Spans:
 
 def keep_spans(spans: Spans, keep: np.ndarray) -> Spans:
     """The spans for which `keep`, bool[N], is true, in the same order."""
-    return Spans(
+    return dataclasses.replace(
+        spans,
         starts=spans.starts[keep],
         ends=spans.ends[keep],
         kinds=tuple(itertools.compress(spans.kinds, keep)),
@@ -58,6 +60,19 @@ def factual_tokens(
     marked = covered(spans, len(text)) & solid
     count = np.concatenate([[0], np.cumsum(marked)])
     return count[ends] > count[starts]
+
+
+def losses_of_tokens(losses: Losses, ends: np.ndarray) -> np.ndarray:
+    """What a model pays for the tokens of another tokenizer, in nats, as float32[N].
+
+    Each of its own tokens is paid evenly over its characters, so over whole words the sums are exact.
+
+    ends: int32[N], where each token ends, not decreasing; those of a character that is spelt in bytes end together.
+    """
+    last = np.append(losses.ends[1:] > losses.ends[:-1], True)[: len(losses.ends)]  # of those that end together
+    paid = np.cumsum(losses.nats, dtype=np.float64)[last]
+    before = np.interp(ends, np.append(0, losses.ends[last]), np.append(0.0, paid))
+    return np.diff(before, prepend=0.0).astype(np.float32)
 
 
 def solid_characters(text: str) -> np.ndarray:

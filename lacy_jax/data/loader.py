@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lacy_jax.data.batch import Batch
+from lacy_jax.data.datasets import LOSSES
 from lacy_jax.data.mixing import Mixed
 from lacy_jax.data.order import Blocks, Windows, order_of
 from lacy_jax.errors import DataError
@@ -125,6 +126,7 @@ def _collate(records: Sequence[dict[str, Any]]) -> Batch[np.ndarray]:
         starts=np.stack([record["starts"] for record in records]),
         lengths=np.array([record["length"] for record in records], np.int32),
         sources=np.array([record["source"] for record in records], np.int32) if "source" in records[0] else None,
+        partner_losses=np.stack([record[LOSSES] for record in records]) if LOSSES in records[0] else None,
     )
 
 

@@ -1,5 +1,6 @@
 """The datasets of `config.data.mixture`, opened as one, and the lines that describe them."""
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -44,11 +45,11 @@ def open_mixture(config: Config, *, expected: Fingerprint, progress: Progress) -
         StorageError: one lies in a bucket and cannot be copied.
     """
     entries = read_mixture(config.data.mixture)
-    shuffle = config.data.shuffle
-    parts = {
-        entry.name: open_elsewhere(entry.folder, expected=expected, shuffle=shuffle, progress=progress)
-        for entry in entries
-    }
+    opened = functools.partial(
+        open_elsewhere, expected=expected, shuffle=config.data.shuffle, progress=progress,
+        partner_losses=config.objective.partner_losses,
+    )  # fmt: skip
+    parts = {entry.name: opened(entry.folder) for entry in entries}
     _check_together(entries, parts)
     own = {entry.name: parts[entry.name] for entry in entries if entry.trained}
     shares = knots(config)

@@ -2,22 +2,23 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from lacy_jax.config import RuleConfig, Shuffle
+from lacy_jax.config import PartnerLosses, RuleConfig, Shuffle
 from lacy_jax.data import datasets
 from lacy_jax.data.batch import document_starts
-from lacy_jax.data.datasets import Fingerprint, Record, Shard, Statistics
+from lacy_jax.data.datasets import LOSSES, Fingerprint, Record, Shard, Statistics
 from lacy_jax.data.documents import Document, Spans, Split, full_text, split_of
-from lacy_jax.data.factual import factual_tokens, select_spans
+from lacy_jax.data.factual import factual_tokens, losses_of_tokens, select_spans
 from lacy_jax.data.order import Blocks, Windows
 from lacy_jax.data.read_tokenizer import tokenizer_of_file
 from lacy_jax.data.shards import FetchedRecords
@@ -30,6 +31,11 @@ Progress = Callable[[str, int, int | None], None]
 TOKENIZER_FILE = "tokenizer.model"
 TRAIN_SHARDS = "packed-train."  # TFDS' names of these files begin so
 SPLITS: tuple[Split, ...] = ("train", "validation")
+
+WITH_LOSSES = (
+    "mark with a model: --config.annotate.annotator=partner --config.annotate.partner=checkpoint:PATH "
+    "(docs/annotation.md)"
+)
 
 _SHARD_TOKENS = 2**24
 
@@ -46,11 +52,15 @@ def counted(items: Iterable[_T], *, stage: str, total: int, progress: Progress) 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedDocument:
-    """A document as the model reads it: ids int32[N], factual bool[N], and the split it belongs to."""
+    """A document as the model reads it: ids int32[N], factual bool[N], and the split it belongs to.
+
+    losses: float32[N], nats, where the partner that made the marks is a model (see `losses_of_tokens`).
+    """
 
     split: Split
     ids: np.ndarray
     factual: np.ndarray
+    losses: np.ndarray | None = None
 
 
 def encode_documents(
@@ -68,15 +78,20 @@ def encode_documents(
             encoding.starts, encoding.ends, text=text, spans=select_spans(spans, rule), sub_tokens=rule.sub_tokens
         )
         split = split_of(document.id, validation_share=validation_share)
-        yield EncodedDocument(split=split, ids=encoding.ids, factual=factual)
+        losses = None if spans.losses is None else losses_of_tokens(spans.losses, encoding.ends)
+        yield EncodedDocument(split=split, ids=encoding.ids, factual=factual, losses=losses)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stream:
-    """All documents of a split: `</s>`, then each document and `</s>`. tokens: uint16 or int32[L], factual: bool[L]."""
+    """All documents of a split: `</s>`, then each document and `</s>`. tokens: uint16 or int32[L], factual: bool[L].
+
+    losses: float16[L], a partner's, NaN at `</s>`; None where there are none.
+    """
 
     tokens: np.ndarray
     factual: np.ndarray
+    losses: np.ndarray | None = None
 
     def windows(self, window: int) -> int:
         """How many windows of `window` targets there are; the last may have fewer."""
@@ -90,7 +105,11 @@ class Stream:
         length = len(self.tokens[chunk])
         tokens[:length] = self.tokens[chunk]
         factual[:length] = self.factual[chunk]
-        return {"tokens": tokens, "factual": factual, "length": length}
+        record: Record = {"tokens": tokens, "factual": factual, "length": length}
+        if self.losses is not None:
+            record[LOSSES] = np.full(window + 1, np.nan, np.float16)
+            record[LOSSES][:length] = self.losses[chunk]
+        return record
 
 
 def write_packed(
@@ -102,11 +121,13 @@ def write_packed(
     tokenizer: TextTokenizer,
     window: int,
     progress: Progress,
+    losses: bool = False,
 ) -> None:
     """Writes the windows of both splits and the tokenizer under directory/packed/name.
 
     Window i of a split is stream[i * window : (i + 1) * window + 1] of its `Stream`: every token but the first is a
-    target once. `fingerprint` holds the tokenizer's and the window, under these names.
+    target once. `fingerprint` holds the tokenizer's and the window, under these names. `losses`: whether the documents
+    have a partner's.
 
     Raises:
         DataError: a split has no documents.
@@ -116,7 +137,9 @@ def write_packed(
 
     def shards(incomplete: Path) -> dict[str, list[Shard]]:
         (incomplete / TOKENIZER_FILE).write_bytes(tokenizer.definition)
-        streams = _write_streams(documents, scratch=incomplete, dtype=dtype, end_id=tokenizer.end_id, counts=statistics)
+        streams = _write_streams(
+            documents, scratch=incomplete, dtype=dtype, end_id=tokenizer.end_id, counts=statistics, losses=losses
+        )
         done, total = itertools.count(1), sum(stream.windows(window) for stream in streams.values())
 
         def records(stream: Stream) -> Iterator[Record]:
@@ -136,29 +159,32 @@ def write_packed(
         fingerprint=fingerprint,
         statistics=statistics,
         shards=shards,
-        features=datasets.packed_features(window, dtype=dtype),
+        features=datasets.packed_features(window, dtype=dtype, losses=losses),
     )
     datasets.write_dataset(settings, "packed", directory=directory)
 
 
 def _write_streams(
-    documents: Iterable[EncodedDocument], *, scratch: Path, dtype: np.dtype, end_id: int, counts: Statistics
+    documents: Iterable[EncodedDocument],
+    *,
+    scratch: Path,
+    dtype: np.dtype,
+    end_id: int,
+    counts: Statistics,
+    losses: bool,
 ) -> dict[Split, Stream]:
     """Joins the documents of each split, in nameless files that vanish with the process, and fills `counts`."""
-    end, not_factual = np.array([end_id], dtype).tobytes(), b"\0"
+    kinds = {"tokens": dtype, "factual": np.dtype(np.bool_)} | ({"losses": np.dtype(np.float16)} if losses else {})
+    end = EncodedDocument("train", np.array([end_id]), np.zeros(1), np.full(1, np.nan))
     with contextlib.ExitStack() as stack:
-        files = {}
+        files: dict[Split, dict[str, Any]] = {}
         for split in SPLITS:
-            tokens = stack.enter_context(tempfile.TemporaryFile(dir=scratch))
-            factual = stack.enter_context(tempfile.TemporaryFile(dir=scratch))
-            tokens.write(end)
-            factual.write(not_factual)
-            files[split] = (tokens, factual)
+            files[split] = {name: stack.enter_context(tempfile.TemporaryFile(dir=scratch)) for name in kinds}
             counts[split] = {"documents": 0, "tokens": 1, "factual": 0}
+            _append(files[split], end, kinds=kinds)
         for document in documents:
-            tokens, factual = files[document.split]
-            tokens.write(document.ids.astype(dtype).tobytes() + end)
-            factual.write(document.factual.tobytes() + not_factual)
+            _append(files[document.split], document, kinds=kinds)
+            _append(files[document.split], end, kinds=kinds)
             count = counts[document.split]
             count["documents"] += 1
             count["tokens"] += len(document.ids) + 1
@@ -170,9 +196,15 @@ def _write_streams(
                     f"the {split} split; use more documents, or change config.corpus.validation_share"
                 )
         return {
-            split: Stream(tokens=_mapped(tokens, dtype), factual=_mapped(factual, np.dtype(np.bool_)))
-            for split, (tokens, factual) in files.items()
+            split: Stream(**{name: _mapped(own[name], kind) for name, kind in kinds.items()})
+            for split, own in files.items()
         }
+
+
+def _append(files: Mapping[str, Any], document: EncodedDocument, *, kinds: Mapping[str, np.dtype]) -> None:
+    columns = {"tokens": document.ids, "factual": document.factual, "losses": document.losses}
+    for name, kind in kinds.items():
+        files[name].write(np.asarray(columns[name]).astype(kind).tobytes())
 
 
 def _mapped(file: Any, dtype: np.dtype) -> np.ndarray:
@@ -184,18 +216,19 @@ class PackedSource:
     """The windows of one split, in the order of the corpus.
 
     An item is {"tokens": int32[T + 1], "factual": bool[T + 1], "starts": int32[T + 1], "length": int}: `length` real
-    tokens, then padding. `starts`: see `document_starts`.
+    tokens, then padding. `starts`: see `document_starts`. With `losses` there are "partner_losses", float32[T + 1].
     """
 
-    def __init__(self, records: Sequence[Record], *, end_id: int) -> None:
-        self._records, self._end_id = records, end_id
+    def __init__(self, records: Sequence[Record], *, end_id: int, losses: bool = False) -> None:
+        self._records, self._end_id, self._losses = records, end_id, losses
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
         record = self._records[index]
-        return {
+        losses = {LOSSES: record[LOSSES].astype(np.float32)} if self._losses else {}
+        return losses | {
             "tokens": record["tokens"].astype(np.int32),
             "factual": record["factual"],
             "starts": document_starts(record["tokens"], end_id=self._end_id),
@@ -220,7 +253,12 @@ class Packed:
 
 
 def open_packed(
-    directory: str | Path, *, expected: Fingerprint | None = None, shuffle: Shuffle = "full", shards: str = ""
+    directory: str | Path,
+    *,
+    expected: Fingerprint | None = None,
+    shuffle: Shuffle = "full",
+    shards: str = "",
+    partner_losses: PartnerLosses = "none",
 ) -> Packed:
     """Opens a packed dataset by its TFDS version folder, e.g. runs/data/packed/vital_articles-0123456789ab/1.0.0.
 
@@ -229,9 +267,11 @@ def open_packed(
         shuffle: the order in which training reads it (`config.data.shuffle`).
         shards: with a block shuffle, the address of the same folder in a bucket: the shards of `train` are fetched from
             there when they are read, and `directory` need not have them.
+        partner_losses: whether windows come with the partner's losses.
 
     Raises:
-        DataError: there is no packed dataset, or its fingerprint differs; one line for each differing entry.
+        DataError: there is no packed dataset, it lacks the partner's losses, or its fingerprint differs; one line for
+            each differing entry.
     """
     builder = datasets.open_dataset(Path(directory), "packed", without=TRAIN_SHARDS if shards else "")
     fingerprint, statistics = _metadata(builder.info.metadata, directory=directory)
@@ -247,23 +287,28 @@ def open_packed(
             "Change the config, or name another folder in config.data.packed or config.data.mixture (both empty: what "
             "is missing is prepared)."
         )
+    if partner_losses == "stored" and LOSSES not in builder.info.features:
+        raise DataError(
+            f"config.objective.partner_losses=stored: {directory} has no losses of a partner; {WITH_LOSSES}"
+        )
+    windows_of = functools.partial(PackedSource, end_id=tokenizer.end_id, losses=partner_losses == "stored")
     return Packed(
         directory=Path(directory),
         fingerprint=fingerprint,
         statistics=statistics,
-        train=_train(builder, end_id=tokenizer.end_id, shuffle=shuffle, shards=shards),
-        validation=PackedSource(datasets.Records(builder, "validation"), end_id=tokenizer.end_id),
+        train=_train(builder, windows_of, shuffle=shuffle, shards=shards),
+        validation=windows_of(datasets.Records(builder, "validation")),
         tokenizer=tokenizer,
     )
 
 
-def _train(builder: Any, *, end_id: int, shuffle: Shuffle, shards: str) -> Windows:
+def _train(builder: Any, windows_of: Callable[..., PackedSource], *, shuffle: Shuffle, shards: str) -> Windows:
     """The training windows, in the order of the corpus; those of a block shuffle know their shards."""
     sizes = builder.info.splits["train"].shard_lengths
     if shards:
         fetched = FetchedRecords(builder, "train", folder=shards)
-        return Blocks(PackedSource(fetched, end_id=end_id), sizes, hold=fetched.hold)
-    windows = PackedSource(datasets.Records(builder, "train"), end_id=end_id)
+        return Blocks(windows_of(fetched), sizes, hold=fetched.hold)
+    windows = windows_of(datasets.Records(builder, "train"))
     return Blocks(windows, sizes) if shuffle == "block" else windows
 
 

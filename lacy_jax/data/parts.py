@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zstandard
 
-from lacy_jax.data.documents import Document, LeftOut, Spans
+from lacy_jax.data.documents import Document, LeftOut, Losses, Spans
 from lacy_jax.data.files import write_whole
 from lacy_jax.data.pool import Marks
 from lacy_jax.errors import DataError
@@ -114,17 +114,19 @@ def _row(marks: Marks) -> Any:
     if isinstance(marks, LeftOut):
         return {"reason": marks.reason, "beginning": marks.beginning}
     arrays = (marks.starts, marks.ends, marks.subject.astype(int), marks.repeated.astype(int))
-    return [*(array.tolist() for array in arrays), list(marks.kinds)]
+    losses = [] if marks.losses is None else [marks.losses.ends.tolist(), marks.losses.nats.tolist()]
+    return [*(array.tolist() for array in arrays), list(marks.kinds), *losses]
 
 
 def _marks(row: Any) -> Marks:
     if isinstance(row, dict):
         return LeftOut(**row)
-    starts, ends, subject, repeated, kinds = row
+    starts, ends, subject, repeated, kinds, *losses = row
     return Spans(
         starts=np.array(starts, np.int32),
         ends=np.array(ends, np.int32),
         kinds=tuple(kinds),
         subject=np.array(subject, bool),
         repeated=np.array(repeated, bool),
+        losses=Losses(np.array(losses[0], np.int32), np.array(losses[1], np.float32)) if losses else None,
     )

@@ -30,7 +30,7 @@ import numpy as np
 
 from lacy_jax.config import Config
 from lacy_jax.data import datasets
-from lacy_jax.data.annotate import annotator_fingerprint
+from lacy_jax.data.annotate import annotator_fingerprint, annotator_has_losses
 from lacy_jax.data.corpus import corpus_fingerprint
 from lacy_jax.data.datasets import AnnotatedSource, Fingerprint
 from lacy_jax.data.documents import full_text, split_of
@@ -40,6 +40,7 @@ from lacy_jax.data.marking import Marking, make_annotated
 from lacy_jax.data.mixture import open_mixture
 from lacy_jax.data.pack import (
     TOKENIZER_FILE,
+    WITH_LOSSES,
     Progress,
     counted,
     encode_documents,
@@ -91,6 +92,8 @@ def prepare(
     if tokenizer is None or not _packed_directory(config, source=source, tokenizer=tokenizer).exists():
         if missing == "refuse":
             raise DataError(f"{root} has no data prepared with these settings; prepare it first, without --show")
+        if config.objective.partner_losses == "stored" and not annotator_has_losses(config.annotate):
+            raise DataError(f"config.objective.partner_losses=stored: what marks has no losses to store; {WITH_LOSSES}")
         documents = _annotate(config, tokenizer, source=source, marking=marking, progress=progress)
         if tokenizer is None:
             tokenizer = _tokenize(config, documents, file=tokenizer_file, source=source, progress=progress)
@@ -99,6 +102,7 @@ def prepare(
         _packed_directory(config, source=source, tokenizer=tokenizer),
         expected=_packed_fingerprint(config, source=source, tokenizer=tokenizer),
         shuffle=config.data.shuffle,
+        partner_losses=config.objective.partner_losses,
     )
     say_left_out(annotated)
     return Prepared(packed=packed, annotated_directory=annotated)
@@ -136,7 +140,13 @@ def _open_elsewhere(config: Config, *, tokenizer: TextTokenizer | None, progress
         expected["tokenizer"] = tokenizer.fingerprint
     if config.data.mixture:
         return open_mixture(config, expected=expected, progress=progress)
-    return open_elsewhere(config.data.packed, expected=expected, shuffle=config.data.shuffle, progress=progress)
+    return open_elsewhere(
+        config.data.packed,
+        expected=expected,
+        shuffle=config.data.shuffle,
+        progress=progress,
+        partner_losses=config.objective.partner_losses,
+    )
 
 
 # What each stage depends on, and where it lies.
@@ -251,6 +261,7 @@ def _pack(
             fingerprint=_packed_fingerprint(config, source=source, tokenizer=tokenizer),
             tokenizer=tokenizer,
             window=config.model.context,
+            losses=documents.has_losses,
             progress=progress,
         )
 

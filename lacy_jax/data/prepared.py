@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from lacy_jax.config import RuleConfig, Shuffle
+from lacy_jax.config import PartnerLosses, RuleConfig, Shuffle
 from lacy_jax.data import datasets
 from lacy_jax.data.datasets import AnnotatedSource, Fingerprint
 from lacy_jax.data.documents import Document, Spans, split_of
@@ -80,12 +80,19 @@ class Prepared:
                 yield document, select_spans(spans, rule)
 
 
-def open_elsewhere(folder: str, *, expected: Fingerprint, progress: Progress, shuffle: Shuffle = "full") -> Prepared:
+def open_elsewhere(
+    folder: str,
+    *,
+    expected: Fingerprint,
+    progress: Progress,
+    shuffle: Shuffle = "full",
+    partner_losses: PartnerLosses = "none",
+) -> Prepared:
     """The packed dataset of a version folder. From a bucket it is copied first, with a block shuffle all but `train`.
 
     Args:
         expected: entries that its fingerprint must have.
-        shuffle: the order in which training reads it.
+        shuffle: the order in which training reads it. partner_losses: see `open_packed`.
 
     Raises:
         DataError: there is no packed dataset, or it is another one.
@@ -94,7 +101,13 @@ def open_elsewhere(folder: str, *, expected: Fingerprint, progress: Progress, sh
     # Batches read records at random, one at a time: from a bucket, each would be a request.
     fetched = is_bucket(folder) and shuffle == "block"
     directory = local_copy(folder, progress=progress, without=TRAIN_SHARDS if fetched else "")
-    packed = open_packed(directory, expected=expected, shuffle=shuffle, shards=folder.rstrip("/") if fetched else "")
+    packed = open_packed(
+        directory,
+        expected=expected,
+        shuffle=shuffle,
+        shards=folder.rstrip("/") if fetched else "",
+        partner_losses=partner_losses,
+    )
     return Prepared(packed=packed, annotated_directory=annotated_beside(directory, packed.fingerprint))
 
 

@@ -62,4 +62,5 @@ def _empty_batch(config: Config) -> Batch[jax.Array]:
         starts=jnp.zeros((rows, length), jnp.int32),
         lengths=jnp.zeros(rows, jnp.int32),
         sources=jnp.zeros(rows, jnp.int32) if config.data.mixture else None,
+        partner_losses=jnp.zeros((rows, length)) if config.objective.partner_losses == "stored" else None,
     )

@@ -28,6 +28,7 @@ def place_batch(batch: Batch[np.ndarray], mesh: Mesh, *, batch_size: int) -> Bat
         starts=put(batch.starts),
         lengths=put(batch.lengths),
         sources=None if batch.sources is None else put(batch.sources),
+        partner_losses=None if batch.partner_losses is None else put(batch.partner_losses),
     )
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from lacy_jax import objective
-from lacy_jax.config import Config, ModelConfig
+from lacy_jax.config import Config, ModelConfig, ObjectiveConfig
 from lacy_jax.data.batch import Batch
 from lacy_jax.data.weights import trained_names
 from lacy_jax.model import decoder
@@ -65,12 +65,18 @@ def batch_loss(
         treatment=settings.treatment,
         normalizer=settings.normalizer,
         joint_weight=settings.joint_weight,
-        partner_right=settings.partner_right,
+        partner_right=_partner_right(batch, settings),
         call_cost=settings.call_cost,
     )
     classes = class_sums(scalars, factual=batch.target_factual, taken=taken, valid=batch.valid)
     count = len(trained_names(config.data.mixture))
     return sums.loss, LossSums(sums, classes | source_sums(scalars, batch, taken=taken, count=count))
+
+
+def _partner_right(batch: Batch[jax.Array], settings: ObjectiveConfig) -> float | jax.Array:
+    """The partner's probability of each true token, float32 [B, T]; or of those that it answers, as configured."""
+    losses = batch.target_partner_losses
+    return settings.partner_right if losses is None else jnp.where(jnp.isnan(losses), 0.0, jnp.exp(-losses))
 
 
 def hidden_states(params: decoder.Params, batch: Batch[jax.Array], *, model: ModelConfig) -> jax.Array:
@@ -107,8 +113,13 @@ def take_targets(
     reference_losses: jax.Array | None,
     microbatch: int | jax.Array = 0,
 ) -> jax.Array:
-    """The configured rule on a batch; bool, shaped as the losses. The random rules draw anew in each `microbatch`."""
-    settings = config.objective
+    """The configured rule on a batch; bool, shaped as the losses. The random rules draw anew in each `microbatch`.
+
+    Where the batch has a partner's losses, rules rank by what it saves: the losses less its own.
+    """
+    settings, partner_losses = config.objective, batch.target_partner_losses
+    if partner_losses is not None:
+        losses = losses - partner_losses
     key = jax.random.fold_in(jax.random.key(config.training.seed + 1), step)
     return objective.select_targets(
         jax.lax.stop_gradient(losses),

@@ -240,8 +240,12 @@ def test_an_answer_without_an_end_is_no_fault(server: Server, tmp_path: Path) ->
 def test_a_model_is_marked_where_it_is_right(tmp_path: Path) -> None:
     folder = write_checkpoint(random_model(), tmp_path / "model")
     document = Document("1", "", "Albert Einstein was born in Ulm")
-    assert len(mark([document], f"checkpoint:{folder}", folder=tmp_path)) == 1
-    assert (tmp_path / marks.ANSWERS_FILE).exists()
+    config = AnnotateConfig(annotator="partner", partner=f"checkpoint:{folder}")
+    ((_, spans),) = annotate_documents([document], config, directory=str(tmp_path))
+    assert spans.losses is not None
+    assert spans.losses.ends[-1] == len(document.text)
+    assert not (tmp_path / marks.ANSWERS_FILE).exists()  # it reads, and is not asked
+    assert annotator_parts(config) == "in order"
     print_of = annotator_fingerprint(AnnotateConfig(annotator="partner", partner=f"checkpoint:{folder}"))
     assert "meta/metadata" in str(print_of)
 

@@ -1,6 +1,7 @@
 """Documents in, windows out, against a reference written with Python lists."""
 
 import contextlib
+import dataclasses
 import json
 import random
 import string
@@ -14,7 +15,7 @@ from lacy_jax.config import RuleConfig
 from lacy_jax.data import datasets, pack
 from lacy_jax.data.checksums import write_checksums
 from lacy_jax.data.datasets import AnnotatedSource, write_annotated
-from lacy_jax.data.documents import Document, Spans, split_of
+from lacy_jax.data.documents import Document, Losses, Spans, full_text, split_of
 from lacy_jax.data.pack import PackedSource, encode_documents, open_packed, write_packed
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
 from lacy_jax.errors import DataError
@@ -81,6 +82,7 @@ def pack_all(
         fingerprint=fingerprint_of(tokenizer, window),
         tokenizer=tokenizer,
         window=window,
+        losses=any(spans.losses is not None for _, spans in documents),
         progress=progress or (lambda *_: None),
     )
     return datasets.dataset_directory(directory, "packed", name="test-1")
@@ -305,3 +307,55 @@ def test_progress_counts_every_window(tmp_path: Path, tokenizer: Tokenizer, capf
     total = len(packed.train) + len(packed.validation)
     assert calls == [("write windows", done, total) for done in range(1, total + 1)]
     assert capfd.readouterr() == ("", "")  # TFDS is silent
+
+
+def with_losses(document: Document, spans: Spans, *, rng: np.random.Generator) -> tuple[Document, Spans]:
+    """A model's tokens end anywhere, some of them together."""
+    length = len(full_text(document))
+    ends = np.sort(np.append(rng.integers(1, length + 1, length // 3), [length, length])).astype(np.int32)
+    return document, dataclasses.replace(spans, losses=Losses(ends, rng.exponential(size=len(ends)).astype(np.float32)))
+
+
+def test_a_partners_losses_are_kept_and_shared_out_to_tokens(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    rng = np.random.default_rng(0)
+    documents = [with_losses(*each, rng=rng) for each in DOCUMENTS]
+    source = annotate(tmp_path, documents)
+    assert source.has_losses
+    for (_, spans), (_, found) in zip(documents, source, strict=True):
+        assert found.losses.ends.tolist() == spans.losses.ends.tolist()
+        assert found.losses.nats.tolist() == spans.losses.nats.tolist()
+    packed = open_packed(pack_all(tmp_path, tokenizer, documents=source), partner_losses="stored")
+    for split, windows in (("train", packed.train), ("validation", packed.validation)):
+        expected = [np.nan]
+        for document, spans in documents:
+            if split_of(document.id, validation_share=SHARE) == split:
+                expected += [*shared_out(spans.losses, tokenizer.encode(full_text(document)).ends), np.nan]
+        records = [windows[index] for index in range(len(windows))]
+        found = np.concatenate([each["partner_losses"][:WINDOW] for each in records])[: len(expected)]
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)  # kept in 16 bits
+        assert all(np.isnan(each["partner_losses"][each["length"] :]).all() for each in records)
+
+
+def shared_out(losses: Losses, ends: np.ndarray) -> list[float]:
+    """Character by character: each has an even share of the tokens that end next."""
+    paid: dict[int, float] = {}
+    for end, nats in zip(losses.ends.tolist(), losses.nats.tolist(), strict=True):
+        paid[end] = paid.get(end, 0.0) + nats
+    characters, start = [], 0
+    for end, nats in sorted(paid.items()):
+        characters += [nats / (end - start)] * (end - start)
+        start = end
+    shares, start = [], 0
+    for end in ends.tolist():
+        shares.append(sum(characters[start:end]))
+        start = max(start, end)
+    return shares
+
+
+def test_losses_that_are_not_there_are_missed_in_one_line(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    directory = pack_all(tmp_path, tokenizer)
+    with pytest.raises(
+        DataError, match=r"^config.objective.partner_losses=stored: .* has no losses of a partner; mark"
+    ):
+        open_packed(directory, partner_losses="stored")
+    assert "partner_losses" not in open_packed(directory).train[0]

@@ -72,7 +72,7 @@ def objective(
     treatment: str,
     normalizer: str,
     joint_weight: float = 1.0,
-    partner_right: float = 0.95,
+    partner_right: float | np.ndarray = 0.95,
     call_cost: float = 0.1,
 ) -> Reference:
     """Loss of each target as a combination of log-probabilities, and its gradient by the softmaxes themselves."""
@@ -101,7 +101,8 @@ def objective(
             right, wrong = rest[place][targets[place]], np.delete(rest[place], targets[place]).sum()
             terms = [tuple(right * part for part in nll_full), tuple(wrong * part for part in nll_call)]
         elif treatment == "mixture":
-            terms = either_way(nll_full, nll_call, partner_right=partner_right * taken[place], call_cost=call_cost)
+            right = float(np.broadcast_to(partner_right, targets.shape)[place]) * bool(taken[place])
+            terms = either_way(nll_full, nll_call, partner_right=right, call_cost=call_cost)
         elif not taken[place]:
             terms = [nll_full if normalizer == "full" else nll_rest]
         elif treatment == "call":

@@ -62,7 +62,9 @@ def expected_taken(inputs: Inputs, *, rule: str, rate: float, rate_of: str = "fa
     return reference.select(losses, candidates, factual, valid, rate, rate_of)
 
 
-def assert_matches(inputs: Inputs, *, chunks: int = 1, weights: dict[str, float] = WEIGHTS, **method) -> None:
+def assert_matches(
+    inputs: Inputs, *, chunks: int = 1, weights: dict[str, float | np.ndarray] = WEIGHTS, **method
+) -> None:
     sums, taken, _, d_hidden, d_embedding = run(
         inputs.hidden,
         inputs.embedding,
@@ -130,6 +132,14 @@ def test_mixture_at_the_ends_of_its_settings(weights):
     inputs = random_inputs(3, batch=2, time=9, width=8, vocab=32)
     method = {"rule": "factual_loss", "rate": 1.0, "treatment": "mixture", "normalizer": "full"}
     assert_matches(inputs, weights=WEIGHTS | weights, **method)
+
+
+def test_mixture_with_a_partner_of_which_each_target_is_known():
+    inputs = random_inputs(5, batch=2, time=9, width=8, vocab=32)
+    right = np.random.default_rng(0).random(inputs.targets.shape).astype(np.float32)
+    right[0, :4] = 0.0, 1.0, 1e-6, 0.5
+    method = {"rule": "factual_loss", "rate": 1.0, "treatment": "mixture", "normalizer": "full"}
+    assert_matches(inputs, weights=WEIGHTS | {"partner_right": right}, **method)
 
 
 def test_what_the_model_does_not_know_is_called_where_its_price_is_met():

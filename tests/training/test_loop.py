@@ -15,12 +15,14 @@ import pytest
 from etils import epath
 
 from lacy_jax.checkpoints.loading import load_model
-from lacy_jax.config import Config, DataConfig, ObjectiveConfig, TrainingConfig
+from lacy_jax.config import AnnotateConfig, Config, DataConfig, ObjectiveConfig, RuleConfig, TrainingConfig
 from lacy_jax.config_dict import config_to_dict
 from lacy_jax.console import Reporter
 from lacy_jax.data import loader
+from lacy_jax.data.prepare import prepare
 from lacy_jax.data.prepared import Prepared
-from lacy_jax.errors import CheckpointError
+from lacy_jax.errors import CheckpointError, DataError
+from lacy_jax.evidence.reading import read_documents
 from lacy_jax.training import checkpoints as checkpoint
 from lacy_jax.training.announce import describe_objective
 from lacy_jax.training.loop import TrainResult, train
@@ -217,6 +219,41 @@ def test_rho_takes_by_excess_loss_over_a_reference(
     assert isinstance(train(config, prepared=small_data, workdir=str(tmp_path), reporter=Reporter()), TrainResult)
     shares = [record["share/taken"] for record in records(tmp_path)]
     assert all(share == pytest.approx(0.15, abs=0.01) for share in shares)
+
+
+def test_a_model_marks_reads_and_is_weighed_against_the_one_that_learns(
+    small_config: Config, small_run: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(
+        small_config,
+        annotate=AnnotateConfig(annotator="partner", partner=f"checkpoint:{small_run}"),
+        rule=RuleConfig(sub_tokens="first"),
+        data=dataclasses.replace(small_config.data, directory=str(tmp_path / "data")),
+        objective=ObjectiveConfig(rule="loss", rate=0.15, rate_of="valid", partner_losses="stored"),
+    )
+    prepared = prepare(config)
+    slm = load_model(str(small_run))
+    documents = list(prepared.validation_documents())
+    for reading, (_, spans) in zip(read_documents(slm, documents), documents, strict=True):
+        assert spans.losses is not None
+        size = len(reading.ids)
+        np.testing.assert_allclose(spans.losses.nats[:size], reading.said.nll, rtol=1e-3, atol=1e-3)
+        np.testing.assert_array_equal(spans.losses.ends[:size], reading.ends)
+    assert isinstance(train(config, prepared=prepared, workdir=str(tmp_path / "run"), reporter=Reporter()), TrainResult)
+    assert all(record["share/taken"] == pytest.approx(0.15, abs=0.01) for record in records(tmp_path / "run"))
+
+
+def test_losses_that_no_marks_bring_are_missed_before_the_marking(small_config: Config, tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        small_config,
+        data=dataclasses.replace(small_config.data, directory=str(tmp_path)),
+        objective=ObjectiveConfig(partner_losses="stored"),
+    )
+    with pytest.raises(
+        DataError, match=r"^config\.objective\.partner_losses=stored: what marks has no losses to store"
+    ):
+        prepare(config)
+    assert not (tmp_path / "annotated").exists()
 
 
 @pytest.mark.parametrize(

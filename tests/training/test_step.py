@@ -16,6 +16,7 @@ from lacy_jax.training import step as training_step
 from lacy_jax.training.loss import take_targets
 from lacy_jax.training.state import TrainState, add_count, count_value, init_state, state_shardings
 from lacy_jax.training.step import jit_train_step
+from tests.objective import reference
 
 VOCAB, CALL = 256, 200
 MODEL = ModelConfig(layers=2, width=32, heads=8, context=16, compute_dtype="float32")
@@ -131,6 +132,42 @@ def test_microbatches_change_nothing(rule: str, treatment: str) -> None:
         np.testing.assert_allclose(other["gradient_norm"], one["gradient_norm"], rtol=1e-5)
     # Adam divides by the gradient's own size, so rounding of tiny gradients shows in full: compare loosely.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), expected_params, found_params)
+
+
+def with_losses(batch: Batch, *, seed: int = 0) -> Batch:
+    """A partner that says nothing of the end of a document, as in packed data."""
+    nats = np.random.default_rng(seed).exponential(4.0, batch.tokens.shape).astype(np.float32)
+    nats[batch.tokens % 7 == 0] = np.nan
+    return dataclasses.replace(batch, partner_losses=nats)
+
+
+def test_with_a_partners_losses_a_rule_takes_what_the_partner_saves() -> None:
+    objective = ObjectiveConfig(rule="factual_loss", rate=0.5, partner_losses="stored")
+    config, batch = dataclasses.replace(CONFIG, objective=objective), with_losses(make_batch(0))
+    losses = np.random.default_rng(1).exponential(4.0, batch.targets.shape).astype(np.float32)
+    options = {"config": config, "step": jnp.int32(0), "reference_losses": None}
+    taken = np.asarray(take_targets(jnp.asarray(losses), batch, **options))  # type: ignore[arg-type]
+    saved = losses - batch.target_partner_losses
+    factual, valid = batch.target_factual, np.asarray(batch.valid)
+    np.testing.assert_array_equal(taken, reference.select(saved, factual & valid, factual, valid, 0.5, "factual"))
+    assert (taken != np.asarray(take_targets(jnp.asarray(losses), make_batch(0), **options))).any()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("treatment", ["call", "mixture"])
+def test_microbatches_read_their_own_rows_of_a_partners_losses(treatment: str) -> None:
+    objective = ObjectiveConfig(treatment=treatment, partner_losses="stored")  # type: ignore[arg-type]
+    config = dataclasses.replace(CONFIG, objective=objective)
+    split = dataclasses.replace(config, training=dataclasses.replace(config.training, microbatches=4))
+    batches = [with_losses(make_batch(index), seed=index) for index in range(2)]
+    (expected, _), (found, _), (without, _) = (
+        run_batches(config, batches),
+        run_batches(split, batches),
+        run_batches(config, [make_batch(index) for index in range(2)]),
+    )
+    for one, other, third in zip(expected, found, without, strict=True):
+        assert one["count/taken"] == other["count/taken"]
+        np.testing.assert_allclose(other["loss"], one["loss"], rtol=1e-5)
+        assert abs(third["loss"] / one["loss"] - 1) > 1e-4
 
 
 def test_scope_microbatch_selects_within_each_microbatch() -> None:

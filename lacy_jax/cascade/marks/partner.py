@@ -2,27 +2,32 @@
 
 The partner is asked at every word of the text, or, with `config.of`, only where the marks of a stored annotation begin.
 A span is a whole answer (a phrase); words within it are not asked for again. A partner that searches documents does not
-see the document itself (`Partner.without`). Answers of a partner that is costly to ask are kept beside the data, so the
+see the document itself (`Partner.without`). A checkpoint is not asked. It reads each text once (reading.py), and what
+it pays for the text is kept with the marks. Answers of others that are costly to ask are kept beside the data, so the
 same command goes on from there.
 """
 
+import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lacy_jax.cascade.marks.asking import BATCH, question, stands_at
+from lacy_jax.cascade.marks.reading import TEXTS, Read, answers_at, read_texts
 from lacy_jax.cascade.partners import Partner, check_partner, describe_partner, make_partner, read_reader, read_spec
 from lacy_jax.cascade.partners.guard import BROKEN, ENDLESS, Guard
 from lacy_jax.cascade.remote.answers import Answers
 from lacy_jax.cascade.text.words import words_of
 from lacy_jax.checkpoints.format import META_FILE, find_checkpoint, kind_of
+from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.config import AnnotateConfig, CorpusConfig
 from lacy_jax.data.annotate import Parts
 from lacy_jax.data.annotators.stored import StoredMarks, folder_problems, folders_of, stored_fingerprint
@@ -40,7 +45,10 @@ MOST_FAULTS = 3 * BATCH  # questions in a row without an answer: after that many
 TOLERATED = 0.01  # of all questions; with more of them unanswered there is no dataset
 _CHEAP = ("database", "documents", "world")  # their answers are not kept: to ask again is as fast
 _ANYWHERE = ("database", "world")  # every process may open them, and a batch is answered in seconds
+_READS = "checkpoint"  # reads texts, and is not asked
 _ALGORITHM = 1  # raise it when the marks of an unchanged text and partner change
+
+_ALGORITHM_OF_READING = 1  # the same of a model's
 
 _log = logging.getLogger(__name__)
 
@@ -69,9 +77,14 @@ def problems(config: AnnotateConfig) -> Iterator[str]:
 def parts(config: AnnotateConfig) -> Parts:
     """In what parts a corpus may be marked; stored annotations are read in one go."""
     form = read_spec(config.partner)[0]
-    if config.of or form not in _CHEAP:
+    if config.of or form not in (*_CHEAP, _READS):
         return "whole"
     return "anywhere" if form in _ANYWHERE else "in order"
+
+
+def has_losses(config: AnnotateConfig) -> bool:
+    """Whether the partner is a model that is read here, so that what it pays for a text is known."""
+    return read_spec(config.partner)[0] == _READS
 
 
 def mark(
@@ -82,13 +95,21 @@ def mark(
     Raises:
         PartnerError: the partner cannot be made, is lost, or leaves too many questions unanswered. Costly answers are
             kept: the same command goes on from there.
+        CheckpointError: the model that is read cannot be loaded.
         DataError: the annotation of `config.of` does not fit the documents.
     """
+    stored = [StoredMarks(folder) for folder in folders_of(config)]
+
+    def places_of(document: Document) -> list[_Place]:
+        return _places_of(stored[0].spans_of(document)) if stored else _words(document)
+
+    if has_losses(config):
+        yield from _mark_by_reading(documents, config.partner, places_of=places_of)
+        return
     if parts(config) == "anywhere":
         partner = _kept_open(config.partner, corpus, directory, _stamp(config.partner))
     else:
         partner = _opened(config.partner, corpus, directory)
-    stored = [StoredMarks(folder) for folder in folders_of(config)]
     costly = read_spec(config.partner)[0] not in _CHEAP
     # A hash of files; what is asked in many pieces, each of which would read them again, needs none.
     identity = json.dumps(fingerprint(config, corpus=corpus, directory=directory), sort_keys=True) if costly else ""
@@ -96,12 +117,29 @@ def mark(
     asked = _Asked(partner, identity=identity, kept=kept)
     try:
         for document in documents:
-            places = _places_of(stored[0].spans_of(document)) if stored else _words(document)
-            yield document, _spans(document, places, asked=asked)
+            asked.about(document)
+            yield document, _spans(document, places_of(document), answers=asked.answers)
         asked.check_faults()
     finally:
         if kept is not None:
             kept.close()
+
+
+def _mark_by_reading(
+    documents: Iterable[Document], spec: str, *, places_of: Callable[[Document], list[_Place]]
+) -> Iterator[tuple[Document, Spans]]:
+    slm, left = load_model(read_spec(spec)[1]), iter(documents)
+    _log.warning("marks are made by %s, which reads each text once", spec)
+    while group := list(itertools.islice(left, TEXTS)):
+        for document, read in zip(group, read_texts(slm, [full_text(each) for each in group]), strict=True):
+
+            def answers(text: str, starts: Sequence[int], read: Read = read) -> list[str]:
+                return answers_at(slm, read, text, starts=starts)
+
+            yield (
+                document,
+                dataclasses.replace(_spans(document, places_of(document), answers=answers), losses=read.losses),
+            )
 
 
 def _opened(spec: str, corpus: CorpusConfig, directory: str) -> Partner:
@@ -135,6 +173,8 @@ def fingerprint(config: AnnotateConfig, *, corpus: CorpusConfig, directory: str)
     """
     del corpus, directory
     found = {"partner": _known_by(config.partner), "algorithm": _ALGORITHM}
+    if has_losses(config):
+        found["read"] = _ALGORITHM_OF_READING
     return found | ({"of": stored_fingerprint(config)} if config.of else {})
 
 
@@ -233,14 +273,15 @@ def _places_of(spans: Spans) -> list[_Place]:
     return [_Place(*row) for row in zip(*columns, strict=True)]
 
 
-def _spans(document: Document, places: Sequence[_Place], *, asked: _Asked) -> Spans:
+def _spans(
+    document: Document, places: Sequence[_Place], *, answers: Callable[[str, Sequence[int]], Sequence[str]]
+) -> Spans:
     """The answers that stand in a document. Of the words of an answer only those of its own batch are asked for."""
     text, end, found = full_text(document), 0, list[tuple[_Place, int]]()
     left = iter(places)
-    asked.about(document)
     while batch := _next(left, end):
-        answers = asked.answers(text, [place.start for place in batch])
-        for place, answer in zip(batch, answers, strict=True):
+        found_here = answers(text, [place.start for place in batch])
+        for place, answer in zip(batch, found_here, strict=True):
             if place.start >= end and stands_at(text, place.start, answer):
                 end = place.start + len(answer.strip())
                 found.append((place, end))
