@@ -1,7 +1,7 @@
 """Models from scratch on real text, with a pretrained one as partner: what true text costs, by who is asked where.
 
     python -m benchmarks.real_text --partner=checkpoint:runs/SmolLM2-135M-Instruct.gguf [--out=runs/real_text]
-        [--documents=3000] [--steps=320] [--seeds=3] [--workers=2] [--arms=ntp,gain]
+        [--documents=3000] [--steps=320] [--seeds=3] [--workers=2] [--arms=ntp,gain] [--people=60]
 
 Each run is `python -m lacy_jax.main` in a process of its own, on leads of the embedded corpus. A tenth of them is held
 out. A finished run is not repeated. The partner marked the text by reading it (docs/annotation.md), so what it pays for
@@ -9,6 +9,9 @@ every token is known. Then all held-out leads are read, each true token given. W
 and the partner pays for the text up to the next place where tokens of both end, mostly a word. The model pays for the
 rest. Bits per byte are those of the whole text, at equal shares of tokens asked for. The last line of each run asks
 where that saves most, as only somebody can who knows the text. Intervals are 95%, t over seeds; differences are paired.
+
+With --people every run also writes about that many people, a tenth of the tokens delegated to the partner or to a
+search over the documents: claims that the person's article contains, by the checker of docs/real_text.md.
 """
 
 import argparse
@@ -17,20 +20,25 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
+from typing import cast
 
 import numpy as np
 from scipy import stats
 
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
+from lacy_jax.config import ScoreSetting
 from lacy_jax.data.datasets import AnnotatedSource, version_folder
 from lacy_jax.data.documents import Document, Spans, split_of
 from lacy_jax.evidence.reading import Reading, read_documents
+from lacy_jax.evidence.real_text.people import find_people
+from lacy_jax.evidence.real_text.suite import evaluate_real_text
 from lacy_jax.evidence.token_scores import cascade_scores
 from lacy_jax.measures.intervals import paired_t
 
+BUDGET = 0.1  # of the tokens, for texts about people
 COSTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 1.0)
 SAVES = "where it saves most"
 # 1.1M parameters: a step takes a second of one core.
@@ -167,6 +175,36 @@ def held_out_documents(slm: LoadedModel, out: Path) -> list[tuple[Document, Span
     sys.exit(f"{out}/data has no marks of a model; a run of an arm with the partner's marks makes them")
 
 
+def claims_of(slm: LoadedModel, arm: Arm, options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
+    """(who answers, asks by) -> share of claims supported, supported claims per text, share of tokens delegated."""
+    people = find_people(slm.config.corpus, count=options.people)
+    found = {}
+    for partner in ("none", "documents", options.partner):
+        for score in arm.scores if partner != "none" else ("-",):
+            name, _, gated = score.partition(", ")
+            settings = replace(
+                slm.config.cascade,
+                policy="quantile",
+                score=cast(ScoreSetting, "auto" if score == "-" else name),
+                gate="factual" if gated else "none",
+            )
+            result = evaluate_real_text(
+                slm, partner=partner, budget=BUDGET if partner != "none" else 0.0, people=people, settings=settings
+            ).scores
+            each = (result.precision, result.supported_claims, result.call_share)
+            found[partner.partition(":")[0], score] = [one.estimate for one in each]
+    return found
+
+
+def print_claims(found: Mapping[tuple[str, str, str], Sequence[Sequence[float]]], people: int) -> None:
+    """The table of texts about people."""
+    print(f"\n{people} people, held out as far as there are so many; a budget of {BUDGET:.0%}")
+    print("| trained by | who answers | asks by | claims supported | supported claims per text | delegated |")
+    print("|---" * 6 + "|")
+    for key, runs in found.items():
+        print("| " + " | ".join(key) + " | " + " | ".join(map(interval, zip(*runs, strict=True))) + " |")
+
+
 def interval(values: Sequence[float]) -> str:
     """Mean and half of the 95% t interval."""
     if len(values) == 1:
@@ -183,9 +221,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=320)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--people", type=int, default=0)
     parser.add_argument("--arms", default=",".join(ARMS))
     options = parser.parse_args()
     found: dict[tuple[str, str], list[list[float]]] = {}
+    claims: dict[tuple[str, str, str], list[list[float]]] = {}
     for (name, _), folder in train(options).items():
         slm = load_model(str(folder))
         held_out = held_out_documents(slm, Path(options.out))
@@ -194,6 +234,9 @@ def main() -> None:
             bits = [cells.bits_per_byte(score, cost=cost) for cost in COSTS]
             found.setdefault((name, score), []).append(bits)
             print(f"{folder.name:<12} {score:<20} {' '.join(f'{each:.3f}' for each in bits)}", flush=True)
+        for key, each in (claims_of(slm, ARMS[name], options) if options.people else {}).items():
+            claims.setdefault((name, *key), []).append(each)
+            print(f"{folder.name:<12} {' by '.join(key):<30} {' '.join(f'{one:.3f}' for one in each)}", flush=True)
     print(f"{len(held_out)} held-out leads, {cells.bytes.sum():,} bytes, {cells.tokens.sum():,} tokens\n")
     print("| trained by | asks by | " + " | ".join(f"{cost:.0%}" for cost in COSTS) + " |")
     print("|---" * (len(COSTS) + 2) + "|")
@@ -205,6 +248,8 @@ def main() -> None:
             at = [paired_t(column) for column in (np.array(runs) - np.array(base)).T[2:5]]
             said = ", ".join(f"{each.mean:+.3f} ({each.low:+.3f} to {each.high:+.3f})" for each in at)
             print(f"{' by '.join(key)} less {' by '.join(first)} at 5, 10, 20%: {said}")
+    if claims:
+        print_claims(claims, options.people)
 
 
 if __name__ == "__main__":
