@@ -5,9 +5,9 @@
 
 Each run is `python -m lacy_jax.main` in a process of its own, on leads of the embedded corpus. A tenth of them is held
 out. A finished run is not repeated. The partner marked the text by reading it (docs/annotation.md), so what it pays for
-every token is known. Then all held-out leads are read, each true token given. Where a model's score is highest it asks,
+every token is known. Then the held-out leads are read up to the context, each true token given. Where a model's score is highest it asks,
 and the partner pays for the text up to the next place where tokens of both end, mostly a word. The model pays for the
-rest. Bits per byte are those of the whole text, at equal shares of tokens asked for. The last line of each run asks
+rest. Bits per byte are those of all that is read, at equal shares of tokens asked for. The last line of each run asks
 where that saves most, as only somebody can who knows the text. Intervals are 95%, t over seeds; differences are paired.
 
 With --people every run also writes about that many people, a tenth of the tokens delegated to the partner or to a
@@ -167,12 +167,14 @@ def train(options: argparse.Namespace) -> dict[tuple[str, int], Path]:
 
 def held_out_documents(slm: LoadedModel, out: Path) -> list[tuple[Document, Spans]]:
     """The held-out documents with the partner's losses."""
-    for folder in sorted((out / "data" / "annotated").iterdir()):
-        source = AnnotatedSource(version_folder(folder))
-        if source.has_losses:
-            share = slm.config.corpus.validation_share
-            return [each for each in source if split_of(each[0].id, validation_share=share) == "validation"]
-    sys.exit(f"{out}/data has no marks of a model; a run of an arm with the partner's marks makes them")
+    folders = [version_folder(folder) for folder in sorted((out / "data" / "annotated").iterdir())]
+    found = [source for source in map(AnnotatedSource, folders) if source.has_losses]
+    if len(found) != 1:
+        sys.exit(
+            f"{out}/data/annotated has {len(found)} datasets of a model's marks, in place of one: take another --out"
+        )
+    share = slm.config.corpus.validation_share
+    return [each for each in found[0] if split_of(each[0].id, validation_share=share) == "validation"]
 
 
 def claims_of(slm: LoadedModel, arm: Arm, options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:

@@ -71,6 +71,7 @@ def random_batch(config: Config, *, call_id: int) -> Batch:
         factual=jnp.asarray(factual),
         starts=jnp.asarray([document_starts(row, end_id=True) for row in ends]),
         lengths=jnp.full(shape[0], shape[1], jnp.int32),
+        partner_losses=jnp.full(shape, 2.0) if config.objective.partner_losses == "stored" else None,
     )
 
 

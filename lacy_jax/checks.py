@@ -146,11 +146,12 @@ def _objective(config: Config) -> Iterator[str]:
             f"{objective.rule!r}; add --config.objective.reference="
         )
     ranks = objective.rule in ("factual_loss", "judged_loss", "loss")
-    reads = ranks or (objective.treatment == "mixture" and objective.rule != "excess_loss")
+    reads = ranks or (objective.treatment == "mixture" and objective.rule not in ("none", "excess_loss"))
     if objective.partner_losses == "stored" and not reads:
         yield (
-            "config.objective.partner_losses: only config.objective.rule=factual_loss, judged_loss and loss, and "
-            "config.objective.treatment=mixture, read them; add --config.objective.partner_losses=none"
+            "config.objective.partner_losses: config.objective.rule=factual_loss, judged_loss and loss read them, and "
+            f"with config.objective.treatment=mixture all rules but none and excess_loss; got {objective.rule!r} and "
+            f"{objective.treatment!r}, add --config.objective.partner_losses=none"
         )
     if objective.rule == "factual" and objective.rate != 1.0:
         yield (

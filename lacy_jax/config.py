@@ -251,7 +251,7 @@ class ObjectiveConfig:
         1, "Parts of the vocabulary; above 1 the head never holds all logits."
     )
     reference: Path = setting("", "excess_loss: the reference model's checkpoint.")
-    partner_losses: PartnerLosses = setting("none", "stored: rules rank by what the partner saves; mixture knows it.")
+    partner_losses: PartnerLosses = setting("none", "stored: rules rank by what the partner saves (docs/objective.md).")
 
     @property
     def teaches_call(self) -> bool:

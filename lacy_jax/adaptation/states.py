@@ -21,7 +21,6 @@ from lacy_jax.data.files import write_whole
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.evidence.reading import ROWS, as_batch
 from lacy_jax.model import decoder
-from lacy_jax.model.precision import product_precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +80,7 @@ def _row(tokenizer: TextTokenizer, document: Document, spans: Spans, *, most: in
 def _read_group(slm: LoadedModel, group: Sequence[_Row]) -> _Chunk:
     tokens_BT = as_batch(slm.tokenizer, [ids for ids, _ in group], context=slm.model.context)
     hidden_BTD, best_BT = jax.device_get(
-        _final_states(slm.params, tokens_BT[:, :-1], config=slm.model, call_id=slm.tokenizer.call_id)
+        _final_states(slm.params, tokens_BT[:, :-1], config=slm.reader, call_id=slm.tokenizer.call_id)
     )
     hidden = np.concatenate([hidden_BTD[row, : len(ids)] for row, (ids, _) in enumerate(group)])
     wrong = np.concatenate([best_BT[row, : len(ids)] != ids for row, (ids, _) in enumerate(group)])
@@ -93,9 +92,7 @@ def _final_states(
     params: decoder.Params, tokens_BT: jax.Array, *, config: ModelConfig, call_id: int
 ) -> tuple[jax.Array, jax.Array]:
     """(hidden float16 [B, T, D], the most likely next token int32 [B, T])."""
-    with product_precision(config):
-        hidden_BTD = decoder.forward(params, tokens_BT, config=config).astype(jnp.float32)
-        logits_BTV = hidden_BTD @ decoder.output_matrix(params).astype(jnp.float32).T
+    hidden_BTD, logits_BTV = decoder.read(params, tokens_BT, config=config)
     return hidden_BTD.astype(jnp.float16), logits_BTV[..., :call_id].argmax(axis=-1).astype(jnp.int32)
 
 

@@ -68,6 +68,11 @@ class LoadedModel:
         return self.config.model
 
     @property
+    def reader(self) -> ModelConfig:
+        """The model's settings to read texts with, on any device: exact, as when it writes."""
+        return dataclasses.replace(self.model, compute_dtype="float32", attention="auto", remat="none")
+
+    @property
     def learned_to_call(self) -> bool:
         """Whether its training taught it `<CALL>`."""
         return not self.family and self.config.objective.teaches_call

@@ -63,16 +63,18 @@ def factual_tokens(
 
 
 def losses_of_tokens(losses: Losses, ends: np.ndarray) -> np.ndarray:
-    """What a model pays for the tokens of another tokenizer, in nats, as float32[N].
+    """What a model pays for the tokens of another tokenizer, in nats, as float32[N]; NaN after its last token.
 
-    Each of its own tokens is paid evenly over its characters, so over whole words the sums are exact.
+    The loss of each of its tokens is shared evenly over the token's characters, and that of a character evenly over the
+    tokens that spell it. So over whole words the sums are exact.
 
     ends: int32[N], where each token ends, not decreasing; those of a character that is spelt in bytes end together.
     """
     last = np.append(losses.ends[1:] > losses.ends[:-1], True)[: len(losses.ends)]  # of those that end together
-    paid = np.cumsum(losses.nats, dtype=np.float64)[last]
-    before = np.interp(ends, np.append(0, losses.ends[last]), np.append(0.0, paid))
-    return np.diff(before, prepend=0.0).astype(np.float32)
+    paid = np.append(0.0, np.cumsum(losses.nats, dtype=np.float64)[last])
+    until, places, counts = np.unique(ends, return_inverse=True, return_counts=True)
+    shares = np.diff(np.interp(until, np.append(0, losses.ends[last]), paid, right=np.nan), prepend=0.0) / counts
+    return np.asarray(shares[places], np.float32)
 
 
 def solid_characters(text: str) -> np.ndarray:

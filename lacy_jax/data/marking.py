@@ -25,6 +25,7 @@ from lacy_jax.data.annotate import (
     JUDGED,
     JUDGED_CHARACTERS,
     annotator_doubts,
+    annotator_has_losses,
     annotator_parts,
     annotator_reads,
     in_order,
@@ -195,6 +196,11 @@ class _Tally:
     def add(self, document: Document, marks: Spans | LeftOut) -> None:
         self.done += 1
         spans = None if isinstance(marks, LeftOut) else marks
+        if spans is not None and (spans.losses is not None) != annotator_has_losses(self.config.annotate):
+            raise DataError(
+                f"annotator {self.config.annotate.annotator}: of the document {document.id!r} it gave "
+                f"{'no losses' if spans.losses is None else 'losses'}, against what its has_losses says"
+            )
         seconds = time.monotonic() - self.started
         self.marked = self.marked.add(document, spans, rule=self.config.rule, seconds=seconds)
         self.marking.report(self.marked)

@@ -19,7 +19,6 @@ from lacy_jax.data.documents import Document, Spans, full_text
 from lacy_jax.data.factual import factual_tokens
 from lacy_jax.data.tokenizer import Encoding, TextTokenizer
 from lacy_jax.model import decoder
-from lacy_jax.model.precision import product_precision
 from lacy_jax.model.probe import probe_weights
 
 ROWS = 8  # documents read at once
@@ -118,7 +117,7 @@ def as_batch(tokenizer: TextTokenizer, texts: Sequence[np.ndarray], *, context: 
 def read_tokens(slm: LoadedModel, tokens: np.ndarray) -> Said:
     """What a model says before tokens[:, 1:], [B, T], of int32 [B, T + 1]."""
     probe = probe_weights(slm.factual_probe, width=slm.model.width)
-    return Said(*jax.device_get(_values(slm.params, probe, tokens, config=slm.model, call_id=slm.tokenizer.call_id)))
+    return Said(*jax.device_get(_values(slm.params, probe, tokens, config=slm.reader, call_id=slm.tokenizer.call_id)))
 
 
 # The probe is an argument, like the parameters: the program is the same for all models of a shape, and compiled once.
@@ -126,9 +125,7 @@ def read_tokens(slm: LoadedModel, tokens: np.ndarray) -> Said:
 def _values(
     params: decoder.Params, probe_E: jax.Array, tokens: jax.Array, *, config: ModelConfig, call_id: int
 ) -> tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
-    with product_precision(config):
-        hidden_BTD = decoder.forward(params, tokens[:, :-1], config=config).astype(jnp.float32)
-        logits_BTV = hidden_BTD @ decoder.output_matrix(params).astype(jnp.float32).T
+    hidden_BTD, logits_BTV = decoder.read(params, tokens[:, :-1], config=config)
     log_p = jax.nn.log_softmax(logits_BTV[..., :call_id])
     own_BT1 = jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1)
     rank = 1 + (log_p > own_BT1).sum(axis=-1, dtype=jnp.int32)

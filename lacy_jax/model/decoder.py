@@ -17,6 +17,7 @@ from flax import nnx
 from lacy_jax.config import ModelConfig
 from lacy_jax.model import attention
 from lacy_jax.model.attention import KVCache, LayerCache
+from lacy_jax.model.precision import product_precision
 from lacy_jax.model.product import product
 from lacy_jax.runtime.sharding import constrain
 
@@ -244,6 +245,13 @@ def forward(
     if starts_BT is not None:
         positions_BT = positions_BT - starts_BT
     return _module(params, config)(tokens_BT, positions_BT, starts_BT)
+
+
+def read(params: Params, tokens_BT: jax.Array, *, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
+    """Final hidden states [B, T, D] and logits [B, T, V], float32: what the model says after each token of a row."""
+    with product_precision(config):
+        hidden_BTD = forward(params, tokens_BT, config=config).astype(jnp.float32)
+        return hidden_BTD, hidden_BTD @ output_matrix(params).astype(jnp.float32).T
 
 
 def unstack_layers(params: Params) -> Params:

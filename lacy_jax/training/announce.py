@@ -146,6 +146,8 @@ def describe_objective(config: Config) -> str:
     if parts > 1:
         scope = f"each of {parts} microbatches" if settings.scope == "microbatch" else f"{scope} ({parts} microbatches)"
     treatment = f"{settings.treatment}, normalizer {settings.normalizer}"
+    if settings.partner_losses == "stored":
+        treatment += ", by the partner's stored losses"
     return f"objective: rule {settings.rule}, {rate}, chosen over {scope}; treatment {treatment}"
 
 

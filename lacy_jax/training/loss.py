@@ -74,9 +74,18 @@ def batch_loss(
 
 
 def _partner_right(batch: Batch[jax.Array], settings: ObjectiveConfig) -> float | jax.Array:
-    """The partner's probability of each true token, float32 [B, T]; or of those that it answers, as configured."""
-    losses = batch.target_partner_losses
+    """The partner's probability of each true token, float32 [B, T], where it is stored; else as configured."""
+    losses = _partner_losses(batch, settings)
     return settings.partner_right if losses is None else jnp.where(jnp.isnan(losses), 0.0, jnp.exp(-losses))
+
+
+def _partner_losses(batch: Batch[jax.Array], settings: ObjectiveConfig) -> jax.Array | None:
+    """What the partner pays for each target, float32 [B, T], if the objective reads it."""
+    if settings.partner_losses == "none":
+        return None
+    if batch.partner_losses is None:
+        raise ValueError("config.objective.partner_losses=stored: the batch has no partner_losses")
+    return batch.target_partner_losses
 
 
 def hidden_states(params: decoder.Params, batch: Batch[jax.Array], *, model: ModelConfig) -> jax.Array:
@@ -117,9 +126,9 @@ def take_targets(
 
     Where the batch has a partner's losses, rules rank by what it saves: the losses less its own.
     """
-    settings, partner_losses = config.objective, batch.target_partner_losses
-    if partner_losses is not None:
-        losses = losses - partner_losses
+    settings = config.objective
+    if (theirs := _partner_losses(batch, settings)) is not None:
+        losses = losses - theirs
     key = jax.random.fold_in(jax.random.key(config.training.seed + 1), step)
     return objective.select_targets(
         jax.lax.stop_gradient(losses),

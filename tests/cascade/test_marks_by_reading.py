@@ -1,5 +1,6 @@
 """A model reads texts once: what it pays for them, and the answers that it would give at their words."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -50,6 +51,21 @@ def test_each_token_is_paid_as_by_a_pass_of_its_own(style: str) -> None:
         assert read.losses.ends.tolist() == slm.tokenizer.encode(text).ends.tolist()
 
 
+@pytest.mark.parametrize("changes", [{"compute_dtype": "bfloat16"}, {"attention": "cudnn"}, {"attention": "splash"}])
+def test_a_model_is_read_exactly_whatever_it_was_trained_with(changes: dict[str, str]) -> None:
+    slm = random_model(context=64)
+    model = dataclasses.replace(slm.model, **changes)  # type: ignore[arg-type]
+    other = dataclasses.replace(slm, config=dataclasses.replace(slm.config, model=model))
+    (expected,), (found,) = read_texts(slm, [TEXTS[0]]), read_texts(other, [TEXTS[0]])
+    np.testing.assert_array_equal(found.nats, expected.nats)
+
+
+def test_an_empty_text_alone_is_read() -> None:
+    (read,) = read_texts(random_model(context=64), [""])
+    assert len(read.nats) == len(read.losses.ends) == 0
+    assert answers_at(random_model(context=64), read, "", starts=[0]) == [""]
+
+
 def test_texts_are_read_alike_in_any_company(monkeypatch: pytest.MonkeyPatch) -> None:
     slm = random_model(context=64)
     texts = [text[: 7 * number + 1] for number, text in enumerate(TEXTS)]
@@ -82,7 +98,9 @@ def test_an_answer_is_a_phrase_that_ends_before_the_model_is_wrong() -> None:
     assert not wrong.strip().startswith("died")
     # It writes another word where the year stands: then "14 March" is what it answers, or with the year another phrase.
     assert answers(text, ["1879"], instead=",", starts=["14 March"]) == [" 14 March"]
-    assert answers(text, ["1879"], instead="9", starts=["14 March"]) != [" 14 March 1879"]
+    (longer,) = answers(text, ["1879"], instead="9", starts=["14 March"])
+    assert longer.startswith(" 14 March")
+    assert longer.strip() not in text
 
 
 def test_no_answer_within_a_token_or_a_character() -> None:

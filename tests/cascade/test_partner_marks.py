@@ -1,10 +1,12 @@
 """The annotator partner: whole answers where a partner, asked with the text before, says what stands there."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -103,6 +105,7 @@ def test_a_database_that_has_changed_is_opened_again(tmp_path: Path) -> None:
         ("world", "", "anywhere"),
         ("documents", "", "in order"),
         ("world", "x", "whole"),
+        ("checkpoint:x", "x", "in order"),
         ("http://127.0.0.1:1/v1", "", "whole"),
     ],
 )
@@ -245,9 +248,18 @@ def test_a_model_is_marked_where_it_is_right(tmp_path: Path) -> None:
     assert spans.losses is not None
     assert spans.losses.ends[-1] == len(document.text)
     assert not (tmp_path / marks.ANSWERS_FILE).exists()  # it reads, and is not asked
-    assert annotator_parts(config) == "in order"
     print_of = annotator_fingerprint(AnnotateConfig(annotator="partner", partner=f"checkpoint:{folder}"))
     assert "meta/metadata" in str(print_of)
+
+
+def test_a_model_that_gives_no_numbers_is_said_with_the_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slm = random_model()
+    broken = jax.tree.map(lambda x: x * np.nan, slm.params)
+    monkeypatch.setattr(marks, "load_model", lambda _path: dataclasses.replace(slm, params=broken))
+    with pytest.raises(PartnerError, match=r"^checkpoint:m reads the document '1' with losses that are not finite"):
+        mark([Document("1", "", TEXT)], "checkpoint:m", folder=tmp_path)
 
 
 @pytest.mark.parametrize(

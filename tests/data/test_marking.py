@@ -257,6 +257,17 @@ def test_an_annotator_that_loses_or_exchanges_documents_is_refused(config: Confi
         prepare(config)
 
 
+def test_an_annotator_that_gives_no_losses_against_its_word_is_refused_at_the_first_document(config: Config) -> None:
+    package = Path(config.data.directory).parent / "package"
+    (package / "PARTS").write_text("in order")
+    with open(package / "digits_of_test.py", "a") as program:
+        program.write("\ndef has_losses(settings):\n    return True\n")
+    said = "annotator digits: of the document 'd0' it gave no losses, against what its has_losses says"
+    with pytest.raises(DataError, match=f"^{said}$"):
+        prepare(config)
+    assert (package / "log").read_text().split() == ["d0"]
+
+
 def test_records_do_not_depend_on_the_order_of_their_features() -> None:
     def record(names: str) -> bytes:
         entries = [b"\x0a\x01" + name.encode() + b"\x12\x02\x0a\x00" for name in names]  # name -> an empty list

@@ -1,7 +1,9 @@
 """Documents in, windows out, against a reference written with Python lists."""
 
+import collections
 import contextlib
 import dataclasses
+import itertools
 import json
 import random
 import string
@@ -16,6 +18,7 @@ from lacy_jax.data import datasets, pack
 from lacy_jax.data.checksums import write_checksums
 from lacy_jax.data.datasets import AnnotatedSource, write_annotated
 from lacy_jax.data.documents import Document, Losses, Spans, full_text, split_of
+from lacy_jax.data.factual import losses_of_tokens
 from lacy_jax.data.pack import PackedSource, encode_documents, open_packed, write_packed
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
 from lacy_jax.errors import DataError
@@ -337,7 +340,7 @@ def test_a_partners_losses_are_kept_and_shared_out_to_tokens(tmp_path: Path, tok
 
 
 def shared_out(losses: Losses, ends: np.ndarray) -> list[float]:
-    """Character by character: each has an even share of the tokens that end next."""
+    """Character by character: each has an even share of the tokens that end next, and goes evenly to its tokens."""
     paid: dict[int, float] = {}
     for end, nats in zip(losses.ends.tolist(), losses.nats.tolist(), strict=True):
         paid[end] = paid.get(end, 0.0) + nats
@@ -345,11 +348,18 @@ def shared_out(losses: Losses, ends: np.ndarray) -> list[float]:
     for end, nats in sorted(paid.items()):
         characters += [nats / (end - start)] * (end - start)
         start = end
-    shares, start = [], 0
-    for end in ends.tolist():
-        shares.append(sum(characters[start:end]))
-        start = max(start, end)
-    return shares
+    begins = {end: start for start, end in itertools.pairwise([0, *sorted(set(ends.tolist()))])}
+    together = collections.Counter(ends.tolist())
+    return [sum(characters[begins[end] : end]) / together[end] for end in ends.tolist()]
+
+
+def test_the_losses_of_a_character_spelt_in_bytes_and_after_the_last() -> None:
+    losses = Losses(np.array([1, 2, 2], np.int32), np.array([6, 1, 2], np.float32))
+    found = losses_of_tokens(losses, np.array([1, 1, 1, 2, 4]))
+    np.testing.assert_array_equal(found, np.array([2, 2, 2, 3, np.nan], np.float32))
+    none = Losses(np.array([], np.int32), np.array([], np.float32))
+    assert np.isnan(losses_of_tokens(none, np.array([1, 3]))).all()
+    assert len(losses_of_tokens(losses, np.array([], np.int32))) == 0
 
 
 def test_losses_that_are_not_there_are_missed_in_one_line(tmp_path: Path, tokenizer: Tokenizer) -> None:

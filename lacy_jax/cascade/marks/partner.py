@@ -77,7 +77,9 @@ def problems(config: AnnotateConfig) -> Iterator[str]:
 def parts(config: AnnotateConfig) -> Parts:
     """In what parts a corpus may be marked; stored annotations are read in one go."""
     form = read_spec(config.partner)[0]
-    if config.of or form not in (*_CHEAP, _READS):
+    if form == _READS:
+        return "in order"
+    if config.of or form not in _CHEAP:
         return "whole"
     return "anywhere" if form in _ANYWHERE else "in order"
 
@@ -132,6 +134,11 @@ def _mark_by_reading(
     _log.warning("marks are made by %s, which reads each text once", spec)
     while group := list(itertools.islice(left, TEXTS)):
         for document, read in zip(group, read_texts(slm, [full_text(each) for each in group]), strict=True):
+            if not np.isfinite(read.nats).all():
+                raise PartnerError(
+                    f"{spec} reads the document {document.id!r} with losses that are not finite: its weights are "
+                    "damaged; copy the model again, or name another"
+                )
 
             def answers(text: str, starts: Sequence[int], read: Read = read) -> list[str]:
                 return answers_at(slm, read, text, starts=starts)

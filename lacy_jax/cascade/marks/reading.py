@@ -22,7 +22,6 @@ from lacy_jax.config import ModelConfig
 from lacy_jax.data.documents import Losses
 from lacy_jax.data.tokenizer import Encoding
 from lacy_jax.model import decoder
-from lacy_jax.model.precision import product_precision
 
 TEXTS = 128  # read in one go: those of about the same length share a batch
 BATCH_TOKENS = 2048  # of a batch; the logits of one are as many rows as the vocabulary is wide
@@ -59,14 +58,16 @@ def read_texts(slm: LoadedModel, texts: Sequence[str]) -> list[Read]:
     start_id = encode_text(slm.tokenizer, "")[0]
     while pieces:
         longest = len(encodings[pieces[-1][0]].ids[pieces[-1][1] :][:context])
-        length = min(context, -(-longest // LENGTH_STEP) * LENGTH_STEP)
+        length = min(context, -(-max(1, longest) // LENGTH_STEP) * LENGTH_STEP)
         rows = max(1, BATCH_TOKENS // length)
         group, pieces = pieces[-rows:], pieces[:-rows]
         tokens_BT = np.full((rows, length + 1), slm.tokenizer.end_id, np.int32)
         for row, (text, start) in enumerate(group):
             own = encodings[text].ids[max(0, start - 1) : start + context]
             tokens_BT[row, : len(own) + (start == 0)] = own if start else [start_id, *own]
-        nats_BT, best_BT = jax.device_get(_read(slm.params, tokens_BT, config=slm.model, call_id=slm.tokenizer.call_id))
+        nats_BT, best_BT = jax.device_get(
+            _read(slm.params, tokens_BT, config=slm.reader, call_id=slm.tokenizer.call_id)
+        )
         for row, (text, start) in enumerate(group):
             skipped = context // 2 if start else 0  # read by the piece before, with more before it
             stop = min(len(encodings[text]), start + context)
@@ -113,8 +114,6 @@ def _read(
     params: decoder.Params, tokens_BT: jax.Array, *, config: ModelConfig, call_id: int
 ) -> tuple[jax.Array, jax.Array]:
     """(NLL float32 [B, T], the most likely token int32 [B, T]) of tokens_BT[:, 1:], without `<CALL>`."""
-    with product_precision(config):
-        hidden_BTD = decoder.forward(params, tokens_BT[:, :-1], config=config).astype(jnp.float32)
-        logits_BTV = (hidden_BTD @ decoder.output_matrix(params).astype(jnp.float32).T)[..., :call_id]
+    logits_BTV = decoder.read(params, tokens_BT[:, :-1], config=config)[1][..., :call_id]
     own_BT = jnp.take_along_axis(logits_BTV, tokens_BT[:, 1:, None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits_BTV, axis=-1) - own_BT, logits_BTV.argmax(axis=-1).astype(jnp.int32)
