@@ -5,10 +5,11 @@
 
 Each run is `python -m lacy_jax.main` in a process of its own, on leads of the embedded corpus. A tenth of them is held
 out. A finished run is not repeated. The partner marked the text by reading it (docs/annotation.md), so what it pays for
-every token is known. Then the held-out leads are read up to the context, each true token given. Where a model's score is highest it asks,
-and the partner pays for the text up to the next place where tokens of both end, mostly a word. The model pays for the
-rest. Bits per byte are those of all that is read, at equal shares of tokens asked for. The last line of each run asks
-where that saves most, as only somebody can who knows the text. Intervals are 95%, t over seeds; differences are paired.
+every token is known. Then the held-out leads are read up to the context, each true token given. Where a model's score
+is highest it asks, and the partner pays for the text up to the next place where tokens of both end, mostly a word. The
+model pays for the rest. Bits per byte are those of all that is read, at equal shares of tokens asked for. The last line
+of each run asks where that saves most, as only somebody can who knows the text. Intervals are 95%, t over seeds;
+differences are paired.
 
 With --people every run also writes about that many people, a tenth of the tokens delegated to the partner or to a
 search over the documents: claims that the person's article contains, by the checker of docs/real_text.md.
