@@ -8,7 +8,8 @@ out. A finished run is not repeated. The partner marked the text by reading it (
 every token is known. Then the held-out leads are read up to the context, each true token given. Where a model's score
 is highest it asks, and the partner pays for the text up to the next place where tokens of both end, mostly a word. The
 model pays for the rest. Bits per byte are those of all that is read, at equal shares of tokens asked for. The last line
-of each run asks where that saves most, as only somebody can who knows the text. Intervals are 95%, t over seeds;
+of each run asks where that saves most, as only somebody can who knows the text; the line before it where a linear
+function of the model's hidden state expects that, fitted to training documents. Intervals are 95%, t over seeds;
 differences are paired.
 
 With --people every run also writes about that many people, a tenth of the tokens delegated to the partner or to a
@@ -16,32 +17,37 @@ search over the documents: claims that the person's article contains, by the che
 """
 
 import argparse
+import functools
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import cast
 
+import jax
 import numpy as np
 from scipy import stats
 
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
-from lacy_jax.config import ScoreSetting
+from lacy_jax.config import ModelConfig, ScoreSetting
 from lacy_jax.data.datasets import AnnotatedSource, version_folder
-from lacy_jax.data.documents import Document, Spans, split_of
-from lacy_jax.evidence.reading import Reading, read_documents
+from lacy_jax.data.documents import Document, Spans, Split, split_of
+from lacy_jax.evidence.reading import ROWS, Reading, as_batch, read_documents
 from lacy_jax.evidence.real_text.people import find_people
 from lacy_jax.evidence.real_text.suite import evaluate_real_text
 from lacy_jax.evidence.token_scores import cascade_scores
 from lacy_jax.measures.intervals import paired_t
+from lacy_jax.model import decoder
 
 BUDGET = 0.1  # of the tokens, for texts about people
 COSTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 1.0)
 SAVES = "where it saves most"
+EXPECTED = "expected saving"  # a linear function of the hidden state, fitted to what the partner saves in training text
+FITTED, RIDGE = 800, 1e-4  # training documents; weight of the squares, per piece
 # 1.1M parameters: a step takes a second of one core.
 MODEL = {"model.layers": 3, "model.width": 128, "model.heads": 2, "corpus.validation_share": 0.1}
 EVERYWHERE = {"rule": "loss", "rate": 1.0, "rate_of": "valid"}  # where the partner says nothing, nothing is taken
@@ -72,13 +78,15 @@ ARMS = {
 class Cells:
     """Held-out text in N pieces, each the least that ends with a token of the SLM and one of the partner.
 
-    tokens: int[N], of the SLM. bytes: int[N]. own, theirs: float[N], nats. scores: by name, before each piece.
+    tokens: int[N], of the SLM. bytes: int[N]. own, theirs: float[N], nats. hidden: float32[N, D], the SLM's final state
+    before each piece. scores: by name, likewise.
     """
 
     tokens: np.ndarray
     bytes: np.ndarray
     own: np.ndarray
     theirs: np.ndarray
+    hidden: np.ndarray
     scores: Mapping[str, np.ndarray]
 
     def bits_per_byte(self, score: str, *, cost: float) -> float:
@@ -89,11 +97,12 @@ class Cells:
         return float(np.where(asked, self.theirs, self.own).sum() / np.log(2) / self.bytes.sum())
 
 
-def cells_of(slm: LoadedModel, readings: Sequence[Reading], held_out: Sequence[tuple[Document, Spans]]) -> Cells:
-    """The pieces of all documents, as far as the SLM read them."""
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("tokens", "bytes", "own", "theirs")}
+def cells_of(slm: LoadedModel, documents: Sequence[tuple[Document, Spans]]) -> Cells:
+    """The pieces of all documents, as far as the SLM reads them."""
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("tokens", "bytes", "own", "theirs", "hidden")}
     scores: dict[str, list[np.ndarray]] = {}
-    for reading, (_, spans) in zip(readings, held_out, strict=True):
+    readings = read_documents(slm, documents)
+    for reading, hidden_TD, (_, spans) in zip(readings, hidden_states(slm, readings), documents, strict=True):
         losses = spans.losses
         assert losses is not None
         ends = np.intersect1d(reading.ends, losses.ends)
@@ -102,6 +111,7 @@ def cells_of(slm: LoadedModel, readings: Sequence[Reading], held_out: Sequence[t
         mine = np.searchsorted(reading.ends, ends, side="right")  # tokens up to each end, those of one character all
         theirs = np.searchsorted(losses.ends, ends, side="right")
         firsts = np.append(0, mine[:-1])
+        columns["hidden"].append(hidden_TD[firsts])
         columns["tokens"].append(np.diff(mine, prepend=0))
         texts = [reading.text[start:end] for start, end in zip(np.append(0, ends[:-1]), ends, strict=True)]
         columns["bytes"].append(np.array([len(text.encode()) for text in texts]))
@@ -112,6 +122,30 @@ def cells_of(slm: LoadedModel, readings: Sequence[Reading], held_out: Sequence[t
     joined = {name: np.concatenate(each) for name, each in columns.items()}
     saved = (joined["own"] - joined["theirs"]) / joined["tokens"]
     return Cells(**joined, scores={name: np.concatenate(each) for name, each in scores.items()} | {SAVES: saved})
+
+
+def hidden_states(slm: LoadedModel, readings: Sequence[Reading]) -> Iterator[np.ndarray]:
+    """The final states before the targets of each document, float32 [T, D]."""
+    for first in range(0, len(readings), ROWS):
+        group = readings[first : first + ROWS]
+        tokens_BT = as_batch(slm.tokenizer, [each.ids for each in group], context=slm.model.context)
+        hidden_BTD = np.asarray(_hidden(slm.params, tokens_BT[:, :-1], config=slm.reader))
+        yield from (hidden_TD[: len(each.ids)] for hidden_TD, each in zip(hidden_BTD, group, strict=False))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _hidden(params: decoder.Params, tokens_BT: jax.Array, *, config: ModelConfig) -> jax.Array:
+    return decoder.read(params, tokens_BT, config=config)[0]
+
+
+def expected_saving(fitted: Cells, cells: Cells) -> np.ndarray:
+    """What the partner saves per token of each piece of `cells`, by ridge regression on the states of `fitted`."""
+    middle, spread = fitted.hidden.mean(axis=0), fitted.hidden.std(axis=0) + 1e-6
+    one_ND, other_ND = (np.insert((each.hidden - middle) / spread, 0, 1.0, axis=1) for each in (fitted, cells))
+    weighed_ND = one_ND * fitted.tokens[:, None]
+    squares = weighed_ND.T @ one_ND + RIDGE * len(one_ND) * np.eye(one_ND.shape[1])
+    found: np.ndarray = other_ND @ np.linalg.solve(squares, weighed_ND.T @ fitted.scores[SAVES])
+    return found
 
 
 def command(arm: Arm, options: argparse.Namespace, *, seed: int, folder: Path) -> list[str]:
@@ -166,16 +200,19 @@ def train(options: argparse.Namespace) -> dict[tuple[str, int], Path]:
     return folders
 
 
-def held_out_documents(slm: LoadedModel, out: Path) -> list[tuple[Document, Spans]]:
-    """The held-out documents with the partner's losses."""
+def marked_documents(slm: LoadedModel, out: Path) -> dict[Split, list[tuple[Document, Spans]]]:
+    """The documents with the partner's losses: those that are held out, and some of the others."""
     folders = [version_folder(folder) for folder in sorted((out / "data" / "annotated").iterdir())]
     found = [source for source in map(AnnotatedSource, folders) if source.has_losses]
     if len(found) != 1:
         sys.exit(
             f"{out}/data/annotated has {len(found)} datasets of a model's marks, in place of one: take another --out"
         )
-    share = slm.config.corpus.validation_share
-    return [each for each in found[0] if split_of(each[0].id, validation_share=share) == "validation"]
+    splits: dict[Split, list[tuple[Document, Spans]]] = {"train": [], "validation": []}
+    for each in found[0]:
+        splits[split_of(each[0].id, validation_share=slm.config.corpus.validation_share)].append(each)
+    every = max(1, len(splits["train"]) // FITTED)
+    return splits | {"train": splits["train"][::every][:FITTED]}
 
 
 def claims_of(slm: LoadedModel, arm: Arm, options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
@@ -231,16 +268,17 @@ def main() -> None:
     claims: dict[tuple[str, str, str], list[list[float]]] = {}
     for (name, _), folder in train(options).items():
         slm = load_model(str(folder))
-        held_out = held_out_documents(slm, Path(options.out))
-        cells = cells_of(slm, read_documents(slm, held_out), held_out)
-        for score in (*ARMS[name].scores, SAVES):
+        splits = marked_documents(slm, Path(options.out))
+        fitted, cells = (cells_of(slm, splits[split]) for split in ("train", "validation"))
+        cells = replace(cells, scores={**cells.scores, EXPECTED: expected_saving(fitted, cells)})
+        for score in (*ARMS[name].scores, EXPECTED, SAVES):
             bits = [cells.bits_per_byte(score, cost=cost) for cost in COSTS]
             found.setdefault((name, score), []).append(bits)
             print(f"{folder.name:<12} {score:<20} {' '.join(f'{each:.3f}' for each in bits)}", flush=True)
         for key, each in (claims_of(slm, ARMS[name], options) if options.people else {}).items():
             claims.setdefault((name, *key), []).append(each)
             print(f"{folder.name:<12} {' by '.join(key):<30} {' '.join(f'{one:.3f}' for one in each)}", flush=True)
-    print(f"{len(held_out)} held-out leads, {cells.bytes.sum():,} bytes, {cells.tokens.sum():,} tokens\n")
+    print(f"{len(splits['validation'])} held-out leads, {cells.bytes.sum():,} bytes, {cells.tokens.sum():,} tokens\n")
     print("| trained by | asks by | " + " | ".join(f"{cost:.0%}" for cost in COSTS) + " |")
     print("|---" * (len(COSTS) + 2) + "|")
     for (name, score), runs in found.items():

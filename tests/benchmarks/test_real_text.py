@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from benchmarks.real_text import SAVES, cells_of
+from benchmarks.real_text import SAVES, Cells, cells_of, expected_saving
 from lacy_jax.cascade.marks.reading import read_texts
 from lacy_jax.data.documents import NO_SPANS, Document
 from lacy_jax.evidence.reading import read_documents
@@ -22,7 +22,7 @@ def test_pieces_are_the_least_that_end_with_tokens_of_both() -> None:
         for document, read in zip(DOCUMENTS, reads, strict=True)
     ]
     readings = read_documents(SLM, held_out)
-    cells = cells_of(SLM, readings, held_out)
+    cells = cells_of(SLM, held_out)
     expected = []
     for text, reading, read in zip(texts, readings, reads, strict=True):
         last = max(set(reading.ends.tolist()) & set(read.encoding.ends.tolist()))
@@ -49,3 +49,16 @@ def test_pieces_are_the_least_that_end_with_tokens_of_both() -> None:
             break
         saved += expected[row][2] - expected[row][3]
     np.testing.assert_allclose(nats[1], cells.own.sum() - saved, rtol=1e-4)
+
+
+def test_what_is_expected_is_what_a_line_through_the_states_says() -> None:
+    rng = np.random.default_rng(0)
+
+    def cells(saved: np.ndarray, hidden: np.ndarray) -> Cells:
+        tokens, zeros = rng.integers(1, 4, len(saved)), np.zeros(len(saved))
+        return Cells(tokens, tokens, zeros, zeros, hidden, {SAVES: saved})
+
+    states, others = rng.normal(size=(300, 5)), rng.normal(size=(40, 5))
+    weights = np.arange(5.0)
+    found = expected_saving(cells(states @ weights + 2, states), cells(np.zeros(40), others))
+    np.testing.assert_allclose(found, others @ weights + 2, atol=1e-2)
