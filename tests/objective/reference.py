@@ -84,7 +84,7 @@ def objective(
     log_rest[..., :call_id] = log_softmax(logits[..., :call_id])
     full, rest = np.exp(log_full), np.exp(log_rest)
     losses, dz, mass = np.zeros(targets.shape), np.zeros(logits.shape), np.zeros(logits.shape)
-    ground_truth = weight = 0
+    ground_truth, weight, rights = 0, 0, partner_right * taken.astype(np.float64)
     for place in zip(*np.nonzero(valid), strict=True):
         nll_rest = (-log_rest[place][targets[place]], less_onehot(rest[place], targets[place]), rest[place])
         nll_full = (-log_full[place][targets[place]], less_onehot(full[place], targets[place]), full[place])
@@ -101,8 +101,7 @@ def objective(
             right, wrong = rest[place][targets[place]], np.delete(rest[place], targets[place]).sum()
             terms = [tuple(right * part for part in nll_full), tuple(wrong * part for part in nll_call)]
         elif treatment == "mixture":
-            right = float(np.broadcast_to(partner_right, targets.shape)[place]) * bool(taken[place])
-            terms = either_way(nll_full, nll_call, partner_right=right, call_cost=call_cost)
+            terms = either_way(nll_full, nll_call, partner_right=rights[place], call_cost=call_cost)
         elif not taken[place]:
             terms = [nll_full if normalizer == "full" else nll_rest]
         elif treatment == "call":

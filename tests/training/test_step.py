@@ -150,7 +150,10 @@ def test_with_a_partners_losses_a_rule_takes_what_the_partner_saves() -> None:
     saved = losses - batch.target_partner_losses
     factual, valid = batch.target_factual, np.asarray(batch.valid)
     np.testing.assert_array_equal(taken, reference.select(saved, factual & valid, factual, valid, 0.5, "factual"))
-    assert (taken != np.asarray(take_targets(jnp.asarray(losses), make_batch(0), **options))).any()  # type: ignore[arg-type]
+    by_loss = take_targets(jnp.asarray(losses), batch, **options | {"config": CONFIG})  # type: ignore[arg-type]
+    assert (taken != np.asarray(by_loss)).any()
+    with pytest.raises(ValueError, match="the batch has no partner_losses"):
+        take_targets(jnp.asarray(losses), make_batch(0), **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("treatment", ["call", "mixture"])
@@ -162,7 +165,7 @@ def test_microbatches_read_their_own_rows_of_a_partners_losses(treatment: str) -
     (expected, _), (found, _), (without, _) = (
         run_batches(config, batches),
         run_batches(split, batches),
-        run_batches(config, [make_batch(index) for index in range(2)]),
+        run_batches(dataclasses.replace(CONFIG, objective=ObjectiveConfig(treatment=treatment)), batches),  # type: ignore[arg-type]
     )
     for one, other, third in zip(expected, found, without, strict=True):
         assert one["count/taken"] == other["count/taken"]
