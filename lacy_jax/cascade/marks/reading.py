@@ -23,7 +23,7 @@ from lacy_jax.data.documents import Losses
 from lacy_jax.data.tokenizer import Encoding
 from lacy_jax.model import decoder
 
-TEXTS = 128  # read in one go: those of about the same length share a batch
+TEXTS = 32  # read in one go: those of about the same length share a batch; more would be silent for long on a CPU
 BATCH_TOKENS = 2048  # of a batch; the logits of one are as many rows as the vocabulary is wide
 LENGTH_STEP = 64  # tokens; a program is compiled for each length
 _ANSWERED = 512  # characters of an answer, at most; a phrase has fewer
