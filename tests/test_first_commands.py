@@ -136,12 +136,18 @@ TRAINING = {
 def test_every_other_command_that_trains_runs(
     name: str, after_demo: Path, small_config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Of the sizes of the tiny run, on its articles; the method, the mesh and all else are the command's own."""
+    """Of the sizes of the tiny run, on its articles; the method, the mesh and all else are the command's own.
+
+    A model that marks the text is the tiny run, in place of one that takes minutes for it.
+    """
     monkeypatch.chdir(after_demo)
     command = TRAINING[name]
     asked = flags.parse(importlib.import_module(command.module).DOOR.flags, command.arguments)
-    own = ("name", "method", "objective.", "mesh.", "cascade.")
+    by_model = (asked.config.annotate.partner or "").startswith("checkpoint:")
+    own = ("name", "method", "objective.", "mesh.", "cascade.", *(("annotate.", "rule.") if by_model else ()))
     small = [flag for flag in small_flags(small_config, changed=asked.config) if not flag[9:].startswith(own)]
+    if by_model:
+        small.append("--config.annotate.partner=checkpoint:runs/slm_tiny")
     if not any(word.startswith("--workdir") for word in command.arguments):
         small.append(f"--workdir={tmp_path}")  # several would take the one of their config
     if any(word.startswith("--profile_steps") for word in command.arguments):
