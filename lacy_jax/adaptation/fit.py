@@ -12,18 +12,18 @@ from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import Gate, Score
 from lacy_jax.errors import DataError
 from lacy_jax.evidence.token_scores import ENDINGS, Separation, TokenScores, separate
-from lacy_jax.model.probe import FactualProbe
+from lacy_jax.model.probe import Probe
 from lacy_jax.training.probe import fit_logistic
 
 
-def fit_probe(states: States) -> FactualProbe:
+def fit_probe(states: States) -> Probe:
     """The logistic probe for factual targets.
 
     Raises:
         DataError: no target is factual, or all are.
     """
     weights_D, bias = _fit(states, states.factual, called="facts")
-    return FactualProbe(weights=tuple(weights_D.tolist()), bias=bias)
+    return Probe(weights=tuple(weights_D.tolist()), bias=bias)
 
 
 def fit_call_row(states: States) -> np.ndarray:

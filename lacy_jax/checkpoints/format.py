@@ -32,7 +32,7 @@ from lacy_jax.data.read_tokenizer import tokenizer_of
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import CheckpointError, ConfigError, DamagedError
 from lacy_jax.folders import unreadable
-from lacy_jax.model.probe import FactualProbe
+from lacy_jax.model.probe import Probe
 from lacy_jax.paths import absolute, is_bucket
 
 FORMAT = 1
@@ -51,7 +51,7 @@ def model_meta(
     step: int,
     data: dict[str, Any],
     call_scores: Sequence[float] = (),
-    factual_probe: FactualProbe | None = None,
+    factual_probe: Probe | None = None,
     chat: ChatTemplate | None = None,
 ) -> dict[str, Any]:
     """The JSON beside the arrays: everything needed to use them.
@@ -235,10 +235,10 @@ def read_meta(folder: epath.Path) -> dict[str, Any]:
     return meta
 
 
-def probe_of(meta: dict[str, Any]) -> FactualProbe | None:
+def probe_of(meta: dict[str, Any]) -> Probe | None:
     """The probe for factual tokens in a description; None where it has none."""
     probe = meta.get("factual_probe")
-    return FactualProbe(weights=tuple(probe["weights"]), bias=probe["bias"]) if probe else None
+    return Probe(weights=tuple(probe["weights"]), bias=probe["bias"]) if probe else None
 
 
 def _check_kinds(meta: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from lacy_jax.errors import CheckpointError, DamagedError
 from lacy_jax.folders import local_copy
 from lacy_jax.measures.finite import all_finite
 from lacy_jax.model import decoder
-from lacy_jax.model.probe import FactualProbe
+from lacy_jax.model.probe import Probe
 from lacy_jax.paths import absolute, expand_home, is_s3
 from lacy_jax.runtime import distributed
 
@@ -56,7 +56,7 @@ class LoadedModel:
     path: str
     step: int = 0
     call_scores: tuple[float, ...] = ()
-    factual_probe: FactualProbe | None = None
+    factual_probe: Probe | None = None
     calibration: dict[str, Any] = dataclasses.field(default_factory=dict)
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)

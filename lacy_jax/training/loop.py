@@ -29,7 +29,7 @@ from lacy_jax.data.weights import trained_names
 from lacy_jax.errors import CheckpointError, NotFiniteError
 from lacy_jax.measures.finite import all_finite
 from lacy_jax.model import decoder
-from lacy_jax.model.probe import FactualProbe
+from lacy_jax.model.probe import Probe
 from lacy_jax.runtime import distributed, sharding
 from lacy_jax.training.announce import describe_jump, describe_run
 from lacy_jax.training.budget import BudgetMeter
@@ -246,7 +246,7 @@ def _answer(run: Run, state: TrainState, log: RunLog, *, step: int, last: bool, 
         log.write(answers, step, "questions")
 
 
-def _probe(run: Run, state: TrainState, log: RunLog) -> FactualProbe | None:
+def _probe(run: Run, state: TrainState, log: RunLog) -> Probe | None:
     log.flush()
     count, params = run.config.training.evaluate_batches, state.inference_params
     with run.goodput.of("evaluate"):
@@ -259,7 +259,7 @@ def _save(
     *,
     step: int,
     scores: list[float],
-    probe: FactualProbe | None,
+    probe: Probe | None,
     validation: dict[str, float] | None,
     log: RunLog,
 ) -> None:

@@ -17,7 +17,7 @@ from lacy_jax.data.loader import window_batch
 from lacy_jax.data.order import Windows
 from lacy_jax.model import decoder
 from lacy_jax.model.precision import product_precision
-from lacy_jax.model.probe import FactualProbe
+from lacy_jax.model.probe import Probe
 from lacy_jax.runtime import sharding
 from lacy_jax.training.evaluate import place_batch
 from lacy_jax.training.loss import hidden_states
@@ -28,9 +28,7 @@ ITERATIONS = 100
 RIDGE = 10.0
 
 
-def fit_probe(
-    params: decoder.Params, source: Windows, *, config: Config, mesh: Mesh, batches: int
-) -> FactualProbe | None:
+def fit_probe(params: decoder.Params, source: Windows, *, config: Config, mesh: Mesh, batches: int) -> Probe | None:
     """Fits a probe to the first windows of `source`; None where they have no factual token, or no other.
 
     It is also None where a hidden state is not finite.
@@ -48,7 +46,7 @@ def fit_probe(
     mean_D, spread_D = hidden_ND.mean(axis=0), hidden_ND.std(axis=0) + 1e-6
     fitted = fit_logistic((hidden_ND - mean_D) / spread_D, factual_N)
     weights_D = fitted[:-1] / spread_D
-    return FactualProbe(weights=tuple(weights_D.tolist()), bias=float(fitted[-1] - weights_D @ mean_D))
+    return Probe(weights=tuple(weights_D.tolist()), bias=float(fitted[-1] - weights_D @ mean_D))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

@@ -13,7 +13,7 @@ from lacy_jax.cascade.decoding import engine, programs
 from lacy_jax.cascade.decoding.engine import Engine, Step
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.model import decoder
-from lacy_jax.model.probe import FactualProbe
+from lacy_jax.model.probe import Probe
 
 Model = Callable[..., LoadedModel]
 CONTEXT = 400  # buckets 128, 256, 400
@@ -38,7 +38,7 @@ def full_forward(loaded: LoadedModel, ids: Sequence[int]) -> list[Step]:
     logits = hidden @ np.asarray(decoder.output_matrix(loaded.params), np.float64).T
     call_id, end_id = loaded.tokenizer.call_id, loaded.tokenizer.end_id
     steps = []
-    probe = loaded.factual_probe or FactualProbe(weights=(0.0,) * hidden.shape[1], bias=0.0)
+    probe = loaded.factual_probe or Probe(weights=(0.0,) * hidden.shape[1], bias=0.0)
     factual = 1 / (1 + np.exp(-(hidden @ np.array(probe.weights) + probe.bias)))
     for row, gate in zip(logits, factual, strict=True):
         others = row[:call_id]
@@ -93,7 +93,7 @@ def test_decoding_equals_full_forward_across_all_buckets(model: Model, rng: np.r
 
 def test_the_gate_is_the_checkpoints_probe(model: Model, rng: np.random.Generator) -> None:
     plain = model(scale=3.0)
-    probe = FactualProbe(weights=tuple(rng.normal(size=plain.model.width)), bias=-0.5)
+    probe = Probe(weights=tuple(rng.normal(size=plain.model.width)), bias=-0.5)
     loaded = dataclasses.replace(plain, factual_probe=probe)
     row = row_of(loaded, 20, rng)
     assert_same(Engine(loaded).session(1).steps({0: row})[0][0], full_forward(loaded, row)[-1])

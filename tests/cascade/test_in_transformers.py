@@ -15,7 +15,7 @@ from lacy_jax.cascade.in_transformers import CallProcessor, TorchCascade, read_r
 from lacy_jax.checkpoints.export import export
 from lacy_jax.config import CascadeConfig, ObjectiveConfig
 from lacy_jax.errors import CheckpointError, ConfigError
-from lacy_jax.model.probe import FactualProbe
+from lacy_jax.model.probe import Probe
 from tests.cascade.conftest import TEXTS, random_model
 from tests.cascade.test_cascade import Fake
 from tests.checkpoints.test_exports import model_of, save
@@ -40,7 +40,7 @@ def prompts(count: int) -> list[str]:
 def exported(style: str, place: Path, settings: dict[str, Any]) -> tuple[Any, str]:
     """A model with a probe, scores to start with and these settings, and the folder of its export."""
     model = model_of(style, place)
-    probe = FactualProbe(weights=tuple(np.linspace(-0.3, 0.3, 32).tolist()), bias=0.1)
+    probe = Probe(weights=tuple(np.linspace(-0.3, 0.3, 32).tolist()), bias=0.1)
     objective = ObjectiveConfig(rule="factual", rate=1.0)
     config = dataclasses.replace(model.config, cascade=CascadeConfig(**settings), objective=objective)
     scores = tuple(np.linspace(-9.0, -1.0, 21).tolist())

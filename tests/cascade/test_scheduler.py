@@ -15,7 +15,7 @@ from lacy_jax.cascade.text.extent import complete_extent
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import Score, Span
 from lacy_jax.errors import ConfigError
-from lacy_jax.model.probe import FactualProbe
+from lacy_jax.model.probe import Probe
 from tests.cascade.test_cascade import PROMPTS, Fake, assert_same
 
 Model = Callable[..., LoadedModel]
@@ -256,7 +256,7 @@ def test_a_gate_weighs_the_score_by_the_probability_of_a_fact(
     model: Model, rng: np.random.Generator, score: Score
 ) -> None:
     plain = model()
-    probe = FactualProbe(weights=tuple(0.1 * rng.normal(size=plain.model.width)), bias=0.0)
+    probe = Probe(weights=tuple(0.1 * rng.normal(size=plain.model.width)), bias=0.0)
     loaded = dataclasses.replace(plain, factual_probe=probe)
     row = Cascade(loaded, None, score=score, gate="factual").generate(["The river"], max_new_tokens=1)[0]
     step = Cascade(loaded, None)._engine.session(1).steps({0: encode_text(loaded.tokenizer, "The river")})[0][0]

@@ -27,7 +27,7 @@ from lacy_jax.data.hf_tokenizer import HfTokenizer
 from lacy_jax.data.tokenizer import TextTokenizer, Tokenizer
 from lacy_jax.doors import enter
 from lacy_jax.errors import CheckpointError
-from lacy_jax.model.probe import FactualProbe
+from lacy_jax.model.probe import Probe
 from tests.cascade.conftest import random_model
 from tests.checkpoints.test_gguf import flat, write_gguf
 from tests.hf_folders import CORPUS, random_tensors, settings_of, write_folder
@@ -156,7 +156,7 @@ def test_our_own_readers_find_the_same_model(tmp_path: Path, style: str, format:
 def test_what_the_folder_says(tmp_path: Path) -> None:
     """Right end tokens, control tokens that are not written, the card of the run, how the cascade calls."""
     model = dataclasses.replace(
-        random_model(), call_scores=(0.0, 1.0), factual_probe=FactualProbe(weights=(0.5,) * 32, bias=-1.0)
+        random_model(), call_scores=(0.0, 1.0), factual_probe=Probe(weights=(0.5,) * 32, bias=-1.0)
     )
     cascade = CascadeConfig(policy="price", price=0.3, budget=0.1, score="call_probability", gate="factual")
     corpus = CorpusConfig(name="tfds", tfds_name="wikipedia/20230601.en")

@@ -16,13 +16,13 @@ from lacy_jax.evidence.reading import OTHER
 from lacy_jax.evidence.token_scores import TokenScores
 from lacy_jax.measures import intervals, separation
 from lacy_jax.model import decoder
-from lacy_jax.model.probe import FactualProbe
+from lacy_jax.model.probe import Probe
 
 
 def test_every_token_is_scored_as_by_a_plain_loop(small_run: Path, small_data: Prepared) -> None:
     slm = load_model(str(small_run))
     weights = np.random.default_rng(0).normal(size=slm.model.width)
-    slm = dataclasses.replace(slm, factual_probe=FactualProbe(weights=tuple(weights), bias=-1.0))
+    slm = dataclasses.replace(slm, factual_probe=Probe(weights=tuple(weights), bias=-1.0))
     # Spans by hand: the context holds too little of a document for spaCy to mark several kinds in it.
     no = np.zeros(2, bool)
     spans = Spans(np.array([2, 20]), np.array([9, 31]), ("PERSON", "DATE"), subject=no, repeated=no)
