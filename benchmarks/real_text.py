@@ -17,37 +17,33 @@ search over the documents: claims that the person's article contains, by the che
 """
 
 import argparse
-import functools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import cast
 
-import jax
 import numpy as np
 from scipy import stats
 
+from lacy_jax.adaptation.saving import fit_saving, pieces_of
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
-from lacy_jax.config import ModelConfig, ScoreSetting
+from lacy_jax.config import ScoreSetting
 from lacy_jax.data.datasets import AnnotatedSource, version_folder
 from lacy_jax.data.documents import Document, Spans, Split, split_of
-from lacy_jax.evidence.reading import ROWS, Reading, as_batch, read_documents
 from lacy_jax.evidence.real_text.people import find_people
 from lacy_jax.evidence.real_text.suite import evaluate_real_text
-from lacy_jax.evidence.token_scores import cascade_scores
 from lacy_jax.measures.intervals import paired_t
-from lacy_jax.model import decoder
 
 BUDGET = 0.1  # of the tokens, for texts about people
 COSTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 1.0)
 SAVES = "where it saves most"
-EXPECTED = "expected saving"  # a linear function of the hidden state, fitted to what the partner saves in training text
-FITTED, RIDGE = 800, 1e-4  # training documents; weight of the squares, per piece
+EXPECTED = "expected_saving"
+FITTED = 800  # training documents
 # 1.1M parameters: a step takes a second of one core.
 MODEL = {"model.layers": 3, "model.width": 128, "model.heads": 2, "corpus.validation_share": 0.1}
 EVERYWHERE = {"rule": "loss", "rate": 1.0, "rate_of": "valid"}  # where the partner says nothing, nothing is taken
@@ -72,80 +68,6 @@ ARMS = {
     "lacy": Arm("lacy_full", "spacy", {}, ("call_score",)),
     "defer": Arm("defer", "partner", {}, ("call_score",)),
 }  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """Held-out text in N pieces, each the least that ends with a token of the SLM and one of the partner.
-
-    tokens: int[N], of the SLM. bytes: int[N]. own, theirs: float[N], nats. hidden: float32[N, D], the SLM's final state
-    before each piece. scores: by name, likewise.
-    """
-
-    tokens: np.ndarray
-    bytes: np.ndarray
-    own: np.ndarray
-    theirs: np.ndarray
-    hidden: np.ndarray
-    scores: Mapping[str, np.ndarray]
-
-    def bits_per_byte(self, score: str, *, cost: float) -> float:
-        """Of the whole text, if the partner pays for the pieces of the highest scores, `cost` of all tokens at most."""
-        order = np.argsort(-self.scores[score], kind="stable")
-        asked = np.zeros(len(order), bool)
-        asked[order] = np.cumsum(self.tokens[order]) <= cost * self.tokens.sum()
-        return float(np.where(asked, self.theirs, self.own).sum() / np.log(2) / self.bytes.sum())
-
-
-def cells_of(slm: LoadedModel, documents: Sequence[tuple[Document, Spans]]) -> Cells:
-    """The pieces of all documents, as far as the SLM reads them."""
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("tokens", "bytes", "own", "theirs", "hidden")}
-    scores: dict[str, list[np.ndarray]] = {}
-    readings = read_documents(slm, documents)
-    for reading, hidden_TD, (_, spans) in zip(readings, hidden_states(slm, readings), documents, strict=True):
-        losses = spans.losses
-        assert losses is not None
-        ends = np.intersect1d(reading.ends, losses.ends)
-        if not len(ends):
-            continue
-        mine = np.searchsorted(reading.ends, ends, side="right")  # tokens up to each end, those of one character all
-        theirs = np.searchsorted(losses.ends, ends, side="right")
-        firsts = np.append(0, mine[:-1])
-        columns["hidden"].append(hidden_TD[firsts])
-        columns["tokens"].append(np.diff(mine, prepend=0))
-        texts = [reading.text[start:end] for start, end in zip(np.append(0, ends[:-1]), ends, strict=True)]
-        columns["bytes"].append(np.array([len(text.encode()) for text in texts]))
-        columns["own"].append(np.diff(np.cumsum(reading.said.nll, dtype=np.float64)[mine - 1], prepend=0.0))
-        columns["theirs"].append(np.diff(np.cumsum(losses.nats, dtype=np.float64)[theirs - 1], prepend=0.0))
-        for name, values in cascade_scores(slm, reading.said.call).items():
-            scores.setdefault(name, []).append(values[firsts])
-    joined = {name: np.concatenate(each) for name, each in columns.items()}
-    saved = (joined["own"] - joined["theirs"]) / joined["tokens"]
-    return Cells(**joined, scores={name: np.concatenate(each) for name, each in scores.items()} | {SAVES: saved})
-
-
-def hidden_states(slm: LoadedModel, readings: Sequence[Reading]) -> Iterator[np.ndarray]:
-    """The final states before the targets of each document, float32 [T, D]."""
-    for first in range(0, len(readings), ROWS):
-        group = readings[first : first + ROWS]
-        tokens_BT = as_batch(slm.tokenizer, [each.ids for each in group], context=slm.model.context)
-        hidden_BTD = np.asarray(_hidden(slm.params, tokens_BT[:, :-1], config=slm.reader))
-        yield from (hidden_TD[: len(each.ids)] for hidden_TD, each in zip(hidden_BTD, group, strict=False))
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def _hidden(params: decoder.Params, tokens_BT: jax.Array, *, config: ModelConfig) -> jax.Array:
-    return decoder.read(params, tokens_BT, config=config)[0]
-
-
-def expected_saving(fitted: Cells, cells: Cells) -> np.ndarray:
-    """What the partner saves per token of each piece of `cells`, by ridge regression on the states of `fitted`."""
-    middle, spread = fitted.hidden.mean(axis=0), fitted.hidden.std(axis=0) + 1e-6
-    one_ND, other_ND = (np.insert((each.hidden - middle) / spread, 0, 1.0, axis=1) for each in (fitted, cells))
-    weighed_ND = one_ND * fitted.tokens[:, None]
-    squares = weighed_ND.T @ one_ND + RIDGE * len(one_ND) * np.eye(one_ND.shape[1])
-    found: np.ndarray = other_ND @ np.linalg.solve(squares, weighed_ND.T @ fitted.scores[SAVES])
-    return found
 
 
 def command(arm: Arm, options: argparse.Namespace, *, seed: int, folder: Path) -> list[str]:
@@ -219,8 +141,9 @@ def claims_of(slm: LoadedModel, arm: Arm, options: argparse.Namespace) -> dict[t
     """(who answers, asks by) -> share of claims supported, supported claims per text, share of tokens delegated."""
     people = find_people(slm.config.corpus, count=options.people)
     found = {}
-    for partner in ("none", "documents", options.partner):
-        for score in arm.scores if partner != "none" else ("-",):
+    ways = [score for score in arm.scores if score != "entropy"]
+    for partner, scores in {"none": ["-"], "documents": ways, options.partner: [*ways, EXPECTED]}.items():
+        for score in scores:
             name, _, gated = score.partition(", ")
             settings = replace(
                 slm.config.cascade,
@@ -269,16 +192,17 @@ def main() -> None:
     for (name, _), folder in train(options).items():
         slm = load_model(str(folder))
         splits = marked_documents(slm, Path(options.out))
-        fitted, cells = (cells_of(slm, splits[split]) for split in ("train", "validation"))
-        cells = replace(cells, scores={**cells.scores, EXPECTED: expected_saving(fitted, cells)})
+        fitted, pieces = (pieces_of(slm, splits[split]) for split in ("train", "validation"))
+        slm = replace(slm, saving_probe=fit_saving(fitted))
+        scores = pieces.scores(slm) | {SAVES: pieces.saved}
         for score in (*ARMS[name].scores, EXPECTED, SAVES):
-            bits = [cells.bits_per_byte(score, cost=cost) for cost in COSTS]
+            bits = [pieces.bits_per_byte(scores[score], share=share) for share in COSTS]
             found.setdefault((name, score), []).append(bits)
             print(f"{folder.name:<12} {score:<20} {' '.join(f'{each:.3f}' for each in bits)}", flush=True)
         for key, each in (claims_of(slm, ARMS[name], options) if options.people else {}).items():
             claims.setdefault((name, *key), []).append(each)
             print(f"{folder.name:<12} {' by '.join(key):<30} {' '.join(f'{one:.3f}' for one in each)}", flush=True)
-    print(f"{len(splits['validation'])} held-out leads, {cells.bytes.sum():,} bytes, {cells.tokens.sum():,} tokens\n")
+    print(f"{len(splits['validation'])} held-out leads, {pieces.bytes.sum():,} bytes, {pieces.tokens.sum():,} tokens\n")
     print("| trained by | asks by | " + " | ".join(f"{cost:.0%}" for cost in COSTS) + " |")
     print("|---" * (len(COSTS) + 2) + "|")
     for (name, score), runs in found.items():

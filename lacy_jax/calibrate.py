@@ -4,9 +4,12 @@
 
 The cascade writes the same texts at one price after another; what counts is what they spend: tokens that the partner
 wrote, and questions that it did not answer. `generate`, `serve` and `export` then call at that price (docs/cascade.md).
+With --score=expected_saving it first learns, from training documents that both read, where the partner saves most.
 """
 
+import functools
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -15,7 +18,7 @@ from lacy_jax import flags, from_flags
 from lacy_jax.config import Positive
 from lacy_jax.doors import Door, run
 from lacy_jax.errors import ConfigError
-from lacy_jax.flags import Flag, Given
+from lacy_jax.flags import PARTNER, Flag, Given
 
 if TYPE_CHECKING:
     from lacy_jax.adaptation.calibrate import Spent
@@ -31,6 +34,7 @@ _FLAGS = (
     Flag("samples", Positive, "Texts to write, each after the opening of a held-out document", 64),
     replace(flags.PROMPTS_FILE, help=f"What the texts begin with, in place of documents. {flags.PROMPTS_FILE.help}"),
     Flag("max_new_tokens", Positive, "SLM tokens of each text", 64),
+    Flag("documents", Positive, "--score=expected_saving: training documents that it learns from", 400),
     flags.TEMPERATURE,
     flags.BATCH_SIZE,
     replace(flags.DRY_RUN, help="Find the price and print it, save nothing"),
@@ -56,14 +60,19 @@ def main(given: Given) -> int:
         )
     prompts = _prompts(slm, given)
     with reporting() as reporter:
+        slm = _with_saving_probe(slm, given, reporter)
         cascade = from_flags.open_given_cascade(given, batch_size=given.batch_size, slm=slm)
         best = _find(cascade, prompts, given, reporter)
     if given.dry_run:
-        print(f"nothing is saved; other commands take --policy=price --price={best.price:g}")
+        others = f"; other commands take --policy=price --price={best.price:g}"
+        print(
+            "nothing is saved" + (", so no other command can call by expected_saving" if slm.saving_probe else others)
+        )
         return 0
     settings = replace(cascade.settings, policy="price", price=best.price)
     texts = {"texts": len(prompts), "max_new_tokens": given.max_new_tokens, "temperature": given.temperature}
-    save_calibration(slm.path, settings, found={"wanted": given.share, "share": best.share, **texts})
+    found = {"wanted": given.share, "share": best.share, **texts}
+    save_calibration(slm.path, settings, found=found, saving_probe=slm.saving_probe)
     print(f"{slm.path}: its cascade calls at the price {best.price:g} now, for the partner {settings.partner}")
     return 0
 
@@ -78,6 +87,42 @@ def _prompts(slm: "LoadedModel", given: Given) -> list[str]:
     if not prompts:
         raise ConfigError(f"--prompts_file={given.prompts_file}: it holds no prompt")
     return prompts
+
+
+def _with_saving_probe(slm: "LoadedModel", given: Given, reporter: "Reporter") -> "LoadedModel":
+    """With a probe for what its partner saves, if it calls by that; prints what that is worth."""
+    settings = slm.config.cascade
+    spec = given.partner if PARTNER.name in given.names else settings.partner
+    if (given.score or settings.score) != "expected_saving":
+        return replace(slm, saving_probe=None)
+    if PARTNER.name not in given.names:
+        from_flags.refuse_partner(slm.config, checkpoint=given.checkpoint)
+    if not spec.startswith("checkpoint:"):
+        raise ConfigError(
+            f"--score=expected_saving: the partner {spec} is no model, so it is not known what it pays for a text; "
+            "name one by --partner=checkpoint:PATH, or take another score"
+        )
+    from lacy_jax.adaptation.calibrate import own_documents
+    from lacy_jax.adaptation.saving import learn_saving
+    from lacy_jax.checkpoints.loading import load_model
+
+    directory = given.directory or slm.config.data.directory
+    own = functools.partial(own_documents, slm, directory=directory, instead="take another --score")
+    train, held_out = own(split="train", count=given.documents), own(split="validation", count=-(-given.documents // 4))
+    partner = load_model(spec.removeprefix("checkpoint:"))
+    folder = Path(directory) / "partner_reads"
+    slm, pieces = learn_saving(slm, partner, train, held_out, folder=folder, progress=reporter.update)
+    reporter.finish()
+    scores = pieces.scores(slm)
+    costs = {
+        "alone": pieces.bits_per_byte(pieces.saved, share=0.0),
+        "asked by expected_saving": pieces.bits_per_byte(scores["expected_saving"], share=given.share),
+        "asked by uncertainty": pieces.bits_per_byte(scores["uncertainty"], share=given.share),
+        "asked where it saves most": pieces.bits_per_byte(pieces.saved, share=given.share),
+    }
+    said = ", ".join(f"{bits:.3f} {name}" for name, bits in costs.items())
+    print(f"bits per byte of {len(held_out)} held-out documents, {given.share:g} of the tokens asked for: {said}")
+    return slm
 
 
 def _find(cascade: "Cascade", prompts: list[str], given: Given, reporter: "Reporter") -> "Spent":

@@ -42,10 +42,10 @@ def open_given_cascade(given: Given, *, batch_size: int, slm: "LoadedModel | Non
     slm = slm or load_model(given_checkpoint(given))
     changes = {flag.name: getattr(given, flag.name) for flag in CASCADE_SETTINGS if flag.name in given.names}
     if PARTNER.name not in given.names:
-        _refuse_partner(slm.config, checkpoint=given.checkpoint)
+        refuse_partner(slm.config, checkpoint=given.checkpoint)
     settings = change_cascade(slm.config.cascade, changes)
     directory = given.directory or ""
-    _warn_of_price(slm, settings)
+    _warn_of_calibration(slm, settings)
     cascade = Cascade(slm, settings.partner, settings=settings, directory=directory, batch_size=batch_size)
     say_partner(settings.partner, slm.config)
     if slm.family or settings.start_token != "auto":
@@ -53,16 +53,19 @@ def open_given_cascade(given: Given, *, batch_size: int, slm: "LoadedModel | Non
     return cascade
 
 
-def _warn_of_price(slm: "LoadedModel", settings: CascadeConfig) -> None:
-    """One line on stderr where a price is used that was found for another partner or another way to call."""
+def _warn_of_calibration(slm: "LoadedModel", settings: CascadeConfig) -> None:
+    """One line on stderr where what was found for another partner or another way to call is used: price or probe."""
     own, names = slm.config.cascade, ("partner", "score", "gate", "span")
-    if not slm.calibration or settings.partner == "none" or (settings.policy, settings.price) != ("price", own.price):
+    others = [f"the {name} {getattr(own, name)}" for name in names if getattr(own, name) != getattr(settings, name)]
+    if not slm.calibration or settings.partner == "none" or not others:
         return
-    if others := [
-        f"the {name} {getattr(own, name)}" for name in names if getattr(own, name) != getattr(settings, name)
-    ]:
-        found = f"warning: the price {own.price:g} was found for {' and '.join(others)}"
-        print(f"{found}; lacy_jax.calibrate finds that of another", file=sys.stderr, flush=True)
+    if (settings.policy, settings.price) == ("price", own.price):
+        found = f"the price {own.price:g} was found for {' and '.join(others)}"
+    elif settings.score == "expected_saving" and settings.partner != own.partner:
+        found = f"what it expects to save was learned of the partner {own.partner}"
+    else:
+        return
+    print(f"warning: {found}; lacy_jax.calibrate finds that of another", file=sys.stderr, flush=True)
 
 
 def say_partner(spec: str, config: Config) -> None:
@@ -79,7 +82,7 @@ def say_start(tokenizer: "TextTokenizer") -> None:
     print(f"before each text: {start} (--start_token)", file=sys.stderr, flush=True)
 
 
-def _refuse_partner(config: Config, *, checkpoint: str) -> None:
+def refuse_partner(config: Config, *, checkpoint: str) -> None:
     """Raises `PartnerError` where a checkpoint alone asks for a partner beyond itself and the data it was trained on.
 
     A checkpoint may come from anybody; its partner would be sent the prompts and a key, or read any file.

@@ -11,7 +11,7 @@ from lacy_jax.cascade import Cascade, Completion, Counts, Request
 from lacy_jax.cascade.scores import price_threshold
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.data.corpus import corpus_of_checkpoint, read_documents
-from lacy_jax.data.documents import split_of
+from lacy_jax.data.documents import Document, Split, split_of
 from lacy_jax.errors import ConfigError, DataError, LacyError, PartnerError
 from lacy_jax.evidence.run_report.samples import prompt_of
 
@@ -131,24 +131,38 @@ def spent_at(
 def held_out_prompts(slm: LoadedModel, *, directory: str, count: int) -> list[str]:
     """The openings of `count` held-out documents of a model's own corpus, or of all if there are fewer.
 
-    They are evenly spread over the first SPREAD * count.
-
     Raises:
         ConfigError: it has no held-out documents, or they cannot be read.
     """
     instead = "give --prompts_file=FILE, with one prompt per line"
+    documents = own_documents(slm, split="validation", directory=directory, count=count, instead=instead)
+    return [prompt_of(document) for document in documents]
+
+
+def own_documents(slm: LoadedModel, *, split: Split, directory: str, count: int, instead: str) -> list[Document]:
+    """`count` documents of a split of a model's own corpus that begin with a text, or all if there are fewer.
+
+    They are evenly spread over the first SPREAD * count.
+
+    Args:
+        instead: what to do where there are none, for the message.
+
+    Raises:
+        ConfigError: it has no such documents, or they cannot be read.
+    """
+    kind = {"train": "training", "validation": "held-out"}[split]
     if not slm.data:
-        raise ConfigError(f"{slm.path} does not say what it was trained on, so no held-out text is known; {instead}")
+        raise ConfigError(f"{slm.path} does not say what it was trained on, so no {kind} text is known; {instead}")
     named, share = slm.config.corpus, slm.config.corpus.validation_share
     try:
         corpus = corpus_of_checkpoint(named, data=slm.data, directory=directory or slm.config.data.directory)
-        held_out = (each for each in read_documents(corpus) if split_of(each.id, validation_share=share) != "train")
-        prompts = (prompt for document in held_out if (prompt := prompt_of(document)).strip())
-        found = list(itertools.islice(prompts, SPREAD * count))
+        of_split = (each for each in read_documents(corpus) if split_of(each.id, validation_share=share) == split)
+        begun = (document for document in of_split if prompt_of(document).strip())
+        found = list(itertools.islice(begun, SPREAD * count))
     except LacyError as error:
-        raise ConfigError(f"held-out documents cannot be read ({'; '.join(error.problems)}); {instead}") from None
+        raise ConfigError(f"{kind} documents cannot be read ({'; '.join(error.problems)}); {instead}") from None
     if not found:
-        raise ConfigError(f"the corpus {named.name} of {slm.path} has no held-out documents; {instead}")
+        raise ConfigError(f"the corpus {named.name} of {slm.path} has no {kind} documents; {instead}")
     taken = min(count, len(found))
     return [found[place * len(found) // taken] for place in range(taken)]
 

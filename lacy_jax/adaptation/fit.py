@@ -77,7 +77,7 @@ def best_at_a_price(found: Sequence[Ranking]) -> Ranking:
 
     A score of `<CALL>` does not: its row is fitted by itself, so its logit has another scale than the others.
     """
-    return next(each for each in found if not (score := CALL_SCORES[each.score]).needs_call and score.threshold)
+    return next(each for each in found if (score := CALL_SCORES[each.score]).needs != "call" and score.threshold)
 
 
 def rankings(tokens: TokenScores, *, scores: Sequence[Score], budget: float) -> list[Ranking]:

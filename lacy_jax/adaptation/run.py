@@ -28,7 +28,9 @@ from lacy_jax.evidence.token_scores import TokenScores, scores_of
 
 CONTEXT = 256  # tokens of a document that are read
 HELD_OUT = 0.2  # share of the documents that nothing is fitted to; it holds the held-out ones of a smaller share
-SCORES: tuple[Score, ...] = tuple(name for name, score in CALL_SCORES.items() if score.ranks_as is None)
+SCORES: tuple[Score, ...] = tuple(
+    name for name, score in CALL_SCORES.items() if score.ranks_as is None and score.needs != "saving"
+)
 UNCERTAINTY = "uncertainty"  # what a model's own scores are compared with
 
 

@@ -96,11 +96,17 @@ def _final_states(
     return hidden_BTD.astype(jnp.float16), logits_BTV[..., :call_id].argmax(axis=-1).astype(jnp.int32)
 
 
-def _fingerprint(slm: LoadedModel, rows: Sequence[_Row]) -> str:
-    """A name for what the chunks depend on: the documents' tokens and marks, and a sample of the weights."""
+def model_digest(slm: LoadedModel) -> "hashlib._Hash":
+    """Of where a model comes from, its settings and a sample of its weights; more can be added to it."""
     digest = hashlib.sha256(json.dumps([slm.path, slm.step, str(slm.model)]).encode())
     for leaf in jax.tree.leaves(slm.params):
         digest.update(np.asarray(leaf.reshape(-1)[:: max(1, leaf.size // 64)]).tobytes())
+    return digest
+
+
+def _fingerprint(slm: LoadedModel, rows: Sequence[_Row]) -> str:
+    """A name for what the chunks depend on: the documents' tokens and marks, and a sample of the weights."""
+    digest = model_digest(slm)
     for ids, factual in rows:
         digest.update(ids.tobytes() + factual.tobytes())
     return digest.hexdigest()[:16]

@@ -163,14 +163,19 @@ class Cascade:
 
 
 def _check_score(slm: LoadedModel, score: ScoreSetting) -> None:
-    """Raises `ConfigError` where the score is one of `<CALL>` and nothing ever taught the model `<CALL>`.
+    """Raises `ConfigError` where the model lacks what the score needs: a probe, or that it was ever taught `<CALL>`.
 
     Its row of the output matrix is zeros then: every token would have the same logit, and the calls mean nothing.
     """
-    if score == "auto" or not CALL_SCORES[score].needs_call or slm.learned_to_call:
+    if score == "expected_saving" and slm.saving_probe is None:
+        raise ConfigError(
+            f"score=expected_saving: {slm.path} has no probe for what a partner saves; python -m lacy_jax.calibrate "
+            "--score=expected_saving fits one"
+        )
+    if score == "auto" or CALL_SCORES[score].needs != "call" or slm.learned_to_call:
         return
     if not np.any(jax.device_get(decoder.output_matrix(slm.params)[slm.tokenizer.call_id])):
-        free = ", ".join(name for name, each in CALL_SCORES.items() if not each.needs_call)
+        free = ", ".join(name for name, each in CALL_SCORES.items() if each.needs == "nothing")
         raise ConfigError(
             f"score={score}: {slm.path} never learned <CALL>, its row of the output matrix is zeros; leave the score "
             f"out, or take one of {free}"

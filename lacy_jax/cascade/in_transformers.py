@@ -12,6 +12,7 @@ those of our own cascade (scores.py, budget.py, rows.py); PyTorch is imported wh
 
 import copy
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ from lacy_jax.errors import CheckpointError, ConfigError
 class CallRule:
     """What an exported folder says about calling, and its tokenizer.
 
-    probe: P(the next token is a fact) = sigmoid(hidden @ probe[:-1] + probe[-1]); float32 [D + 1], or None.
+    probes: hidden @ probe[:-1] + probe[-1], float32 [D + 1], or None: log-odds that the next token is a fact, and the
+    nats that the partner saves.
     token_bytes: of each token before `<CALL>`, b"" for control tokens. emitted: whether a token may be written, bool
     [call_id]. goes_on: whether it goes on with a word before it.
     """
@@ -46,7 +48,7 @@ class CallRule:
     calling: Calling
     tokenizer: HfTokenizer
     call_id: int
-    probe: np.ndarray | None
+    probes: tuple[np.ndarray | None, np.ndarray | None]
     token_bytes: list[bytes]
     emitted: np.ndarray
     goes_on: np.ndarray
@@ -68,13 +70,15 @@ def read_rule(folder: str | Path, **changes: Any) -> CallRule:
         said = parse_json(path.read_bytes())
         own = {name: said[name] for name in (*CASCADE_SETTINGS, "score")}
         call_id, start_id = said["call_token_id"], said["start_token_id"]
-        call_scores, probe = tuple(said["call_scores"]), said["factual_probe"]
-        weights = None if probe is None else np.array([*probe["weights"], probe["bias"]], np.float32)
+        call_scores = tuple(said["call_scores"])
+        probes = _probe(said["factual_probe"]), _probe(said.get("saving_probe"))
         settings = CascadeConfig(**(own | changes))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"cannot read {path}: {error}; lacy_jax.export --format=hf writes it") from None
-    if settings.gate == "factual" and weights is None:
+    if settings.gate == "factual" and probes[0] is None:
         raise ConfigError(f"gate='factual': {path} has no probe for factual tokens")
+    if settings.score == "expected_saving" and probes[1] is None:
+        raise ConfigError(f"score='expected_saving': {path} has no probe for what a partner saves")
     tokenizer = copy.copy(HfTokenizer.from_folder(folder))
     tokenizer.start_id = start_id
     words = [tokenizer.decode_bytes([token]) for token in range(call_id)]
@@ -85,11 +89,15 @@ def read_rule(folder: str | Path, **changes: Any) -> CallRule:
         calling=calling_of(settings, own_score=own["score"], call_scores=call_scores),
         tokenizer=tokenizer,
         call_id=call_id,
-        probe=weights,
+        probes=probes,
         token_bytes=words,
         emitted=emitted,
         goes_on=goes_on(words, vocab=call_id),
     )
+
+
+def _probe(said: dict[str, Any] | None) -> np.ndarray | None:
+    return None if said is None else np.array([*said["weights"], said["bias"]], np.float32)
 
 
 def said_of(logits: np.ndarray, *, call_id: int) -> dict[str, float]:
@@ -167,16 +175,15 @@ class CallProcessor:
         """Calls, or not; bool [V], the tokens that may follow."""
         rule, row = self._rule, self.row
         logits = self._logits[0].float().cpu().numpy()
-        factual = 0.5
-        if rule.probe is not None:
-            hidden = self._hidden[0].float().cpu().numpy()
-            factual = float(1.0 / (1.0 + np.exp(-(hidden @ rule.probe[:-1] + rule.probe[-1]))))
+        hidden = self._hidden[0].float().cpu().numpy()
+        fact, saving = (0.0 if probe is None else float(hidden @ probe[:-1] + probe[-1]) for probe in rule.probes)
+        factual = 0.5 * (1.0 + math.tanh(0.5 * fact))
         allowed = np.zeros(logits.shape, bool)
         allowed[: rule.call_id] = rule.emitted
         if rule.calling.span != "token" and row.ends_with_partner:
             allowed[: rule.call_id] &= ~rule.goes_on
         own = int(np.argmax(np.where(allowed, logits, -np.inf)))
-        step = Step(token=own, **said_of(logits, call_id=rule.call_id), factual=factual)
+        step = Step(token=own, **said_of(logits, call_id=rule.call_id), factual=factual, saving=saving)
         assert rule.calling.score != "oracle"
         score = float(score_of(rule.calling.score, step._asdict(), gate=rule.calling.gate))
         self._step = (step, score)

@@ -29,7 +29,8 @@ class CallScore:
     formula: the score, of what the model says.
     gated_by: how the gate "factual" weighs it: "product" with P(the next token is factual), or "log", the sum with
         the logarithm of that.
-    needs_call: it means something only where the model's training taught it `<CALL>`.
+    needs: what the checkpoint must have for it: "call", training that taught `<CALL>`; "saving", a probe for what its
+        partner saves.
     title: what it is called for people.
     threshold: the score where its probability is the price; None where it stands for no probability.
     ranks_as: a score that ranks tokens the same way without a gate, if any; the evidence measures it instead.
@@ -37,7 +38,7 @@ class CallScore:
 
     formula: Callable[[Said], Number]
     gated_by: Literal["product", "log"]
-    needs_call: bool
+    needs: Literal["nothing", "call", "saving"]
     title: str
     threshold: Callable[[float], float] | None = None
     ranks_as: Score | None = None
@@ -50,17 +51,21 @@ def _log_odds(probability: float) -> float:
 
 
 CALL_SCORES: dict[Score, CallScore] = {
-    "uncertainty": CallScore(lambda said: said["uncertainty"], "product", False, "1 - max p", lambda price: price),
-    "entropy": CallScore(lambda said: said["entropy"], "product", False, "entropy"),
-    "call_score": CallScore(lambda said: said["call_score"], "log", True, "log-odds", _log_odds),
-    "call_logit": CallScore(lambda said: said["call_logit"], "log", True, "call logit"),
+    "uncertainty": CallScore(lambda said: said["uncertainty"], "product", "nothing", "1 - max p", lambda price: price),
+    "entropy": CallScore(lambda said: said["entropy"], "product", "nothing", "entropy"),
+    "call_score": CallScore(lambda said: said["call_score"], "log", "call", "log-odds", _log_odds),
+    "call_logit": CallScore(lambda said: said["call_logit"], "log", "call", "call logit"),
     "call_probability": CallScore(
         lambda said: 0.5 * (1.0 + _tanh(0.5 * said["call_score"])),
         "product",
-        True,
+        "call",
         "call probability",
         lambda price: price,
         "call_score",
+    ),
+    # As a share, so that a price stays one: by how much less probable the text is to the model than to its partner.
+    "expected_saving": CallScore(
+        lambda said: -_expm1(-said["saving"]), "product", "saving", "expected saving", lambda price: price
     ),
 }
 
@@ -94,6 +99,11 @@ def price_threshold(score: RankedBy, price: float) -> float:
 # Of one number by the C library: NumPy's vector code may differ from it in the last bit, and texts depend on that.
 def _log(gate: Number) -> Number:
     return np.log(np.maximum(gate, LEAST_GATE)) if isinstance(gate, np.ndarray) else math.log(max(gate, LEAST_GATE))
+
+
+def _expm1(value: Number) -> Number:
+    # A partner that is expected to lose so much is never called; more would be beyond float32.
+    return np.expm1(np.minimum(value, 80)) if isinstance(value, np.ndarray) else math.expm1(min(value, 80.0))
 
 
 def _tanh(value: Number) -> Number:

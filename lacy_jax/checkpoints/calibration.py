@@ -11,6 +11,7 @@ from lacy_jax.config import CascadeConfig
 from lacy_jax.data.files import write_whole
 from lacy_jax.errors import CheckpointError
 from lacy_jax.folders import unwritable, writing
+from lacy_jax.model.probe import Probe
 from lacy_jax.paths import absolute, expand_home, is_bucket
 
 
@@ -35,12 +36,15 @@ def check_calibratable(path: str) -> None:
         raise CheckpointError(f"{path}: the price could not be saved: {problem}; --dry_run only prints it")
 
 
-def save_calibration(folder: str, settings: CascadeConfig, *, found: dict[str, Any]) -> None:
+def save_calibration(
+    folder: str, settings: CascadeConfig, *, found: dict[str, Any], saving_probe: Probe | None = None
+) -> None:
     """Makes `settings` those of the cascade of a checkpoint; a reader finds the old description or the whole new one.
 
     Args:
         folder: of one step, or an export.
         found: how the price was found, plain JSON values: `LoadedModel.calibration`.
+        saving_probe: of the partner in `settings`; None: an earlier one, of whatever partner, goes.
 
     Raises:
         CheckpointError: there is no checkpoint.
@@ -49,6 +53,7 @@ def save_calibration(folder: str, settings: CascadeConfig, *, found: dict[str, A
     meta = read_meta(absolute(folder))
     meta["config"]["cascade"] = dataclasses.asdict(settings)
     meta["calibration"] = found
+    meta["saving_probe"] = saving_probe and saving_probe.to_dict()
     path = Path(folder) / META_FILE
     with writing(path):
         write_whole(path, json.dumps(signed(meta) if SIGNATURE in meta else meta).encode())

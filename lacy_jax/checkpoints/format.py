@@ -235,9 +235,12 @@ def read_meta(folder: epath.Path) -> dict[str, Any]:
     return meta
 
 
-def probe_of(meta: dict[str, Any]) -> Probe | None:
-    """The probe for factual tokens in a description; None where it has none."""
-    probe = meta.get("factual_probe")
+PROBES = ("factual_probe", "saving_probe")  # entries of a description
+
+
+def probe_of(meta: dict[str, Any], name: str) -> Probe | None:
+    """The probe of that name (PROBES) in a description; None where it has none."""
+    probe = meta.get(name)
     return Probe(weights=tuple(probe["weights"]), bias=probe["bias"]) if probe else None
 
 
@@ -248,17 +251,20 @@ def _check_kinds(meta: dict[str, Any]) -> None:
         KeyError: settings, the step or the tokenizer are missing.
         TypeError: one of them has another type.
     """
-    probe = meta.get("factual_probe") or {"weights": [], "bias": 0.0}
+    probes = [meta.get(name) or {"weights": [], "bias": 0.0} for name in PROBES]
     optional = dict.fromkeys(("data", "versions", "checksums", "calibration"), dict)
     kinds = {"step": int, "config": dict, "tokenizer": str, **optional}
     found = {**{name: {} for name in optional}, "call_scores": [], **meta}
     if not all(isinstance(found[name], kind) for name, kind in kinds.items()):
         raise TypeError("an entry of it is of another kind")
-    dicts = [probe, found["data"].get("corpus") or {}, *found["checksums"].values()]
-    lists = [found["call_scores"], probe["weights"]] if isinstance(probe, dict) else [None]
-    if not all(isinstance(each, dict) for each in dicts) or not all(isinstance(each, list) for each in lists):
+    dicts = [*probes, found["data"].get("corpus") or {}, *found["checksums"].values()]
+    if not all(isinstance(each, dict) for each in dicts):
         raise TypeError("an entry of it is of another kind")
-    if not all(isinstance(each, int | float) for each in (*found["call_scores"], *probe["weights"], probe["bias"])):
+    lists = [found["call_scores"], *(probe["weights"] for probe in probes)]
+    if not all(isinstance(each, list) for each in lists):
+        raise TypeError("an entry of it is of another kind")
+    numbers = [*(each for values in lists for each in values), *(probe["bias"] for probe in probes)]
+    if not all(isinstance(each, int | float) for each in numbers):
         raise TypeError("a score of it is no number")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -30,7 +31,7 @@ from lacy_jax.errors import CheckpointError, DamagedError
 from lacy_jax.folders import local_copy
 from lacy_jax.measures.finite import all_finite
 from lacy_jax.model import decoder
-from lacy_jax.model.probe import Probe
+from lacy_jax.model.probe import Probe, probe_weights
 from lacy_jax.paths import absolute, expand_home, is_s3
 from lacy_jax.runtime import distributed
 
@@ -44,6 +45,7 @@ class LoadedModel:
     step: completed updates; 0 where it was not trained here.
     call_scores: quantiles of its validation call scores, ascending, which start a cascade's budget; () without any.
     factual_probe: None where the data that it was trained on had no factual tokens, or none is known.
+    saving_probe: nats per token that the partner of its cascade saves; None where lacy_jax.calibrate fitted none.
     calibration: how the price of its cascade was found (checkpoints/calibration.py); {} where it was not.
     data: the fingerprint of that data. versions: of the packages that it was trained with. Both {} where not known.
     family: of a Hugging Face folder or a GGUF file, its model_type; "" of ours.
@@ -57,6 +59,7 @@ class LoadedModel:
     step: int = 0
     call_scores: tuple[float, ...] = ()
     factual_probe: Probe | None = None
+    saving_probe: Probe | None = None
     calibration: dict[str, Any] = dataclasses.field(default_factory=dict)
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -71,6 +74,13 @@ class LoadedModel:
     def reader(self) -> ModelConfig:
         """The model's settings to read texts with, on any device: exact, as when it writes."""
         return dataclasses.replace(self.model, compute_dtype="float32", attention="auto", remat="none")
+
+    @property
+    def probes(self) -> np.ndarray:
+        """float32 [2, D + 1], the bias last: of facts, and of what the partner saves; zeros for one that it lacks."""
+        return np.stack(
+            [probe_weights(each, width=self.model.width) for each in (self.factual_probe, self.saving_probe)]
+        )
 
     @property
     def learned_to_call(self) -> bool:
@@ -110,10 +120,11 @@ def load_model(path: str, *, params_dtype: ParamsDtype = "stored") -> LoadedMode
 def _load_own(folder: epath.Path, *, params_dtype: ParamsDtype) -> LoadedModel:
     meta = read_meta(folder)
     config = read_config(meta, folder=folder)
-    tokenizer, probe = read_tokenizer(meta, folder=folder), probe_of(meta)
+    tokenizer = read_tokenizer(meta, folder=folder)
+    factual, saving = probe_of(meta, "factual_probe"), probe_of(meta, "saving_probe")
     vocab, checksums = decoder.padded_vocab(tokenizer.vocab_size), read_checksums(meta, item="params")
     params = restore_params(folder, config.model, vocab=vocab, checksums=checksums)
-    if probe is not None and len(probe.weights) != config.model.width:
+    if any(probe is not None and len(probe.weights) != config.model.width for probe in (factual, saving)):
         raise DamagedError(f"{folder} is damaged: its probe is not of the width {config.model.width}")
     if params_dtype != "stored":
         params = jax.tree.map(lambda leaf: leaf.astype(params_dtype), params)
@@ -124,7 +135,8 @@ def _load_own(folder: epath.Path, *, params_dtype: ParamsDtype) -> LoadedModel:
         path=str(folder),
         step=int(meta["step"]),
         call_scores=tuple(meta.get("call_scores", ())),
-        factual_probe=probe,
+        factual_probe=factual,
+        saving_probe=saving,
         calibration=meta.get("calibration", {}),
         data=meta.get("data", {}),
         versions=meta.get("versions", {}),

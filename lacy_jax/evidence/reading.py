@@ -12,14 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from lacy_jax.cascade.decoding.engine import Step, encode_text
-from lacy_jax.cascade.decoding.programs import factual_probability, what_is_said
+from lacy_jax.cascade.decoding.programs import what_is_probed, what_is_said
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import ModelConfig
 from lacy_jax.data.documents import Document, Spans, full_text
 from lacy_jax.data.factual import factual_tokens
 from lacy_jax.data.tokenizer import Encoding, TextTokenizer
 from lacy_jax.model import decoder
-from lacy_jax.model.probe import probe_weights
 
 ROWS = 8  # documents read at once
 LENGTH_STEP = 64  # tokens; their rows are as long as the longest of them, rounded up to it
@@ -116,21 +115,21 @@ def as_batch(tokenizer: TextTokenizer, texts: Sequence[np.ndarray], *, context: 
 
 def read_tokens(slm: LoadedModel, tokens: np.ndarray) -> Said:
     """What a model says before tokens[:, 1:], [B, T], of int32 [B, T + 1]."""
-    probe = probe_weights(slm.factual_probe, width=slm.model.width)
-    return Said(*jax.device_get(_values(slm.params, probe, tokens, config=slm.reader, call_id=slm.tokenizer.call_id)))
+    call_id = slm.tokenizer.call_id
+    return Said(*jax.device_get(_values(slm.params, slm.probes, tokens, config=slm.reader, call_id=call_id)))
 
 
-# The probe is an argument, like the parameters: the program is the same for all models of a shape, and compiled once.
+# The probes are an argument, like the parameters: the program is the same for all models of a shape, and compiled once.
 @functools.partial(jax.jit, static_argnames=("config", "call_id"))
 def _values(
-    params: decoder.Params, probe_E: jax.Array, tokens: jax.Array, *, config: ModelConfig, call_id: int
+    params: decoder.Params, probes_2E: jax.Array, tokens: jax.Array, *, config: ModelConfig, call_id: int
 ) -> tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
     hidden_BTD, logits_BTV = decoder.read(params, tokens[:, :-1], config=config)
     log_p = jax.nn.log_softmax(logits_BTV[..., :call_id])
     own_BT1 = jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1)
     rank = 1 + (log_p > own_BT1).sum(axis=-1, dtype=jnp.int32)
-    said_BT5 = what_is_said(logits_BTV, factual_probability(hidden_BTD, probe_E), call_id=call_id)
-    call = dict(zip(Step._fields[1:], jnp.moveaxis(said_BT5, -1, 0), strict=True))
+    said_BT6 = what_is_said(logits_BTV, what_is_probed(hidden_BTD, probes_2E), call_id=call_id)
+    call = dict(zip(Step._fields[1:], jnp.moveaxis(said_BT6, -1, 0), strict=True))
     return -own_BT1[..., 0], log_p.argmax(axis=-1).astype(jnp.int32), rank, call
 
 

@@ -47,8 +47,9 @@ class TokenScores:
 def cascade_scores(slm: LoadedModel, said: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Every score that a cascade of this model can rank by, alone and gated, of what it said (`reading.Said.call`)."""
     scores = {"probe": said["factual"]}
+    has = {"nothing": True, "call": slm.learned_to_call, "saving": slm.saving_probe is not None}
     for name, score in CALL_SCORES.items():
-        if score.ranks_as is None and (slm.learned_to_call or not score.needs_call):
+        if score.ranks_as is None and has[score.needs]:
             for gate, ending in ENDINGS.items():
                 scores[name + ending] = np.asarray(score_of(name, said, gate=gate))
     return scores

@@ -155,7 +155,7 @@ def _loop(
     meter = BudgetMeter(run.config, state)
     log = RunLog(run, workdir, step=step, meter=meter, health=read_health(meta.get("health")))
     scores: list[float] = meta.get("call_scores", [])
-    probe = probe_of(meta)
+    probe = probe_of(meta, "factual_probe")
     record: dict[str, float] = {}
     validated = -1  # the step that `record` is of
     with (

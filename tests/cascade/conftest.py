@@ -77,7 +77,7 @@ def write_checkpoint(loaded: LoadedModel, folder: Path) -> Path:
     """An export, as checkpoint.py describes it."""
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / "params", loaded.params)
-    meta = model_meta(loaded.config, tokenizer=loaded.tokenizer, step=0, data={})
+    meta = model_meta(loaded.config, tokenizer=loaded.tokenizer, step=0, data=loaded.data)
     (folder / "meta").mkdir()
     (folder / META_FILE).write_text(json.dumps(meta))
     return folder

@@ -20,6 +20,7 @@ from lacy_jax.config import Score
 from lacy_jax.data.hf_tokenizer import HfTokenizer
 from lacy_jax.errors import ConfigError, DataError
 from lacy_jax.model import decoder
+from lacy_jax.model.probe import Probe
 
 Model = Callable[..., LoadedModel]
 
@@ -196,7 +197,7 @@ class Scripted:
     def steps(self, rows: dict[int, list[int]], **_: object) -> dict[int, list[Step]]:
         token = self.script[self.at]
         self.at += 1
-        scalars = dict.fromkeys(("call_score", "call_logit", "uncertainty", "entropy", "factual"), 0.0)
+        scalars = dict.fromkeys(Step._fields[1:], 0.0)
         return {slot: [Step(token=token, **scalars)] for slot in rows}  # type: ignore[arg-type]
 
 
@@ -333,9 +334,11 @@ def test_a_start_that_is_no_control_token_is_refused(model: Model) -> None:
 
 def test_scores_of_other_kinds(model: Model) -> None:
     rows = {}
+    probe = Probe(weights=tuple(np.linspace(-0.3, 0.3, model().model.width).tolist()), bias=0.1)
     for kind in (*get_args(Score), "oracle"):
         oracle = (lambda text, _: len(text) % 3 == 0) if kind == "oracle" else None
-        cascade = Cascade(model(), Fake(lambda _: " Ulm"), budget=0.3, score=kind, oracle=oracle)
+        slm = dataclasses.replace(model(), saving_probe=probe)
+        cascade = Cascade(slm, Fake(lambda _: " Ulm"), budget=0.3, score=kind, oracle=oracle)
         rows[kind] = cascade.generate(["The"], max_new_tokens=60)[0]
     for kind in ("uncertainty", "call_probability", "oracle"):
         assert all(0 <= piece.score <= 1 for piece in rows[kind].pieces)

@@ -40,7 +40,9 @@ def full_forward(loaded: LoadedModel, ids: Sequence[int]) -> list[Step]:
     steps = []
     probe = loaded.factual_probe or Probe(weights=(0.0,) * hidden.shape[1], bias=0.0)
     factual = 1 / (1 + np.exp(-(hidden @ np.array(probe.weights) + probe.bias)))
-    for row, gate in zip(logits, factual, strict=True):
+    probe = loaded.saving_probe or probe
+    saved = hidden @ np.array(probe.weights) + probe.bias if loaded.saving_probe else np.zeros(len(hidden))
+    for row, gate, saving in zip(logits, factual, saved, strict=True):
         others = row[:call_id]
         lse = others.max() + np.log(np.exp(others - others.max()).sum())
         probabilities = np.exp(others - lse)
@@ -53,6 +55,7 @@ def full_forward(loaded: LoadedModel, ids: Sequence[int]) -> list[Step]:
                 uncertainty=1 - probabilities.max(),
                 entropy=lse - (probabilities * others).sum(),
                 factual=gate,
+                saving=saving,
             )
         )
     return steps
@@ -60,7 +63,7 @@ def full_forward(loaded: LoadedModel, ids: Sequence[int]) -> list[Step]:
 
 def assert_same(step: Step, expected: Step) -> None:
     assert step.token == expected.token
-    values = ("call_score", "call_logit", "uncertainty", "entropy", "factual")
+    values = Step._fields[1:]
     np.testing.assert_allclose(
         [getattr(step, name) for name in values], [getattr(expected, name) for name in values], rtol=2e-5, atol=2e-5
     )
@@ -91,10 +94,11 @@ def test_decoding_equals_full_forward_across_all_buckets(model: Model, rng: np.r
     assert crossed == {128, 256, CONTEXT}
 
 
-def test_the_gate_is_the_checkpoints_probe(model: Model, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("names", [["factual_probe"], ["saving_probe"], ["factual_probe", "saving_probe"]])
+def test_the_probes_are_the_checkpoints(model: Model, rng: np.random.Generator, names: list[str]) -> None:
     plain = model(scale=3.0)
-    probe = Probe(weights=tuple(rng.normal(size=plain.model.width)), bias=-0.5)
-    loaded = dataclasses.replace(plain, factual_probe=probe)
+    probes = {name: Probe(weights=tuple(rng.normal(size=plain.model.width)), bias=-0.5) for name in names}
+    loaded = dataclasses.replace(plain, **probes)  # type: ignore[arg-type]
     row = row_of(loaded, 20, rng)
     assert_same(Engine(loaded).session(1).steps({0: row})[0][0], full_forward(loaded, row)[-1])
 

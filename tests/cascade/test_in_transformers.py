@@ -26,6 +26,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "token": {"budget": 0.4, "span": "token", "score": "entropy"},
     "price": PRICE,
     "gated": PRICE | {"gate": "factual", "price": 0.3},
+    "saving": PRICE | {"score": "expected_saving", "price": 0.2},
     "never": {"budget": 0.0},
     "always": {"budget": 1.0},
 }
@@ -44,7 +45,8 @@ def exported(style: str, place: Path, settings: dict[str, Any]) -> tuple[Any, st
     objective = ObjectiveConfig(rule="factual", rate=1.0)
     config = dataclasses.replace(model.config, cascade=CascadeConfig(**settings), objective=objective)
     scores = tuple(np.linspace(-9.0, -1.0, 21).tolist())
-    model = dataclasses.replace(model, config=config, factual_probe=probe, call_scores=scores)
+    saving = Probe(weights=probe.weights[::-1], bias=-0.2)
+    model = dataclasses.replace(model, config=config, factual_probe=probe, saving_probe=saving, call_scores=scores)
     export(save(model, place / "own"), out=str(place / "hf"), format="hf")
     return model, str(place / "hf")
 
@@ -149,9 +151,10 @@ def test_what_the_model_says_is_what_the_engine_says() -> None:
     for _ in range(20):
         logits = (4 * rng.standard_normal(40)).astype(np.float32)
         found = said_of(logits[:31], call_id=30)
-        expected = np.asarray(what_is_said(logits, np.float32(0.5), call_id=30))
+        expected = np.asarray(what_is_said(logits, np.float32([0.5, 1.5]), call_id=30))
         names = ("call_score", "call_logit", "uncertainty", "entropy")
         np.testing.assert_allclose([found[name] for name in names], expected[:4], rtol=2e-5, atol=2e-6)
+        assert expected[4:].tolist() == [0.5, 1.5]
 
 
 def test_a_folder_that_says_nothing_of_calling_is_refused(tmp_path: Path) -> None:
@@ -159,7 +162,8 @@ def test_a_folder_that_says_nothing_of_calling_is_refused(tmp_path: Path) -> Non
         read_rule(tmp_path)
     export(save(random_model(), tmp_path / "own"), out=f"{tmp_path}/hf", format="hf")
     assert read_rule(f"{tmp_path}/hf", budget=0.5).calling.budget.share == 0.5
-    with pytest.raises(ConfigError, match="no probe"):
-        read_rule(f"{tmp_path}/hf", gate="factual")
+    for changes in ({"gate": "factual"}, {"score": "expected_saving"}):
+        with pytest.raises(ConfigError, match="no probe"):
+            read_rule(f"{tmp_path}/hf", **changes)
     with pytest.raises(CheckpointError, match="colour"):
         read_rule(f"{tmp_path}/hf", colour="red")

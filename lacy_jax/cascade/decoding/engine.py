@@ -31,7 +31,6 @@ from lacy_jax.config import ComputeDtype, ModelConfig
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.model import decoder
 from lacy_jax.model.attention import KVCache, grow_cache
-from lacy_jax.model.probe import probe_weights
 
 # A character of a word in the sense of partners' pieces, less U+FFFD, which stands for a part of a character.
 _LETTER = re.compile(f"(?!\ufffd){LETTER}")
@@ -56,8 +55,8 @@ class Step(NamedTuple):
     call_score: log-odds of `<CALL>` against everything else (call_logit minus the log-sum-exp of the others).
     uncertainty: 1 - the probability of the best other token, on the softmax without `<CALL>`.
     entropy: of the softmax without `<CALL>`, in nats.
-    factual: how probable it is that the next token is a factual one, by the checkpoint's probe (training/probe.py);
-        0.5 where it has none.
+    factual: how probable it is that the next token is a factual one, by a probe (training/probe.py), or 0.5.
+    saving: nats per token that the partner is expected to save in what comes next (adaptation/saving.py), or 0.0.
     """
 
     token: int
@@ -66,6 +65,7 @@ class Step(NamedTuple):
     uncertainty: float
     entropy: float
     factual: float
+    saving: float
 
 
 def cache_buckets(context: int) -> tuple[int, ...]:
@@ -169,7 +169,7 @@ class Engine:
         self.device = jax.local_devices()[0]
         weights = Weights(
             params=decoder.unstack_layers(loaded.params),
-            probe=jnp.asarray(probe_weights(loaded.factual_probe, width=self.config.width)),
+            probes_2E=jnp.asarray(loaded.probes),
             emitted_V=jnp.asarray(emitted_V),
             goes_on_V=jnp.asarray(goes_on(self.token_bytes, vocab=vocab)),
             bytes_VW=jnp.asarray(bytes_VW),
@@ -350,12 +350,12 @@ class Session:
         heads, self._cache = programs.write(
             engine.weights, self._cache, slots, start, config=engine.config, call_id=engine.call_id
         )
-        token_AR, scalars_AR5 = jax.device_get(heads)
-        tokens_RA, scalars_RA5 = token_AR.T.tolist(), scalars_AR5.swapaxes(0, 1).tolist()
+        token_AR, scalars_AR6 = jax.device_get(heads)
+        tokens_RA, scalars_RA6 = token_AR.T.tolist(), scalars_AR6.swapaxes(0, 1).tolist()
         said = {}
         for index, row in lined_up:
             usable = min(steps, length - len(row.ids))  # a step beyond the room was fed to the scratch slot
-            pairs = zip(tokens_RA[index][:usable], scalars_RA5[index], strict=False)
+            pairs = zip(tokens_RA[index][:usable], scalars_RA6[index], strict=False)
             said[row.slot] = [Step(token, *scalars) for token, scalars in pairs]
             row.ids += tokens_RA[index][: usable - 1]
         return said

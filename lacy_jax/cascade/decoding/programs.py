@@ -28,11 +28,12 @@ _EXCLUDED = -1e30
 class Weights(NamedTuple):
     """A model and what its tokens are. `bytes_VW`: the UTF-8 of each token, `lengths_V` bytes of it.
 
-    emitted_V: whether a token may be picked. goes_on_V: whether it goes on with a word or number before it.
+    probes_2E: `model.probe.probe_weights` of the probes for facts and for what the partner saves. emitted_V: whether a
+    token may be picked. goes_on_V: whether it goes on with a word or number before it.
     """
 
     params: decoder.Params
-    probe: jax.Array
+    probes_2E: jax.Array
     emitted_V: jax.Array
     goes_on_V: jax.Array
     bytes_VW: jax.Array
@@ -75,7 +76,7 @@ class Heads(NamedTuple):
     """What was picked at each step, and what a `Step` says beside it; the first `steps` of A are filled."""
 
     token_AR: jax.Array
-    scalars_AR5: jax.Array
+    scalars_AR6: jax.Array
 
 
 class _Carry(NamedTuple):
@@ -150,7 +151,7 @@ def _write_rows(
 ) -> tuple[Heads, KVCache]:
     """`write` for all rows of a cache."""
     count = start.token_R.size
-    heads = Heads(jnp.zeros((MOST_STEPS, count), jnp.int32), jnp.zeros((MOST_STEPS, count, 5), jnp.float32))
+    heads = Heads(jnp.zeros((MOST_STEPS, count), jnp.int32), jnp.zeros((MOST_STEPS, count, 6), jnp.float32))
     carry = _Carry(rows, jnp.asarray(start.token_R), jnp.zeros_like(start.left_R), start.sampling, heads)
     step = functools.partial(_step, weights, start, config=config, call_id=call_id)
     carry = jax.lax.fori_loop(0, start.steps, step, carry)
@@ -165,7 +166,7 @@ def _step(
     position_R = start.start_R + index
     position_R = jnp.where(start.runs_R & (position_R < scratch), position_R, scratch)
     hidden_R1D, cache = _forward(weights, carry.token_R[:, None], position_R[:, None], carry.cache, config=config)
-    logits_RV, factual_R = _head(weights, hidden_R1D[:, 0], config=config)
+    logits_RV, probed_R2 = _head(weights, hidden_R1D[:, 0], config=config)
     left_R = start.left_R - carry.used_R
     allowed_RV = _allowed(weights, start, used_R=carry.used_R, left_R=left_R)
     allowed_RV &= ~((start.whole_R & (index == 0))[:, None] & weights.goes_on_V)
@@ -174,7 +175,7 @@ def _step(
     token_R = jax.lax.cond(drawn, pick, lambda own_RV, _: best(own_RV), own_RV, carry.sampling)
     heads = Heads(
         carry.heads.token_AR.at[index].set(token_R),
-        carry.heads.scalars_AR5.at[index].set(what_is_said(logits_RV, factual_R, call_id=call_id)),
+        carry.heads.scalars_AR6.at[index].set(what_is_said(logits_RV, probed_R2, call_id=call_id)),
     )
     seen_RS = carry.sampling.seen_RS.at[jnp.arange(token_R.size), position_R + 1].set(token_R, mode="drop")
     sampling = carry.sampling._replace(position_R=carry.sampling.position_R + 1, seen_RS=seen_RS)
@@ -203,12 +204,12 @@ def _forward(
 
 
 def _head(weights: Weights, hidden_RD: jax.Array, *, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
-    """Logits, float32 [R, V], and how probable it is that a fact comes next, [R]."""
+    """Logits, float32 [R, V], and what the probes say, [R, 2]."""
     with product_precision(config):
-        factual_R = factual_probability(hidden_RD, weights.probe)
+        probed_R2 = what_is_probed(hidden_RD, weights.probes_2E)
         matrix_VD = decoder.output_matrix(weights.params).astype(hidden_RD.dtype)
         logits_RV = jnp.einsum("rd,vd->rv", hidden_RD, matrix_VD, preferred_element_type=jnp.float32)
-    return logits_RV, factual_R
+    return logits_RV, probed_R2
 
 
 def _allowed(weights: Weights, start: Start, *, used_R: jax.Array, left_R: jax.Array) -> jax.Array:
@@ -244,13 +245,14 @@ def _agrees(weights: Weights, given_RG: jax.Array, used_R: jax.Array, left_R: ja
     return jax.lax.fori_loop(0, jnp.minimum(jnp.max(left_R), width), compare, something_RV)
 
 
-def factual_probability(hidden_RD: jax.Array, probe_E: jax.Array) -> jax.Array:
-    """How probable it is that a fact comes next, float32 [R] (any axes before D), by `model.probe.probe_weights`."""
-    return jax.nn.sigmoid(hidden_RD.astype(jnp.float32) @ probe_E[:-1] + probe_E[-1])
+def what_is_probed(hidden_RD: jax.Array, probes_2E: jax.Array) -> jax.Array:
+    """P(a fact comes next) and the nats that the partner saves, float32 [R, 2] (any axes for R); see `Weights`."""
+    values_R2 = hidden_RD.astype(jnp.float32) @ probes_2E[:, :-1].T + probes_2E[:, -1]
+    return values_R2.at[..., 0].set(jax.nn.sigmoid(values_R2[..., 0]))
 
 
-def what_is_said(logits_RV: jax.Array, factual_R: jax.Array, *, call_id: int) -> jax.Array:
-    """What a `Step` says beside its token, float32 [R, 5] in the order of its fields; any axes stand for R.
+def what_is_said(logits_RV: jax.Array, probed_R2: jax.Array, *, call_id: int) -> jax.Array:
+    """What a `Step` says beside its token, float32 [R, 6] in the order of its fields; any axes stand for R.
 
     The cascade decodes by it, and the evidence's teacher-forced reader reads by it (evidence/reading.py).
     """
@@ -262,7 +264,8 @@ def what_is_said(logits_RV: jax.Array, factual_R: jax.Array, *, call_id: int) ->
     lse_R = top_R + jnp.log(sum_R)
     uncertainty_R = -jnp.expm1(top_R - lse_R)
     entropy_R = lse_R - jnp.sum(weights_RV * others_RV, axis=-1) / sum_R
-    return jnp.stack([call_R - lse_R, call_R, uncertainty_R, entropy_R, factual_R], axis=-1)
+    said_R4 = jnp.stack([call_R - lse_R, call_R, uncertainty_R, entropy_R], axis=-1)
+    return jnp.concatenate([said_R4, probed_R2], axis=-1)
 
 
 def token_bytes(tokens: list[bytes], *, vocab: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 They read config.json, model.safetensors, tokenizer.json, tokenizer_config.json and generation_config.json. README.md is
 the model's card. cascade.json is how the checkpoint's cascade calls: its settings, the scores that its budget starts
-with, and its probe for facts.
+with, and its probes.
 """
 
 import json
@@ -78,6 +78,7 @@ def cascade_settings(model: Outgoing) -> dict[str, Any]:
         **{name: getattr(settings, name) for name in CASCADE_SETTINGS},
         "call_scores": list(loaded.call_scores),
         "factual_probe": loaded.factual_probe and loaded.factual_probe.to_dict(),
+        "saving_probe": loaded.saving_probe and loaded.saving_probe.to_dict(),
     }
 
 
