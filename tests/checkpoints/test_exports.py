@@ -77,6 +77,7 @@ def save(loaded: LoadedModel, folder: Path) -> str:
         factual_probe=loaded.factual_probe,
         chat=loaded.chat,
     )
+    meta["saving_probe"] = loaded.saving_probe and loaded.saving_probe.to_dict()  # as lacy_jax.calibrate does
     write_export(str(folder), params=loaded.params, tokenizer=loaded.tokenizer, meta=meta)
     return str(folder)
 
