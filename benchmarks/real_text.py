@@ -48,6 +48,8 @@ FITTED = 800  # training documents
 MODEL = {"model.layers": 3, "model.width": 128, "model.heads": 2, "corpus.validation_share": 0.1}
 EVERYWHERE = {"rule": "loss", "rate": 1.0, "rate_of": "valid"}  # where the partner says nothing, nothing is taken
 
+TENTH = {"treatment": "ignore", "rate": 0.1, "rate_of": "valid"}
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -67,6 +69,9 @@ ARMS = {
     ),
     "lacy": Arm("lacy_full", "spacy", {}, ("call_score",)),
     "defer": Arm("defer", "partner", {}, ("call_score",)),
+    # What is given up, and frees what? A tenth of the targets has no loss: drawn at random, or of the largest savings.
+    "without_random": Arm("ntp", "partner", TENTH | {"rule": "random"}, ("uncertainty",)),
+    "without_saved": Arm("ntp", "partner", TENTH | {"rule": "loss", "partner_losses": "stored"}, ("uncertainty",)),
 }  # fmt: skip
 
 
@@ -185,7 +190,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--people", type=int, default=0)
-    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--arms", default="ntp,gain,mixture,lacy,defer", help=", ".join(ARMS))
     options = parser.parse_args()
     found: dict[tuple[str, str], list[list[float]]] = {}
     claims: dict[tuple[str, str, str], list[list[float]]] = {}

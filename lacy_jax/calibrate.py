@@ -18,7 +18,8 @@ from lacy_jax import flags, from_flags
 from lacy_jax.config import Positive
 from lacy_jax.doors import Door, run
 from lacy_jax.errors import ConfigError
-from lacy_jax.flags import PARTNER, Flag, Given
+from lacy_jax.flags import Flag, Given
+from lacy_jax.folders import unwritable
 
 if TYPE_CHECKING:
     from lacy_jax.adaptation.calibrate import Spent
@@ -82,7 +83,8 @@ def _prompts(slm: "LoadedModel", given: Given) -> list[str]:
     from lacy_jax.data.prompts import checked_prompts, prompts_of_file
 
     if given.prompts_file is None:
-        return held_out_prompts(slm, directory=given.directory or "", count=given.samples)
+        agreed = given.partner == "documents"
+        return held_out_prompts(slm, directory=given.directory or "", count=given.samples, agreed=agreed)
     prompts = checked_prompts(prompts_of_file(given.prompts_file))
     if not prompts:
         raise ConfigError(f"--prompts_file={given.prompts_file}: it holds no prompt")
@@ -91,37 +93,50 @@ def _prompts(slm: "LoadedModel", given: Given) -> list[str]:
 
 def _with_saving_probe(slm: "LoadedModel", given: Given, reporter: "Reporter") -> "LoadedModel":
     """With a probe for what its partner saves, if it calls by that; prints what that is worth."""
-    settings = slm.config.cascade
-    spec = given.partner if PARTNER.name in given.names else settings.partner
-    if (given.score or settings.score) != "expected_saving":
+    settings = from_flags.given_settings(slm, given)
+    if settings.score != "expected_saving":
+        if "documents" in given.names:
+            raise ConfigError("--documents says from how many documents --score=expected_saving learns; give that, too")
         return replace(slm, saving_probe=None)
-    if PARTNER.name not in given.names:
-        from_flags.refuse_partner(slm.config, checkpoint=given.checkpoint)
-    if not spec.startswith("checkpoint:"):
-        raise ConfigError(
-            f"--score=expected_saving: the partner {spec} is no model, so it is not known what it pays for a text; "
-            "name one by --partner=checkpoint:PATH, or take another score"
-        )
     from lacy_jax.adaptation.calibrate import own_documents
     from lacy_jax.adaptation.saving import learn_saving
+    from lacy_jax.cascade.cascade import as_called
+    from lacy_jax.cascade.partners import read_spec
     from lacy_jax.checkpoints.loading import load_model
+    from lacy_jax.evidence.token_scores import ENDINGS
+    from lacy_jax.model.probe import Probe
 
+    form, path = read_spec(settings.partner)
+    if form != "checkpoint":
+        raise ConfigError(
+            f"--score=expected_saving: the partner {settings.partner} is no model, so it is not known what it pays for "
+            "a text; name one by --partner=checkpoint:PATH, or take another score"
+        )
     directory = given.directory or slm.config.data.directory
+    if problem := unwritable(directory):
+        raise ConfigError(f"what the partner read is kept in {directory}, which {problem}; name another --directory")
+    nothing = Probe(weights=(0.0,) * slm.model.width, bias=0.0)
+    slm = as_called(replace(slm, saving_probe=nothing), settings)
     own = functools.partial(own_documents, slm, directory=directory, instead="take another --score")
     train, held_out = own(split="train", count=given.documents), own(split="validation", count=-(-given.documents // 4))
-    partner = load_model(spec.removeprefix("checkpoint:"))
+    partner = load_model(path)
     folder = Path(directory) / "partner_reads"
     slm, pieces = learn_saving(slm, partner, train, held_out, folder=folder, progress=reporter.update)
     reporter.finish()
-    scores = pieces.scores(slm)
+    scores, name = pieces.scores(slm), settings.score + ENDINGS[settings.gate]
+    if scores[name].max() <= 0:
+        raise ConfigError(f"the partner {settings.partner} is expected to save nothing, anywhere in held-out documents")
     costs = {
         "alone": pieces.bits_per_byte(pieces.saved, share=0.0),
-        "asked by expected_saving": pieces.bits_per_byte(scores["expected_saving"], share=given.share),
+        f"asked by {name}": pieces.bits_per_byte(scores[name], share=given.share),
         "asked by uncertainty": pieces.bits_per_byte(scores["uncertainty"], share=given.share),
         "asked where it saves most": pieces.bits_per_byte(pieces.saved, share=given.share),
     }
     said = ", ".join(f"{bits:.3f} {name}" for name, bits in costs.items())
-    print(f"bits per byte of {len(held_out)} held-out documents, {given.share:g} of the tokens asked for: {said}")
+    print(
+        f"bits per byte of {len(held_out)} held-out documents, {given.share:g} of the tokens asked for: {said}",
+        flush=True,
+    )
     return slm
 
 

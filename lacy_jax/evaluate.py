@@ -92,6 +92,7 @@ def _run_suite(given: Given, reporter: "Reporter") -> int:
     slm = load_model(checkpoint)
     if flags.PARTNER.name in suite.FLAGS:
         from_flags.say_partner(settings.partner, slm.config)
+        from_flags.warn_of_calibration(slm, replace(slm.config.cascade, partner=settings.partner))
     for spec in dict.fromkeys(parse_decode(text).partner for text in settings.decode):
         if spec != DATABASE:
             from_flags.say_partner(spec, slm.config)

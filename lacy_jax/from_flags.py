@@ -37,15 +37,11 @@ def open_given_cascade(given: Given, *, batch_size: int, slm: "LoadedModel | Non
     """
     from lacy_jax.cascade import Cascade  # JAX: only what is asked for waits for it
     from lacy_jax.checkpoints.loading import load_model
-    from lacy_jax.checks import change_cascade
 
     slm = slm or load_model(given_checkpoint(given))
-    changes = {flag.name: getattr(given, flag.name) for flag in CASCADE_SETTINGS if flag.name in given.names}
-    if PARTNER.name not in given.names:
-        refuse_partner(slm.config, checkpoint=given.checkpoint)
-    settings = change_cascade(slm.config.cascade, changes)
+    settings = given_settings(slm, given)
     directory = given.directory or ""
-    _warn_of_calibration(slm, settings)
+    warn_of_calibration(slm, settings)
     cascade = Cascade(slm, settings.partner, settings=settings, directory=directory, batch_size=batch_size)
     say_partner(settings.partner, slm.config)
     if slm.family or settings.start_token != "auto":
@@ -53,7 +49,22 @@ def open_given_cascade(given: Given, *, batch_size: int, slm: "LoadedModel | Non
     return cascade
 
 
-def _warn_of_calibration(slm: "LoadedModel", settings: CascadeConfig) -> None:
+def given_settings(slm: "LoadedModel", given: Given) -> CascadeConfig:
+    """The settings of a checkpoint's cascade, but for what the flags CASCADE change.
+
+    Raises:
+        ConfigError: a flag is out of range.
+        PartnerError: the checkpoint alone asks for a partner beyond itself.
+    """
+    from lacy_jax.checks import change_cascade
+
+    if PARTNER.name not in given.names:
+        _refuse_partner(slm.config, checkpoint=given.checkpoint)
+    changes = {flag.name: getattr(given, flag.name) for flag in CASCADE_SETTINGS if flag.name in given.names}
+    return change_cascade(slm.config.cascade, changes)
+
+
+def warn_of_calibration(slm: "LoadedModel", settings: CascadeConfig) -> None:
     """One line on stderr where what was found for another partner or another way to call is used: price or probe."""
     own, names = slm.config.cascade, ("partner", "score", "gate", "span")
     others = [f"the {name} {getattr(own, name)}" for name in names if getattr(own, name) != getattr(settings, name)]
@@ -82,7 +93,7 @@ def say_start(tokenizer: "TextTokenizer") -> None:
     print(f"before each text: {start} (--start_token)", file=sys.stderr, flush=True)
 
 
-def refuse_partner(config: Config, *, checkpoint: str) -> None:
+def _refuse_partner(config: Config, *, checkpoint: str) -> None:
     """Raises `PartnerError` where a checkpoint alone asks for a partner beyond itself and the data it was trained on.
 
     A checkpoint may come from anybody; its partner would be sent the prompts and a key, or read any file.

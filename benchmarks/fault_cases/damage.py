@@ -105,7 +105,14 @@ def _outcome(read: Read, folder: Path, *, whole: Any) -> Outcome:
 def read_model(folder: Path) -> Any:
     """What `generate`, `serve` and `evaluate` have of a checkpoint or an export."""
     model = load_model(str(folder))
-    about = [model.config, model.tokenizer.fingerprint, model.step, model.call_scores, model.factual_probe, model.data]
+    about = [
+        model.config,
+        model.tokenizer.fingerprint,
+        model.step,
+        model.call_scores,
+        model.probes.tobytes(),
+        model.data,
+    ]
     return [_bytes(model.params), *about]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lacy_jax.cascade import Cascade, Completion, Counts, Request
 from lacy_jax.cascade.scores import price_threshold
 from lacy_jax.checkpoints.loading import LoadedModel
-from lacy_jax.data.corpus import corpus_of_checkpoint, read_documents
+from lacy_jax.data.corpus import EMBEDDED, OF_FILES, corpus_of_checkpoint, read_documents
 from lacy_jax.data.documents import Document, Split, split_of
 from lacy_jax.errors import ConfigError, DataError, LacyError, PartnerError
 from lacy_jax.evidence.run_report.samples import prompt_of
@@ -88,6 +88,10 @@ def rounds(
         yield found[-1]
     if not any(each.counts.delegated for each in found):
         asked = sum(each.counts.calls for each in found)
+        if not asked:
+            raise ConfigError(
+                f"by the score {cascade.score} the model asks nowhere in these texts, even at the price 0"
+            )
         raise PartnerError(f"the partner answered none of {asked:,} questions, so no price can be found for it")
 
 
@@ -128,24 +132,27 @@ def spent_at(
     return Spent(price, sum((text.counts for text in texts), start=Counts()))
 
 
-def held_out_prompts(slm: LoadedModel, *, directory: str, count: int) -> list[str]:
+def held_out_prompts(slm: LoadedModel, *, directory: str, count: int, agreed: bool = False) -> list[str]:
     """The openings of `count` held-out documents of a model's own corpus, or of all if there are fewer.
 
     Raises:
         ConfigError: it has no held-out documents, or they cannot be read.
     """
     instead = "give --prompts_file=FILE, with one prompt per line"
-    documents = own_documents(slm, split="validation", directory=directory, count=count, instead=instead)
+    documents = own_documents(slm, split="validation", directory=directory, count=count, instead=instead, agreed=agreed)
     return [prompt_of(document) for document in documents]
 
 
-def own_documents(slm: LoadedModel, *, split: Split, directory: str, count: int, instead: str) -> list[Document]:
+def own_documents(
+    slm: LoadedModel, *, split: Split, directory: str, count: int, instead: str, agreed: bool = False
+) -> list[Document]:
     """`count` documents of a split of a model's own corpus that begin with a text, or all if there are fewer.
 
     They are evenly spread over the first SPREAD * count.
 
     Args:
         instead: what to do where there are none, for the message.
+        agreed: whether the user let a corpus be opened that may run code of others (docs/security.md).
 
     Raises:
         ConfigError: it has no such documents, or they cannot be read.
@@ -154,6 +161,11 @@ def own_documents(slm: LoadedModel, *, split: Split, directory: str, count: int,
     if not slm.data:
         raise ConfigError(f"{slm.path} does not say what it was trained on, so no {kind} text is known; {instead}")
     named, share = slm.config.corpus, slm.config.corpus.validation_share
+    if not agreed and named.name not in (*EMBEDDED, *OF_FILES):
+        raise ConfigError(
+            f"{slm.path} names the corpus {named.name}, which may run code of others and is read only if you agree, by "
+            f"--partner=documents; or {instead}"
+        )
     try:
         corpus = corpus_of_checkpoint(named, data=slm.data, directory=directory or slm.config.data.directory)
         of_split = (each for each in read_documents(corpus) if split_of(each.id, validation_share=share) == split)

@@ -10,7 +10,7 @@ from lacy_jax.adaptation import Marks
 from lacy_jax.adaptation.fit import Ranking, best_at_a_price, fit_call_row, fit_probe, rankings, with_call_row
 from lacy_jax.adaptation.marks import Answers, Marked, known
 from lacy_jax.adaptation.samples import Samples, worth_asking, write_samples
-from lacy_jax.adaptation.states import read_states
+from lacy_jax.adaptation.states import CONTEXT, read_states
 from lacy_jax.cascade import Partner
 from lacy_jax.cascade.scores import CALL_SCORES
 from lacy_jax.checkpoints.export import write_export
@@ -26,7 +26,6 @@ from lacy_jax.errors import DataError
 from lacy_jax.evidence.reading import Reading, read_documents
 from lacy_jax.evidence.token_scores import TokenScores, scores_of
 
-CONTEXT = 256  # tokens of a document that are read
 HELD_OUT = 0.2  # share of the documents that nothing is fitted to; it holds the held-out ones of a smaller share
 SCORES: tuple[Score, ...] = tuple(
     name for name, score in CALL_SCORES.items() if score.ranks_as is None and score.needs != "saving"

@@ -15,9 +15,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from lacy_jax.adaptation.states import model_digest
+from lacy_jax.adaptation.states import CONTEXT, model_digest
 from lacy_jax.cascade.marks.reading import TEXTS, read_texts
-from lacy_jax.checkpoints.loading import LoadedModel
+from lacy_jax.checkpoints.loading import LoadedModel, shortened
 from lacy_jax.config import ModelConfig
 from lacy_jax.data.documents import NO_SPANS, Document, Losses, Spans, full_text
 from lacy_jax.data.files import write_whole
@@ -27,6 +27,7 @@ from lacy_jax.evidence.token_scores import cascade_scores
 from lacy_jax.model import decoder
 from lacy_jax.model.probe import Probe
 
+Progress = Callable[[str, int, int | None], None]
 RIDGE = 1e-4  # weight of the squares, per piece, of features with a spread of one
 
 
@@ -70,9 +71,11 @@ def learn_saving(
     held_out: Sequence[Document],
     *,
     folder: Path,
-    progress: Callable[[str, int, int | None], None],
+    progress: Progress,
 ) -> tuple[LoadedModel, Pieces]:
     """The SLM with a probe fitted to `train`, and the pieces of `held_out`, to which nothing is fitted.
+
+    Of each document the first CONTEXT tokens are read.
 
     Args:
         folder: what the partner read is kept there, and found again by a second call with the same documents.
@@ -80,24 +83,31 @@ def learn_saving(
     Raises:
         DataError: there is too little text.
     """
-    read = with_losses(partner, [*train, *held_out], slm=slm, folder=folder, progress=progress)
-    fitted, compared = (pieces_of(slm, each) for each in (read[: len(train)], read[len(train) :]))
+    short = shortened(slm, context=min(CONTEXT, slm.model.context))
+    read = with_losses(partner, [*train, *held_out], slm=short, folder=folder, progress=progress)
+    fitted = pieces_of(short, read[: len(train)], progress=progress)
+    compared = pieces_of(short, read[len(train) :])
     return dataclasses.replace(slm, saving_probe=fit_saving(fitted)), compared
 
 
-def pieces_of(slm: LoadedModel, documents: Sequence[tuple[Document, Spans]]) -> Pieces:
+def pieces_of(
+    slm: LoadedModel, documents: Sequence[tuple[Document, Spans]], *, progress: Progress = lambda *_: None
+) -> Pieces:
     """The pieces of documents whose spans have the partner's losses, as far as the SLM reads them.
 
     Raises:
         DataError: none has a piece.
     """
     found = []
-    readings = read_documents(slm, documents)
-    for reading, hidden_TD, (_, spans) in zip(readings, _hidden_states(slm, readings), documents, strict=True):
-        assert spans.losses is not None
-        ends = np.intersect1d(reading.ends, spans.losses.ends)
-        if len(ends):
-            found.append(_pieces(reading, hidden_TD, spans.losses, ends=ends))
+    for first in range(0, len(documents), TEXTS):
+        group = documents[first : first + TEXTS]
+        readings = read_documents(slm, group)
+        for reading, hidden_TD, (_, spans) in zip(readings, _hidden_states(slm, readings), group, strict=True):
+            assert spans.losses is not None
+            ends = np.intersect1d(reading.ends, spans.losses.ends)
+            if len(ends):
+                found.append(_pieces(reading, hidden_TD, spans.losses, ends=ends))
+        progress("model reads", first + len(group), len(documents))
     if not found:
         raise DataError("the documents hold no word that both models read; give more or longer ones")
     columns = {field.name: [getattr(each, field.name) for each in found] for field in dataclasses.fields(Pieces)}
@@ -111,7 +121,7 @@ def with_losses(
     *,
     slm: LoadedModel,
     folder: Path,
-    progress: Callable[[str, int, int | None], None],
+    progress: Progress,
 ) -> list[tuple[Document, Spans]]:
     """The documents with what the partner pays for them, as far as the SLM reads them; see `learn_saving`."""
     model, found = model_digest(partner), []
@@ -148,14 +158,18 @@ def _kept(path: Path, *, count: int) -> list[Losses] | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             return [Losses(file[f"ends{n}"], file[f"nats{n}"]) for n in range(count)]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
 
 
 def fit_saving(pieces: Pieces) -> Probe:
     """The probe for what a call saves, in nats per token: ridge regression, a piece weighed by its tokens."""
-    middle_D, spread_D = pieces.hidden.mean(axis=0), pieces.hidden.std(axis=0) + 1e-6
-    features_NE = np.insert((pieces.hidden - middle_D) / spread_D, 0, 1.0, axis=1)
+    # In float64: of a constant state float32's mean is not the state itself, and its spread would be that difference.
+    middle_D, spread_D = (
+        pieces.hidden.mean(axis=0, dtype=np.float64),
+        pieces.hidden.std(axis=0, dtype=np.float64) + 1e-6,
+    )
+    features_NE = np.insert(((pieces.hidden - middle_D) / spread_D).astype(np.float32), 0, 1.0, axis=1)
     weighed_NE = features_NE * pieces.tokens[:, None].astype(np.float32)
     squares_EE = (weighed_NE.T @ features_NE).astype(np.float64)
     squares_EE += RIDGE * len(features_NE) * np.eye(len(squares_EE))

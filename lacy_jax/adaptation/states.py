@@ -22,6 +22,8 @@ from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.evidence.reading import ROWS, as_batch
 from lacy_jax.model import decoder
 
+CONTEXT = 256  # tokens of a document that are read: those of a whole window of 8,192 fill the memory
+
 
 @dataclass(frozen=True, eq=False)
 class States:
@@ -97,8 +99,11 @@ def _final_states(
 
 
 def model_digest(slm: LoadedModel) -> "hashlib._Hash":
-    """Of where a model comes from, its settings and a sample of its weights; more can be added to it."""
-    digest = hashlib.sha256(json.dumps([slm.path, slm.step, str(slm.model)]).encode())
+    """Of where a model comes from, its settings, tokenizer and a sample of its weights; more can be added to it."""
+    words = slm.tokenizer
+    digest = hashlib.sha256(
+        json.dumps([slm.path, slm.step, str(slm.model), words.fingerprint, words.start_id]).encode()
+    )
     for leaf in jax.tree.leaves(slm.params):
         digest.update(np.asarray(leaf.reshape(-1)[:: max(1, leaf.size // 64)]).tobytes())
     return digest
@@ -123,5 +128,5 @@ def _kept(path: Path) -> _Chunk | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             return file["hidden"], file["factual"], file["wrong"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None

@@ -89,13 +89,7 @@ class Cascade:
         named = partner if isinstance(partner, str) else "none" if partner is None else str(partner.name)
         changed: dict[str, Any] = {name: value for name, value in changes.items() if value != "oracle"}
         self.settings = settings = change_cascade(settings or slm.config.cascade, changed | {"partner": named})
-        if settings.gate == "factual" and slm.factual_probe is None:
-            raise ConfigError(
-                f"gate='factual': {slm.path} has no probe for factual tokens; a run of lacy_jax.main on data with "
-                "factual tokens saves one"
-            )
-        _check_score(slm, settings.score)
-        slm = dataclasses.replace(slm, tokenizer=starting_with(slm.tokenizer, settings.start_token))
+        slm = as_called(slm, settings)
         if isinstance(partner, str):
             directory, corpus = directory or slm.config.data.directory, slm.config.corpus
             if searches_corpus(partner):
@@ -162,6 +156,21 @@ class Cascade:
                     yield indices[event.id], event.completion
 
 
+def as_called(slm: LoadedModel, settings: CascadeConfig) -> LoadedModel:
+    """The model as a cascade of these settings uses it: its texts begin with their start token.
+
+    Raises:
+        ConfigError: it lacks a probe or the training that the score or the gate needs, or has no such token.
+    """
+    if settings.gate == "factual" and slm.factual_probe is None:
+        raise ConfigError(
+            f"gate='factual': {slm.path} has no probe for factual tokens; a run of lacy_jax.main on data with "
+            "factual tokens saves one"
+        )
+    _check_score(slm, settings.score)
+    return dataclasses.replace(slm, tokenizer=starting_with(slm.tokenizer, settings.start_token))
+
+
 def _check_score(slm: LoadedModel, score: ScoreSetting) -> None:
     """Raises `ConfigError` where the model lacks what the score needs: a probe, or that it was ever taught `<CALL>`.
 
@@ -170,7 +179,7 @@ def _check_score(slm: LoadedModel, score: ScoreSetting) -> None:
     if score == "expected_saving" and slm.saving_probe is None:
         raise ConfigError(
             f"score=expected_saving: {slm.path} has no probe for what a partner saves; python -m lacy_jax.calibrate "
-            "--score=expected_saving fits one"
+            "--score=expected_saving fits one to a checkpoint of ours"
         )
     if score == "auto" or CALL_SCORES[score].needs != "call" or slm.learned_to_call:
         return

@@ -77,7 +77,7 @@ def score_of(name: Score, said: Said, *, gate: Gate) -> Number:
     if gate == "none":
         return value
     if score.gated_by == "product":
-        return value * said["factual"]
+        return _lesser(value * said["factual"], value)  # a negative score stays as low as it is
     return value + _log(said["factual"])
 
 
@@ -99,6 +99,10 @@ def price_threshold(score: RankedBy, price: float) -> float:
 # Of one number by the C library: NumPy's vector code may differ from it in the last bit, and texts depend on that.
 def _log(gate: Number) -> Number:
     return np.log(np.maximum(gate, LEAST_GATE)) if isinstance(gate, np.ndarray) else math.log(max(gate, LEAST_GATE))
+
+
+def _lesser(one: Number, other: Number) -> Number:
+    return np.minimum(one, other) if isinstance(one, np.ndarray) else min(one, other)
 
 
 def _expm1(value: Number) -> Number:

@@ -15,6 +15,8 @@ def random_steps(rng: np.random.Generator, count: int) -> list[Step]:
     """What `Session.steps` gives: floats of float32's precision, also far beyond where exponentials overflow."""
     values = rng.normal(size=(count, 6)).astype(np.float32) * np.float32([20, 20, 1, 3, 1, 3])
     values[:, 2], values[:, 4] = rng.random((2, count))
+    values[:, 3] = np.abs(values[:, 3])
+    values[:, 3] = np.abs(values[:, 3])
     values[:8, 0] = [0.0, -0.0, 88.0, -88.0, 1e4, -1e4, 1e-30, 14.0]
     values[:4, 4] = [0.0, 1.0, 1e-38, 0.5]
     values[:6, 5] = [0.0, 1e-6, 20.0, -30.0, 200.0, -200.0]
@@ -29,7 +31,7 @@ def expected(name: str, step: Step, gate: float) -> float:
         "call_probability": lambda: gate * 0.5 * (1.0 + math.tanh(0.5 * step.call_score)),
         "uncertainty": lambda: gate * step.uncertainty,
         "entropy": lambda: gate * step.entropy,
-        "expected_saving": lambda: gate * -math.expm1(min(-step.saving, 80.0)),
+        "expected_saving": lambda: (gate if step.saving > 0 else 1.0) * -math.expm1(min(-step.saving, 80.0)),
     }[name]()
 
 
