@@ -95,7 +95,9 @@ CASCADE_SETTINGS = (
     _of_cascade("span", "How far the partner writes at a call"),
     _of_cascade("timeout", "Seconds that the partner has to answer", old=("partner_timeout",)),
 )
-_DIRECTORY = Flag("directory", Path, "Where indexes of documents are kept (default: beside the data)")
+_DIRECTORY = Flag(
+    "directory", Path, "Where indexes of documents, and what partners read, are kept (default: beside the data)"
+)
 CASCADE = (*CASCADE_SETTINGS, _DIRECTORY)  # of doors that open a cascade: what changes a checkpoint's own settings
 
 JUDGE_ADDRESS = Flag("judge", Text, "The judge: an OpenAI-compatible server, http://HOST:PORT/v1[#MODEL]")

@@ -122,6 +122,7 @@ REFUSED = [
     ({"training": {}}, "add --config.training.steps="),
     ({"model": {"width": 30, "heads": 4}}, "config.model.heads: 4 does not divide config.model.width (30)"),
     ({"objective": {"rule": "excess_loss"}}, "add --config.objective.reference="),
+    ({"cascade": {"score": "expected_saving"}}, "a run does not learn what its partner saves"),
     ({"objective": {"reference": "x"}}, "config.objective.reference: only config.objective.rule=excess_loss reads one"),
     ({"objective": {"rule": "factual"}}, "add --config.objective.rate=1"),
     ({"objective": {"rule": "none", "partner_losses": "stored"}}, "add --config.objective.partner_losses=none"),
