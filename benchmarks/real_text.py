@@ -144,7 +144,9 @@ def marked_documents(slm: LoadedModel, out: Path) -> dict[Split, list[tuple[Docu
 
 def claims_of(slm: LoadedModel, arm: Arm, options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
     """(who answers, asks by) -> share of claims supported, supported claims per text, share of tokens delegated."""
-    people = find_people(slm.config.corpus, count=options.people)
+    whole = replace(slm.config.corpus, max_documents=0)  # the first documents of the corpus are about nobody
+    slm = replace(slm, config=replace(slm.config, corpus=whole))
+    people = find_people(whole, count=options.people)
     found = {}
     ways = [score for score in arm.scores if score != "entropy"]
     for partner, scores in {"none": ["-"], "documents": ways, options.partner: [*ways, EXPECTED]}.items():
@@ -166,7 +168,7 @@ def claims_of(slm: LoadedModel, arm: Arm, options: argparse.Namespace) -> dict[t
 
 def print_claims(found: Mapping[tuple[str, str, str], Sequence[Sequence[float]]], people: int) -> None:
     """The table of texts about people."""
-    print(f"\n{people} people, held out as far as there are so many; a budget of {BUDGET:.0%}")
+    print(f"\n{people} people, of whom no model has read; a budget of {BUDGET:.0%}")
     print("| trained by | who answers | asks by | claims supported | supported claims per text | delegated |")
     print("|---" * 6 + "|")
     for key, runs in found.items():
