@@ -63,16 +63,17 @@ def remembered_hashes(folder: str | Path) -> Iterator[None]:
 
     The check is of the path and the three; an entry that does not have it is not used.
 
-    Where that cannot be read or written, files are read again; nothing else follows from it.
+    Where that cannot be read or written, or lies in a bucket, files are read again; nothing else follows from it.
     """
+    on_disk = not is_bucket(folder)  # asked of the text: `Path` would make a local folder "gs:" of it
     path = Path(folder) / HASHES_FILE
-    memory = _Memory(_read_hashes(path))
+    memory = _Memory(_read_hashes(path) if on_disk else {})
     token = _memory.set(memory)
     try:
         yield
     finally:
         _memory.reset(token)
-    if not memory.new:
+    if not (memory.new and on_disk):
         return
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

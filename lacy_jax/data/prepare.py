@@ -122,7 +122,7 @@ def annotated_documents(config: Config, *, tokenizer: TextTokenizer, progress: P
 
 def source_fingerprint(config: Config) -> Fingerprint:
     """What the annotated documents depend on. How they are split matters to later stages, an entry of its own there."""
-    with remembered_hashes(Path(config.data.directory)):
+    with remembered_hashes(config.data.directory):
         corpus = {key: value for key, value in corpus_fingerprint(config.corpus).items() if key != "validation_share"}
         annotator = annotator_fingerprint(config.annotate, corpus=config.corpus, directory=config.data.directory)
         return {"format": FORMAT, "corpus": corpus, "annotator": annotator}

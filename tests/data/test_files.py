@@ -63,6 +63,15 @@ def test_processes_that_hash_at_once_keep_what_each_found(tmp_path: Path) -> Non
     assert found == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
 
+def test_nothing_is_remembered_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Least of all in a local folder of its name."""
+    monkeypatch.chdir(tmp_path)
+    Path("one").write_text("1")
+    with remembered_hashes("gs://bucket/data"):
+        assert file_sha256(Path("one")) == hashlib.sha256(b"1").hexdigest()
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
