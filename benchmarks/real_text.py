@@ -47,7 +47,6 @@ FITTED = 800  # training documents
 # 1.1M parameters: a step takes a second of one core.
 MODEL = {"model.layers": 3, "model.width": 128, "model.heads": 2, "corpus.validation_share": 0.1}
 EVERYWHERE = {"rule": "loss", "rate": 1.0, "rate_of": "valid"}  # where the partner says nothing, nothing is taken
-
 TENTH = {"treatment": "ignore", "rate": 0.1, "rate_of": "valid"}
 
 

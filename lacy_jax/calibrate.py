@@ -126,17 +126,11 @@ def _with_saving_probe(slm: "LoadedModel", given: Given, reporter: "Reporter") -
     scores, name = pieces.scores(slm), settings.score + ENDINGS[settings.gate]
     if scores[name].max() <= 0:
         raise ConfigError(f"the partner {settings.partner} is expected to save nothing, anywhere in held-out documents")
-    costs = {
-        "alone": pieces.bits_per_byte(pieces.saved, share=0.0),
-        f"asked by {name}": pieces.bits_per_byte(scores[name], share=given.share),
-        "asked by uncertainty": pieces.bits_per_byte(scores["uncertainty"], share=given.share),
-        "asked where it saves most": pieces.bits_per_byte(pieces.saved, share=given.share),
-    }
-    said = ", ".join(f"{bits:.3f} {name}" for name, bits in costs.items())
-    print(
-        f"bits per byte of {len(held_out)} held-out documents, {given.share:g} of the tokens asked for: {said}",
-        flush=True,
-    )
+    ways = {name: scores[name], "uncertainty": scores["uncertainty"], "what it saves, in hindsight": pieces.saved}
+    print(f"bits per byte of {len(held_out)} held-out documents, {given.share:g} of the tokens asked for:")
+    print(f"  {pieces.bits_per_byte(pieces.saved, share=0.0):.3f} alone")
+    for way, values in ways.items():
+        print(f"  {pieces.bits_per_byte(values, share=given.share):.3f} asked by {way}", flush=True)
     return slm
 
 

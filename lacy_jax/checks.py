@@ -58,13 +58,16 @@ def change_cascade(settings: CascadeConfig, changes: dict[str, Any]) -> CascadeC
 
 def contradictions(config: Config) -> Iterator[str]:
     """Settings that are fine alone but not together, each as one line that names all that are concerned."""
+    for check in (_model, _training, _objective, _data, _mesh, _cascade):
+        yield from check(config)
+
+
+def _cascade(config: Config) -> Iterator[str]:
     if config.cascade.score == "expected_saving":
         yield (
             "config.cascade.score=expected_saving: a run does not learn what its partner saves; python -m "
             "lacy_jax.calibrate --score=expected_saving does, from the run's checkpoint"
         )
-    for check in (_model, _training, _objective, _data, _mesh):
-        yield from check(config)
 
 
 def _model(config: Config) -> Iterator[str]:

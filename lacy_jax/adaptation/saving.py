@@ -6,8 +6,6 @@ regression finds it in the SLM's state before the word (docs/defer.md has what i
 
 import dataclasses
 import functools
-import io
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +13,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from lacy_jax.adaptation.kept import read_arrays, write_arrays
 from lacy_jax.adaptation.states import CONTEXT, model_digest
 from lacy_jax.cascade.marks.reading import TEXTS, read_texts
 from lacy_jax.checkpoints.loading import LoadedModel, shortened
 from lacy_jax.config import ModelConfig
 from lacy_jax.data.documents import NO_SPANS, Document, Losses, Spans, full_text
-from lacy_jax.data.files import write_whole
 from lacy_jax.errors import DataError
 from lacy_jax.evidence.reading import ROWS, Reading, as_batch, read_documents
 from lacy_jax.evidence.token_scores import cascade_scores
@@ -53,8 +51,8 @@ class Pieces:
 
     def scores(self, slm: LoadedModel) -> dict[str, np.ndarray]:
         """Every score that a cascade of the SLM can rank by (see `cascade_scores`), by its probe for savings."""
-        *weights, bias = slm.probes[1]
-        return cascade_scores(slm, {**self.said, "saving": self.hidden @ np.array(weights, np.float32) + bias})
+        weights_E = slm.probes[1]
+        return cascade_scores(slm, {**self.said, "saving": self.hidden @ weights_E[:-1] + weights_E[-1]})
 
     def bits_per_byte(self, scores: np.ndarray, *, share: float) -> float:
         """Of all the text, if the partner pays for the pieces of the highest scores, `share` of all tokens at most."""
@@ -124,17 +122,19 @@ def with_losses(
     progress: Progress,
 ) -> list[tuple[Document, Spans]]:
     """The documents with what the partner pays for them, as far as the SLM reads them; see `learn_saving`."""
-    model, found = model_digest(partner), []
+    model = model_digest(partner)
+    found: list[Losses] = []
     for first in range(0, len(documents), TEXTS):
         texts = [_as_far(slm, full_text(document)) for document in documents[first : first + TEXTS]]
         digest = model.copy()
         digest.update("\0".join(texts).encode())
         path = folder / f"{digest.hexdigest()[:16]}.npz"
-        losses = _kept(path, count=len(texts))
-        if losses is None:
+        kept = read_arrays(path)
+        if kept is None:
             losses = [each.losses for each in read_texts(partner, texts)]
-            write_whole(path, _packed(losses))
-        found += losses
+            kept = {f"{name}{n}": getattr(each, name) for n, each in enumerate(losses) for name in ("ends", "nats")}
+            write_arrays(path, kept)
+        found += [Losses(kept[f"ends{n}"], kept[f"nats{n}"]) for n in range(len(texts))]
         progress("partner reads", len(found), len(documents))
     return [
         (document, dataclasses.replace(NO_SPANS, losses=each)) for document, each in zip(documents, found, strict=True)
@@ -144,22 +144,6 @@ def with_losses(
 def _as_far(slm: LoadedModel, text: str) -> str:
     ends = slm.tokenizer.encode(text).ends
     return text if len(ends) <= slm.model.context else text[: ends[slm.model.context - 1]]
-
-
-def _packed(losses: Sequence[Losses]) -> bytes:
-    file = io.BytesIO()
-    columns = ("ends", "nats")
-    np.savez(file, **{f"{name}{n}": getattr(each, name) for n, each in enumerate(losses) for name in columns})
-    return file.getvalue()
-
-
-def _kept(path: Path, *, count: int) -> list[Losses] | None:
-    """What was read before, if it is there and whole."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return [Losses(file[f"ends{n}"], file[f"nats{n}"]) for n in range(count)]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        return None
 
 
 def fit_saving(pieces: Pieces) -> Probe:

@@ -2,9 +2,7 @@
 
 import functools
 import hashlib
-import io
 import json
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lacy_jax.adaptation.kept import read_arrays, write_arrays
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import ModelConfig
 from lacy_jax.data.documents import Document, Spans, full_text
 from lacy_jax.data.factual import factual_tokens
-from lacy_jax.data.files import write_whole
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.evidence.reading import ROWS, as_batch
 from lacy_jax.model import decoder
@@ -58,18 +56,17 @@ def read_states(
     chunks = []
     for index, group in enumerate(groups):
         path = folder / f"{index:05}.npz"
-        chunk = _kept(path)
+        chunk = read_arrays(path)
         if chunk is None:
             chunk = _read_group(slm, group)
-            write_whole(path, _packed(chunk))
+            write_arrays(path, chunk)
         chunks.append(chunk)
         done += sum(len(ids) for ids, _ in group)
         progress("read", done, total)
-    return States(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
+    return States(**{name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]})
 
 
 _Row = tuple[np.ndarray, np.ndarray]  # ids int32[N], factual bool[N]
-_Chunk = tuple[np.ndarray, np.ndarray, np.ndarray]  # as in `States`
 
 
 def _row(tokenizer: TextTokenizer, document: Document, spans: Spans, *, most: int) -> _Row:
@@ -79,14 +76,15 @@ def _row(tokenizer: TextTokenizer, document: Document, spans: Spans, *, most: in
     return encoding.ids[:most], factual[:most]
 
 
-def _read_group(slm: LoadedModel, group: Sequence[_Row]) -> _Chunk:
+def _read_group(slm: LoadedModel, group: Sequence[_Row]) -> dict[str, np.ndarray]:
+    """The fields of `States`, of some documents."""
     tokens_BT = as_batch(slm.tokenizer, [ids for ids, _ in group], context=slm.model.context)
     hidden_BTD, best_BT = jax.device_get(
         _final_states(slm.params, tokens_BT[:, :-1], config=slm.reader, call_id=slm.tokenizer.call_id)
     )
     hidden = np.concatenate([hidden_BTD[row, : len(ids)] for row, (ids, _) in enumerate(group)])
     wrong = np.concatenate([best_BT[row, : len(ids)] != ids for row, (ids, _) in enumerate(group)])
-    return hidden, np.concatenate([factual for _, factual in group]), wrong
+    return {"hidden": hidden, "factual": np.concatenate([factual for _, factual in group]), "wrong": wrong}
 
 
 @functools.partial(jax.jit, static_argnames=("config", "call_id"))
@@ -115,18 +113,3 @@ def _fingerprint(slm: LoadedModel, rows: Sequence[_Row]) -> str:
     for ids, factual in rows:
         digest.update(ids.tobytes() + factual.tobytes())
     return digest.hexdigest()[:16]
-
-
-def _packed(chunk: _Chunk) -> bytes:
-    file = io.BytesIO()
-    np.savez(file, hidden=chunk[0], factual=chunk[1], wrong=chunk[2])
-    return file.getvalue()
-
-
-def _kept(path: Path) -> _Chunk | None:
-    """A chunk that is there and whole; None where it is to be made."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return file["hidden"], file["factual"], file["wrong"]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        return None

@@ -172,9 +172,9 @@ def as_called(slm: LoadedModel, settings: CascadeConfig) -> LoadedModel:
 
 
 def _check_score(slm: LoadedModel, score: ScoreSetting) -> None:
-    """Raises `ConfigError` where the model lacks what the score needs: a probe, or that it was ever taught `<CALL>`.
+    """Raises `ConfigError` where the model lacks what the score needs: a probe, or training that taught it `<CALL>`.
 
-    Its row of the output matrix is zeros then: every token would have the same logit, and the calls mean nothing.
+    Without that training the row of `<CALL>` is zeros: its logit is the same everywhere, and the calls mean nothing.
     """
     if score == "expected_saving" and slm.saving_probe is None:
         raise ConfigError(
