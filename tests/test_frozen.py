@@ -16,6 +16,7 @@ from flax import traverse_util
 
 from lacy_jax.cascade import Cascade
 from lacy_jax.cascade.decoding.engine import Engine, encode_text
+from lacy_jax.cascade.decoding.session import Session
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.checks import parse
 from lacy_jax.config import Config
@@ -105,7 +106,7 @@ def test_the_model_is_the_same_and_says_the_same(folder: str) -> None:
     for expected in SCORES["texts"]:
         ids = encode_text(slm.tokenizer, expected["text"])
         assert ids == expected["ids"]
-        session = engine.session(1)
+        session = Session(engine, slots=1)
         for count, values in enumerate([*expected["prefix_steps"], expected["step"].values()], start=1):
             step = session.steps({0: ids[:count]})[0][0]
             token, *scores = values

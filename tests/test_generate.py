@@ -20,6 +20,7 @@ from lacy_jax import generate, terminal
 from lacy_jax.cascade import Cascade
 from lacy_jax.cascade.decoding import programs
 from lacy_jax.cascade.decoding.engine import Engine
+from lacy_jax.cascade.decoding.session import Session
 from lacy_jax.cascade.partners.checkpoint import CheckpointPartner
 from lacy_jax.cascade.render import as_json
 from lacy_jax.checkpoints.format import META_FILE, model_meta
@@ -252,7 +253,7 @@ def test_a_partner_compiles_before_the_first_text(
 
 def test_a_session_compiles_for_rows_of_a_length(workdir: Path) -> None:
     engine = Engine(load_model(str(workdir)))
-    session = engine.session(2)
+    session = Session(engine, slots=2)
     session._buckets = (24, 48, 96)
     whole = session.warm_up()
     counts = [session.warm_up(length=length) for length in (3, 23, 24, 47, 48, 500)]

@@ -17,6 +17,7 @@ from lacy_jax.cascade import budget as budgets
 from lacy_jax.cascade.budget import Budget, BudgetState
 from lacy_jax.cascade.decoding.engine import Engine, Step, encode_text
 from lacy_jax.cascade.decoding.programs import MOST_STEPS
+from lacy_jax.cascade.decoding.session import Session
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.cascade.rows import Completion, Piece, Request, Row, may_call, release, resume, take_own
 from lacy_jax.cascade.scores import RankedBy, price_threshold, score_of
@@ -68,7 +69,7 @@ class Scheduler:
 
     def __init__(self, engine: Engine, partner: Guard | None, calling: Calling, *, slots: int):
         self._engine, self._partner, self._calling = engine, partner, calling
-        self._session = engine.session(slots)
+        self._session = Session(engine, slots=slots)
         self._waiting: collections.deque[Row] = collections.deque()
         self._rows: dict[int, Row] = {}  # slot -> row
         self._question: tuple[concurrent.futures.Future[list[str]], list[Row]] | None = None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from lacy_jax.cascade import Cascade, Completion, Request, Sampling, scheduler
-from lacy_jax.cascade.decoding.engine import Session
+from lacy_jax.cascade.decoding.session import Session
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import Span
 from tests.cascade.test_cascade import PROMPTS, Fake, assert_same

@@ -13,6 +13,7 @@ import tokenizers
 
 from lacy_jax.cascade import Cascade, Completion, Counts, Opening, Request
 from lacy_jax.cascade.decoding.engine import Engine, Step, encode_text
+from lacy_jax.cascade.decoding.session import Session
 from lacy_jax.cascade.partners.guard import MAX_PIECE_CHARACTERS, Guard
 from lacy_jax.cascade.rows import splice
 from lacy_jax.checkpoints.loading import LoadedModel
@@ -298,7 +299,7 @@ def test_a_piece_that_the_tokenizer_drops_counts_all_the_same(model: Model) -> N
 def test_any_of_several_ends_ends_a_text(model: Model) -> None:
     slm, prompt = model(), "Albert Einstein was"
     begun = encode_text(slm.tokenizer, prompt)
-    ids = [step.token for step in Engine(slm).session(1).steps({0: begun}, ahead=12)[0]]
+    ids = [step.token for step in Session(Engine(slm), slots=1).steps({0: begun}, ahead=12)[0]]
     first = next(index for index in range(4, 12) if ids[index] not in ids[:index])
     other = copy.copy(slm.tokenizer)
     other.end_ids = (other.end_id, ids[first])

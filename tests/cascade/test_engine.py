@@ -11,6 +11,7 @@ import pytest
 
 from lacy_jax.cascade.decoding import engine, programs
 from lacy_jax.cascade.decoding.engine import Engine, Step
+from lacy_jax.cascade.decoding.session import Session
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.model import decoder
 from lacy_jax.model.probe import Probe
@@ -76,7 +77,7 @@ def row_of(loaded: LoadedModel, length: int, rng: np.random.Generator) -> list[i
 @pytest.mark.parametrize("style", ["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
 def test_decoding_equals_full_forward_across_all_buckets(model: Model, rng: np.random.Generator, style: str) -> None:
     loaded = model(style, context=CONTEXT, scale=3.0)
-    session = Engine(loaded).session(3)
+    session = Session(Engine(loaded), slots=3)
     rows = [row_of(loaded, length, rng) for length in (CONTEXT - 1, 270, 140)]
     expected = [full_forward(loaded, row) for row in rows]
     fed = [2, 5, 1]
@@ -100,18 +101,18 @@ def test_the_probes_are_the_checkpoints(model: Model, rng: np.random.Generator, 
     probes = {name: Probe(weights=tuple(rng.normal(size=plain.model.width)), bias=-0.5) for name in names}
     loaded = dataclasses.replace(plain, **probes)  # type: ignore[arg-type]
     row = row_of(loaded, 20, rng)
-    assert_same(Engine(loaded).session(1).steps({0: row})[0][0], full_forward(loaded, row)[-1])
+    assert_same(Session(Engine(loaded), slots=1).steps({0: row})[0][0], full_forward(loaded, row)[-1])
 
 
 def test_a_long_prompt_is_fed_in_chunks(model: Model, rng: np.random.Generator) -> None:
     loaded = model(context=600, scale=3.0)
     row = row_of(loaded, 599, rng)
-    assert_same(Engine(loaded).session(1).steps({0: row})[0][0], full_forward(loaded, row)[-1])
+    assert_same(Session(Engine(loaded), slots=1).steps({0: row})[0][0], full_forward(loaded, row)[-1])
 
 
 def test_a_changed_row_keeps_only_what_it_shares(model: Model, rng: np.random.Generator) -> None:
     loaded = model(scale=3.0)
-    session = Engine(loaded).session(2)
+    session = Session(Engine(loaded), slots=2)
     old, other = row_of(loaded, 40, rng), row_of(loaded, 50, rng)
     session.steps({0: old, 1: other})
     for changed in (old[:30] + row_of(loaded, 7, rng), old[:10], other, old):
@@ -128,7 +129,7 @@ def test_a_step_that_failed_leaves_no_wrong_cache(
 ) -> None:
     """A device that fails half-way (out of memory, say): what it overwrote or donated is not taken for the row's."""
     loaded = model(scale=3.0)
-    session = Engine(loaded).session(2)
+    session = Session(Engine(loaded), slots=2)
     row, other = row_of(loaded, 40, rng), row_of(loaded, 50, rng)
     session.steps({0: row, 1: row})
     program = getattr(engine.programs, failing)
@@ -149,7 +150,7 @@ def test_a_step_that_failed_leaves_no_wrong_cache(
 def test_waiting_at_a_buckets_edge_changes_nothing(model: Model, rng: np.random.Generator, length: int) -> None:
     """Rows that are not fed are padding, which goes to a slot that no row ever fills."""
     loaded = model(context=140, scale=3.0)
-    session = Engine(loaded).session(2)
+    session = Session(Engine(loaded), slots=2)
     row = row_of(loaded, length + 1, rng)
     session.steps({0: row[:-1], 1: row[:3]})
     session.steps({1: row[:4]})
@@ -162,7 +163,7 @@ def test_a_row_beyond_the_context_is_seen_by_its_tail(
     model: Model, rng: np.random.Generator, context: int, style: str
 ) -> None:
     loaded = model(style, context=context, scale=3.0)
-    session = Engine(loaded).session(1)
+    session = Session(Engine(loaded), slots=1)
     row = row_of(loaded, 2 * context + 3, rng)
     for length in range(context - 3, len(row) + 1):
         start = engine.window_start(length, context=context)
@@ -188,7 +189,7 @@ def test_call_and_control_tokens_are_never_emitted(model: Model) -> None:
     forbidden = [0, 1, tokenizer.call_id, *range(tokenizer.vocab_size, len(matrix))]
     matrix[forbidden] = 100 * hidden_states(loaded, [5, 6])[-1]  # the highest logits by far
     changed = dataclasses.replace(loaded, params={**loaded.params, "output": {"embedding": jnp.array(matrix)}})
-    step = Engine(changed).session(1).steps({0: [5, 6]})[0][0]
+    step = Session(Engine(changed), slots=1).steps({0: [5, 6]})[0][0]
     assert step.token == full_forward(changed, [5, 6])[-1].token
     assert step.token not in forbidden
     assert step.call_logit > 100
@@ -205,7 +206,7 @@ def test_bfloat16_across_all_buckets(model: Model, rng: np.random.Generator, sty
     hidden = np.asarray(forward(loaded.params, padded, config=low)[0, : len(row)], np.float64)
     matrix = np.asarray(decoder.output_matrix(loaded.params).astype(jnp.bfloat16), np.float64)
     logits = hidden @ matrix[loaded.tokenizer.call_id]
-    session = Engine(loaded, compute_dtype="bfloat16").session(2)
+    session = Session(Engine(loaded, compute_dtype="bfloat16"), slots=2)
     errors = []
     for length in (5, 6, 100, 127, 128, 129, 255, 256, 257, len(row)):
         step = session.steps({1: row[:length]})[1][0]
@@ -218,7 +219,7 @@ def test_bfloat16_across_all_buckets(model: Model, rng: np.random.Generator, sty
 
 def test_nothing_is_compiled_after_warming_up(model: Model, rng: np.random.Generator) -> None:
     loaded = model()
-    session = Engine(loaded).session(3)
+    session = Session(Engine(loaded), slots=3)
     assert session.warm_up() > 0
     compiled = [program._cache_size() for program in PROGRAMS]
     for slots, length in (([0], 5), ([0, 1, 2], 70), ([1], loaded.model.context + 3)):

@@ -11,6 +11,7 @@ import pytest
 from lacy_jax.cascade import Cascade, Completion, Counts, Event, Request, Scheduler
 from lacy_jax.cascade.budget import CAP_HORIZON
 from lacy_jax.cascade.decoding.engine import encode_text
+from lacy_jax.cascade.decoding.session import Session
 from lacy_jax.cascade.text.extent import complete_extent
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import Score, Span
@@ -259,7 +260,7 @@ def test_a_gate_weighs_the_score_by_the_probability_of_a_fact(
     probe = Probe(weights=tuple(0.1 * rng.normal(size=plain.model.width)), bias=0.0)
     loaded = dataclasses.replace(plain, factual_probe=probe)
     row = Cascade(loaded, None, score=score, gate="factual").generate(["The river"], max_new_tokens=1)[0]
-    step = Cascade(loaded, None)._engine.session(1).steps({0: encode_text(loaded.tokenizer, "The river")})[0][0]
+    step = Session(Cascade(loaded, None)._engine, slots=1).steps({0: encode_text(loaded.tokenizer, "The river")})[0][0]
     probability = 1 / (1 + np.exp(-step.call_score))
     gated = {
         "uncertainty": step.factual * step.uncertainty,

@@ -15,6 +15,7 @@ import tokenizers
 import lacy_jax
 from lacy_jax import export as _program  # noqa: F401 (the door must not hide the function)
 from lacy_jax.cascade.decoding.engine import Engine
+from lacy_jax.cascade.decoding.session import Session
 from lacy_jax.checkpoints.export import export, write_export
 from lacy_jax.checkpoints.exports.card import card
 from lacy_jax.checkpoints.exports.hf_folder import write_hf_folder
@@ -212,7 +213,7 @@ def test_the_three_lines_of_the_card_are_the_call_score() -> None:
     logits = np.asarray(model.params["output"]["embedding"], np.float64)[: model.tokenizer.vocab_size] @ hidden
     call = model.tokenizer.call_id
     score = logits[call] - np.log(np.exp(np.delete(logits, call)).sum())
-    (step,) = Engine(model).session(1).steps({0: ids[0].tolist()})[0]
+    (step,) = Session(Engine(model), slots=1).steps({0: ids[0].tolist()})[0]
     assert step.call_score == pytest.approx(score, abs=1e-4)
 
 

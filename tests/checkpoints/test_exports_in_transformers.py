@@ -12,6 +12,7 @@ import safetensors.numpy
 import lacy_jax
 from lacy_jax import export as _program  # noqa: F401 (the door must not hide the function)
 from lacy_jax.cascade.decoding.engine import Engine
+from lacy_jax.cascade.decoding.session import Session
 from lacy_jax.checkpoints.export import export
 from lacy_jax.checkpoints.exports.layout import outgoing
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
@@ -69,7 +70,7 @@ def ending(model: LoadedModel, prompt: str) -> tuple[LoadedModel, list[int], lis
 
     def greedy(rows: np.ndarray, count: int) -> tuple[LoadedModel, list[int]]:
         changed = dataclasses.replace(model, params={**model.params, "output": {"embedding": rows}})
-        session, ids = Engine(changed).session(1), list(opening)
+        session, ids = Session(Engine(changed), slots=1), list(opening)
         while len(ids) < len(opening) + count and ids[-1] not in (model.tokenizer.end_ids if ids != opening else ()):
             ids.append(session.steps({0: ids})[0][0].token)
         return changed, ids[len(opening) :]

@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 
 from lacy_jax.cascade.decoding.engine import Engine
+from lacy_jax.cascade.decoding.session import Session
 from lacy_jax.checkpoints import hf
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.errors import CheckpointError
@@ -29,7 +30,7 @@ def logits_of(loaded: LoadedModel, tokens: np.ndarray) -> np.ndarray:
 
 
 def greedy(loaded: LoadedModel, prompt: list[int], count: int) -> list[int]:
-    session, ids = Engine(loaded).session(2), list(prompt)
+    session, ids = Session(Engine(loaded), slots=2), list(prompt)
     for _ in range(count):
         ids.append(session.steps({1: ids})[1][0].token)
     return ids[len(prompt) :]

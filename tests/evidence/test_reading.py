@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lacy_jax.cascade.decoding.engine import Engine
+from lacy_jax.cascade.decoding.session import Session
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.data.documents import NO_SPANS, Document, full_text
 from lacy_jax.data.prepared import Prepared
@@ -66,7 +67,7 @@ def test_what_is_said_is_what_the_cascade_decodes_by(started: LoadedModel) -> No
     (reading,) = read_documents(started, [(document, NO_SPANS)])
     ids = [started.tokenizer.start_id, *reading.ids.tolist()]
     for at in (0, 3, len(ids) - 2):
-        step = Engine(started).session(1).steps({0: ids[: at + 1]})[0][0]
+        step = Session(Engine(started), slots=1).steps({0: ids[: at + 1]})[0][0]
         for name, values in reading.said.call.items():
             assert values[at] == pytest.approx(getattr(step, name), abs=1e-3), name
 

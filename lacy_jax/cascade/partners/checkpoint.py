@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lacy_jax.cascade.decoding.engine import Engine, encode_text, ends_word, shared_prefix, window_start
+from lacy_jax.cascade.decoding.session import Session
 from lacy_jax.cascade.partners import Wanted
 from lacy_jax.cascade.text.extent import IDEOGRAPHS, LETTER, complete_extent
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
@@ -62,7 +63,7 @@ class CheckpointPartner:
         self.name = name
         self._span: Span = span
         self._engine = Engine(loaded, compute_dtype=compute_dtype, context=MOST_CONTEXT)
-        self._session = self._engine.session(slots)
+        self._session = Session(self._engine, slots=slots)
         self._used = [0] * slots  # when each slot was last used
         self._lengths = [0] * slots  # of the text that each works on; its session may have gone some steps further
         self._clock = 0
