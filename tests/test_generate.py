@@ -254,7 +254,7 @@ def test_a_partner_compiles_before_the_first_text(
 def test_a_session_compiles_for_rows_of_a_length(workdir: Path) -> None:
     engine = Engine(load_model(str(workdir)))
     session = Session(engine, slots=2)
-    session._buckets = (24, 48, 96)
+    session._groups[0]._buckets = (24, 48, 96)
     whole = session.warm_up()
     counts = [session.warm_up(length=length) for length in (3, 23, 24, 47, 48, 500)]
     assert counts[0] == counts[1] < counts[2] == counts[3] < counts[4] == counts[5] == whole

@@ -29,9 +29,10 @@ from typing import Any, Literal
 
 from lacy_jax.config import AnnotateConfig, Config, CorpusConfig, DataConfig
 from lacy_jax.data.documents import Document, LeftOut, Spans
-from lacy_jax.data.pool import Marks, cores, mark_in_pool
+from lacy_jax.data.pool import Marks, mark_in_pool
 from lacy_jax.errors import DataError
 from lacy_jax.registry import Registry
+from lacy_jax.runtime.cores import cores
 
 Parts = Literal["whole", "in order", "anywhere"]
 JUDGED, JUDGED_CHARACTERS = 500, 2_000  # documents whose beginnings are judged, and how much of each

@@ -233,8 +233,3 @@ def mark_in_pool(
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
             pool.close()
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,8 +5,10 @@ Shapes are few, so that XLA compiles few programs: one for each cache length and
 Axes: R rows, T chunk, S cache length, V vocabulary.
 """
 
+import contextlib
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -166,6 +168,18 @@ class Engine:
             lengths_V=jnp.asarray(lengths_V),
         )
         self.weights: Weights = jax.device_put(weights, self.device)
+        self._compiled: set[tuple[str | int, ...]] = set()
+        self._compiling = threading.Lock()
+
+    @contextlib.contextmanager
+    def compiled_once(self, *program: str | int) -> Iterator[None]:
+        """Around the call of a program, by its name and sizes: threads that call one at once compile it once."""
+        if program in self._compiled:
+            yield
+            return
+        with self._compiling:
+            yield
+        self._compiled.add(program)
 
 
 def goes_on(tokens: Sequence[bytes], *, vocab: int) -> np.ndarray:

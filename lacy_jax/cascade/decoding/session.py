@@ -10,15 +10,19 @@ Axes: R rows, T chunk, A steps ahead, G bytes of given text.
 """
 
 import itertools
+import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
 
 from lacy_jax.cascade.decoding import programs
 from lacy_jax.cascade.decoding.engine import (
+    SMALLEST_BUCKET,
     Engine,
     Step,
     cache_buckets,
@@ -32,46 +36,32 @@ from lacy_jax.cascade.decoding.programs import MOST_STEPS, Chunk, Start
 from lacy_jax.cascade.decoding.sampling import GREEDY, Sampling, sampling_rows
 from lacy_jax.model import decoder
 from lacy_jax.model.attention import KVCache, grow_cache
+from lacy_jax.runtime.cores import cores
 
-
-@dataclass
-class _Going:
-    """A row within one call of `Session.steps`.
-
-    ids: those in sight, and after them what was picked and fed in its turn. fed: how many of them the cache has.
-    position: of the next token, counted from the row's very first.
-    """
-
-    slot: int
-    ids: list[int]
-    fed: int
-    position: int
-    sampling: Sampling
-    given: Sequence[int]
-    whole: bool
-
-    @property
-    def unread(self) -> int:
-        """Tokens but the last that the cache does not have; the last one is always fed, for what comes after it."""
-        return len(self.ids) - 1 - self.fed
+FEWEST_ROWS = 4  # of a group
 
 
 class Session:
-    """Rows and their caches. A slot takes any row at any time; what the two rows share is not computed again."""
+    """Rows and their caches. A slot takes any row at any time; what the two rows share is not computed again.
 
-    def __init__(self, engine: Engine, *, slots: int):
-        self._engine = engine
-        self._buckets = cache_buckets(engine.context)
-        self._forget(slots)
+    On a CPU the slots are shared out over groups, which threads decode at once: XLA multiplies a row's query with its
+    keys on one core, one row after the other (docs/cascade.md).
+    """
+
+    def __init__(self, engine: Engine, *, slots: int, groups: int | None = None):
+        """Empty rows. groups: how many groups of equal size; None: as many as `group_count` says."""
+        self._count = group_count(engine, slots) if groups is None else groups
+        self._groups = [_Group(engine, slots=slots // self._count) for _ in range(self._count)]
+        self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="decoding")
         self._step_seconds = float("inf")  # of the last call
 
     @property
     def slots(self) -> int:
-        return len(self._held)
+        return sum(group.slots for group in self._groups)
 
     def held(self, slot: int) -> list[int]:
         """The ids whose keys and values the slot holds."""
-        return self._held[slot]
+        return self._groups[slot % self._count].held(slot // self._count)
 
     def steps_within(self, seconds: float) -> int:
         """How many steps ahead take so long, by the last call's: 1 to MOST_STEPS."""
@@ -99,20 +89,90 @@ class Session:
                 that spells the same and more.
             whole: slots whose last word or number is whole: the next token does not go on with it.
         """
+        given, sampling = given or {}, sampling or {}
+        asked: list[list[Asked]] = [[] for _ in self._groups]
+        for slot, ids in rows.items():
+            row = Asked(slot // self._count, ids, sampling.get(slot, GREEDY), given.get(slot, ()), slot in whole)
+            asked[slot % self._count].append(row)
+        busy = [index for index, those in enumerate(asked) if those]
+        if len(busy) == 1:  # in this thread, which costs nothing
+            said = [self._groups[busy[0]].steps(asked[busy[0]], ahead=ahead)]
+        else:
+            futures = [self._threads.submit(self._groups[index].steps, asked[index], ahead=ahead) for index in busy]
+            wait(futures)  # whatever failed: no group may still be at work when the next call comes
+            said = [future.result() for future in futures]
+        self._step_seconds = max(self._groups[index].step_seconds for index in busy)
+        return {
+            slot * self._count + index: steps
+            for index, those in zip(busy, said, strict=True)
+            for slot, steps in those.items()
+        }
+
+    def warm_up(self, *, length: int | None = None) -> int:
+        """Compiles all programs that rows may need, and returns how many; what the session holds is not touched.
+
+        length: of the longest row, in tokens; None: any.
+        """
+        return self._groups[0].warm_up(length=length)  # the groups are alike
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A row that `_Group.steps` goes on with, and how: see `Session.steps`. slot: that of the group."""
+
+    slot: int
+    ids: Sequence[int]
+    sampling: Sampling
+    given: Sequence[int]
+    whole: bool
+
+
+@dataclass
+class _Going:
+    """A row within one call of `_Group.steps`.
+
+    ids: those in sight, and after them what was picked and fed in its turn. fed: how many of them the cache has.
+    """
+
+    asked: Asked
+    ids: list[int]
+    fed: int
+
+    @property
+    def slot(self) -> int:
+        return self.asked.slot
+
+    @property
+    def unread(self) -> int:
+        """Tokens but the last that the cache does not have; the last one is always fed, for what comes after it."""
+        return len(self.ids) - 1 - self.fed
+
+
+class _Group:
+    """Some of a session's rows, and their caches, which lie in one array for each layer."""
+
+    def __init__(self, engine: Engine, *, slots: int):
+        self._engine = engine
+        self._buckets = cache_buckets(engine.context)
+        self._forget(slots)
+        self.step_seconds = float("inf")  # of the last call
+
+    @property
+    def slots(self) -> int:
+        return len(self._held)
+
+    def held(self, slot: int) -> list[int]:
+        """See `Session.held`."""
+        return self._held[slot]
+
+    def steps(self, rows: Sequence[Asked], *, ahead: int) -> dict[int, list[Step]]:
+        """See `Session.steps`."""
         context = self._engine.context
-        seen = {slot: list(ids[window_start(len(ids), context=context) :]) for slot, ids in rows.items()}
-        self._grow(min(context - 1, max(map(len, seen.values())) + ahead - 1))
+        seen = [list(row.ids[window_start(len(row.ids), context=context) :]) for row in rows]
+        self._grow(min(context - 1, max(map(len, seen)) + ahead - 1))
         going = [
-            _Going(
-                slot=slot,
-                ids=ids,
-                fed=min(shared_prefix(self._held[slot], ids), len(ids) - 1),
-                position=len(rows[slot]),
-                sampling=(sampling or {}).get(slot, GREEDY),
-                given=(given or {}).get(slot, ()),
-                whole=slot in whole,
-            )
-            for slot, ids in seen.items()
+            _Going(row, ids=ids, fed=min(shared_prefix(self._held[row.slot], ids), len(ids) - 1))
+            for row, ids in zip(rows, seen, strict=True)
         ]
         try:
             steps = self._run(going, ahead=ahead)
@@ -134,7 +194,7 @@ class Session:
         began, steps = time.monotonic(), dict[int, list[Step]]()
         for part, count in _parts(going, counts=row_counts(self.slots)):
             steps |= self._write(part, count=count, steps=min(ahead, MOST_STEPS))
-        self._step_seconds = (time.monotonic() - began) / ahead
+        self.step_seconds = (time.monotonic() - began) / ahead
         return steps
 
     def _forget(self, slots: int) -> None:
@@ -144,13 +204,11 @@ class Session:
         self._held: list[list[int]] = [[] for _ in range(slots)]
 
     def warm_up(self, *, length: int | None = None) -> int:
-        """Compiles all programs that rows may need, and returns how many; what the session holds is not touched.
+        """See `Session.warm_up`.
 
-        Each is run without a row, `read` for one layer and `write` for no step: that costs nearly nothing.
-
-        length: of the longest row, in tokens; None: any.
+        Each program is run without a row, `read` for one layer and `write` for no step: that costs nearly nothing.
         """
-        other, count = Session(self._engine, slots=self.slots), 0
+        other, count = _Group(self._engine, slots=self.slots), 0
         for bucket, shorter in zip(self._buckets, (0, *self._buckets), strict=False):
             if length is not None and length < shorter:
                 break
@@ -177,7 +235,8 @@ class Session:
             row.fed += len(part)
         engine = self._engine
         chunk = Chunk(tokens_RT, start_R, count_R)
-        self._cache = programs.read(engine.weights, self._cache, slots, chunk, config=engine.config)
+        with engine.compiled_once("read", self.slots, self._cache.length, count, width):
+            self._cache = programs.read(engine.weights, self._cache, slots, chunk, config=engine.config)
 
     def _write(self, rows: Sequence[_Going], *, count: int, steps: int) -> dict[int, list[Step]]:
         """Steps of each of `rows`, whose ids are then those that the cache has, by the program for `count` rows."""
@@ -190,18 +249,19 @@ class Session:
         sampled: list[tuple[Sampling, Sequence[int], int]] = [(GREEDY, (), 0)] * count
         for index, row in lined_up:
             token_R[index], start_R[index] = row.ids[-1], row.fed
-            runs_R[index], whole_R[index] = True, row.whole
-            for token in row.given:
+            runs_R[index], whole_R[index] = True, row.asked.whole
+            for token in row.asked.given:
                 spelt = engine.token_bytes[token]
                 path_RG[index, left_R[index]] = token
                 given_RG[index, left_R[index] : left_R[index] + len(spelt)] = list(spelt)
                 left_R[index] += len(spelt)
-            sampled[index] = row.sampling, row.ids, row.position
+            sampled[index] = row.asked.sampling, row.ids, len(row.asked.ids)
         sampling = sampling_rows(sampled, length=length)
         start = Start(token_R, start_R, runs_R, np.int32(steps), whole_R, given_RG, path_RG, left_R, sampling)
-        heads, self._cache = programs.write(
-            engine.weights, self._cache, slots, start, config=engine.config, call_id=engine.call_id
-        )
+        with engine.compiled_once("write", self.slots, length, count):
+            heads, self._cache = programs.write(
+                engine.weights, self._cache, slots, start, config=engine.config, call_id=engine.call_id
+            )
         token_AR, scalars_AR6 = jax.device_get(heads)
         tokens_RA, scalars_RA6 = token_AR.T.tolist(), scalars_AR6.swapaxes(0, 1).tolist()
         said = {}
@@ -228,6 +288,24 @@ class Session:
             return
         more = next(bucket for bucket in self._buckets if bucket > length) - have
         self._cache = grow_cache(self._cache, more=more)
+
+
+def group_count(engine: Engine, slots: int) -> int:
+    """How many groups the rows of a session are decoded in; 1 but on CPUs.
+
+    A group reads all weights anew, and gains what several cores read of the caches. Measured with two groups on two
+    cores (docs/cascade.md): it pays from where the caches have half as many bytes as the weights.
+    """
+    if jax.default_backend() != "cpu":
+        return 1
+    cache = jax.eval_shape(lambda: decoder.new_cache(engine.config, batch=slots, length=SMALLEST_BUCKET))
+    ratio = _bytes(cache) / _bytes(engine.weights.params)
+    most = min(cores(), slots // FEWEST_ROWS, 1 + int(2 * ratio))
+    return max(count for count in range(1, max(1, most) + 1) if slots % count == 0)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def _parts(rows: Sequence[_Going], *, counts: Sequence[int]) -> Iterator[tuple[Sequence[_Going], int]]:
