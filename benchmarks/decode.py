@@ -11,16 +11,18 @@ what a model of its size costs. Beside the figures stand:
 - the floor with the partner: besides, every token that a question's longest answer took is a step of the partner, of
   its weights and the cache of the question's rows (what it reads of the texts, and steps thrown away, are not in it);
 - the peer without parking: the same cascade, but the partner is asked as soon as a row calls, and all wait for it;
+- the peer in one group: at budget 0, the same on one thread for all rows (on a CPU they are shared out over cores);
 - the peer `transformers`, `generate` of the SLM's architecture in PyTorch at budget 0, where they are installed.
 
 Runs alternate, and ratios are medians over rounds, so a machine that is busy for a while disturbs all alike.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +32,7 @@ import numpy as np
 from benchmarks.objective import matmul_rate
 from benchmarks.training_step import method_config
 from lacy_jax.cascade import Cascade, Counts, scheduler
+from lacy_jax.cascade.decoding import session
 from lacy_jax.cascade.partners.checkpoint import CheckpointPartner, _Answer
 from lacy_jax.cascade.partners.guard import Guard
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
@@ -61,6 +64,15 @@ class Unparked(Guard):
         future = super().submit(texts)
         future.result()
         return future
+
+
+@contextlib.contextmanager
+def one_group() -> Iterator[None]:
+    """Sessions that begin within have one group of rows."""
+    count = session.group_count
+    session.group_count = lambda *_: 1
+    yield
+    session.group_count = count
 
 
 class Counted(CheckpointPartner):
@@ -202,8 +214,10 @@ def main() -> None:
     prompts = [prompt_of(document) for document in documents[: max(map(int, options.batches.split(",")))]]
     device = jax.devices()[0]
     print(f"{device.device_kind} ({device.platform}), float32; {options.length} new tokens, {options.rounds} rounds")
-    titles = f"{'budget':>7}{'batch':>6}{'tokens/s':>10}{'of floor':>10}{'/ unparked':>12}{'/ transformers':>16}"
-    print(f"{titles}{'share':>7}{'texts per question':>18}{'with partner':>14}")
+    titles = f"{'budget':>7}{'batch':>6}{'tokens/s':>10}{'of floor':>10}{'/ unparked':>12}"
+    print(
+        f"{titles}{'/ one group':>13}{'/ transformers':>16}{'share':>7}{'texts per question':>18}{'with partner':>14}"
+    )
     peer = transformers_generate(slm, prompts, length=options.length)
     for batch in map(int, options.batches.split(",")):
         rates = Rates(copy_bandwidth(), matmul_rate("float32"))
@@ -241,9 +255,12 @@ def report(
     run(Guard, parked)  # compiles
     if calls:
         run(Unparked, 0.0)
+    else:
+        with one_group():
+            run(Guard, parked)
     if not calls and peer is not None:
         peer(setting.batch)
-    speeds, unparked, theirs, texts, floors = [], [], [], [], []
+    speeds, unparked, grouped, theirs, texts, floors = [], [], [], [], [], []
     best = setting.batch / step_seconds(slm, rates, rows=setting.batch, context=options.length)
     counts = Counts()
     for _ in range(options.rounds):
@@ -253,7 +270,10 @@ def report(
         texts.append(size)
         if calls:
             unparked.append(speed / run(Unparked, 0.0)[0])
-        elif peer is not None:
+            continue
+        with one_group():
+            grouped.append(speed / run(Guard, parked)[0])
+        if peer is not None:
             theirs.append(speed / peer(setting.batch))
     scheduler.PARKED_SHARE = parked
     speed = statistics.median(speeds)
@@ -263,7 +283,7 @@ def report(
 
     figures = f"{setting.budget:7g}{setting.batch:6}{speed:10,.0f}{f'{speed / best:.0%}':>10}{ratio(unparked):>12}"
     print(
-        f"{figures}{ratio(theirs):>16}{counts.share:7.3f}{np.mean(texts):18.1f}{f'{statistics.median(floors):.0%}':>14}",
+        f"{figures}{ratio(grouped):>13}{ratio(theirs):>16}{counts.share:7.3f}{np.mean(texts):18.1f}{f'{statistics.median(floors):.0%}':>14}",
         flush=True,
     )
 

@@ -80,18 +80,17 @@ def test_groups_where_the_caches_are_large_beside_the_weights(model: Model, monk
     assert group_count(engine, 64) == 1
 
 
-def test_threads_compile_a_program_once(model: Model) -> None:
+def test_threads_compile_a_program_once() -> None:
     """The second waits for the first to be done; after that none waits."""
-    engine = Engine(model())
     inside, leave, entered = threading.Event(), threading.Event(), threading.Event()
 
     def first() -> None:
-        with engine.compiled_once("write", 8):
+        with programs.compiled_once("a test", 8):
             inside.set()
             leave.wait(60)
 
     def second() -> None:
-        with engine.compiled_once("write", 8):
+        with programs.compiled_once("a test", 8):
             entered.set()
 
     threads = [threading.Thread(target=target) for target in (first, second)]
@@ -103,5 +102,5 @@ def test_threads_compile_a_program_once(model: Model) -> None:
     assert entered.wait(60)
     for thread in threads:
         thread.join()
-    with engine.compiled_once("write", 8), engine.compiled_once("write", 8):
+    with programs.compiled_once("a test", 8), programs.compiled_once("a test", 8):
         pass

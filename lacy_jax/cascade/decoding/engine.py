@@ -5,10 +5,8 @@ Shapes are few, so that XLA compiles few programs: one for each cache length and
 Axes: R rows, T chunk, S cache length, V vocabulary.
 """
 
-import contextlib
 import re
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -152,6 +150,7 @@ class Engine:
         self.tokenizer = loaded.tokenizer
         self.call_id = loaded.tokenizer.call_id
         vocab = decoder.output_matrix(loaded.params).shape[0]
+        self.sizes = (self.config, vocab, self.call_id)  # what its programs are compiled for, besides their shapes
         self.token_bytes = [self.tokenizer.decode_bytes([token]) for token in range(self.call_id)]
         bytes_VW, lengths_V = programs.token_bytes(self.token_bytes, vocab=vocab)
         self.most_given = MOST_GIVEN + bytes_VW.shape[1]
@@ -168,18 +167,6 @@ class Engine:
             lengths_V=jnp.asarray(lengths_V),
         )
         self.weights: Weights = jax.device_put(weights, self.device)
-        self._compiled: set[tuple[str | int, ...]] = set()
-        self._compiling = threading.Lock()
-
-    @contextlib.contextmanager
-    def compiled_once(self, *program: str | int) -> Iterator[None]:
-        """Around the call of a program, by its name and sizes: threads that call one at once compile it once."""
-        if program in self._compiled:
-            yield
-            return
-        with self._compiling:
-            yield
-        self._compiled.add(program)
 
 
 def goes_on(tokens: Sequence[bytes], *, vocab: int) -> np.ndarray:

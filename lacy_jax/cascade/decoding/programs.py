@@ -7,7 +7,10 @@ program of their own.
 Axes: R rows, T chunk, S cache length, D model, V vocabulary, A steps ahead, G bytes of given text, W bytes of a token.
 """
 
+import contextlib
 import functools
+import threading
+from collections.abc import Hashable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +26,9 @@ from lacy_jax.model.precision import product_precision
 # The most steps that one call runs.
 MOST_STEPS = 16
 _EXCLUDED = -1e30
+
+_compiled: set[Hashable] = set()  # as JAX's own programs, of all models of this process
+_compiling = threading.Lock()
 
 
 class Weights(NamedTuple):
@@ -85,6 +91,17 @@ class _Carry(NamedTuple):
     used_R: jax.Array  # bytes of the given text that are written
     sampling: SamplingRows
     heads: Heads
+
+
+@contextlib.contextmanager
+def compiled_once(*program: Hashable) -> Iterator[None]:
+    """Around the call of a program, by its name, model and sizes: threads that call one at once compile it once."""
+    if program in _compiled:
+        yield
+        return
+    with _compiling:
+        yield
+    _compiled.add(program)
 
 
 def read(weights: Weights, cache: KVCache, slots_R: Any, chunk: Chunk, *, config: ModelConfig) -> KVCache:

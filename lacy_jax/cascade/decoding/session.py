@@ -235,7 +235,7 @@ class _Group:
             row.fed += len(part)
         engine = self._engine
         chunk = Chunk(tokens_RT, start_R, count_R)
-        with engine.compiled_once("read", self.slots, self._cache.length, count, width):
+        with programs.compiled_once("read", *engine.sizes, self.slots, self._cache.length, count, width):
             self._cache = programs.read(engine.weights, self._cache, slots, chunk, config=engine.config)
 
     def _write(self, rows: Sequence[_Going], *, count: int, steps: int) -> dict[int, list[Step]]:
@@ -258,7 +258,7 @@ class _Group:
             sampled[index] = row.asked.sampling, row.ids, len(row.asked.ids)
         sampling = sampling_rows(sampled, length=length)
         start = Start(token_R, start_R, runs_R, np.int32(steps), whole_R, given_RG, path_RG, left_R, sampling)
-        with engine.compiled_once("write", self.slots, length, count):
+        with programs.compiled_once("write", *engine.sizes, self.slots, length, count):
             heads, self._cache = programs.write(
                 engine.weights, self._cache, slots, start, config=engine.config, call_id=engine.call_id
             )
