@@ -13,7 +13,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from lacy_jax.cascade import Cascade, make_partner
-from lacy_jax.cascade.decoding.engine import MOST_STEPS, encode_text, window_start
+from lacy_jax.cascade.decoding.engine import encode_text, window_start
+from lacy_jax.cascade.decoding.programs import MOST_STEPS
 from lacy_jax.cascade.partners import describe_partner
 from lacy_jax.cascade.partners.checkpoint import CheckpointPartner, begin
 from lacy_jax.cascade.remote.address import PARTNER
