@@ -18,7 +18,7 @@ from lacy_jax import flags, from_flags
 from lacy_jax.config import Positive
 from lacy_jax.doors import Door, run
 from lacy_jax.errors import ConfigError, DataError
-from lacy_jax.flags import Flag, Given, Text
+from lacy_jax.flags import Flag, Given
 
 if TYPE_CHECKING:
     from lacy_jax.checkpoints.loading import LoadedModel
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _FLAGS = (
     flags.CHECKPOINT,
     *flags.JUDGE,
-    Flag("corpus", Text, "The name of the checkpoint's corpus (as tfds), if it may run code of its own and you agree"),
+    flags.OWN_CORPUS,
     Flag("documents", Positive, "Held-out documents that are read (the paper: 112)", 112),
     Flag("mismatches", Positive, "How many of the mismatches the judge sees", 2_000),
 )

@@ -34,6 +34,7 @@ _FLAGS = (
     *(flag for flag in flags.CASCADE if flag.name not in _POLICY),
     Flag("samples", Positive, "Texts to write, each after the opening of a held-out document", 64),
     replace(flags.PROMPTS_FILE, help=f"What the texts begin with, in place of documents. {flags.PROMPTS_FILE.help}"),
+    flags.OWN_CORPUS,
     Flag("max_new_tokens", Positive, "SLM tokens of each text", 64),
     Flag("documents", Positive, "--score=expected_saving: training documents that it learns from", 400),
     flags.TEMPERATURE,
@@ -83,12 +84,20 @@ def _prompts(slm: "LoadedModel", given: Given) -> list[str]:
     from lacy_jax.data.prompts import checked_prompts, prompts_of_file
 
     if given.prompts_file is None:
-        agreed = given.partner == "documents"
-        return held_out_prompts(slm, directory=given.directory or "", count=given.samples, agreed=agreed)
+        return held_out_prompts(
+            slm, directory=given.directory or "", count=given.samples, agreed=_corpus_agreed(slm, given)
+        )
     prompts = checked_prompts(prompts_of_file(given.prompts_file))
     if not prompts:
         raise ConfigError(f"--prompts_file={given.prompts_file}: it holds no prompt")
     return prompts
+
+
+def _corpus_agreed(slm: "LoadedModel", given: Given) -> bool:
+    """Whether the checkpoint's own corpus may be opened, also where that may run code of others."""
+    if given.corpus not in (None, slm.config.corpus.name):
+        raise ConfigError(f"--corpus={given.corpus}: the corpus of {slm.path} is {slm.config.corpus.name}")
+    return given.corpus is not None or given.partner == "documents"
 
 
 def _with_saving_probe(slm: "LoadedModel", given: Given, reporter: "Reporter") -> "LoadedModel":
@@ -117,7 +126,8 @@ def _with_saving_probe(slm: "LoadedModel", given: Given, reporter: "Reporter") -
         raise ConfigError(f"what the partner read is kept in {directory}, which {problem}; name another --directory")
     nothing = Probe(weights=(0.0,) * slm.model.width, bias=0.0)
     slm = as_called(replace(slm, saving_probe=nothing), settings)
-    own = functools.partial(own_documents, slm, directory=directory, instead="take another --score")
+    agreed = _corpus_agreed(slm, given)
+    own = functools.partial(own_documents, slm, directory=directory, instead="take another --score", agreed=agreed)
     train, held_out = own(split="train", count=given.documents), own(split="validation", count=-(-given.documents // 4))
     partner = load_model(path)
     folder = Path(directory) / "partner_reads"

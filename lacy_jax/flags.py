@@ -67,6 +67,9 @@ CHECKPOINT = Flag(
     Path,
     "A run's workdir, its checkpoints/, one step of it, an export, a Hugging Face folder or a GGUF file",
 )
+OWN_CORPUS = Flag(
+    "corpus", Text, "The name of the checkpoint's corpus (as tfds), if it may run code of its own and you agree"
+)
 PROMPTS_FILE = Flag(
     "prompts_file",
     Path,

@@ -7,6 +7,8 @@ import importlib
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from lacy_jax.checkpoints.exports.layout import outgoing
 from lacy_jax.checkpoints.format import META_FILE
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.config import CascadeConfig, CorpusConfig
+from lacy_jax.data.corpus import corpus_fingerprint
 from lacy_jax.data.documents import split_of
 from lacy_jax.doors import enter
 from lacy_jax.errors import ConfigError
@@ -147,6 +150,7 @@ def test_what_cannot_be_had_is_one_line(place: Path, capsys: pytest.CaptureFixtu
         (calibrate.DOOR, own, [model, SCORE, "--share=0.2", "--directory=gs://b/d"], "must be a folder on a disk"),
         (calibrate.DOOR, asking, [SCORE, *shared], f"add --partner=checkpoint:{tmp_path}/secret, or --partner=none"),
         (calibrate.DOOR, own, [f"--partner=checkpoint:{tmp_path}/none", SCORE, *shared], "none"),
+        (calibrate.DOOR, own, [model, SCORE, *shared, "--corpus=tfds"], "--corpus=tfds: the corpus of"),
     ]
     for door, checkpoint, arguments, said in cases:
         assert enter(door, [f"--checkpoint={checkpoint}", *arguments]) == 2, arguments
@@ -185,3 +189,47 @@ def test_a_checkpoint_without_text_of_its_own_says_so(
     arguments = [f"--checkpoint={silent}", f"--partner=checkpoint:{place}/partner", SCORE, "--share=0.2"]
     assert enter(calibrate.DOOR, [*arguments, f"--prompts_file={tmp_path}/prompts.txt"]) == 2
     assert "does not say what it was trained on, so no training text is known; take another" in capsys.readouterr().err
+
+
+WRITE_TFDS = """
+import json, sys
+import tensorflow_datasets as tfds
+
+class Leads(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    def _info(self):
+        text = tfds.features.Text()
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"title": text, "text": text}))
+    def _split_generators(self, dl_manager):
+        return {"train": (each for each in enumerate(map(json.loads, open(sys.argv[2]))))}
+    def _generate_examples(self):
+        pass
+
+Leads(data_dir=sys.argv[1]).download_and_prepare(file_format="array_record")
+"""
+
+
+def test_a_corpus_of_tfds_is_learned_from_if_it_is_named(
+    place: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Without its name it is not opened, neither for the probe nor for what the texts begin with."""
+    documents = map(json.loads, (place / "corpus.jsonl").read_text().splitlines())
+    lines = [{name: each[name] for name in ("title", "text")} for each in documents]
+    (tmp_path / "leads.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    written = [sys.executable, "-c", WRITE_TFDS, str(tmp_path / "tfds"), str(tmp_path / "leads.jsonl")]
+    subprocess.run(written, check=True, capture_output=True)
+    corpus = CorpusConfig(name="tfds", tfds_name="leads", tfds_dir=str(tmp_path / "tfds"), validation_share=0.3)
+    slm = random_model()
+    config = dataclasses.replace(slm.config, corpus=corpus)
+    slm = dataclasses.replace(slm, config=config, data={"corpus": corpus_fingerprint(corpus)})
+    own = write_checkpoint(slm, tmp_path / "own")
+    arguments = [f"--checkpoint={own}", f"--partner=checkpoint:{place}/partner", f"--directory={tmp_path}", SCORE, *FEW]
+    (tmp_path / "prompts.txt").write_text("A text")
+    for more in ([], [f"--prompts_file={tmp_path}/prompts.txt"]):
+        assert enter(calibrate.DOOR, [*arguments, *more]) == 2
+        assert "is read only if you agree: add --corpus=tfds" in capsys.readouterr().err
+    assert enter(calibrate.DOOR, [*arguments, "--corpus=tfds"]) == 0
+    assert "bits per byte of " in capsys.readouterr().out
+    probe = load_model(str(own)).saving_probe
+    assert probe is not None
+    assert any(probe.weights)

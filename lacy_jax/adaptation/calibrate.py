@@ -163,8 +163,8 @@ def own_documents(
     named, share = slm.config.corpus, slm.config.corpus.validation_share
     if not agreed and named.name not in (*EMBEDDED, *OF_FILES):
         raise ConfigError(
-            f"{slm.path} names the corpus {named.name}, which may run code of others and is read only if you agree, by "
-            f"--partner=documents; or {instead}"
+            f"{slm.path} names the corpus {named.name}, which may run code of others and is read only if you agree: "
+            f"add --corpus={named.name}, or {instead}"
         )
     try:
         corpus = corpus_of_checkpoint(named, data=slm.data, directory=directory or slm.config.data.directory)
