@@ -77,13 +77,14 @@ def test_a_checkpoints_piece_is_its_greedy_continuation(model: Model, seed: int,
 def test_a_text_finds_the_cache_that_knows_it(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     partner = CheckpointPartner(model("llama", size=460, context=40), slots=4, span="token")
     fed: list[int] = []
-    read = partner._session._read
+    (group,) = partner._session._groups
+    read = group._read
 
     def counted(rows: Sequence[Any], **more: Any) -> None:
         fed.extend(row.unread for row in rows)
         read(rows, **more)
 
-    monkeypatch.setattr(partner._session, "_read", counted)
+    monkeypatch.setattr(group, "_read", counted)
     # A machine that turns fast makes many steps after a piece's end, which are not part of any text.
     ahead = iter((1, 1, 1, *[MOST_STEPS] * 20))
     monkeypatch.setattr(partner._session, "steps_within", lambda _seconds: next(ahead))
