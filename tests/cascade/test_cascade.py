@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from lacy_jax.cascade import Cascade, Completion, Counts, Opening, Request
+from lacy_jax.cascade import Cascade, Completion, Counts, Opening, Request, scheduler
 from lacy_jax.cascade.decoding.engine import Engine, Step, encode_text
 from lacy_jax.cascade.decoding.session import Session
 from lacy_jax.cascade.partners.guard import MAX_PIECE_CHARACTERS, Guard
@@ -203,7 +203,7 @@ class Scripted:
 
 
 def scripted(cascade: Cascade, script: Sequence[int | bytes | None], monkeypatch: pytest.MonkeyPatch) -> Completion:
-    monkeypatch.setattr(cascade._engine, "session", lambda _: Scripted(cascade, script))
+    monkeypatch.setattr(scheduler, "Session", lambda *_, **__: Scripted(cascade, script))
     return cascade.generate(["x"], max_new_tokens=len(script))[0]
 
 
