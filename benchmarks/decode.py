@@ -71,8 +71,10 @@ def one_group() -> Iterator[None]:
     """Sessions that begin within have one group of rows."""
     count = session.group_count
     session.group_count = lambda *_: 1
-    yield
-    session.group_count = count
+    try:
+        yield
+    finally:
+        session.group_count = count
 
 
 class Counted(CheckpointPartner):
@@ -251,18 +253,17 @@ def report(
         return speed, counts, questions, counts.generated / least
 
     parked = scheduler.PARKED_SHARE
-    calls = setting.budget > 0
+    calls, on_cpu = setting.budget > 0, jax.default_backend() == "cpu"
     run(Guard, parked)  # compiles
     if calls:
         run(Unparked, 0.0)
-    else:
+    elif on_cpu:
         with one_group():
             run(Guard, parked)
     if not calls and peer is not None:
         peer(setting.batch)
     speeds, unparked, grouped, theirs, texts, floors = [], [], [], [], [], []
     best = setting.batch / step_seconds(slm, rates, rows=setting.batch, context=options.length)
-    counts = Counts()
     for _ in range(options.rounds):
         speed, counts, size, floor = run(Guard, parked)
         speeds.append(speed)
@@ -271,8 +272,9 @@ def report(
         if calls:
             unparked.append(speed / run(Unparked, 0.0)[0])
             continue
-        with one_group():
-            grouped.append(speed / run(Guard, parked)[0])
+        if on_cpu:
+            with one_group():
+                grouped.append(speed / run(Guard, parked)[0])
         if peer is not None:
             theirs.append(speed / peer(setting.batch))
     scheduler.PARKED_SHARE = parked

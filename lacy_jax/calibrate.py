@@ -60,9 +60,10 @@ def main(given: Given) -> int:
         raise ConfigError(
             f"--share={given.share:g} is more than a long text may spend, {budget:g}; give a larger --budget, too"
         )
-    prompts = _prompts(slm, given)
+    agreed = _corpus_agreed(slm, given)
+    prompts = _prompts(slm, given, agreed=agreed or given.partner == "documents")
     with reporting() as reporter:
-        slm = _with_saving_probe(slm, given, reporter)
+        slm = _with_saving_probe(slm, given, reporter, agreed=agreed)
         cascade = from_flags.open_given_cascade(given, batch_size=given.batch_size, slm=slm)
         best = _find(cascade, prompts, given, reporter)
     if given.dry_run:
@@ -79,14 +80,12 @@ def main(given: Given) -> int:
     return 0
 
 
-def _prompts(slm: "LoadedModel", given: Given) -> list[str]:
+def _prompts(slm: "LoadedModel", given: Given, *, agreed: bool) -> list[str]:
     from lacy_jax.adaptation.calibrate import held_out_prompts
     from lacy_jax.data.prompts import checked_prompts, prompts_of_file
 
     if given.prompts_file is None:
-        return held_out_prompts(
-            slm, directory=given.directory or "", count=given.samples, agreed=_corpus_agreed(slm, given)
-        )
+        return held_out_prompts(slm, directory=given.directory or "", count=given.samples, agreed=agreed)
     prompts = checked_prompts(prompts_of_file(given.prompts_file))
     if not prompts:
         raise ConfigError(f"--prompts_file={given.prompts_file}: it holds no prompt")
@@ -94,13 +93,13 @@ def _prompts(slm: "LoadedModel", given: Given) -> list[str]:
 
 
 def _corpus_agreed(slm: "LoadedModel", given: Given) -> bool:
-    """Whether the checkpoint's own corpus may be opened, also where that may run code of others."""
-    if given.corpus not in (None, slm.config.corpus.name):
+    """Whether the user named the checkpoint's own corpus, so that it may be opened even if that runs code of others."""
+    if given.corpus is not None and slm.data and given.corpus != slm.config.corpus.name:
         raise ConfigError(f"--corpus={given.corpus}: the corpus of {slm.path} is {slm.config.corpus.name}")
-    return given.corpus is not None or given.partner == "documents"
+    return given.corpus is not None
 
 
-def _with_saving_probe(slm: "LoadedModel", given: Given, reporter: "Reporter") -> "LoadedModel":
+def _with_saving_probe(slm: "LoadedModel", given: Given, reporter: "Reporter", *, agreed: bool) -> "LoadedModel":
     """With a probe for what its partner saves, if it calls by that; prints what that is worth."""
     settings = from_flags.given_settings(slm, given)
     if settings.score != "expected_saving":
@@ -126,7 +125,6 @@ def _with_saving_probe(slm: "LoadedModel", given: Given, reporter: "Reporter") -
         raise ConfigError(f"what the partner read is kept in {directory}, which {problem}; name another --directory")
     nothing = Probe(weights=(0.0,) * slm.model.width, bias=0.0)
     slm = as_called(replace(slm, saving_probe=nothing), settings)
-    agreed = _corpus_agreed(slm, given)
     own = functools.partial(own_documents, slm, directory=directory, instead="take another --score", agreed=agreed)
     train, held_out = own(split="train", count=given.documents), own(split="validation", count=-(-given.documents // 4))
     partner = load_model(path)

@@ -2,8 +2,8 @@
 
 import os
 
-# The tests spend their time on compiling. At this level the older emitters take a third of it, in one part another
-# quarter less; .ci/run compiles a part of the tests as users do.
+# The tests spend their time on compiling. A training step takes 5.3 CPU seconds to compile at this level, 1.8 with the
+# older emitters, and 1.4 if its code is made in one part. .ci/run compiles some of the tests as users do.
 QUICKLY = (
     "--xla_backend_optimization_level=0",
     "--xla_cpu_use_fusion_emitters=false",

@@ -162,9 +162,10 @@ def own_documents(
         raise ConfigError(f"{slm.path} does not say what it was trained on, so no {kind} text is known; {instead}")
     named, share = slm.config.corpus, slm.config.corpus.validation_share
     if not agreed and named.name not in (*EMBEDDED, *OF_FILES):
+        which = f" ({named.tfds_name} in {named.tfds_dir or 'its usual folder'})" if named.name == "tfds" else ""
         raise ConfigError(
-            f"{slm.path} names the corpus {named.name}, which may run code of others and is read only if you agree: "
-            f"add --corpus={named.name}, or {instead}"
+            f"{slm.path} names the corpus {named.name}{which}, which may run code of others and is read only if you "
+            f"agree: add --corpus={named.name}, or {instead}"
         )
     try:
         corpus = corpus_of_checkpoint(named, data=slm.data, directory=directory or slm.config.data.directory)

@@ -217,13 +217,14 @@ def test_bfloat16_across_all_buckets(model: Model, rng: np.random.Generator, sty
     assert np.sqrt(np.mean(np.square(errors))) < 2**-5 * np.std(logits)
 
 
-def test_nothing_is_compiled_after_warming_up(model: Model, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize(("slots", "groups"), [(3, 1), (4, 2)])
+def test_nothing_is_compiled_after_warming_up(model: Model, rng: np.random.Generator, slots: int, groups: int) -> None:
     loaded = model()
-    session = Session(Engine(loaded), slots=3)
+    session = Session(Engine(loaded), slots=slots, groups=groups)
     assert session.warm_up() > 0
     compiled = [program._cache_size() for program in PROGRAMS]
-    for slots, length in (([0], 5), ([0, 1, 2], 70), ([1], loaded.model.context + 3)):
-        session.steps({slot: row_of(loaded, length, rng) for slot in slots}, ahead=2)
+    for named, length in (([0], 5), ([0, 1, 2], 70), ([1], loaded.model.context + 3)):
+        session.steps({slot: row_of(loaded, length, rng) for slot in named}, ahead=2)
     assert [program._cache_size() for program in PROGRAMS] == compiled
 
 

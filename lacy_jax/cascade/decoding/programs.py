@@ -28,7 +28,7 @@ MOST_STEPS = 16
 _EXCLUDED = -1e30
 
 _compiled: set[Hashable] = set()  # as JAX's own programs, of all models of this process
-_compiling = threading.Lock()
+_compiling: dict[Hashable, threading.Lock] = {}
 
 
 class Weights(NamedTuple):
@@ -95,11 +95,11 @@ class _Carry(NamedTuple):
 
 @contextlib.contextmanager
 def compiled_once(*program: Hashable) -> Iterator[None]:
-    """Around the call of a program, by its name, model and sizes: threads that call one at once compile it once."""
+    """Around the call of a program, by its name, model and sizes: threads compile the same one once."""
     if program in _compiled:
         yield
         return
-    with _compiling:
+    with _compiling.setdefault(program, threading.Lock()):
         yield
     _compiled.add(program)
 

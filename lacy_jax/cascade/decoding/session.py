@@ -50,14 +50,11 @@ class Session:
 
     def __init__(self, engine: Engine, *, slots: int, groups: int | None = None):
         """Empty rows. groups: how many groups of equal size; None: as many as `group_count` says."""
+        self.slots = slots
         self._count = group_count(engine, slots) if groups is None else groups
-        self._groups = [_Group(engine, slots=slots // self._count) for _ in range(self._count)]
+        self._groups = [_Group(engine, slots=-(-slots // self._count)) for _ in range(self._count)]
         self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="decoding")
         self._step_seconds = float("inf")  # of the last call
-
-    @property
-    def slots(self) -> int:
-        return sum(group.slots for group in self._groups)
 
     def held(self, slot: int) -> list[int]:
         """The ids whose keys and values the slot holds."""
@@ -99,7 +96,11 @@ class Session:
             said = [self._groups[busy[0]].steps(asked[busy[0]], ahead=ahead)]
         else:
             futures = [self._threads.submit(self._groups[index].steps, asked[index], ahead=ahead) for index in busy]
-            wait(futures)  # whatever failed: no group may still be at work when the next call comes
+            try:
+                wait(futures)  # whatever failed: no group may still be at work when the next call comes
+            except BaseException:
+                wait(futures)
+                raise
             said = [future.result() for future in futures]
         self._step_seconds = max(self._groups[index].step_seconds for index in busy)
         return {
@@ -300,8 +301,7 @@ def group_count(engine: Engine, slots: int) -> int:
         return 1
     cache = jax.eval_shape(lambda: decoder.new_cache(engine.config, batch=slots, length=SMALLEST_BUCKET))
     ratio = _bytes(cache) / _bytes(engine.weights.params)
-    most = min(cores(), slots // FEWEST_ROWS, 1 + int(2 * ratio))
-    return max(count for count in range(1, max(1, most) + 1) if slots % count == 0)
+    return max(1, min(cores(), slots // FEWEST_ROWS, 1 + int(2 * ratio)))
 
 
 def _bytes(tree: Any) -> int:
