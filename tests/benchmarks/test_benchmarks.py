@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import methods, objective, optimizers, scores, step, training_step, world_marks
+from benchmarks import groups, methods, objective, optimizers, scores, step, training_step, world_marks
 from lacy_jax.config import Config
 from lacy_jax.data.prepared import Prepared
 from lacy_jax.presets import METHODS
@@ -115,3 +115,14 @@ def test_every_score_of_a_checkpoint_has_a_line(
     assert [line.split(" | ")[1] for line in lines[2:]] == names
     for line in lines[2:]:
         assert all(0.0 <= float(cell) <= 1.0 for cell in line.strip(" |").split(" | ")[2:]), line
+
+
+@pytest.mark.slow
+def test_every_number_of_rows_has_a_line(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["groups", "--checkpoint", str(small_run), "--rows", "2,5", "--rounds", "2"])
+    groups.main()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == ["rows", "2", "5"]
+    assert all(float(line[2]) > 0 and line[-1] == "1" for line in lines[1:])

@@ -299,9 +299,13 @@ def group_count(engine: Engine, slots: int) -> int:
     """
     if jax.default_backend() != "cpu":
         return 1
+    return max(1, min(cores(), slots // FEWEST_ROWS, 1 + int(2 * cache_ratio(engine, slots))))
+
+
+def cache_ratio(engine: Engine, slots: int) -> float:
+    """Bytes of the caches of so many rows, of the least length, over those of the weights."""
     cache = jax.eval_shape(lambda: decoder.new_cache(engine.config, batch=slots, length=SMALLEST_BUCKET))
-    ratio = _bytes(cache) / _bytes(engine.weights.params)
-    return max(1, min(cores(), slots // FEWEST_ROWS, 1 + int(2 * ratio)))
+    return _bytes(cache) / _bytes(engine.weights.params)
 
 
 def _bytes(tree: Any) -> int:
