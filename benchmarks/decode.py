@@ -216,10 +216,8 @@ def main() -> None:
     prompts = [prompt_of(document) for document in documents[: max(map(int, options.batches.split(",")))]]
     device = jax.devices()[0]
     print(f"{device.device_kind} ({device.platform}), float32; {options.length} new tokens, {options.rounds} rounds")
-    titles = f"{'budget':>7}{'batch':>6}{'tokens/s':>10}{'of floor':>10}{'/ unparked':>12}"
-    print(
-        f"{titles}{'/ one group':>13}{'/ transformers':>16}{'share':>7}{'texts per question':>18}{'with partner':>14}"
-    )
+    titles = f"{'budget':>7}{'batch':>6}{'tokens/s':>10}{'of floor':>10}{'/ unparked':>12}{'/ one group':>13}"
+    print(f"{titles}{'/ transformers':>16}{'share':>7}{'texts per question':>20}{'with partner':>14}")
     peer = transformers_generate(slm, prompts, length=options.length)
     for batch in map(int, options.batches.split(",")):
         rates = Rates(copy_bandwidth(), matmul_rate("float32"))
@@ -283,9 +281,10 @@ def report(
     def ratio(values: list[float]) -> str:
         return f"{statistics.median(values):.2f}" if values else "-"
 
-    figures = f"{setting.budget:7g}{setting.batch:6}{speed:10,.0f}{f'{speed / best:.0%}':>10}{ratio(unparked):>12}"
     print(
-        f"{figures}{ratio(grouped):>13}{ratio(theirs):>16}{counts.share:7.3f}{np.mean(texts):18.1f}{f'{statistics.median(floors):.0%}':>14}",
+        f"{setting.budget:7g}{setting.batch:6}{speed:10,.0f}{f'{speed / best:.0%}':>10}{ratio(unparked):>12}"
+        f"{ratio(grouped):>13}{ratio(theirs):>16}{counts.share:7.3f}{np.mean(texts):20.1f}"
+        f"{f'{statistics.median(floors):.0%}':>14}",
         flush=True,
     )
 

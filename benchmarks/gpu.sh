@@ -58,7 +58,8 @@ if [ "$size" = tiny ]; then
   small=(--config configs/slm_tiny.py "${shape[@]}") large=("${small[@]}") fast=() rounds=(--rounds 2 --repeat 1)
   few=(--variants "ntp;lacy;lacy, documents apart") all=("${few[@]}") larger=()
   kernels=(--batch 1 --heads 2 --time 128 "${rounds[@]}") compiled=(--config configs/slm_tiny.py "${shape[@]}")
-  decode=(--batches "1,2" --length 16 --rounds 1) cascade=("${decode[@]}") train=(--config.training.steps=4 --config.corpus.max_documents=1000)
+  decode=(--batches "1,2" --length 16 --rounds 1) cascade=("${decode[@]}")
+  train=(--config.training.steps=4 --config.corpus.max_documents=1000)
 else
   small=(--config configs/slm_150m.py --set data.batch_size=32) large=(--config configs/slm_334m.py --set data.batch_size=16)
   larger=(--set data.batch_size=32) fast=(--set model.remat=none) rounds=(--rounds 7 --repeat 3)

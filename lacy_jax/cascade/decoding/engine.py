@@ -1,4 +1,4 @@
-"""A model ready to decode: its weights by token, for which shapes programs are compiled, and what a step says.
+"""A model ready to decode: its weights, for which shapes programs are compiled, and what a step says.
 
 Shapes are few, so that XLA compiles few programs: one for each cache length and each of its `shapes`.
 
