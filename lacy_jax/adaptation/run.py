@@ -28,7 +28,7 @@ from lacy_jax.evidence.token_scores import TokenScores, scores_of
 
 HELD_OUT = 0.2  # share of the documents that nothing is fitted to; it holds the held-out ones of a smaller share
 SCORES: tuple[Score, ...] = tuple(
-    name for name, score in CALL_SCORES.items() if score.ranks_as is None and score.needs != "saving"
+    name for name, score in CALL_SCORES.items() if score.ranks_as is None and score.needs in ("nothing", "call")
 )
 UNCERTAINTY = "uncertainty"  # what a model's own scores are compared with
 

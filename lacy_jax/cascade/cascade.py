@@ -162,11 +162,12 @@ def as_called(slm: LoadedModel, settings: CascadeConfig) -> LoadedModel:
     Raises:
         ConfigError: it lacks a probe or the training that the score or the gate needs, or has no such token.
     """
-    if settings.gate == "factual" and slm.factual_probe is None:
-        raise ConfigError(
-            f"gate='factual': {slm.path} has no probe for factual tokens; a run of lacy_jax.main on data with "
-            "factual tokens saves one"
-        )
+    for setting, value in (("gate", settings.gate), ("score", settings.score)):
+        if value == "factual" and slm.factual_probe is None:
+            raise ConfigError(
+                f"{setting}='factual': {slm.path} has no probe for factual tokens; a run of lacy_jax.main on data with "
+                "factual tokens saves one"
+            )
     _check_score(slm, settings.score)
     return dataclasses.replace(slm, tokenizer=starting_with(slm.tokenizer, settings.start_token))
 

@@ -75,8 +75,9 @@ def read_rule(folder: str | Path, **changes: Any) -> CallRule:
         settings = CascadeConfig(**(own | changes))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"cannot read {path}: {error}; lacy_jax.export --format=hf writes it") from None
-    if settings.gate == "factual" and probes[0] is None:
-        raise ConfigError(f"gate='factual': {path} has no probe for factual tokens")
+    for setting, value in (("gate", settings.gate), ("score", settings.score)):
+        if value == "factual" and probes[0] is None:
+            raise ConfigError(f"{setting}='factual': {path} has no probe for factual tokens")
     if settings.score == "expected_saving" and probes[1] is None:
         raise ConfigError(f"score='expected_saving': {path} has no probe for what a partner saves")
     tokenizer = copy.copy(HfTokenizer.from_folder(folder))

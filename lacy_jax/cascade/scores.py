@@ -27,18 +27,18 @@ class CallScore:
     """A score of calling; the higher it is, the sooner the cascade calls.
 
     formula: the score, of what the model says.
-    gated_by: how the gate "factual" weighs it: "product" with P(the next token is factual), or "log", the sum with
-        the logarithm of that.
-    needs: what the checkpoint must have for it: "call", training that taught `<CALL>`; "saving", a probe for what its
-        partner saves.
+    gated_by: how the gate "factual" weighs it: "product" with P(the next token is factual), "log", the sum with the
+        logarithm of that, or "nothing", as it is the gate itself.
+    needs: what the checkpoint must have for it: "call", training that taught `<CALL>`; "fact", a probe for factual
+        tokens; "saving", a probe for what its partner saves.
     title: what it is called for people.
     threshold: the score where its probability is the price; None where it stands for no probability.
     ranks_as: a score that ranks tokens the same way without a gate, if any; the evidence measures it instead.
     """
 
     formula: Callable[[Said], Number]
-    gated_by: Literal["product", "log"]
-    needs: Literal["nothing", "call", "saving"]
+    gated_by: Literal["product", "log", "nothing"]
+    needs: Literal["nothing", "call", "fact", "saving"]
     title: str
     threshold: Callable[[float], float] | None = None
     ranks_as: Score | None = None
@@ -63,6 +63,8 @@ CALL_SCORES: dict[Score, CallScore] = {
         lambda price: price,
         "call_score",
     ),
+    # Wherever a fact begins, or what the partner knows if it made the marks; also where the model is sure of its own.
+    "factual": CallScore(lambda said: said["factual"], "nothing", "fact", "P(fact)", lambda price: price),
     # As a share, so that a price stays one: by how much less probable the text is to the model than to its partner.
     "expected_saving": CallScore(
         lambda said: -_expm1(-said["saving"]), "product", "saving", "expected saving", lambda price: price
@@ -74,7 +76,7 @@ def score_of(name: Score, said: Said, *, gate: Gate) -> Number:
     """The score of that name, of a token or of many; weighed by P(factual), `said["factual"]`, if the gate says so."""
     score = CALL_SCORES[name]
     value = score.formula(said)
-    if gate == "none":
+    if gate == "none" or score.gated_by == "nothing":
         return value
     if score.gated_by == "product":
         return _lesser(value * said["factual"], value)  # a negative score stays as low as it is

@@ -46,12 +46,18 @@ class TokenScores:
 
 def cascade_scores(slm: LoadedModel, said: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Every score that a cascade of this model can rank by, alone and gated, of what it said (`reading.Said.call`)."""
-    scores = {"probe": said["factual"]}
-    has = {"nothing": True, "call": slm.learned_to_call, "saving": slm.saving_probe is not None}
+    has = {
+        "nothing": True,
+        "call": slm.learned_to_call,
+        "fact": slm.factual_probe is not None,
+        "saving": slm.saving_probe is not None,
+    }
+    scores = {}
     for name, score in CALL_SCORES.items():
         if score.ranks_as is None and has[score.needs]:
             for gate, ending in ENDINGS.items():
-                scores[name + ending] = np.asarray(score_of(name, said, gate=gate))
+                if gate == "none" or score.gated_by != "nothing":
+                    scores[name + ending] = np.asarray(score_of(name, said, gate=gate))
     return scores
 
 

@@ -111,7 +111,7 @@ def test_every_score_of_a_checkpoint_has_a_line(
     scores.main()
     lines = capsys.readouterr().out.splitlines()
     plain = ["uncertainty", "entropy", "call_score", "call_logit"]
-    names = ["probe", *(each for name in plain for each in (name, f"{name}, gated"))]
+    names = [*(each for name in plain for each in (name, f"{name}, gated")), "factual"]
     assert [line.split(" | ")[1] for line in lines[2:]] == names
     for line in lines[2:]:
         assert all(0.0 <= float(cell) <= 1.0 for cell in line.strip(" |").split(" | ")[2:]), line

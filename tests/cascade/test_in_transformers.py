@@ -26,6 +26,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "token": {"budget": 0.4, "span": "token", "score": "entropy"},
     "price": PRICE,
     "gated": PRICE | {"gate": "factual", "price": 0.3},
+    "factual": PRICE | {"score": "factual", "price": 0.3},
     "saving": PRICE | {"score": "expected_saving", "price": 0.2},
     "never": {"budget": 0.0},
     "always": {"budget": 1.0},
@@ -162,7 +163,7 @@ def test_a_folder_that_says_nothing_of_calling_is_refused(tmp_path: Path) -> Non
         read_rule(tmp_path)
     export(save(random_model(), tmp_path / "own"), out=f"{tmp_path}/hf", format="hf")
     assert read_rule(f"{tmp_path}/hf", budget=0.5).calling.budget.share == 0.5
-    for changes in ({"gate": "factual"}, {"score": "expected_saving"}):
+    for changes in ({"gate": "factual"}, {"score": "factual"}, {"score": "expected_saving"}):
         with pytest.raises(ConfigError, match="no probe"):
             read_rule(f"{tmp_path}/hf", **changes)
     with pytest.raises(CheckpointError, match="colour"):

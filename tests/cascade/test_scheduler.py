@@ -252,7 +252,7 @@ def test_an_oracle_calls_where_it_says(model: Model) -> None:
     assert all(text.startswith("The river") and isinstance(own, str) for text, own in asked)
 
 
-@pytest.mark.parametrize("score", ["uncertainty", "call_score", "entropy", "call_probability"])
+@pytest.mark.parametrize("score", ["uncertainty", "call_score", "entropy", "call_probability", "factual"])
 def test_a_gate_weighs_the_score_by_the_probability_of_a_fact(
     model: Model, rng: np.random.Generator, score: Score
 ) -> None:
@@ -267,6 +267,7 @@ def test_a_gate_weighs_the_score_by_the_probability_of_a_fact(
         "entropy": step.factual * step.entropy,
         "call_score": step.call_score + np.log(step.factual),
         "call_probability": step.factual * probability,
+        "factual": step.factual,
     }
     assert 0.001 < step.factual < 0.999
     assert row.pieces[0].score == pytest.approx(gated[score], rel=1e-5)
@@ -275,8 +276,10 @@ def test_a_gate_weighs_the_score_by_the_probability_of_a_fact(
 def test_settings_that_do_not_go_together(model: Model) -> None:
     with pytest.raises(ConfigError, match="oracle"):
         Cascade(model(), None, score="oracle")
-    with pytest.raises(ConfigError, match="factual"):
+    with pytest.raises(ConfigError, match="gate='factual': "):
         Cascade(model(), None, gate="factual")
+    with pytest.raises(ConfigError, match="score='factual': "):
+        Cascade(model(), None, score="factual")
     with pytest.raises(ConfigError, match="max_new_tokens=-1"):
         Request("x", max_new_tokens=-1)
     with pytest.raises(ConfigError, match="budget=2"):

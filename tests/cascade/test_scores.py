@@ -31,6 +31,7 @@ def expected(name: str, step: Step, gate: float) -> float:
         "call_probability": lambda: gate * 0.5 * (1.0 + math.tanh(0.5 * step.call_score)),
         "uncertainty": lambda: gate * step.uncertainty,
         "entropy": lambda: gate * step.entropy,
+        "factual": lambda: step.factual,
         "expected_saving": lambda: (gate if step.saving > 0 else 1.0) * -math.expm1(min(-step.saving, 80.0)),
     }[name]()
 

@@ -43,7 +43,7 @@ def test_every_token_is_scored_as_by_a_plain_loop(small_run: Path, small_data: P
             p = np.exp(logits[:call]) / np.exp(logits[:call]).sum()
             gate = 1 / (1 + np.exp(1.0 - hidden[at] @ weights))
             call_score = logits[call] - np.log(np.exp(logits[:call]).sum())
-            row = {"nll": -np.log(p[target]), "wrong": p.argmax() != target, "probe": gate}
+            row = {"nll": -np.log(p[target]), "wrong": p.argmax() != target, "factual": gate}
             row |= {"uncertainty": 1 - p.max(), "entropy": -(p * np.log(p)).sum()}
             row |= {"call_score": call_score, "call_logit": logits[call]}
             row |= {f"{name}, gated": row[name] * gate for name in ("uncertainty", "entropy")}
