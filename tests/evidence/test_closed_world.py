@@ -16,13 +16,21 @@ from lacy_jax.config import BiographiesConfig
 from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.closed_world import biographies as writing
 from lacy_jax.evidence.closed_world import suite
-from lacy_jax.evidence.closed_world.biographies import pick_people
+from lacy_jax.evidence.closed_world.biographies import pick_people, relations_known
 from lacy_jax.evidence.closed_world.decodes import EXAMPLE, Decode, decode_text, parse_decode
 from lacy_jax.evidence.closed_world.judging import Claim, Judged, judge, to_json
 from lacy_jax.evidence.closed_world.kept import Evaluation, judged_path, read_evaluation, read_judged
 from lacy_jax.evidence.closed_world.scores import SCORES, estimate, length_penalised, score
 from lacy_jax.evidence.closed_world.tables import suite_table
-from lacy_jax.evidence.closed_world.world import biographies, changed_world, make_world, write_biography
+from lacy_jax.evidence.closed_world.world import (
+    RELATIONS,
+    Knowledge,
+    biographies,
+    changed_world,
+    known_facts,
+    make_world,
+    write_biography,
+)
 
 WORLD = make_world(BiographiesConfig(people=60, documents=300))
 
@@ -97,6 +105,25 @@ def test_a_text_follows_what_has_changed_or_does_not() -> None:
     assert "followed" not in suite_table(Evaluation({("as_before", 1.0): unchanged}, {}))[0]
 
 
+def test_which_facts_the_partner_has() -> None:
+    """Claims of what it has are told from claims of what it lacks, whoever wrote them; nobody says so of a model."""
+    known = relations_known("world:known=0.5,changed=1", WORLD.people, world=WORLD)
+    assert known is not None
+    table = {(name, relation) for name, relation, _ in known_facts(WORLD, Knowledge(known=0.5))}
+    assert table == {(person.name, each) for person, has in zip(WORLD.people, known, strict=True) for each in has}
+    assert 0.4 < len(table) / (len(WORLD.people) * len(RELATIONS)) < 0.6
+    assert relations_known("checkpoint:runs/x", WORLD.people, world=WORLD) is None
+    person, has = next((person, has) for person, has in zip(WORLD.people, known, strict=True) if 0 < len(has) < 6)
+    text = write_biography(WORLD, person.index, number=1).document.text
+    for said in (frozenset(has), None):
+        judged = judge(person, completion((text, "slm")), known=said)
+        assert {claim.relation: claim.known for claim in judged.claims} == {
+            claim.relation: None if said is None else claim.relation in has for claim in judged.claims
+        }
+    assert math.isnan(estimate("of_unknown", [judged]))
+    assert math.isnan(estimate("of_known", [judged]))
+
+
 def test_saying_a_thing_twice_counts_once() -> None:
     person = WORLD.people[0]
     place, wrong = person.facts["birth_place"], "Elsewhere"
@@ -119,7 +146,7 @@ def test_what_arrives_of_a_model_s_values() -> None:
 
 
 def made(right: int, wrong: int, unparsed: int, *, generated: int = 10) -> Judged:
-    claims = tuple(Claim("field", str(n), n < right, False) for n in range(right + wrong))
+    claims = tuple(Claim("field", str(n), n < right, False, known=n % 2 == 0) for n in range(right + wrong))
     return Judged(0, "", "tail", claims, 1, unparsed, generated, 2, 3, 1, 1, (("a", "slm", 0.5),))
 
 
@@ -131,6 +158,8 @@ def test_scores_by_hand() -> None:
     people = [made(3, 1, 0), made(0, 0, 2), made(1, 3, 1)]
     assert estimate("precision", people) == 4 / 8
     assert estimate("strict", people) == 4 / 11
+    assert estimate("of_known", people) == 3 / 4  # claims 0 and 2 of four: both are right, then the first
+    assert estimate("of_unknown", people) == 1 / 4
     assert estimate("right", people) == 4 / 3
     assert estimate("unparsed", people) == 3 / 14
     assert estimate("tokens_per_right", people) == 30 / 4

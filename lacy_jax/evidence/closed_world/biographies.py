@@ -15,6 +15,7 @@ from lacy_jax.evidence.closed_world.world import (
     Person,
     World,
     changed_world,
+    known_facts,
     make_world,
     read_knowledge,
     told_headings,
@@ -89,12 +90,22 @@ def as_known_to(spec: str, people: Sequence[Person], *, world: World) -> list[Pe
     return [now[person.index] for person in people]
 
 
+def relations_known(spec: str, people: Sequence[Person], *, world: World) -> list[frozenset[str]] | None:
+    """The relations of which the partner of a spec has each person's fact; None where that is not said."""
+    form, argument = read_spec(spec)
+    if form != "world":
+        return None
+    facts = [(name, relation) for name, relation, _ in known_facts(world, read_knowledge(argument))]
+    return [frozenset(relation for name, relation in facts if name == person.name) for person in people]
+
+
 def write_and_judge(
     slm: LoadedModel,
     people: Sequence[Person],
     *,
     prompts: Sequence[str],
     before: Sequence[Person],
+    known: Sequence[frozenset[str]] | None = None,
     partner: Partner | None,
     decode: Decode,
     budget: float,
@@ -102,7 +113,8 @@ def write_and_judge(
 ) -> list[Judged]:
     """A biography of each of `people`, judged.
 
-    prompts: what each begins with, as `prompts_of`. before: the same people as the model read of them.
+    prompts: what each begins with, as `prompts_of`. before: the same people as the model read of them. known: as
+    `relations_known`.
     temperature: of the draw, seeded by the person alone, so that every model is given the same luck.
     """
     cascade = Cascade(slm, partner if budget else None, budget=budget, **decode.changes)
@@ -112,7 +124,10 @@ def write_and_judge(
         for prompt, person in zip(prompts, people, strict=True)
     ]
     completions = cascade.generate(requests, batch_size=ROWS)
-    judged = [judge(*each) for each in zip(people, completions, before, strict=True)]
+    judged = [
+        judge(person, completion, then, known=known[row] if known is not None else None)
+        for row, (person, completion, then) in enumerate(zip(people, completions, before, strict=True))
+    ]
     return [
         dataclasses.replace(each, told=told)
         for each, told in zip(judged, _told_tokens(slm, people, prompts), strict=True)

@@ -6,7 +6,7 @@ nothing to tune; docs/biographies.md says what the figures mean.
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,16 @@ _PRONOUNS = (*SHE, *HE)
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence's claim. `called`: a part of the value was written by the partner."""
+    """A sentence's claim. `called`: a part of the value was written by the partner.
+
+    known: whether the partner has this fact, whether it was asked or not; None: nobody says what it has.
+    """
 
     relation: str
     value: str
     right: bool
     called: bool
+    known: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,13 @@ class Judged:
         return len(self.claims) - self.right
 
 
-def judge(person: Person, completion: Completion, before: Person | None = None) -> Judged:
-    """What a completion after the person's name says of them; `before`: the person as the model read of them."""
+def judge(
+    person: Person, completion: Completion, before: Person | None = None, *, known: Collection[str] | None = None
+) -> Judged:
+    """What a completion after the person's name says of them.
+
+    before: the person as the model read of them. known: the relations of which the partner has the person's fact.
+    """
     text, partners = completion.text, list(_partner_spans(completion))
     claims: dict[tuple[str, str, str], Claim] = {}
     filler = unparsed = 0
@@ -75,9 +84,11 @@ def judge(person: Person, completion: Completion, before: Person | None = None) 
         values.append((sentence.value_start, sentence.value_end))
         right = _is(person, sentence.subject) and person.facts[sentence.relation] == sentence.value
         called = any(start < sentence.value_end and end > sentence.value_start for start, end in partners)
+        # What is right counts once, whoever it names; what is wrong once for each subject and value.
+        subject, value = ("", "") if right else (sentence.subject.lower(), sentence.value)
+        has = None if known is None else sentence.relation in known
         claims.setdefault(
-            (sentence.subject.lower(), sentence.relation, sentence.value) if not right else (sentence.relation, "", ""),
-            Claim(sentence.relation, sentence.value, right, called),
+            (subject, sentence.relation, value), Claim(sentence.relation, sentence.value, right, called, has)
         )
     counts = completion.counts
     return Judged(

@@ -75,6 +75,19 @@ SCORES: dict[str, Ratio] = {
         lambda j: sum(not claim.called for claim in j.claims),
         True,
     ),
+    # What a model itself remembers, if it writes alone: of what its partner could have said, and of the rest.
+    "of_known": Ratio(
+        "right / claims, of facts that the partner has",
+        lambda j: sum(claim.right for claim in j.claims if claim.known),
+        lambda j: sum(claim.known is True for claim in j.claims),
+        None,
+    ),
+    "of_unknown": Ratio(
+        "right / claims, of facts that the partner lacks",
+        lambda j: sum(claim.right for claim in j.claims if claim.known is False),
+        lambda j: sum(claim.known is False for claim in j.claims),
+        True,
+    ),
     "tokens_per_right": Ratio("tokens per right claim", lambda j: j.generated, lambda j: j.right, False, percent=False),
     "calls_per_right": Ratio("calls per right claim", lambda j: j.calls, lambda j: j.right, False, percent=False),
 }

@@ -26,6 +26,7 @@ from lacy_jax.evidence.closed_world.biographies import (
     partner_of,
     pick_people,
     prompts_of,
+    relations_known,
     write_and_judge,
 )
 from lacy_jax.evidence.closed_world.decodes import ALONE, Decode, check_decode, parse_decode
@@ -114,6 +115,7 @@ def evaluate(
                 as_known_to(spec, chosen, world=world),
                 prompts=prompts_of(slm, chosen, spec=spec if budget else "", world=world),
                 before=chosen,
+                known=relations_known(spec, chosen, world=world),
                 partner=partner(spec, decode.span) if budget and not is_told(slm) else None,
                 decode=decode,
                 budget=budget,

@@ -12,7 +12,7 @@
 docs/biographies.md says what the world is made for.
 """
 
-from lacy_jax.evidence.closed_world.world.facts import Knowledge, changed_world, facts_file, read_knowledge
+from lacy_jax.evidence.closed_world.world.facts import Knowledge, changed_world, facts_file, known_facts, read_knowledge
 from lacy_jax.evidence.closed_world.world.grammar import RELATIONS, words_text
 from lacy_jax.evidence.closed_world.world.reading import Sentence, read_sentences
 from lacy_jax.evidence.closed_world.world.told import told_headings
@@ -31,6 +31,7 @@ __all__ = [
     "biographies",
     "changed_world",
     "facts_file",
+    "known_facts",
     "make_world",
     "read_knowledge",
     "read_sentences",
