@@ -4,6 +4,7 @@
     python -m lacy_jax.evaluate --study=configs/study_defer.py:headline    # what matters most of it, ten seeds
     python -m lacy_jax.evaluate --study=configs/study_defer.py:documents   # attention within documents, or windows
     python -m lacy_jax.evaluate --study=configs/study_defer.py:told        # facts in the prompt in place of calls
+    python -m lacy_jax.evaluate --study=configs/study_defer.py:remembered  # facts that a model knows by heart, changed
     python -m lacy_jax.evaluate --study=configs/study_defer.py:capacity    # more facts than a model can hold; a GPU's
 
 The world, the models and the lengths are those of configs/study_biographies.py. A mark is where the partner, asked with
@@ -206,6 +207,54 @@ CAPACITY_CONTRASTS = (
     Contrast("G4: first sub-tokens alone free less", ("whole_three_many", "price"), ("defer_three_many", "price"),
         "own_precision", budget=1.0),
 )  # fmt: skip
+# Facts that a model knows by heart: 64 people, each read about 100 times in the mean. Then the partner's facts change.
+# Who is asked where the model doubts does not hear of it; who is asked wherever the partner knows does.
+REMEMBERED_WORLD = {
+    "corpus.biographies.people": 64,
+    "corpus.biographies.documents": 6_000,
+    "training.ground_truth_tokens": 1_500_000,
+    "training.evaluate_every": 1_000,
+}
+# P(fact) by the probe that has the partner's marks, however sure the model is. A pilot with NTP (3M targets, one seed)
+# followed most of the changed facts at a price of 0.2, so NTP gets that.
+FACTUAL = Decode("factual", score="factual", policy="price", price=0.2, budgets=(1.0,))
+
+
+def before_and_after(*decodes: Decode) -> tuple[Decode, ...]:
+    """Each decode without a cap, and with a partner whose facts have all changed."""
+    free = [dataclasses.replace(decode, budgets=(1.0,)) for decode in decodes]
+    after = (dataclasses.replace(each, name=f"{each.name}_changed", partner=OTHERS["changed"]) for each in free)
+    return (*free, *after)
+
+
+CALLED, DOUBTED = before_and_after(PRICE, *frontier(PRICE, 0.2)), before_and_after(GATED, *frontier(GATED, 0.02))
+BY_FACT = before_and_after(FACTUAL, *frontier(FACTUAL, 0.5, 0.8))
+REMEMBERED = (
+    Arm("ntp_known", "ntp", "NTP", ANSWERED, label="NTP", decodes=(*DOUBTED, *BY_FACT)),
+    Arm("defer_known", "defer", "defer", ANSWERED, label="defer", decodes=(*CALLED, *BY_FACT)),
+    Arm("soft_known", "soft", "soft", ANSWERED, label="soft", decodes=(*CALLED, *BY_FACT)),
+)
+# Written down after the pilot with NTP and before the first run of another arm.
+REMEMBERED_CONTRASTS = (
+    Contrast("R1: of changed facts, defer writes the new value more often than NTP asked by its doubt",
+        ("defer_known", "price_changed"), ("ntp_known", "price_changed"), "followed", budget=1.0),
+    Contrast("R2: more often than NTP asked by P(fact)", ("defer_known", "price_changed"),
+        ("ntp_known", "factual_changed"), "followed", budget=1.0),
+    Contrast("R3: alone, NTP recalls more of what the partner knows", ("ntp_known", "alone"), ("defer_known", "alone"),
+        "of_known"),
+    Contrast("R4: of what it does not know, no more (no difference)", ("ntp_known", "alone"), ("defer_known", "alone"),
+        "of_unknown"),
+    Contrast("R5: while nothing has changed, NTP asked by its doubt is right more often", ("ntp_known", "price"),
+        ("defer_known", "price"), budget=1.0),
+    Contrast("R6: alone, soft recalls more of what the partner knows than defer", ("soft_known", "alone"),
+        ("defer_known", "alone"), "of_known"),
+)  # fmt: skip
+REMEMBERED_CURVES = (
+    ("ntp_known", "price"),
+    ("ntp_known", "factual"),
+    ("defer_known", "price"),
+    ("soft_known", "price"),
+)
 NAME, CONFIG, SEEDS = "study_defer", "configs/biographies.py", (0, 1, 2, 3, 4)
 HEADLINE_CURVES = (
     ("ntp_answered", "price"),
@@ -226,6 +275,18 @@ STUDIES = {
         curves=HEADLINE_CURVES,
     ),
     "told": Study(NAME, CONFIG, (NTP, TOLD), SEEDS, TOLD_CONTRASTS, variant="told", curves=CURVES[:1]),
+    "remembered": Study(
+        NAME,
+        CONFIG,
+        REMEMBERED,
+        SEEDS,
+        REMEMBERED_CONTRASTS,
+        settings=REMEMBERED_WORLD,
+        variant="remembered",
+        people=64,
+        curves=REMEMBERED_CURVES,
+        variants=tuple((arm, f"{decode}_changed") for arm, decode in REMEMBERED_CURVES),
+    ),
     "capacity": Study(NAME, CONFIG, CAPACITY, SEEDS[:3], CAPACITY_CONTRASTS, settings=OFTEN, variant="capacity"),
     "documents": Study(
         NAME,
