@@ -116,13 +116,16 @@ def test_the_page_names_every_condition(tmp_path: Path, monkeypatch: pytest.Monk
         for arm, right in (("a", 6), ("b", 4)):
             people = [dataclasses.replace(judged(right + seed, 4), name="x")]
             found = {("log_odds", 0.22): people, ("log_odds", 0.5): people, ("half", 1.0): people}
-            runs[arm, seed] = Evaluation(found | {("alone", 0.0): [judged(1, 9)]}, {"scores": {}})
+            known = [Claim("field", "0", True, False, known=True), *3 * [Claim("field", "1", False, False, known=False)]]
+            alone = dataclasses.replace(judged(1, 9), claims=tuple(known))
+            runs[arm, seed] = Evaluation(found | {("alone", 0.0): [alone]}, {"scores": {}})
     monkeypatch.setattr("lacy_jax.evidence.study.page.read_results", lambda *_, **__: Results(made, runs))
     page = Path(write_study_page(made, workdir=str(tmp_path), command="again")).read_text()
     assert ">H</th>" in page
     assert ">H <small>(right claims per biography, at a budget of 50%)</small></th><td>6.5</td><td>4.5</td>" in page
     assert "<td>+2.0 (+2.0 to +2.0)</td>" in page
     assert ">H <small>(at a cost of 10%)</small>" in page
+    assert "<td>100.0 <small>± 0.0</small></td><td>0.0 <small>± 0.0</small></td></tr>" in page  # of what it has, lacks
     assert '<tr class="strong"><th scope="row">A: log-odds</th>' in page
     assert (
         '<tr><th scope="row">A: the model&#39;s own score, at a price of 0.5, asks world:known=0.5, budget 100%' in page

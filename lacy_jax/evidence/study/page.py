@@ -191,6 +191,8 @@ def knowledge_rows(results: Results) -> list[Row]:
             cell(results.token(arm.name, *both, "precision")),
             cell(results.token(arm.name, *both, "recall")),
             cell(results.token(arm.name, "factual_first_ten")),
+            cell(results.score("of_known", arm.name, ALONE.name)),
+            cell(results.score("of_unknown", arm.name, ALONE.name)),
         ]
         if results.seeds(arm.name):
             rows.append(Row(arm.title, cells))
