@@ -66,6 +66,10 @@ ARMS = {
     "mixture": Arm(
         "mixture", "partner", EVERYWHERE | {"partner_losses": "stored", "call_cost": 1.0}, ("call_score",)
     ),
+    "mixture_tenth": Arm(
+        "mixture", "partner",
+        EVERYWHERE | {"partner_losses": "stored", "call_cost": 1.0, "call_rate": 0.1}, ("call_score",),
+    ),
     "lacy": Arm("lacy_full", "spacy", {}, ("call_score",)),
     "defer": Arm("defer", "partner", {}, ("call_score",)),
     # What is given up, and frees what? A tenth of the targets has no loss: drawn at random, or of the largest savings.

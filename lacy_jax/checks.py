@@ -161,6 +161,11 @@ def _objective(config: Config) -> Iterator[str]:
             f"with config.objective.treatment=mixture all rules but none and excess_loss; got {objective.rule!r} and "
             f"{objective.treatment!r}, add --config.objective.partner_losses=none"
         )
+    if objective.call_rate and objective.treatment != "mixture":
+        yield (
+            "config.objective.call_rate: only config.objective.treatment=mixture reads it, not "
+            f"{objective.treatment!r}; add --config.objective.call_rate=0"
+        )
     if objective.rule == "factual" and objective.rate != 1.0:
         yield (
             "config.objective.rate: config.objective.rule=factual takes all factual targets; got "

@@ -240,12 +240,11 @@ class ObjectiveConfig:
     rate_of: RateOf = setting("factual", "The targets of which rate is a share.")
     rate_warmup_steps: Count = setting(0, "Steps in which the rate rises from 0.")
     treatment: Treatment = setting("call", "What taken targets teach: <CALL>, nothing, or (the others) both.")
-    normalizer: Normalizer = setting(
-        "full", "The softmax of the other targets: without <CALL> (the paper's) or with it."
-    )
+    normalizer: Normalizer = setting("full", "The softmax of other targets: without <CALL> (the paper's) or with it.")
     joint_weight: NonNegative = setting(1.0, "joint: weight of the term for <CALL>.")
     partner_right: Share = setting(0.95, "mixture: how probable the partner makes the true token of a taken target.")
     call_cost: NonNegative = setting(0.1, "mixture: what p(<CALL>) = 1 costs at a target, in nats.")
+    call_rate: Share = setting(0.0, "mixture: above 0, call_cost x (mean p(<CALL>) / call_rate)^2 is what it costs.")
     scope: Literal["batch", "microbatch"] = setting("batch", "The rule chooses over a batch or a microbatch.")
     vocab_chunks: Literal[1, 2, 4, 8, 16, 32, 64, 128] = setting(
         1, "Parts of the vocabulary; above 1 the head never holds all logits."

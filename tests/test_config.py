@@ -125,6 +125,7 @@ REFUSED = [
     ({"cascade": {"score": "expected_saving"}}, "a run does not learn what its partner saves"),
     ({"objective": {"reference": "x"}}, "config.objective.reference: only config.objective.rule=excess_loss reads one"),
     ({"objective": {"rule": "factual"}}, "add --config.objective.rate=1"),
+    ({"objective": {"call_rate": 0.1}}, "add --config.objective.call_rate=0"),
     ({"objective": {"rule": "none", "partner_losses": "stored"}}, "add --config.objective.partner_losses=none"),
     (
         {"objective": {"rule": "excess_loss", "reference": "x", "treatment": "mixture", "partner_losses": "stored"}},

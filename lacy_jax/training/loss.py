@@ -66,7 +66,7 @@ def batch_loss(
         normalizer=settings.normalizer,
         joint_weight=settings.joint_weight,
         partner_right=_partner_right(batch, settings),
-        call_cost=settings.call_cost,
+        call_cost=call_cost(scalars, batch.valid, settings),
     )
     classes = class_sums(scalars, factual=batch.target_factual, taken=taken, valid=batch.valid)
     count = len(trained_names(config.data.mixture))
@@ -77,6 +77,19 @@ def _partner_right(batch: Batch[jax.Array], settings: ObjectiveConfig) -> float 
     """The partner's probability of each true token, float32 [B, T], where it is stored; else as configured."""
     losses = _partner_losses(batch, settings)
     return settings.partner_right if losses is None else jnp.where(jnp.isnan(losses), 0.0, jnp.exp(-losses))
+
+
+def call_cost(scalars: objective.HeadScalars, valid: jax.Array, settings: ObjectiveConfig) -> float | jax.Array:
+    """What p(`<CALL>`) = 1 costs at a target, in nats, a constant: as configured, or by what share of targets calls.
+
+    That is the mean p(`<CALL>`) over the (micro)batch's valid targets; its square over that of `call_rate` is a
+    factor. So the share comes to rest near the wanted one, whatever the partner saves (docs/objective.md).
+    """
+    if not settings.call_rate:
+        return settings.call_cost
+    called = jnp.where(valid, jnp.exp(-objective.call_nll(scalars)), 0.0)
+    share = jnp.sum(called) / jnp.maximum(jnp.sum(valid), 1)
+    return settings.call_cost * jax.lax.stop_gradient(jnp.square(share / settings.call_rate))
 
 
 def _partner_losses(batch: Batch[jax.Array], settings: ObjectiveConfig) -> jax.Array | None:

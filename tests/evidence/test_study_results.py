@@ -116,7 +116,10 @@ def test_the_page_names_every_condition(tmp_path: Path, monkeypatch: pytest.Monk
         for arm, right in (("a", 6), ("b", 4)):
             people = [dataclasses.replace(judged(right + seed, 4), name="x")]
             found = {("log_odds", 0.22): people, ("log_odds", 0.5): people, ("half", 1.0): people}
-            known = [Claim("field", "0", True, False, known=True), *3 * [Claim("field", "1", False, False, known=False)]]
+            known = [
+                Claim("field", "0", True, False, known=True),
+                *3 * [Claim("field", "1", False, False, known=False)],
+            ]
             alone = dataclasses.replace(judged(1, 9), claims=tuple(known))
             runs[arm, seed] = Evaluation(found | {("alone", 0.0): [alone]}, {"scores": {}})
     monkeypatch.setattr("lacy_jax.evidence.study.page.read_results", lambda *_, **__: Results(made, runs))

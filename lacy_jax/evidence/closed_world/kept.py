@@ -57,6 +57,7 @@ _LATER = (
     ("optimizer", "ema_decay"),
     ("objective", "partner_right"),
     ("objective", "call_cost"),
+    ("objective", "call_rate"),
     ("objective", "partner_losses"),
 )
 MAIN_BUDGET = 0.22  # of the intervals in it
