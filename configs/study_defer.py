@@ -4,7 +4,8 @@
     python -m lacy_jax.evaluate --study=configs/study_defer.py:headline    # what matters most of it, ten seeds
     python -m lacy_jax.evaluate --study=configs/study_defer.py:documents   # attention within documents, or windows
     python -m lacy_jax.evaluate --study=configs/study_defer.py:told        # facts in the prompt in place of calls
-    python -m lacy_jax.evaluate --study=configs/study_defer.py:remembered  # facts that a model knows by heart, changed
+    python -m lacy_jax.evaluate --study=configs/study_defer.py:remembered  # facts that a model half remembers, changed
+    python -m lacy_jax.evaluate --study=configs/study_defer.py:by_heart    # the same after twice as much training
     python -m lacy_jax.evaluate --study=configs/study_defer.py:capacity    # more facts than a model can hold; a GPU's
 
 The world, the models and the lengths are those of configs/study_biographies.py. A mark is where the partner, asked with
@@ -207,8 +208,8 @@ CAPACITY_CONTRASTS = (
     Contrast("G4: first sub-tokens alone free less", ("whole_three_many", "price"), ("defer_three_many", "price"),
         "own_precision", budget=1.0),
 )  # fmt: skip
-# Facts that a model knows by heart: 64 people, each read about 100 times in the mean. Then the partner's facts change.
-# Who is asked where the model doubts does not hear of it; who is asked wherever the partner knows does.
+# Facts that a model remembers: 64 people, in the mean with 94 biographies each. Then the partner's facts change. Who
+# asks where the model doubts does not hear of it; who asks wherever the partner knows does.
 REMEMBERED_WORLD = {
     "corpus.biographies.people": 64,
     "corpus.biographies.documents": 6_000,
@@ -249,6 +250,23 @@ REMEMBERED_CONTRASTS = (
     Contrast("R6: alone, soft recalls more of what the partner knows than defer", ("soft_known", "alone"),
         ("defer_known", "alone"), "of_known"),
 )  # fmt: skip
+# The same with twice the targets: NTP then has nine of ten facts right alone (the pilot). Written down before its run.
+BY_HEART = tuple(
+    dataclasses.replace(
+        arm,
+        name=arm.name.replace("known", "heart"),
+        settings={**arm.settings, "training.ground_truth_tokens": 3_000_000},
+    )
+    for arm in REMEMBERED[:2]
+)
+BY_HEART_CONTRASTS = (
+    Contrast("R7: of changed facts, defer writes the new value more often than NTP asked by its doubt",
+        ("defer_heart", "price_changed"), ("ntp_heart", "price_changed"), "followed", budget=1.0),
+    Contrast("R8: more often than NTP asked by P(fact)", ("defer_heart", "price_changed"),
+        ("ntp_heart", "factual_changed"), "followed", budget=1.0),
+    Contrast("R9: while nothing has changed, NTP asked by its doubt is right more often", ("ntp_heart", "price"),
+        ("defer_heart", "price"), budget=1.0),
+)  # fmt: skip
 REMEMBERED_CURVES = (
     ("ntp_known", "price"),
     ("ntp_known", "factual"),
@@ -286,6 +304,17 @@ STUDIES = {
         people=64,
         curves=REMEMBERED_CURVES,
         variants=tuple((arm, f"{decode}_changed") for arm, decode in REMEMBERED_CURVES),
+    ),
+    "by_heart": Study(
+        NAME,
+        CONFIG,
+        BY_HEART,
+        SEEDS[:3],
+        BY_HEART_CONTRASTS,
+        settings=REMEMBERED_WORLD,
+        variant="by_heart",
+        people=64,
+        curves=(("ntp_heart", "price"), ("ntp_heart", "factual"), ("defer_heart", "price")),
     ),
     "capacity": Study(NAME, CONFIG, CAPACITY, SEEDS[:3], CAPACITY_CONTRASTS, settings=OFTEN, variant="capacity"),
     "documents": Study(
