@@ -208,8 +208,9 @@ CAPACITY_CONTRASTS = (
     Contrast("G4: first sub-tokens alone free less", ("whole_three_many", "price"), ("defer_three_many", "price"),
         "own_precision", budget=1.0),
 )  # fmt: skip
-# Facts that a model remembers: 64 people, in the mean with 94 biographies each. Then the partner's facts change. Who
-# asks where the model doubts does not hear of it; who asks wherever the partner knows does.
+# Facts that a model remembers: 64 people, three of them held out, the others with 21 to 1,284 biographies. Then the
+# partner's facts change. Who asks where the model doubts should not hear of it; who asks wherever the partner knows
+# should.
 REMEMBERED_WORLD = {
     "corpus.biographies.people": 64,
     "corpus.biographies.documents": 6_000,
@@ -228,8 +229,10 @@ def before_and_after(*decodes: Decode) -> tuple[Decode, ...]:
     return (*free, *after)
 
 
-CALLED, DOUBTED = before_and_after(PRICE, *frontier(PRICE, 0.2)), before_and_after(GATED, *frontier(GATED, 0.02))
-BY_FACT = before_and_after(FACTUAL, *frontier(FACTUAL, 0.5, 0.8))
+# Of these prices 0.8 and 0.95 of CALLED, 0.005 of DOUBTED, 0.05 and 0.1 of BY_FACT came after a look, for equal cost.
+CALLED = before_and_after(PRICE, *frontier(PRICE, 0.2, 0.8, 0.95))
+DOUBTED = before_and_after(GATED, *frontier(GATED, 0.02, 0.005))
+BY_FACT = before_and_after(FACTUAL, *frontier(FACTUAL, 0.05, 0.1, 0.5, 0.8))
 REMEMBERED = (
     Arm("ntp_known", "ntp", "NTP", ANSWERED, label="NTP", decodes=(*DOUBTED, *BY_FACT)),
     Arm("defer_known", "defer", "defer", ANSWERED, label="defer", decodes=(*CALLED, *BY_FACT)),
@@ -247,6 +250,9 @@ REMEMBERED_CONTRASTS = (
         "of_unknown"),
     Contrast("R5: while nothing has changed, NTP asked by its doubt is right more often", ("ntp_known", "price"),
         ("defer_known", "price"), budget=1.0),
+    # After a look at eight runs, as R2 is not at equal cost.
+    Contrast("R10 (after a look): so at 18% of the tokens", ("defer_known", "price_changed"),
+        ("ntp_known", "factual_changed"), "followed", cost=0.18),
     Contrast("R6: alone, soft recalls more of what the partner knows than defer", ("soft_known", "alone"),
         ("defer_known", "alone"), "of_known"),
 )  # fmt: skip

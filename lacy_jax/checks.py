@@ -161,10 +161,15 @@ def _objective(config: Config) -> Iterator[str]:
             f"with config.objective.treatment=mixture all rules but none and excess_loss; got {objective.rule!r} and "
             f"{objective.treatment!r}, add --config.objective.partner_losses=none"
         )
-    if objective.call_rate and objective.treatment != "mixture":
+    if objective.call_rate and (objective.treatment != "mixture" or not objective.call_cost):
         yield (
-            "config.objective.call_rate: only config.objective.treatment=mixture reads it, not "
-            f"{objective.treatment!r}; add --config.objective.call_rate=0"
+            "config.objective.call_rate: only config.objective.treatment=mixture with a call_cost above 0 reads it; "
+            f"got {objective.treatment!r} and {objective.call_cost:g}, add --config.objective.call_rate=0"
+        )
+    if objective.call_rate and config.training.microbatches > 1 and objective.scope == "batch":
+        yield (
+            "config.objective.call_rate: the price of a call is one for each microbatch; add "
+            "--config.training.microbatches=1, or --config.objective.scope=microbatch"
         )
     if objective.rule == "factual" and objective.rate != 1.0:
         yield (

@@ -126,6 +126,11 @@ REFUSED = [
     ({"objective": {"reference": "x"}}, "config.objective.reference: only config.objective.rule=excess_loss reads one"),
     ({"objective": {"rule": "factual"}}, "add --config.objective.rate=1"),
     ({"objective": {"call_rate": 0.1}}, "add --config.objective.call_rate=0"),
+    ({"objective": {"call_rate": 0.1, "treatment": "mixture", "call_cost": 0}}, "with a call_cost above 0"),
+    (
+        {"objective": {"call_rate": 0.1, "treatment": "mixture"}, "training": {"steps": 1, "microbatches": 2}},
+        "add --config.training.microbatches=1, or --config.objective.scope=microbatch",
+    ),
     ({"objective": {"rule": "none", "partner_losses": "stored"}}, "add --config.objective.partner_losses=none"),
     (
         {"objective": {"rule": "excess_loss", "reference": "x", "treatment": "mixture", "partner_losses": "stored"}},

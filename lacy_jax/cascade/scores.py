@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from lacy_jax.config import Gate, Score
+from lacy_jax.config import Gate, Score, ScoreSetting
 from lacy_jax.errors import ConfigError
 
 # A gate that is shut leaves a finite score.
@@ -76,11 +76,16 @@ def score_of(name: Score, said: Said, *, gate: Gate) -> Number:
     """The score of that name, of a token or of many; weighed by P(factual), `said["factual"]`, if the gate says so."""
     score = CALL_SCORES[name]
     value = score.formula(said)
-    if gate == "none" or score.gated_by == "nothing":
+    if gate_of(name, gate) == "none":
         return value
     if score.gated_by == "product":
         return _lesser(value * said["factual"], value)  # a negative score stays as low as it is
     return value + _log(said["factual"])
+
+
+def gate_of(name: ScoreSetting, gate: Gate) -> Gate:
+    """The gate that weighs a score: none weighs `factual`, which is the gate itself."""
+    return "none" if name != "auto" and CALL_SCORES[name].gated_by == "nothing" else gate
 
 
 def price_threshold(score: RankedBy, price: float) -> float:

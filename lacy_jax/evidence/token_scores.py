@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lacy_jax.cascade.scores import CALL_SCORES, score_of
+from lacy_jax.cascade.scores import CALL_SCORES, gate_of, score_of
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import Gate
 from lacy_jax.data.documents import Document, Spans
@@ -56,7 +56,7 @@ def cascade_scores(slm: LoadedModel, said: Mapping[str, np.ndarray]) -> dict[str
     for name, score in CALL_SCORES.items():
         if score.ranks_as is None and has[score.needs]:
             for gate, ending in ENDINGS.items():
-                if gate == "none" or score.gated_by != "nothing":
+                if gate_of(name, gate) == gate:
                     scores[name + ending] = np.asarray(score_of(name, said, gate=gate))
     return scores
 

@@ -11,6 +11,7 @@ from lacy_jax.evidence.closed_world.decodes import Decode
 from lacy_jax.evidence.closed_world.judging import Claim, Judged
 from lacy_jax.evidence.closed_world.kept import Evaluation
 from lacy_jax.evidence.reading import OTHER
+from lacy_jax.evidence.study import page as study_page
 from lacy_jax.evidence.study.page import delegated_rows, knowledge_rows, write_study_page
 from lacy_jax.evidence.study.plan import Arm, Contrast, Study
 from lacy_jax.evidence.study.results import Results
@@ -102,6 +103,39 @@ def test_a_hypothesis_may_be_about_equal_cost() -> None:
     assert test.worse.mean == pytest.approx(0.3)
 
 
+def test_what_has_changed_is_not_compared_with_texts_from_before() -> None:
+    """Without calls a text is judged by the facts as they were read: no point of the line over changed ones."""
+    price = Decode("price", policy="price", price=0.5, budgets=(1.0,), partner="world:known=0.9,changed=1")
+    dear = dataclasses.replace(price, name="dear", price=0.9)
+    people = {("alone", 0.0): [judged(9, 1)], ("price", 1.0): [judged(5, 5)], ("dear", 1.0): [judged(2, 8)]}
+    before = tuple(dataclasses.replace(each, partner="world:known=0.9,changed=0") for each in (price, dear))
+    for decodes, points in (((price, dear), 2), (before, 3)):
+        made = study(arms=(Arm("a", "lacy", "A", decodes=decodes),), contrasts=(), seeds=(0,))
+        results = Results(made, {("a", 0): Evaluation(people, {})})
+        assert len(results.frontier("strict", "a", "price", seed=0)) == points
+        line = study_page._line(results, ("a", "price"), "call", name="strict", cost="rate")
+        assert line is not None
+        assert len(line.x) == points
+    cost = Contrast("H", ("a", "price"), ("a", "price"), cost=0.1)
+    with pytest.raises(ConfigError, match="needs two prices of price of a, as its partner's facts have changed"):
+        study(arms=(Arm("a", "lacy", "A", decodes=(price,)),), contrasts=(cost,), seeds=(0,))
+
+
+@pytest.mark.parametrize(("budgets", "best"), [((0.22,), "b"), ((1.0,), "b"), ((0.22, 1.0), "b")])
+def test_the_best_row_is_one_that_calls(budgets: tuple[float, ...], best: str) -> None:
+    """Unless no decode has the main budget: then it is the best of all, which may be one that does not call."""
+    calling = Decode("called", policy="price", price=0.5, budgets=budgets)
+    arms = (Arm("a", "ntp", "A", decodes=(calling,)), Arm("b", "lacy", "B", decodes=(calling,)))
+    made = study(arms=arms, contrasts=(), seeds=(0,))
+    runs = {
+        (arm, 0): Evaluation(
+            {("alone", 0.0): [judged(5, 5)], **{("called", at): [judged(right, 9)] for at in budgets}}, {}
+        )
+        for arm, right in (("a", 3), ("b", 12))
+    }
+    assert [row.name[0].lower() for row in study_page.main_rows(Results(made, runs)) if row.strong] == [best]
+
+
 def test_the_page_names_every_condition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured is shown, also at another budget; a hypothesis says what it is about where that differs."""
     half = Decode("half", policy="price", price=0.5, budgets=(1.0,), partner="world:known=0.5")
@@ -152,6 +186,9 @@ def test_the_models_own_score_is_the_one_that_the_cascade_took() -> None:
     assert [row.cells[6] for row in knowledge_rows(results)] == ["0.750", "0.500"]
     assert ["75%" in row.cells[-1] for row in delegated_rows(results)] == [True, False]
     assert ["50%" in row.cells[-1] for row in delegated_rows(results)] == [False, True]
+    unknown = {arm: {"scores": {}} for arm in known}  # of an earlier version, which did not have the score
+    rows = delegated_rows(Results(made, {(arm, 0): Evaluation({}, found) for arm, found in unknown.items()}))
+    assert all("-" in each and "%" not in each for row in rows for each in row.cells)
     assert results.token_score("a", "uncertainty") == "uncertainty"
     assert results.token_score("a", "call_probability") == "call_score"
 

@@ -1,5 +1,6 @@
 """Facts in the prompt in place of calls: what stands there, what is learned of it, and what it costs."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from lacy_jax.errors import ConfigError
 from lacy_jax.evidence.closed_world import biographies as writing
 from lacy_jax.evidence.closed_world.decodes import Decode
 from lacy_jax.evidence.closed_world.scores import estimate
-from lacy_jax.evidence.closed_world.suite import evaluate
+from lacy_jax.evidence.closed_world.suite import _marked_by, evaluate
 from lacy_jax.evidence.closed_world.world import RELATIONS, Knowledge, changed_world, make_world, told_headings
 from lacy_jax.evidence.closed_world.world.facts import known_facts
 from lacy_jax.training.loop import train
@@ -118,6 +119,13 @@ def test_a_told_model_is_prompted_and_calls_nobody(run: Path, tmp_path: Path, mo
         return cascade
 
     monkeypatch.setattr(writing, "Cascade", watched)
+    judge, known = writing.judge, []
+
+    def heard(*arguments: Any, **more: Any) -> writing.Judged:
+        known.append(more["known"])
+        return judge(*arguments, **more)
+
+    monkeypatch.setattr(writing, "judge", heard)
     decodes = [Decode("told", budgets=(1.0,)), Decode("half", partner="world:known=0.45", budgets=(1.0,))]
 
     def evaluated(*asked: Decode) -> dict[tuple[str, float], list[writing.Judged]]:
@@ -127,6 +135,9 @@ def test_a_told_model_is_prompted_and_calls_nobody(run: Path, tmp_path: Path, mo
 
     found = evaluated(*decodes)
     people = writing.pick_people(make_world(slm.config.corpus.biographies), 4)
+    for number, spec in enumerate(("world:known=0.9", "world:known=0.9", "world:known=0.45")):
+        expected = writing.relations_known(spec, people, world=make_world(slm.config.corpus.biographies))
+        assert known[4 * number :][:4] == expected, spec
     assert prompts[0] == [f"{person.name}\n\n" for person in people]
     for number, key in ((1, ("told", 1.0)), (2, ("half", 1.0))):
         for person, prompt, judged in zip(people, prompts[number], found[key], strict=True):
@@ -142,6 +153,19 @@ def test_a_told_model_is_prompted_and_calls_nobody(run: Path, tmp_path: Path, mo
     with pytest.raises(ConfigError, match=r"partner documents: .* calls nobody; give a partner that knows them"):
         evaluated(Decode("search", partner="documents"))
     assert "search" not in (tmp_path / "out/settings.json").read_text()  # refused before anything was written
+
+
+def test_who_made_the_marks_says_what_a_model_need_not_know(run: Path) -> None:
+    slm = load_model(str(run))
+    for settings, expected in (
+        ({"annotator": "partner", "partner": "world:known=0.4"}, "world:known=0.4"),
+        ({"annotator": "partner", "partner": "documents"}, ""),
+        ({"annotator": "spacy", "partner": "world:known=0.4"}, ""),
+    ):
+        annotate = dataclasses.replace(slm.config.annotate, **settings)  # type: ignore[arg-type]
+        assert (
+            _marked_by(dataclasses.replace(slm, config=dataclasses.replace(slm.config, annotate=annotate))) == expected
+        )
 
 
 def test_what_is_told_is_what_the_training_ignores(run: Path) -> None:

@@ -1,5 +1,7 @@
 """`config.objective.call_rate`: what a call costs follows the share of the targets that call."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,9 @@ from scipy import optimize
 
 from lacy_jax.config import ObjectiveConfig
 from lacy_jax.objective import HeadScalars, call_nll, objective_sums
-from lacy_jax.training.loss import call_cost
+from lacy_jax.training.loss import batch_loss, call_cost, token_scalars
+from lacy_jax.training.state import init_state
+from tests.training.test_step import CALL, CONFIG, VOCAB, make_batch
 
 PADDING = 8
 
@@ -57,6 +61,23 @@ def test_the_share_comes_to_rest_where_the_cost_says(cost: float, rate: float) -
     np.testing.assert_allclose(found.mean(), expected.mean(), rtol=0.02)
     np.testing.assert_allclose(found, expected, atol=0.03)
     assert rate / 2 < found.mean() < 2 * rate
+
+
+def test_the_loss_of_a_batch_has_that_cost() -> None:
+    """Against the same loss without a cost, and p(CALL) of the valid targets."""
+    batch = make_batch(0)
+    params = init_state(CONFIG, vocab=VOCAB).params
+
+    def loss(**settings: float) -> float:
+        objective = ObjectiveConfig(rule="loss", treatment="mixture", **settings)  # type: ignore[arg-type]
+        config = dataclasses.replace(CONFIG, objective=objective)
+        return float(batch_loss(params, batch, config=config, call_id=CALL, step=jnp.int32(0))[0])
+
+    scalars = token_scalars(params, batch, model=CONFIG.model, call_id=CALL, vocab_chunks=1)
+    called = np.exp(-np.asarray(call_nll(scalars), np.float64))[np.asarray(batch.valid)]
+    price = 0.5 * (called.mean() / 0.005) ** 2
+    assert 0.1 < price < 1.0
+    assert loss(call_cost=0.5, call_rate=0.005) - loss(call_cost=0.0) == pytest.approx(price * called.sum(), rel=1e-3)
 
 
 def test_without_a_rate_the_cost_is_the_setting() -> None:

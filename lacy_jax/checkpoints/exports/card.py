@@ -116,7 +116,7 @@ def _licence(config: Config) -> str:
 def _called_by(model: Outgoing) -> str:
     settings = model.loaded.config.cascade
     score = model.loaded.own_score if settings.score == "auto" else settings.score
-    gated = ", weighed by P(the next token is a fact)" if settings.gate == "factual" else ""
+    gated = ", weighed by P(the next token is a fact)" if settings.gate == "factual" and score != "factual" else ""
     price = f"a price of {settings.price:g}, and at most " if settings.policy == "price" else ""
     return f"the score `{score}`{gated}, at {price}{settings.budget:.0%} of its tokens"
 

@@ -1,6 +1,7 @@
 """Biographies of the closed world written by a cascade, to be judged."""
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Sequence
 
 from lacy_jax.cascade import Cascade, Request, Sampling
@@ -91,12 +92,14 @@ def as_known_to(spec: str, people: Sequence[Person], *, world: World) -> list[Pe
 
 
 def relations_known(spec: str, people: Sequence[Person], *, world: World) -> list[frozenset[str]] | None:
-    """The relations of which the partner of a spec has each person's fact; None where that is not said."""
+    """The relations of which the partner of a spec has each person's fact, right or wrong; None where nobody says."""
     form, argument = read_spec(spec)
     if form != "world":
         return None
-    facts = [(name, relation) for name, relation, _ in known_facts(world, read_knowledge(argument))]
-    return [frozenset(relation for name, relation in facts if name == person.name) for person in people]
+    known = defaultdict(set)
+    for name, relation, _ in known_facts(world, read_knowledge(argument)):
+        known[name].add(relation)
+    return [frozenset(known[person.name]) for person in people]
 
 
 def write_and_judge(

@@ -11,6 +11,7 @@ from pydantic import Field
 from lacy_jax.cascade.scores import price_threshold
 from lacy_jax.config import Gate, Policy, ScoreSetting, Share, Span
 from lacy_jax.errors import ConfigError
+from lacy_jax.evidence.closed_world.world import read_knowledge
 
 DATABASE = "database"  # the partner of a decode that names none: world, with a share of the facts
 EXAMPLE = '{"name": "mine", "score": "call_score", "budgets": [0.1, 0.22]}'
@@ -48,6 +49,12 @@ class Decode:
     def asks_world(self) -> bool:
         """Whether its partner knows the closed world, all of it or a part."""
         return self.partner == DATABASE or self.partner.partition(":")[0] == "world"
+
+    @property
+    def facts_changed(self) -> bool:
+        """Whether its partner has other facts than the model was trained on, by which its texts are then judged."""
+        form, _, argument = self.partner.partition(":")
+        return form == "world" and read_knowledge(argument).changed > 0
 
     def asks(self, *, known: float) -> str:
         """The spec of its partner; `known`: the share of the facts that the database knows."""

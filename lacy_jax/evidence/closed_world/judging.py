@@ -21,7 +21,7 @@ _PRONOUNS = (*SHE, *HE)
 class Claim:
     """A sentence's claim. `called`: a part of the value was written by the partner.
 
-    known: whether the partner has this fact, whether it was asked or not; None: nobody says what it has.
+    known: whether the partner has the person's fact of this relation, whether it was asked or not; None: nobody says.
     """
 
     relation: str

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lacy_jax.cascade.partners import check_partner
+from lacy_jax.cascade.partners import check_partner, read_spec
 from lacy_jax.checkpoints.loading import LoadedModel
 from lacy_jax.config import AnnotateConfig
 from lacy_jax.data.annotate import annotate_documents
@@ -109,7 +109,7 @@ def evaluate(
         progress("biographies", done, len(points))
         path = judged_path(out, decode=decode.name, budget=budget)
         if not path.exists():
-            spec = decode.asks(known=known)
+            spec = decode.asks(known=known) if budget else _marked_by(slm) or decode.asks(known=known)
             found = write_and_judge(
                 slm,
                 as_known_to(spec, chosen, world=world),
@@ -128,6 +128,12 @@ def evaluate(
     if not path.exists():
         write_text(path, json.dumps(_token_results(slm, world), indent=1))
     return Evaluation(judged, read_object(path))
+
+
+def _marked_by(slm: LoadedModel) -> str:
+    """The partner `world` that made a model's marks, which says what it need not know by itself; "": none did."""
+    annotate = slm.config.annotate
+    return annotate.partner if annotate.annotator == "partner" and read_spec(annotate.partner)[0] == "world" else ""
 
 
 def held_out_biographies(world: World, *, share: float) -> Iterator[Document]:

@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 import lacy_jax
-from lacy_jax.cascade.scores import CALL_SCORES
+from lacy_jax.cascade.scores import CALL_SCORES, gate_of
 from lacy_jax.evidence.closed_world.decodes import ALONE, DATABASE, Decode
 from lacy_jax.evidence.closed_world.judging import Judged
 from lacy_jax.evidence.closed_world.scores import SCORES
@@ -129,7 +129,7 @@ def decode_title(study: Study, decode: Decode) -> str:
     if decode == ALONE:
         return "no calls"
     parts = ["the model's own score" if decode.score == "auto" else CALL_SCORES[decode.score].title]
-    if decode.gate == "factual":
+    if gate_of(decode.score, decode.gate) == "factual":
         parts.append("gated")
     if decode.policy == "price":
         parts.append("at a price" if decode.price is None else f"at a price of {decode.price:g}")
@@ -159,7 +159,8 @@ def main_rows(results: Results) -> list[Row]:
             strict = results.score("strict", arm.name, decode.name, budget=budget)
             if strict is not None:
                 found.append((strict.mean, arm.name, decode.name, budget))
-    best = max((strict for strict, *_, budget in found if budget is None), default=0.0)
+    at_main = [strict for strict, _, decode, budget in found if budget is None and decode != ALONE.name]
+    best = max(at_main or [strict for strict, *_ in found], default=0.0)
     return [
         Row(
             title_of(results, arm=arm, decode=decode) + (f", budget {charts.percent(budget)}" if budget else ""),
@@ -167,7 +168,7 @@ def main_rows(results: Results) -> list[Row]:
                 cell(results.score(name, arm, decode, budget=budget), scale=100 if SCORES[name].percent else 1)
                 for name in COLUMNS
             ],
-            strong=budget is None and strict == best,
+            strong=strict == best and (budget is None or not at_main),
         )
         for strict, arm, decode, budget in found
     ]
@@ -204,12 +205,15 @@ def delegated_rows(results: Results) -> list[Row]:
     rows, budget = [], f"{results.study.main_budget:g}"
     for arm, decode_name in dict.fromkeys((*results.study.curves, *results.study.variants)):
         decode = results.study.decode(arm, decode_name)
-        name = results.token_score(arm, decode.score) + ENDINGS[decode.gate]
+        name = results.token_score(arm, decode.score) + ENDINGS[gate_of(decode.score, decode.gate)]
         cells = []
         for kind in (*RELATIONS, OTHER):
             value = results.token(arm, "scores", name, budget, "called", kind)
-            share = 0.0 if value is None else value.mean
-            cells.append(Markup(f'<span class="heat" style="--share:{share:.3f}">{share * 100:.0f}%</span>'))
+            cells.append(
+                cell(None)
+                if value is None
+                else Markup(f'<span class="heat" style="--share:{value.mean:.3f}">{value.mean * 100:.0f}%</span>')
+            )
         if results.seeds(arm):
             rows.append(Row(title_of(results, arm=arm, decode=decode_name), cells))
     return rows
@@ -270,7 +274,8 @@ def _line(results: Results, pair: tuple[str, str], role: Role, *, name: str, cos
     ways = prices if len(prices) > 1 else (study.decode(arm, decode),)
     places = [(each.name, budget) for each in ways for budget in each.budgets if len(ways) == 1 or budget == 1.0]
     scale = 100 if SCORES[cost].percent else 1
-    points = [(0.0, results.score(name, arm, ALONE.name))]
+    changed = study.decode(arm, decode).facts_changed  # texts without calls are judged by the old facts
+    points = [] if changed else [(0.0, results.score(name, arm, ALONE.name))]
     for way, budget in places:
         spent = results.score(cost, arm, way, budget=budget)
         if spent is not None:

@@ -132,6 +132,11 @@ class Study:
                         f"study {self.name}, {contrast.name}: an equal cost is of decodes at a price, without a budget;"
                         f" {name} of {arm} is none"
                     )
+                if decode.facts_changed and len(self.frontier(arm, name)) < 2:
+                    raise ConfigError(
+                        f"study {self.name}, {contrast.name}: an equal cost needs two prices of {name} of {arm}, as "
+                        "its partner's facts have changed"
+                    )
             elif decode != ALONE and budget not in decode.budgets:
                 raise ConfigError(
                     f"study {self.name}, {contrast.name}: {name} of {arm} has no budget {budget:g}; its budgets: "

@@ -40,7 +40,9 @@ class Tested:
     p: float
 
     @property
-    def verdict(self) -> Literal["confirmed", "not shown", "the other way round"]:
+    def verdict(self) -> Literal["confirmed", "not shown", "the other way round", "nothing measured"]:
+        if np.isnan(self.difference.mean):
+            return "nothing measured"
         if self.p >= ALPHA or np.isnan(self.p):
             return "not shown"
         return "confirmed" if self.difference.mean > 0 else "the other way round"
@@ -90,8 +92,12 @@ class Results:
         return mean_of(values)
 
     def frontier(self, name: str, arm: str, decode: str, *, seed: int) -> list[tuple[float, float]]:
-        """(share of the tokens spent, score) of one seed without calls and at each price, by ascending share."""
-        decodes = (ALONE, *self.study.frontier(arm, decode))
+        """(share of the tokens spent, score) of one seed without calls and at each price, by ascending share.
+
+        Without the first where facts have changed: texts without calls are judged by the old ones.
+        """
+        start = () if self.study.decode(arm, decode).facts_changed else (ALONE,)
+        decodes = (*start, *self.study.frontier(arm, decode))
         found = [self.people(arm, each.name, seed=seed, budget=max(each.budgets)) for each in decodes]
         return sorted((estimate("rate", people), estimate(name, people)) for people in found if people is not None)
 
