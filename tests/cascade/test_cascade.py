@@ -338,10 +338,10 @@ def test_scores_of_other_kinds(model: Model) -> None:
     probe = Probe(weights=tuple(np.linspace(-0.3, 0.3, model().model.width).tolist()), bias=0.1)
     for kind in (*get_args(Score), "oracle"):
         oracle = (lambda text, _: len(text) % 3 == 0) if kind == "oracle" else None
-        slm = dataclasses.replace(model(), saving_probe=probe)
+        slm = dataclasses.replace(model(), factual_probe=probe, saving_probe=probe)
         cascade = Cascade(slm, Fake(lambda _: " Ulm"), budget=0.3, score=kind, oracle=oracle)
         rows[kind] = cascade.generate(["The"], max_new_tokens=60)[0]
-    for kind in ("uncertainty", "call_probability", "oracle"):
+    for kind in ("uncertainty", "call_probability", "factual", "oracle"):
         assert all(0 <= piece.score <= 1 for piece in rows[kind].pieces)
     assert all(piece.score >= 0 for piece in rows["entropy"].pieces)
     # The probability is the log-odds by another name, but only the log-odds has a warm start, if any.
