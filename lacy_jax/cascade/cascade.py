@@ -165,8 +165,8 @@ def as_called(slm: LoadedModel, settings: CascadeConfig) -> LoadedModel:
     for setting, value in (("gate", settings.gate), ("score", settings.score)):
         if value == "factual" and slm.factual_probe is None:
             raise ConfigError(
-                f"{setting}='factual': {slm.path} has no probe for factual tokens; a run of lacy_jax.main on data with "
-                "factual tokens saves one"
+                f"{setting}='factual': {slm.path} has no probe for factual tokens; lacy_jax.adapt fits one, and so "
+                "does a run of lacy_jax.main on data with factual tokens"
             )
     _check_score(slm, settings.score)
     return dataclasses.replace(slm, tokenizer=starting_with(slm.tokenizer, settings.start_token))

@@ -63,7 +63,7 @@ CALL_SCORES: dict[Score, CallScore] = {
         lambda price: price,
         "call_score",
     ),
-    # Wherever a fact begins, or what the partner knows if it made the marks; also where the model is sure of its own.
+    # However sure the model is. If the partner made the marks, this is the probability that it answers here.
     "factual": CallScore(lambda said: said["factual"], "nothing", "fact", "P(fact)", lambda price: price),
     # As a share, so that a price stays one: by how much less probable the text is to the model than to its partner.
     "expected_saving": CallScore(

@@ -83,7 +83,7 @@ def call_cost(scalars: objective.HeadScalars, valid: jax.Array, settings: Object
     """What p(`<CALL>`) = 1 costs at a target, in nats, a constant: as configured, or by what share of targets calls.
 
     That is the mean p(`<CALL>`) over the (micro)batch's valid targets; its square over that of `call_rate` is a
-    factor. So the more is called the dearer it is (docs/objective.md).
+    factor. So the more calls there are, the dearer each is (docs/objective.md).
     """
     if not settings.call_rate:
         return settings.call_cost
