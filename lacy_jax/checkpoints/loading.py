@@ -216,29 +216,41 @@ def restore_arrays(folder: epath.Path, target: Any, *, checksums: Checksums) -> 
         checksums: what the arrays must have; {} where none were written.
 
     Raises:
+        CheckpointError: they cannot be reached.
         DamagedError: they cannot be read, do not fit the target, or do not have their checksums.
         StorageError: they lie in s3:// and cannot be copied.
     """
-    restored, fault = None, ""
+    restored, fault, unreachable = None, "", False
     if is_s3(folder):  # Orbax takes the address for a path on this disk
         folder = absolute(local_copy(str(folder)))
     try:
         with _every_read_awaited():
             # The handler by itself: a `Checkpointer` makes processes wait for one that has failed.
             restored = ocp.StandardCheckpointHandler().restore(folder, args=ocp.args.StandardRestore(target))
-    except (MemoryError, jax.errors.JaxRuntimeError):
-        raise
     except Exception as error:  # for damaged files Orbax, TensorStore and JSON raise nearly every kind
-        if _UNREACHABLE.search(str(error)) or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError)):
-            raise CheckpointError(f"cannot read {folder}: {_first_line(error)}") from error
-        fault = f"it cannot be read ({_first_line(error)})"
+        cause = _first_cause(error)
+        if isinstance(cause, MemoryError | jax.errors.JaxRuntimeError) or not isinstance(cause, Exception):
+            raise cause from None
+        unreachable = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+        unreachable = unreachable or bool(_UNREACHABLE.search(str(cause)))
+        fault = _first_line(cause)
+    if distributed.anywhere(unreachable):
+        raise CheckpointError(f"cannot read {folder}: {fault or 'another process cannot'}")
     if distributed.anywhere(bool(fault)):
-        raise DamagedError(f"{folder} is damaged: {fault or 'another process cannot read it'}")
+        because = f"it cannot be read ({fault})" if fault else "another process cannot read it"
+        raise DamagedError(f"{folder} is damaged: {because}")
     wrong = differing(array_checksums(restored), checksums) if checksums else []
     if wrong:
         more = f" and {len(wrong) - 1} others" if len(wrong) > 1 else ""
         raise DamagedError(f"{folder} is damaged: {wrong[0]}{more} changed after saving (by its checksum)")
     return restored
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What an error was first raised from: Orbax's own names a place in an array, not what is wrong there."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _first_line(error: Exception) -> str:

@@ -10,8 +10,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
+from orbax.checkpoint._src.serialization import serialization
 
 from lacy_jax.checkpoints.checksums import array_checksums, differing, is_genuine, signed
 from lacy_jax.checkpoints.export import export
@@ -150,11 +153,50 @@ def test_every_reader_passes_a_damaged_newest_step_over_in_one_line(
 def test_a_damaged_optimizer_stops_a_resume_but_no_reader(
     copy: Path, small_config: Config, small_data: Prepared, caplog: pytest.LogCaptureFixture
 ) -> None:
-    damage_arrays(copy / "checkpoints" / "6", "train")
+    folder = epath.Path(copy / "checkpoints" / "6" / "train")
+    with ocp.StandardCheckpointer() as checkpointer:
+        arrays = checkpointer.restore(folder)
+        changed = jax.tree.map(lambda array: -array, arrays["optimizer"])
+        checkpointer.save(folder, arrays | {"optimizer": changed}, force=True)
     assert load_model(str(copy)).step == 6
-    assert not caplog.records
+    caplog.clear()  # Orbax warns of sharding that it was not given
     train(small_config, prepared=small_data, workdir=str(copy), reporter=Reporter(quiet=True))
     assert "(train is damaged: optimizer/" in caplog.records[0].getMessage()
+
+
+@pytest.mark.parametrize(
+    ("cause", "raised", "says"),
+    [
+        (ValueError("UNAVAILABLE: CURL error: Could not resolve host"), CheckpointError, "cannot read .*UNAVAILABLE"),
+        (ValueError("PERMISSION_DENIED: Error opening file"), CheckpointError, "cannot read .*PERMISSION_DENIED"),
+        (OSError(5, "Input/output error"), CheckpointError, "cannot read .*Input/output"),
+        (ValueError("DATA_LOSS: Error decoding chunk"), DamagedError, "params is damaged: .*DATA_LOSS"),
+        (MemoryError(), MemoryError, "^$"),
+        (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
+    ],
+    ids=["unavailable", "permission", "disk", "damaged", "memory", "interrupted"],
+)
+def test_only_damage_sets_a_step_aside(
+    copy: Path,
+    small_config: Config,
+    small_data: Prepared,
+    monkeypatch: pytest.MonkeyPatch,
+    cause: BaseException,
+    raised: type[BaseException],
+    says: str,
+) -> None:
+    """Orbax raises its own error for whatever happens to a read. A bucket out of reach is no damage."""
+
+    async def fails(**_: object) -> None:
+        raise cause
+
+    monkeypatch.setattr(serialization, "_read_shard", fails)
+    with pytest.raises(raised, match=says) as error:
+        load_model(str(copy / "checkpoints" / "6"))
+    assert type(error.value) is raised
+    with pytest.raises((raised, CheckpointError)):
+        train(small_config, prepared=small_data, workdir=str(copy), reporter=Reporter(quiet=True))
+    assert (copy / "checkpoints" / "6.incomplete").exists() == (raised is DamagedError)
 
 
 def test_no_step_that_can_be_read_is_one_line(copy: Path, small_config: Config, small_data: Prepared) -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np, orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
+from orbax.checkpoint._src.serialization import serialization
 
 from lacy_jax.checkpoints.checksums import array_checksums
 from lacy_jax.checkpoints.loading import restore_arrays
-from lacy_jax.errors import DamagedError
+from lacy_jax.errors import CheckpointError, DamagedError
 from lacy_jax.runtime import distributed
 
 out, folder = open(sys.argv[1], "w"), epath.Path(sys.argv[2])
@@ -40,6 +41,14 @@ try:
     restore_arrays(folder, target, checksums=own)
 except DamagedError as error:
     print(error, file=out)
+if jax.process_index() == 1:
+    async def fails(**_):
+        raise ValueError("UNAVAILABLE: no way to the bucket")
+    serialization._read_shard = fails
+try:
+    restore_arrays(folder, target, checksums=own)
+except CheckpointError as error:
+    print(type(error).__name__, error, file=out)
 print(distributed.anywhere(jax.process_index() == 1), distributed.anywhere(False), file=out)
 """
 
@@ -47,6 +56,8 @@ print(distributed.anywhere(jax.process_index() == 1), distributed.anywhere(False
 def test_one_process_that_cannot_read_its_part_ends_no_other(tmp_path: Path) -> None:
     for index, lines in enumerate(run_two(PROGRAM, [tmp_path / "arrays"], out=tmp_path)):
         assert lines[:3] == ["True"] * 3
-        assert lines[4] == "True False"
+        assert lines[5] == "True False"
         assert f"{tmp_path / 'arrays'} is damaged: " in lines[3]
         assert ("another process cannot read it" in lines[3]) == (index == 0)
+        assert lines[4].startswith(f"CheckpointError cannot read {tmp_path / 'arrays'}: ")
+        assert ("another process cannot" in lines[4]) == (index == 0)
