@@ -103,6 +103,36 @@ def _bucket_exists(address: str) -> bool:
 
 
 @contextlib.contextmanager
+def reading(where: object) -> Iterator[None]:
+    """Raises `StorageError` in place of what libraries raise where a disk or a bucket does not give what lies there.
+
+    What is not there, or is no such text, raises what it always does: `FileNotFoundError`, `ValueError`.
+    """
+    try:
+        yield
+    except (LacyError, FileNotFoundError, NotADirectoryError, ValueError):
+        raise
+    except Exception as error:  # of gcsfs, s3fs, aiohttp and google.auth, which have no class in common
+        raise StorageError(f"{where} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def children_of(folder: "epath.Path") -> list["epath.Path"]:
+    """What lies in a folder, nothing where there is no such folder.
+
+    `is_dir` and `exists` also say no where a disk or a bucket does not answer (os.path, fsspec's `isdir`): a run would
+    then begin anew beside its checkpoints.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    try:
+        with reading(folder):
+            return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+@contextlib.contextmanager
 def writing(where: object, *, kept: Callable[[], str] = lambda: "") -> Iterator[None]:
     """Raises `StorageError` in place of what libraries raise where a disk is full, or a bucket is out of reach.
 

@@ -14,6 +14,7 @@ import httpx
 import jax
 import numpy as np
 import pytest
+from etils.epath import backend
 
 import lacy_jax
 from lacy_jax import folders
@@ -30,6 +31,7 @@ from lacy_jax.model import decoder
 from lacy_jax.paths import absolute
 from lacy_jax.runtime import sharding
 from lacy_jax.training import mirror
+from lacy_jax.training.checkpoints import Checkpoints
 from lacy_jax.training.loop import train
 from lacy_jax.training.metrics import MetricWriter, read_metrics
 from lacy_jax.training.reference import load_reference
@@ -164,6 +166,26 @@ def test_a_step_whose_arrays_are_damaged_is_set_aside_there(
     cut_arrays(f"{workdir}/checkpoints/6/train")
     assert train(small_config, prepared=small_data, workdir=workdir, reporter=Reporter()).step == 6
     assert objects(f"{workdir}/checkpoints/6.incomplete")
+    assert_same_model(workdir, small_run)
+
+
+def test_a_bucket_that_does_not_answer_is_no_empty_one(
+    bucket: str, small_config: Config, small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fsspec's `isdir` says no there: the run would begin anew beside its checkpoints."""
+    workdir = f"{bucket}/silent"
+    put(small_run, to=workdir)
+    files = backend.fsspec_backend.fs(workdir)
+
+    async def silent(*_: object, **__: object) -> None:
+        raise ConnectionResetError("reset by peer")
+
+    with monkeypatch.context() as patch:
+        for name in {"_info", "_lsdir", "_list_objects"} & set(dir(files)):
+            patch.setattr(files, name, silent)
+        files.invalidate_cache()
+        with pytest.raises(StorageError, match=r"checkpoints cannot be read \(ConnectionResetError: reset by peer"):
+            Checkpoints(workdir, small_config)
     assert_same_model(workdir, small_run)
 
 

@@ -31,7 +31,7 @@ from lacy_jax.data.files import parse_json
 from lacy_jax.data.read_tokenizer import tokenizer_of
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import CheckpointError, ConfigError, DamagedError
-from lacy_jax.folders import unreadable
+from lacy_jax.folders import children_of, reading, unreadable
 from lacy_jax.model.probe import Probe
 from lacy_jax.paths import absolute, is_bucket
 
@@ -170,9 +170,12 @@ def newest_steps(
     """The steps in `folder` that are newer than the newest whole one, each with what it lacks, and that whole one.
 
     The arrays are not read. damaged: steps whose arrays were found damaged before, each with what is wrong there.
+
+    Raises:
+        StorageError: the disk or the bucket does not answer.
     """
     broken: dict[epath.Path, str] = {}
-    children = [child for child in folder.iterdir() if is_step(child)] if folder.is_dir() else []
+    children = [child for child in children_of(folder) if is_step(child)]
     for step in sorted(children, key=lambda child: int(child.name), reverse=True):
         fault = (damaged or {}).get(step) or step_fault(step, items)
         if not fault:
@@ -183,23 +186,30 @@ def newest_steps(
 
 def is_step(folder: epath.Path) -> bool:
     """Whether it is a step that was saved to its end: on a disk its name says so, in a bucket a file does."""
-    return folder.name.isdecimal() and (not is_bucket(folder) or (folder / FINISHED_FILE).exists())
+    with reading(folder):
+        return folder.name.isdecimal() and (not is_bucket(folder) or (folder / FINISHED_FILE).exists())
 
 
 def step_fault(step: epath.Path, items: Sequence[str]) -> str:
-    """What a step's folder lacks, "" where its files are there."""
-    if not step.is_dir() or not any(step.iterdir()):
+    """What a step's folder lacks, "" where its files are there; raises `StorageError` where nobody can say."""
+    if not children_of(step):
         return "it is empty"
-    if not (step / META_FILE).exists():
+    try:
+        with reading(step / META_FILE):
+            content = (step / META_FILE).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return f"{META_FILE} is missing"
     try:
-        meta = parse_json((step / META_FILE).read_bytes())
-    except (OSError, ValueError):
+        meta = parse_json(content)
+    except ValueError:
         return f"{META_FILE} is cut off"
     if isinstance(meta, dict) and not is_genuine(meta):
         return f"{META_FILE} is damaged"
-    missing = [f"{item}/{name}" for item in items for name in _ITEM_FILES if not (step / item / name).exists()]
-    return f"{missing[0]} is missing" if missing else ""
+    for item in items:
+        there = {child.name for child in children_of(step / item)}
+        if missing := [name for name in _ITEM_FILES if name not in there]:
+            return f"{item}/{missing[0]} is missing"
+    return ""
 
 
 def read_meta(folder: epath.Path) -> dict[str, Any]:
@@ -210,11 +220,14 @@ def read_meta(folder: epath.Path) -> dict[str, Any]:
         DamagedError: it is no JSON, or was changed since.
     """
     try:
-        meta: dict[str, Any] = parse_json((folder / META_FILE).read_bytes())
-    except ValueError as error:
-        raise DamagedError(f"{folder / META_FILE} is damaged: it is not JSON ({error})") from None
+        with reading(folder / META_FILE):
+            content = (folder / META_FILE).read_bytes()
     except OSError as error:
         raise CheckpointError(f"cannot read {folder / META_FILE} ({error.strerror})") from None
+    try:
+        meta: dict[str, Any] = parse_json(content)
+    except ValueError as error:
+        raise DamagedError(f"{folder / META_FILE} is damaged: it is not JSON ({error})") from None
     if isinstance(meta, dict) and not is_genuine(meta):
         raise DamagedError(
             f"{folder / META_FILE} is damaged: its content does not fit its {SIGNATURE} (if you edited it by hand, "

@@ -32,7 +32,7 @@ from lacy_jax.checkpoints.loading import restore_arrays
 from lacy_jax.config import Config, TrainingConfig
 from lacy_jax.config_dict import config_to_dict
 from lacy_jax.errors import CheckpointError, DamagedError, StorageError
-from lacy_jax.folders import rename_folder, writing
+from lacy_jax.folders import children_of, rename_folder, writing
 from lacy_jax.paths import absolute, is_bucket, is_s3
 from lacy_jax.runtime import distributed
 from lacy_jax.training.state import TrainState, init_state
@@ -171,7 +171,10 @@ class Checkpoints:
 
     def _written(self) -> contextlib.AbstractContextManager[None]:
         def kept() -> str:
-            _, whole = newest_steps(self._folder)
+            try:
+                _, whole = newest_steps(self._folder)
+            except StorageError:  # what cannot be written, it may be impossible to read
+                return ""
             return f"; step {whole.name} is whole" if whole else "; there is no step before it"
 
         return writing(f"{self._folder}: a checkpoint", kept=kept)
@@ -216,7 +219,7 @@ class _Newest(policies.PreservationPolicy):
 
 def _steps_before_decay(folder: epath.Path) -> list[int]:
     """The steps in a folder from which a run with schedule wsd can go on with another budget."""
-    children = [child for child in folder.iterdir() if is_step(child)] if folder.is_dir() else []
+    children = [child for child in children_of(folder) if is_step(child)]
     whole = [child for child in children if not step_fault(child, ())]
     return [int(child.name) for child in whole if read_meta(child).get(BEFORE_DECAY)]
 
@@ -247,7 +250,7 @@ def read_state(
         CheckpointError: it was made with other settings or other data than this run's, or is damaged.
     """
     parent = absolute(workdir) / "checkpoints"
-    names = [child.name for child in parent.iterdir()] if parent.is_dir() else []
+    names = [child.name for child in children_of(parent)]
     later = {parent / name: "later" for name in names if name.isdecimal() and int(name) > at_most}
     _, folder = newest_steps(parent, items=_ITEMS, damaged=later)
     if folder is None:

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from etils import epath
 
 from lacy_jax.checkpoints.format import FINISHED_FILE, META_FILE, check_savable
-from lacy_jax.folders import cache_folder, copy_here, copy_there, remove_folder
+from lacy_jax.folders import cache_folder, children_of, copy_here, copy_there, reading, remove_folder
 from lacy_jax.paths import absolute
 
 
@@ -104,10 +104,11 @@ class Uploads:
 
 
 def _names(folder: epath.Path) -> list[str]:
-    return [child.name for child in folder.iterdir() if child.name.isdecimal()] if folder.is_dir() else []
+    return [child.name for child in children_of(folder) if child.name.isdecimal()]
 
 
 def _steps(folder: epath.Path) -> dict[str, bytes]:
     """The description of every step in a folder; b"" of one that is not finished."""
-    finished = {name: (folder / name / FINISHED_FILE).exists() for name in _names(folder)}
-    return {name: (folder / name / META_FILE).read_bytes() if finished[name] else b"" for name in finished}
+    with reading(folder):
+        finished = {name: (folder / name / FINISHED_FILE).exists() for name in _names(folder)}
+        return {name: (folder / name / META_FILE).read_bytes() if finished[name] else b"" for name in finished}

@@ -1,11 +1,14 @@
 """Checksums: the same as a slow one in NumPy on any mesh, and no changed bit of a checkpoint goes unnoticed."""
 
 import dataclasses
+import errno
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +26,7 @@ from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.config import Config, ObjectiveConfig
 from lacy_jax.console import Reporter
 from lacy_jax.data.prepared import Prepared
-from lacy_jax.errors import CheckpointError, DamagedError, LacyError
+from lacy_jax.errors import CheckpointError, DamagedError, LacyError, StorageError
 from lacy_jax.model import decoder
 from lacy_jax.training.checkpoints import Checkpoints
 from lacy_jax.training.loop import train
@@ -197,6 +200,33 @@ def test_only_damage_sets_a_step_aside(
     with pytest.raises((raised, CheckpointError)):
         train(small_config, prepared=small_data, workdir=str(copy), reporter=Reporter(quiet=True))
     assert (copy / "checkpoints" / "6.incomplete").exists() == (raised is DamagedError)
+
+
+@pytest.mark.parametrize("which", ["checkpoints", "6", "meta/metadata", "6/params"])
+def test_a_disk_that_does_not_answer_is_no_damage(
+    copy: Path, small_config: Config, small_data: Prepared, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    """Without its folders a run would begin anew; without its newest step it would go on from an older one."""
+    exists, listdir, read = os.path.exists, os.listdir, type(epath.Path(copy)).read_bytes
+
+    def asked(path: object) -> bool:
+        return str(path).endswith(f"/{which}")
+
+    def fails_at(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def called(path: Any = ".") -> Any:
+            if asked(path):
+                raise OSError(errno.EIO, "Input/output error")
+            return work(path)
+
+        return called
+
+    monkeypatch.setattr(os.path, "exists", lambda path: not asked(path) and exists(path))
+    monkeypatch.setattr(os, "listdir", fails_at(listdir))
+    monkeypatch.setattr(type(epath.Path(copy)), "read_bytes", fails_at(read))
+    with pytest.raises(StorageError, match=rf"{which} cannot be read .*Input/output error"):
+        train(small_config, prepared=small_data, workdir=str(copy), reporter=Reporter(quiet=True))
+    monkeypatch.undo()
+    assert {child.name for child in (copy / "checkpoints").iterdir()} == {"3", "6"}
 
 
 def test_no_step_that_can_be_read_is_one_line(copy: Path, small_config: Config, small_data: Prepared) -> None:
