@@ -115,7 +115,7 @@ def _run(given: Given, *, workdir: str, reporter: "Reporter", goodput: "Goodput"
     reporter.say(f"finished at step {result.step:,} after {duration(time.monotonic() - started)}")
     reporter.say(f"checkpoint  {workdir}/checkpoints")
     if jax.process_count() > 1:
-        # Reading a checkpoint with some of a run's processes would wait for the others.
+        # One device would write it, and all others would wait for that.
         reporter.say(
             "report      written by the same command with --distributed=off, on one machine that can hold the training "
             "state, and with that machine's config.mesh"

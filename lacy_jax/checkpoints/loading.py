@@ -210,7 +210,8 @@ def _bytes_below(folder: epath.Path) -> int:
 def restore_arrays(folder: epath.Path, target: Any, *, checksums: Checksums) -> Any:
     """The arrays that Orbax wrote into `folder`, with the shapes, dtypes and shardings of `target`.
 
-    All processes of a run call this together, and all of them raise where one cannot read its part.
+    Where arrays lie on devices of several processes, all of them call this together, and all raise where one cannot
+    read its part. Where all lie on a process' own devices, it may call this alone.
 
     Args:
         checksums: what the arrays must have; {} where none were written.
@@ -221,6 +222,8 @@ def restore_arrays(folder: epath.Path, target: Any, *, checksums: Checksums) -> 
         StorageError: they lie in s3:// and cannot be copied.
     """
     restored, fault, unreachable = None, "", False
+    alone = all(leaf.sharding.is_fully_addressable for leaf in jax.tree.leaves(target))
+    anywhere = bool if alone else distributed.anywhere
     if is_s3(folder):  # Orbax takes the address for a path on this disk
         folder = absolute(local_copy(str(folder)))
     try:
@@ -234,9 +237,9 @@ def restore_arrays(folder: epath.Path, target: Any, *, checksums: Checksums) -> 
         unreachable = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
         unreachable = unreachable or bool(_UNREACHABLE.search(str(cause)))
         fault = _first_line(cause)
-    if distributed.anywhere(unreachable):
+    if anywhere(unreachable):
         raise CheckpointError(f"cannot read {folder}: {fault or 'another process cannot'}")
-    if distributed.anywhere(bool(fault)):
+    if anywhere(bool(fault)):
         because = f"it cannot be read ({fault})" if fault else "another process cannot read it"
         raise DamagedError(f"{folder} is damaged: {because}")
     wrong = differing(array_checksums(restored), checksums) if checksums else []
