@@ -102,6 +102,16 @@ def _bucket_exists(address: str) -> bool:
     return True
 
 
+def of_storage(error: Exception) -> bool:
+    """Whether an error is a disk's or a bucket's, and says nothing of the content that lies there."""
+    package = type(error).__module__.partition(".")[0]
+    return (
+        getattr(error, "errno", None) in _ERRORS
+        or package in _CLIENTS
+        or _OF_STORAGE.search(" ".join(str(error).split())) is not None
+    )
+
+
 @contextlib.contextmanager
 def reading(where: object) -> Iterator[None]:
     """Raises `StorageError` in place of what libraries raise where a disk or a bucket does not give what lies there.
@@ -143,10 +153,9 @@ def writing(where: object, *, kept: Callable[[], str] = lambda: "") -> Iterator[
     except LacyError:
         raise
     except Exception as error:
-        why = " ".join(str(error).split())
-        package = type(error).__module__.partition(".")[0]
-        if getattr(error, "errno", None) not in _ERRORS and package not in _CLIENTS and not _OF_STORAGE.search(why):
+        if not of_storage(error):
             raise
+        why = " ".join(str(error).split())
         why = why if len(why) < _SAID else f"... {why[-_SAID:]}"
         raise StorageError(f"{where} cannot be written ({why}){kept()}") from error
 

@@ -13,6 +13,7 @@ from etils import epath
 
 from lacy_jax.data.files import parse_json
 from lacy_jax.errors import DataError
+from lacy_jax.folders import reading
 
 CHECKSUMS_FILE = "checksums.json"
 _SMALL = (".json", ".model")  # ends of the names of files that have no hashes inside
@@ -32,12 +33,17 @@ def check_files(folder: epath.PathLike, *, without: str = "") -> None:
 
     Raises:
         DataError: one was changed, cut, or is missing.
+        StorageError: one cannot be read.
     """
     for name, row in _stored(folder).items():
         if without and name.startswith(without):
             continue
         file = epath.Path(folder) / name
-        found = _describe(file) if file.exists() else "no file"
+        try:
+            with reading(file):
+                found: Any = _describe(file)
+        except (FileNotFoundError, NotADirectoryError):
+            found = "no file"
         if found != row:
             raise DataError(f"{file} is damaged: expected {row}, found {found}; {_mend(folder)}")
 
@@ -51,13 +57,16 @@ def stored_size(folder: epath.PathLike, name: str) -> int | None:
 def _stored(folder: epath.PathLike) -> dict[str, Any]:
     """What `write_checksums` wrote, by the name of each file; {} where it was never called."""
     path = epath.Path(folder) / CHECKSUMS_FILE
-    if not path.exists():
+    try:
+        with reading(path):
+            content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     try:
-        rows: dict[str, Any] = parse_json(path.read_bytes())
+        rows: dict[str, Any] = parse_json(content)
         if not isinstance(rows, dict) or any("/" in name for name in rows):
             raise ValueError("a name of another folder, or no names")
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({error}); {_mend(folder)}") from None
     return rows
 

@@ -28,7 +28,8 @@ from lacy_jax.config import MOST_CONTEXT
 from lacy_jax.data.checksums import check_files, write_checksums
 from lacy_jax.data.documents import Document, Losses, Spans
 from lacy_jax.data.files import parse_json
-from lacy_jax.errors import DataError
+from lacy_jax.errors import DataError, StorageError
+from lacy_jax.folders import of_storage
 
 Fingerprint = dict[str, Any]
 """What a dataset was made from and how, as nested plain JSON values."""
@@ -201,11 +202,11 @@ def open_dataset(directory: Path, kind: Kind, *, without: str = "") -> Any:
 class Records(Sequence[Record]):
     """The records of one split of an open dataset, by number.
 
-    A record that is damaged raises `DataError` when it is read.
+    A record that is damaged raises `DataError` when it is read, one on a disk that does not answer `StorageError`.
     """
 
     def __init__(self, builder: Any, split: str) -> None:
-        """Raises `DataError` where the dataset has no such split, or its files cannot be read."""
+        """Raises `DataError` where the dataset has no such split, or its files are damaged."""
         self._where = f"{builder.data_path}, split {split}"
         try:
             self._source = builder.as_data_source(split=split)
@@ -222,9 +223,11 @@ class Records(Sequence[Record]):
             raise damaged(self._where, error) from None
 
 
-def damaged(where: str, error: Exception) -> DataError:
-    """What to raise for records that cannot be read."""
+def damaged(where: str, error: Exception) -> DataError | StorageError:
+    """What to raise for records that cannot be read: a disk that does not answer is no reason to delete them."""
     said = str(error).partition("\n")[0][:300]
+    if of_storage(error):
+        return StorageError(f"{where} cannot be read ({said})")
     return DataError(f"{where} is damaged ({said}); delete that folder and prepare it anew, or copy it again")
 
 

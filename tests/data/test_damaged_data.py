@@ -1,6 +1,7 @@
 """Prepared data that was changed or cut after it was made: refused in one line at the door, or when it is read."""
 
 import dataclasses
+import errno
 import json
 import random
 import shutil
@@ -9,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from etils import epath
+from tensorflow_datasets.core.data_sources.array_record import ArrayRecordDataSource
 
 from lacy_jax.config import Config
 from lacy_jax.data.checksums import CHECKSUMS_FILE
 from lacy_jax.data.files import HASHES_FILE, file_sha256, remembered_hashes
 from lacy_jax.data.prepare import prepare
 from lacy_jax.data.prepared import Prepared
-from lacy_jax.errors import DataError, LacyError
+from lacy_jax.errors import DataError, LacyError, StorageError
 
 
 @pytest.fixture
@@ -97,6 +100,29 @@ def test_a_changed_file_is_named(copied: Config, edit: Callable[[Path], None], w
     with pytest.raises(DataError, match=words) as error:
         prepare(copied)
     assert "delete" in str(error.value)
+
+
+@pytest.mark.parametrize("name", [CHECKSUMS_FILE, "metadata.json", "tokenizer.model", "a record"])
+def test_a_disk_that_does_not_answer_is_no_reason_to_delete(
+    copied: Config, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    read = type(epath.Path("/")).read_bytes
+
+    def fails(path: Any) -> bytes:
+        if path.name == name:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(path)
+
+    def lost(*_: object) -> None:
+        raise RuntimeError("UNKNOWN: pread() failed: Input/output error [EIO 5]; reading a file")
+
+    monkeypatch.setattr(type(epath.Path("/")), "read_bytes", fails)
+    monkeypatch.setattr(ArrayRecordDataSource, "__getitem__", lost)
+    with pytest.raises(StorageError, match="cannot be read") as error:
+        content(prepare(copied))
+    monkeypatch.undo()
+    assert "delete" not in str(error.value)
+    content(prepare(copied))
 
 
 def test_what_says_nothing_of_a_tokenizer_is_named(copied: Config) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 from lacy_jax.config import CorpusConfig
 from lacy_jax.data.documents import BEGINNING, Document, LeftOut
-from lacy_jax.errors import DataError
+from lacy_jax.errors import DataError, StorageError
+from lacy_jax.folders import of_storage
 
 _SPLIT = "train"
 
@@ -36,6 +37,8 @@ def documents(corpus: CorpusConfig) -> Iterator[tuple[str, Document | LeftOut]]:
             strings = (identity, record.get(corpus.title_field, ""), record[corpus.text_field])
             found = Document(*(each.decode() if isinstance(each, bytes) else str(each) for each in strings))
         except (OSError, RuntimeError, ValueError) as error:  # what array_record raises; the last also of bad UTF-8
+            if of_storage(error):
+                raise StorageError(f"{builder.info.full_name} cannot be read ({error})") from error
             found = LeftOut(f"cannot be read ({str(error)[:BEGINNING]})")
         yield f"{builder.info.full_name}, record {index}", found
 
