@@ -1,8 +1,10 @@
 """The annotator partner: whole answers where a partner, asked with the text before, says what stands there."""
 
+import contextlib
 import dataclasses
 import json
 import re
+import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -74,6 +76,21 @@ def test_the_closed_world_is_marked_as_word_by_word(tmp_path: Path) -> None:
         annotator_fingerprint(AnnotateConfig(annotator="partner", partner=f"database:{f}")) for f in (facts, other)
     ]
     assert prints[0] != prints[1]
+
+
+def test_marks_are_made_anew_when_the_database_has_changed_in_its_write_ahead_log(tmp_path: Path) -> None:
+    path = tmp_path / "facts.sqlite"
+    config = AnnotateConfig(annotator="partner", partner=f"database:{path}")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE facts (subject, relation, value)")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        empty = annotator_fingerprint(config)
+        content = path.read_bytes()
+        connection.execute("INSERT INTO facts VALUES ('Ada', 'born', '1815')")
+        connection.commit()
+        assert path.read_bytes() == content
+        assert annotator_fingerprint(config) != empty
 
 
 def test_the_partner_world_makes_the_marks_of_its_own_database_in_any_number_of_processes(tmp_path: Path) -> None:

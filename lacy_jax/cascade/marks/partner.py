@@ -16,6 +16,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ import numpy as np
 from lacy_jax.cascade.marks.asking import BATCH, question, stands_at
 from lacy_jax.cascade.marks.reading import TEXTS, Read, answers_at, read_texts
 from lacy_jax.cascade.partners import Partner, check_partner, describe_partner, make_partner, read_reader, read_spec
+from lacy_jax.cascade.partners.facts import files_of
 from lacy_jax.cascade.partners.guard import BROKEN, ENDLESS, Guard
 from lacy_jax.cascade.remote.answers import Answers
 from lacy_jax.cascade.text.words import words_of
@@ -191,7 +193,7 @@ def _known_by(spec: str) -> list[Any]:
     if form == "reader":
         return [form, *map(_known_by, read_reader(argument))]
     if form == "database":
-        return [form, file_sha256(argument)]
+        return [form, *map(file_sha256, files_of(Path(argument).expanduser()))]
     if form == "documents" and argument:
         return [form, corpus_fingerprint(CorpusConfig(name="jsonl", files=argument))]
     if form == "checkpoint":

@@ -72,10 +72,9 @@ def open_facts(file: str, *, directory: str) -> "Facts":
     if not path.is_file():
         raise PartnerError(f"database: no such file: {file}")
     digest = hashlib.sha256()
-    for part in (path, path.with_name(f"{path.name}-wal")):  # what SQLite has not yet moved into its file
-        if part.is_file():
-            with part.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    for part in files_of(path):
+        with part.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
     found = store.find_or_build(
         f"facts-{path.stem}",
         directory=directory,
@@ -83,6 +82,12 @@ def open_facts(file: str, *, directory: str) -> "Facts":
         fill=lambda connection: _fill(connection, read_rows(path)),
     )
     return Facts(found)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that hold the facts of a database: itself, and what SQLite has not yet moved into it."""
+    log = path.with_name(f"{path.name}-wal")
+    return [path, log] if log.is_file() and log.stat().st_size else [path]
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, ...]]:
