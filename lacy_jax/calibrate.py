@@ -150,9 +150,8 @@ def _find(cascade: "Cascade", prompts: list[str], given: Given, reporter: "Repor
     budget = cascade.settings.budget
     if cascade.partner is None:
         raise ConfigError("the checkpoint names no partner; add --partner=...")
-    if cascade.partner.prepares:  # a question that waits for that would come too late
-        reporter.say("partner: it compiles its programs before the first text")
-        cascade.partner.warm_up(prompts, more=given.max_new_tokens)
+    if cascade.partner.prepares:
+        reporter.say("partner: it compiles its programs before the first text that may ask it")
     sampling = Sampling(given.temperature)
     requests = [Request(prompt, max_new_tokens=given.max_new_tokens, sampling=sampling) for prompt in prompts]
     tried = []

@@ -21,7 +21,7 @@ from lacy_jax.errors import ConfigError
 from lacy_jax.flags import Flag, Given
 
 if TYPE_CHECKING:
-    from lacy_jax.cascade import Cascade, Completion
+    from lacy_jax.cascade import Cascade, Completion, Request
 
 _FLAGS = (
     flags.CHECKPOINT,
@@ -86,8 +86,8 @@ def _complete(prompts: Sequence[str], given: Given) -> "list[Completion]":
         rows = min(given.batch_size, len(prompts))  # a partner has a cache and programs for as many
         cascade = from_flags.open_given_cascade(given, batch_size=rows)
         length = given.max_new_tokens or cascade.settings.max_new_tokens
-        _prepare(cascade, prompts, length)
         requests = [Request(prompt, max_new_tokens=length, sampling=sampling) for prompt in prompts]
+        _prepare(cascade, requests)
         done: dict[int, Completion] = {}
         for index, row in cascade.iterate(requests, batch_size=given.batch_size):
             done[index] = row
@@ -95,14 +95,13 @@ def _complete(prompts: Sequence[str], given: Given) -> "list[Completion]":
     return [done[index] for index in range(len(prompts))]
 
 
-def _prepare(cascade: "Cascade", prompts: Sequence[str], length: int) -> None:
-    """Lets the partner compile before the first text; a question that waits for that would come too late."""
-    partner = cascade.partner
-    if partner is None or not partner.prepares or cascade.settings.budget == 0:
+def _prepare(cascade: "Cascade", requests: "Sequence[Request]") -> None:
+    """What `iterate` does first, here with words, as it can take minutes."""
+    if cascade.partner is None or not cascade.partner.prepares or cascade.settings.budget == 0:
         return
     print("partner: it compiles its programs before the first text", file=sys.stderr, flush=True)
     began = time.monotonic()
-    programs = partner.warm_up(prompts, more=length)
+    programs = cascade.prepare(requests)
     print(f"partner: {programs} programs, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
 

@@ -123,6 +123,17 @@ class Cascade:
         """For requests that come and go; at most `slots` of them run at once."""
         return Scheduler(self._engine, self.partner, self._calling, slots=slots)
 
+    def prepare(self, requests: Sequence[Request]) -> int:
+        """Lets a partner that is a checkpoint compile what the requests may need; returns how many programs that is.
+
+        `iterate` does so first: on a CPU this can take longer than `timeout`, and a question that waits for it would
+        count as unanswered. A partner that has compiled is not held up again.
+        """
+        calls = [each for each in requests if self.settings.budget or each.budget or each.price is not None]
+        if self.partner is None or not self.partner.prepares or not calls:
+            return 0
+        return self.partner.warm_up([each.prompt for each in calls], more=max(each.max_new_tokens for each in calls))
+
     def generate(
         self, prompts: Sequence[str | Request], *, max_new_tokens: int | None = None, batch_size: int = 8
     ) -> list[Completion]:
@@ -133,7 +144,7 @@ class Cascade:
     def iterate(
         self, prompts: Sequence[str | Request], *, max_new_tokens: int | None = None, batch_size: int = 8
     ) -> Iterator[tuple[int, Completion]]:
-        """(index, completion) of each prompt, as they finish; at most `batch_size` run at once.
+        """(index, completion) of each prompt, as they finish; at most `batch_size` run at once. See also `prepare`.
 
         A prompt that is a string is completed greedily, to `max_new_tokens` (None: as the settings say); a `Request`
         has settings of its own. A partner's piece is never cut, so a row may end some tokens above its length.
@@ -149,6 +160,7 @@ class Cascade:
         requests = [
             prompt if isinstance(prompt, Request) else Request(prompt, max_new_tokens=length) for prompt in prompts
         ]
+        self.prepare(requests)
         indices = {scheduler.add(request): index for index, request in enumerate(requests)}
         while scheduler.running or scheduler.waiting:
             for event in scheduler.step():
