@@ -17,7 +17,7 @@ from lacy_jax.config import CascadeConfig, ObjectiveConfig
 from lacy_jax.errors import CheckpointError, ConfigError
 from lacy_jax.model.probe import Probe
 from tests.cascade.conftest import TEXTS, random_model
-from tests.cascade.test_cascade import Fake
+from tests.cascade.test_cascade import Compiling, Fake
 from tests.checkpoints.test_exports import model_of, save
 
 PRICE = {"policy": "price", "price": 0.6, "score": "uncertainty", "budget": 0.3}
@@ -62,7 +62,7 @@ def test_transformers_writes_our_text(tmp_path: Path, style: str, name: str) -> 
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     texts = prompts(50 if (style, name) == ("gpt2", "quantile") else 8)
     expected = Cascade(model, Fake()).generate(texts, max_new_tokens=24)
-    found = TorchCascade(theirs, folder, partner=Fake()).generate(texts, max_new_tokens=24)
+    found = TorchCascade(theirs, folder, partner=Compiling()).generate(texts, max_new_tokens=24)
     for one, other in zip(found, expected, strict=True):
         assert one.text == other.text
         assert (one.counts, one.finish) == (other.counts, other.finish)
