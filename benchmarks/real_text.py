@@ -160,6 +160,7 @@ def claims_of(slm: LoadedModel, arm: Arm, options: argparse.Namespace) -> dict[t
                 policy="quantile",
                 score=cast(ScoreSetting, "auto" if score == "-" else name),
                 gate="factual" if gated else "none",
+                timeout=600.0,  # a model on a CPU is slow, not away
             )
             result = evaluate_real_text(
                 slm, partner=partner, budget=BUDGET if partner != "none" else 0.0, people=people, settings=settings

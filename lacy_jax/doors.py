@@ -52,7 +52,7 @@ EXTRAS = {
     **{package: scheme for scheme, package in PACKAGES.items()},
 }
 _NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR}
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
 
 
 @dataclass(frozen=True)

@@ -29,19 +29,20 @@ if TYPE_CHECKING:
     from etils import epath
 
 _PROBE_BYTES = 2**16
-_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE}
-_CLIENTS = (
-    "gcsfs",
-    "google",
-    "aiohttp",
-    "requests",
-    "botocore",
-    "aiobotocore",
-)  # packages whose errors are those of a bucket
-# Words of the errors that TensorStore, ArrayRecord and SQLite make of those of the system and of a bucket.
+# Numbers of errors that say nothing of what a file holds.
+_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE),
+    *(errno.EBUSY, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO, errno.EMFILE, errno.ENFILE, errno.ENOTCONN),
+    *(errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH),
+}
+# Packages whose errors are those of a bucket.
+_CLIENTS = ("gcsfs", "google", "aiohttp", "requests", "urllib3", "botocore", "aiobotocore")
+# TensorStore, ArrayRecord and SQLite say those errors in words: the system's, or their own.
 _OF_STORAGE = re.compile(
-    r"No space left|disk is full|File too large|quota|Read-only|Permission denied|Input/output error|gs://|s3://"
+    "|".join(re.escape(os.strerror(number)) for number in sorted(_ERRORS)) + r"|disk is full|disk I/O error|Read-only"
+    r"|\bquota\b|(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED)\b"
 )
+_OF_BUCKET = re.compile("gs://|s3://")
 _SAID = 300  # characters that are shown of such an error: its end, where the cause stands
 _COPIES = 8  # at once
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}  # scheme -> what fsspec needs for it; the extras have the schemes' names
@@ -106,7 +107,8 @@ def of_storage(error: Exception) -> bool:
     """Whether an error is a disk's or a bucket's, and says nothing of the content that lies there."""
     package = type(error).__module__.partition(".")[0]
     return (
-        getattr(error, "errno", None) in _ERRORS
+        isinstance(error, TimeoutError | ConnectionError)
+        or getattr(error, "errno", None) in _ERRORS
         or package in _CLIENTS
         or _OF_STORAGE.search(" ".join(str(error).split())) is not None
     )
@@ -116,11 +118,11 @@ def of_storage(error: Exception) -> bool:
 def reading(where: object) -> Iterator[None]:
     """Raises `StorageError` in place of what libraries raise where a disk or a bucket does not give what lies there.
 
-    What is not there, or is no such text, raises what it always does: `FileNotFoundError`, `ValueError`.
+    What is not there raises what it always does. Content is read within, and understood after it.
     """
     try:
         yield
-    except (LacyError, FileNotFoundError, NotADirectoryError, ValueError):
+    except (LacyError, FileNotFoundError, NotADirectoryError):
         raise
     except Exception as error:  # of gcsfs, s3fs, aiohttp and google.auth, which have no class in common
         raise StorageError(f"{where} cannot be read ({type(error).__name__}: {error})") from error
@@ -142,6 +144,21 @@ def children_of(folder: "epath.Path") -> list["epath.Path"]:
         return []
 
 
+def bytes_below(folder: "epath.Path") -> int:
+    """The bytes of all files below a folder, 0 where there is none; raises `StorageError` where it cannot be read."""
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    with reading(folder):
+        if is_bucket(folder):
+            files, root = bucket_files(str(folder))
+            return sum(int(info["size"]) for info in files.find(root, detail=True).values())
+        walked = os.walk(folder, onerror=fail)
+        return sum(os.stat(os.path.join(parent, name)).st_size for parent, _, names in walked for name in names)
+
+
 @contextlib.contextmanager
 def writing(where: object, *, kept: Callable[[], str] = lambda: "") -> Iterator[None]:
     """Raises `StorageError` in place of what libraries raise where a disk is full, or a bucket is out of reach.
@@ -153,7 +170,7 @@ def writing(where: object, *, kept: Callable[[], str] = lambda: "") -> Iterator[
     except LacyError:
         raise
     except Exception as error:
-        if not of_storage(error):
+        if not of_storage(error) and not _OF_BUCKET.search(str(error)):
             raise
         why = " ".join(str(error).split())
         why = why if len(why) < _SAID else f"... {why[-_SAID:]}"

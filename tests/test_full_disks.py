@@ -9,6 +9,7 @@ import errno
 import importlib
 import resource
 import shutil
+import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from lacy_jax.data.prepared import Prepared
 from lacy_jax.doors import Door, enter
 from lacy_jax.errors import LacyError, StorageError
 from lacy_jax.flags import Given
-from lacy_jax.folders import unwritable, writing
+from lacy_jax.folders import of_storage, unwritable, writing
 from lacy_jax.paths import absolute
 from lacy_jax.start import preparing_problems, training_problems
 from lacy_jax.training.loop import train
@@ -83,6 +84,29 @@ def test_what_libraries_raise_of_a_full_disk_is_one_line(error: Exception) -> No
     with pytest.raises(StorageError) as found, writing("a checkpoint", kept=lambda: "; step 3 is whole"):
         raise error
     assert str(found.value) == f"a checkpoint cannot be written ({error}); step 3 is whole"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        # As TensorStore, ArrayRecord, SQLite and s3fs say them.
+        (ValueError("UNKNOWN: Error reading local file: Input/output error [os_error_code='5']"), True),
+        (ValueError("FAILED_PRECONDITION: Transport endpoint is not connected"), True),
+        (RuntimeError("ABORTED: pread() failed: Stale file handle; reading a.array_record"), True),
+        (RuntimeError("UNAVAILABLE: pread() failed: Connection timed out"), True),
+        (sqlite3.OperationalError("disk I/O error"), True),
+        (OSError(errno.EBUSY, "SlowDown"), True),
+        (ConnectionResetError("reset by peer"), True),
+        (TimeoutError(), True),
+        (ValueError("DATA_LOSS: Error decoding chunk of gs://bucket/run/checkpoints/6"), False),
+        (RuntimeError("INVALID_ARGUMENT: hash mismatch in chunk; reading a quotation"), False),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), False),
+        (sqlite3.DatabaseError("file is not a database"), False),
+    ],
+    ids=range(12),
+)
+def test_what_says_nothing_of_a_file_s_content(error: Exception, expected: bool) -> None:
+    assert of_storage(error) == expected
 
 
 @pytest.mark.parametrize("error", OTHER, ids=repr)

@@ -145,9 +145,10 @@ def find_checkpoint(path: str, *, damaged: Mapping[epath.Path, str] | None = Non
     if problem := unreadable(path):
         raise CheckpointError(f"no checkpoint at {path!r}: {problem}")
     root, kind = absolute(path), "file" if path.endswith(".gguf") else "folder"
-    if (root / META_FILE).exists() and (is_step(root) or not root.name.isdecimal()):
-        return root
-    found = "it holds no finished checkpoint" if root.exists() else f"there is no such {kind}"
+    with reading(root):
+        if (root / META_FILE).exists() and (is_step(root) or not root.name.isdecimal()):
+            return root
+        found = "it holds no finished checkpoint" if root.exists() else f"there is no such {kind}"
     for folder in (root / "checkpoints", root):
         broken, whole = newest_steps(folder, damaged=damaged)
         if whole:

@@ -21,6 +21,7 @@ from lacy_jax.config_dict import config_to_dict
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import CheckpointError, ConfigError
 from lacy_jax.paths import expand_home
+from lacy_jax.runtime import distributed
 
 # Settings that stay the run's own: how long its windows are, and how it computes.
 OWN = ("initial", "context", "compute_dtype", "layer_loop", "remat", "attention", "attention_within")
@@ -109,6 +110,7 @@ def initial_params(config: Config) -> dict[str, Any]:
     # Under the mesh of a run JAX computes nothing from arrays on one device alone.
     with jax.set_mesh(jax.sharding.Mesh(np.array(jax.local_devices()[:1]), ("one",))):
         loaded = load_model(config.model.initial, params_dtype="float32")
+    distributed.check_agreement("newest whole steps of config.model.initial", loaded.step)
     own = {name: getattr(config.model, name) for name in OWN}
     if dataclasses.replace(loaded.model, **own) != config.model:
         raise CheckpointError(f"config.model.initial: {loaded.path} is another model than when this run was set up")

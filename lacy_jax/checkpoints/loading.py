@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import dataclasses
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -27,8 +26,8 @@ from lacy_jax.checkpoints.format import (
 )
 from lacy_jax.config import Config, ModelConfig, ObjectiveConfig, ParamsDtype, Score
 from lacy_jax.data.tokenizer import TextTokenizer
-from lacy_jax.errors import CheckpointError, DamagedError
-from lacy_jax.folders import local_copy
+from lacy_jax.errors import CheckpointError, DamagedError, StorageError
+from lacy_jax.folders import bytes_below, local_copy, of_storage
 from lacy_jax.measures.finite import all_finite
 from lacy_jax.model import decoder
 from lacy_jax.model.probe import Probe, probe_weights
@@ -94,10 +93,6 @@ class LoadedModel:
 
 
 _MOST_COMPRESSED, _SMALL = 100, 1 << 20  # bytes of arrays to bytes of files; bytes of files that are always let pass
-# What TensorStore says where the way to the files is at fault, not the files: then no step is set aside.
-_UNREACHABLE = re.compile(
-    r"(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED)\b"
-)
 
 
 def load_model(path: str, *, params_dtype: ParamsDtype = "stored") -> LoadedModel:
@@ -197,14 +192,9 @@ def _check_size(folder: epath.Path, *, asked: int) -> None:
 
     TensorStore takes what is missing for zeros, and would allocate them.
     """
-    held = _bytes_below(folder)
+    held = bytes_below(folder)
     if asked > _MOST_COMPRESSED * (held + _SMALL):
         raise DamagedError(f"{folder} is damaged: its arrays would have {asked:,} bytes, and its files have {held:,}")
-
-
-def _bytes_below(folder: epath.Path) -> int:
-    paths = list(folder.iterdir()) if folder.is_dir() else []
-    return sum(_bytes_below(path) if path.is_dir() else path.stat().length for path in paths)
 
 
 def restore_arrays(folder: epath.Path, target: Any, *, checksums: Checksums) -> Any:
@@ -217,9 +207,8 @@ def restore_arrays(folder: epath.Path, target: Any, *, checksums: Checksums) -> 
         checksums: what the arrays must have; {} where none were written.
 
     Raises:
-        CheckpointError: they cannot be reached.
-        DamagedError: they cannot be read, do not fit the target, or do not have their checksums.
-        StorageError: they lie in s3:// and cannot be copied.
+        DamagedError: they are cut or changed, do not fit the target, or do not have their checksums.
+        StorageError: the disk or the bucket does not give them.
     """
     restored, fault, unreachable = None, "", False
     alone = all(leaf.sharding.is_fully_addressable for leaf in jax.tree.leaves(target))
@@ -234,11 +223,11 @@ def restore_arrays(folder: epath.Path, target: Any, *, checksums: Checksums) -> 
         cause = _first_cause(error)
         if isinstance(cause, MemoryError | jax.errors.JaxRuntimeError) or not isinstance(cause, Exception):
             raise cause from None
-        unreachable = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
-        unreachable = unreachable or bool(_UNREACHABLE.search(str(cause)))
+        # Then no step is set aside: the way to the files is at fault, not the files.
+        unreachable = of_storage(cause) or (isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError))
         fault = _first_line(cause)
     if anywhere(unreachable):
-        raise CheckpointError(f"cannot read {folder}: {fault or 'another process cannot'}")
+        raise StorageError(f"{folder} cannot be read ({fault or 'by another process'})")
     if anywhere(bool(fault)):
         because = f"it cannot be read ({fault})" if fault else "another process cannot read it"
         raise DamagedError(f"{folder} is damaged: {because}")

@@ -20,6 +20,7 @@ from etils import epath
 from lacy_jax.data.documents import BEGINNING, LeftOut
 from lacy_jax.data.opening import Stamp, open_bytes, open_decompressed, stamp_of
 from lacy_jax.errors import DataError
+from lacy_jax.folders import reading
 from lacy_jax.paths import is_bucket
 
 HASHES_FILE = "files.json"
@@ -176,9 +177,17 @@ def read_json_log(path: Path | epath.Path) -> list[dict[str, Any]]:
     """The objects of a file that a run appends to, one per line; [] where there is none.
 
     A last line that a crash cut off is left out. So is all that follows a line that is not JSON.
+
+    Raises:
+        StorageError: the disk or the bucket does not give it.
     """
-    rows = []
-    for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
+    rows: list[dict[str, Any]] = []
+    try:
+        with reading(path):
+            content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return rows
+    for line in content.split(b"\n")[:-1]:
         try:
             rows.append(parse_json(line))
         except ValueError:

@@ -9,7 +9,7 @@ from lacy_jax.data.datasets import AnnotatedSource, Fingerprint
 from lacy_jax.data.documents import full_text
 from lacy_jax.data.factual import select_spans
 from lacy_jax.data.prepared import Prepared
-from lacy_jax.errors import DataError
+from lacy_jax.errors import DataError, StorageError
 
 EXAMPLES = 8
 _SEARCHED = 64  # documents in which examples are looked for
@@ -29,7 +29,7 @@ def describe_marks(prepared: Prepared) -> str:
     share = sum(each["factual"] for each in splits) / sum(each["tokens"] for each in splits)
     try:
         examples = list(_examples(prepared))
-    except DataError:  # the documents are not here, or damaged: no reason to end a run that does not read them
+    except (DataError, StorageError):  # the documents cannot be read: no reason to end a run that does not read them
         examples = []
     return f"{who}: {share:.1%} factual" + (f": {', '.join(examples)}, ..." if examples else "")
 
@@ -53,7 +53,7 @@ def doubts(prepared: Prepared, settings: AnnotateConfig) -> Iterator[str]:
         source = AnnotatedSource(prepared.annotated_directory)
         texts = [document.text[:JUDGED_CHARACTERS] for document, _ in source.evenly(JUDGED)]
         yield from annotator_doubts(texts, settings)
-    except DataError as error:
+    except (DataError, StorageError) as error:
         logging.info("nothing is said about the marks: %s", error)
 
 

@@ -20,6 +20,7 @@ from lacy_jax.data.documents import Document, LeftOut, Losses, Spans
 from lacy_jax.data.files import write_whole
 from lacy_jax.data.pool import Marks
 from lacy_jax.errors import DataError
+from lacy_jax.folders import children_of
 from lacy_jax.paths import absolute
 
 if TYPE_CHECKING:
@@ -82,8 +83,7 @@ def count_left_out(folder: str, number: int, *, sha256: str) -> int | None:
 
 def marked_parts(folder: str) -> set[int]:
     """The numbers of the parts that have a file of marks, good or not."""
-    place = absolute(folder)
-    names = [path.name for path in place.iterdir()] if place.exists() else []
+    names = [path.name for path in children_of(absolute(folder))]
     return {int(name.removesuffix(_MARKS)) for name in names if name.endswith(_MARKS)}
 
 

@@ -10,6 +10,7 @@ import threading
 
 from lacy_jax.data.annotate import ANNOTATORS, in_order
 from lacy_jax.errors import LacyError
+from lacy_jax.folders import of_storage
 
 
 def main() -> None:
@@ -35,8 +36,10 @@ def main() -> None:
             return
         except LacyError as error:
             answer = ("problem", error.problems)
-        except Exception as error:  # spaCy's, of this text
-            answer = ("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        except Exception as error:  # spaCy's, of this text, or a disk's
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            disk = isinstance(error, OSError) and of_storage(error)
+            answer = ("problem", [f"what marks cannot read its files ({said})"]) if disk else ("failed", said)
         pickle.dump(answer, answers)
         answers.flush()
 

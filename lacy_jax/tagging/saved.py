@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save
 
 from lacy_jax.data.files import file_sha256, parse_json, write_whole
 from lacy_jax.errors import DataError
+from lacy_jax.folders import reading
 from lacy_jax.tagging.network import Network
 
 ABOUT_FILE, WEIGHTS_FILE = "tagger.json", "weights.safetensors"
@@ -57,11 +58,13 @@ def read_about(folder: str) -> tuple[About, str]:
     path = Path(folder) / ABOUT_FILE
     if not path.is_file() or not (path.parent / WEIGHTS_FILE).is_file():
         raise DataError(f"{folder} holds no tagger; python -m lacy_jax.tagger makes one (docs/tagger.md)")
+    with reading(path):
+        content = path.read_bytes()
     try:
-        found = parse_json(path.read_bytes())
+        found = parse_json(content)
         if (format := found["format"]) == FORMAT:  # another one may have other entries
             return _about(found), str(found["sha256"])
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path} describes no tagger ({error}); make it anew") from None
     raise DataError(f"{path}: format {format!r} is not known to this version; it reads {FORMAT}")
 
@@ -79,7 +82,7 @@ def load_tagger(folder: str) -> tuple[About, Network]:
         raise damaged
     try:
         arrays = load_file(path)
-    except (OSError, SafetensorError) as error:
+    except SafetensorError as error:
         raise damaged from error
     network = new_network(about)
     places = {_name(path): (path, value) for path, value in nnx.to_flat_state(nnx.state(network, nnx.Param))}

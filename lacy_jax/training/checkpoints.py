@@ -32,7 +32,7 @@ from lacy_jax.checkpoints.loading import restore_arrays
 from lacy_jax.config import Config, TrainingConfig
 from lacy_jax.config_dict import config_to_dict
 from lacy_jax.errors import CheckpointError, DamagedError, StorageError
-from lacy_jax.folders import children_of, rename_folder, writing
+from lacy_jax.folders import children_of, reading, rename_folder, writing
 from lacy_jax.paths import absolute, is_bucket, is_s3
 from lacy_jax.runtime import distributed
 from lacy_jax.training.state import TrainState, init_state
@@ -83,7 +83,15 @@ class Checkpoints:
             best_fn=None if training.keep_best == "none" else functools.partial(_value, training.keep_best),
             cleanup_tmp_directories=True,
         )
-        self._manager = ocp.CheckpointManager(self._local, options=options)
+        with reading(self._local):
+            self._manager = ocp.CheckpointManager(self._local, options=options)
+        self._check_found()
+
+    def _check_found(self) -> None:
+        """Raises `StorageError` where Orbax has not found every step: a silent disk is an empty one to it."""
+        there = {int(child.name) for child in children_of(self._local) if is_step(child)}
+        if missing := there - set(self._manager.all_steps()):
+            raise StorageError(f"{self._local}: step {max(missing)} is there, and cannot be read now; try again later")
 
     @property
     def latest(self) -> int | None:
@@ -133,7 +141,7 @@ class Checkpoints:
         with self._written():
             self._manager.save(step, args=args, metrics=metrics, force=True)
             if self._uploads:
-                self._uploads.start(self._wait_for_orbax)
+                self._uploads.start(self._kept_by_orbax)
         self._unread = self._folder / str(step)
 
     def wait(self) -> None:
@@ -168,6 +176,10 @@ class Checkpoints:
     def _wait_for_orbax(self) -> None:
         self._manager.wait_until_finished()
         self._manager.check_for_errors()
+
+    def _kept_by_orbax(self) -> list[str]:
+        self._wait_for_orbax()
+        return [str(step) for step in self._manager.all_steps()]
 
     def _written(self) -> contextlib.AbstractContextManager[None]:
         def kept() -> str:
@@ -204,6 +216,7 @@ class Checkpoints:
             if self._uploads:
                 self._uploads.pull()
             self._manager.reload()
+            self._check_found()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,14 +303,22 @@ def _set_aside(folder: epath.Path, *, damaged: dict[epath.Path, str] | None = No
 
     Raises:
         CheckpointError: there are steps, and none is whole.
+        StorageError: a process cannot read them.
     """
-    broken, whole = newest_steps(folder, items=_ITEMS, damaged=damaged)
+    unread = None
+    try:
+        broken, whole = newest_steps(folder, items=_ITEMS, damaged=damaged)
+    except StorageError as error:
+        unread = error
+    if distributed.anywhere(unread is not None):
+        raise unread or StorageError(f"{folder} cannot be read by another process")
     if whole and jax.process_index() == 0:
         for step, fault in broken.items():
             names = (f"{step.name}.incomplete{number or ''}" for number in itertools.count())
             aside = next(folder / name for name in names if not (folder / name).exists())
             logging.warning("%s is not whole (%s): it is now %s, and step %s is used", step, fault, aside, whole.name)
-            rename_folder(step, aside, first=FINISHED_FILE)
+            with writing(folder):
+                rename_folder(step, aside, first=FINISHED_FILE)
     distributed.wait_for_all("steps that are not whole are set aside")
     if broken and not whole:
         step, fault = next(iter(broken.items()))

@@ -12,7 +12,7 @@ from lacy_jax.console import Reporter
 from lacy_jax.data.loader import batch_windows, prefetch
 from lacy_jax.data.origin import batch_texts, shown, window_documents, window_name
 from lacy_jax.data.prepared import Prepared
-from lacy_jax.errors import DataError
+from lacy_jax.errors import DataError, StorageError
 from lacy_jax.model import decoder
 from lacy_jax.runtime import sharding
 from lacy_jax.training.checkpoints import read_state
@@ -79,7 +79,7 @@ def _documents(prepared: Prepared, windows: list[int], reporter: Reporter) -> li
     """What to say about the documents of each window."""
     try:
         found = window_documents(prepared, windows, progress=reporter.update)
-    except DataError:
+    except (DataError, StorageError):
         return ["documents not known (their annotated dataset is not here)"] * len(windows)
     return [shown(found[window]) for window in windows]
 

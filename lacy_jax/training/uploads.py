@@ -8,7 +8,7 @@ off, these hold the checksums of the arrays.
 import errno
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from etils import epath
@@ -68,8 +68,8 @@ class Uploads:
         self._fetch(name)
         return True
 
-    def start(self, saved: Callable[[], None]) -> None:
-        """Copies in the background what is new here, and removes there what is gone here, when `saved` has returned."""
+    def start(self, saved: Callable[[], Collection[str]]) -> None:
+        """Copies and removes in the background until the steps there are those that `saved` returns."""
         self._copying = self._pool.submit(self._push, saved)
 
     def wait(self) -> None:
@@ -89,16 +89,15 @@ class Uploads:
         copy_here(str(self._target / name), to=self.local / name)
         self._fetched.add(name)
 
-    def _push(self, saved: Callable[[], None]) -> None:
-        saved()
+    def _push(self, saved: Callable[[], Collection[str]]) -> None:
+        kept = set(saved())  # not what is left in `local`: somebody may have emptied a cache folder
         try:
-            here = set(_names(absolute(self.local)))
-            for name in sorted(here - self._there, key=int):
+            for name in sorted(kept - self._there, key=int):
                 (self.local / name / FINISHED_FILE).touch()
                 copy_there(self.local / name, to=str(self._target / name), last=FINISHED_FILE)
-            for name in self._there - here:
+            for name in self._there - kept:
                 remove_folder(self._target / name, first=FINISHED_FILE)
-            self._there = here
+            self._there = kept
         except Exception as error:  # of s3fs, aiohttp and botocore, which have no class in common
             raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
 

@@ -170,14 +170,16 @@ def test_a_damaged_optimizer_stops_a_resume_but_no_reader(
 @pytest.mark.parametrize(
     ("cause", "raised", "says"),
     [
-        (ValueError("UNAVAILABLE: CURL error: Could not resolve host"), CheckpointError, "cannot read .*UNAVAILABLE"),
-        (ValueError("PERMISSION_DENIED: Error opening file"), CheckpointError, "cannot read .*PERMISSION_DENIED"),
-        (OSError(5, "Input/output error"), CheckpointError, "cannot read .*Input/output"),
+        (ValueError("UNAVAILABLE: CURL error: Could not resolve host"), StorageError, "cannot be read .*UNAVAILABLE"),
+        (ValueError("PERMISSION_DENIED: Error opening file"), StorageError, "cannot be read .*PERMISSION_DENIED"),
+        (ValueError("UNKNOWN: Input/output error [os_error_code='5']"), StorageError, "cannot be read .*Input/output"),
+        (ValueError("FAILED_PRECONDITION: Transport endpoint is not connected"), StorageError, "cannot be read"),
+        (OSError(5, "Input/output error"), StorageError, "cannot be read .*Input/output"),
         (ValueError("DATA_LOSS: Error decoding chunk"), DamagedError, "params is damaged: .*DATA_LOSS"),
         (MemoryError(), MemoryError, "^$"),
         (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
     ],
-    ids=["unavailable", "permission", "disk", "damaged", "memory", "interrupted"],
+    ids=["unavailable", "permission", "disk", "gone", "system", "damaged", "memory", "interrupted"],
 )
 def test_only_damage_sets_a_step_aside(
     copy: Path,
@@ -197,7 +199,7 @@ def test_only_damage_sets_a_step_aside(
     with pytest.raises(raised, match=says) as error:
         load_model(str(copy / "checkpoints" / "6"))
     assert type(error.value) is raised
-    with pytest.raises((raised, CheckpointError)):
+    with pytest.raises((raised, CheckpointError)):  # where every step is damaged, none is left
         train(small_config, prepared=small_data, workdir=str(copy), reporter=Reporter(quiet=True))
     assert (copy / "checkpoints" / "6.incomplete").exists() == (raised is DamagedError)
 
@@ -227,6 +229,32 @@ def test_a_disk_that_does_not_answer_is_no_damage(
         train(small_config, prepared=small_data, workdir=str(copy), reporter=Reporter(quiet=True))
     monkeypatch.undo()
     assert {child.name for child in (copy / "checkpoints").iterdir()} == {"3", "6"}
+
+
+def test_orbax_too_must_have_found_the_newest_step(
+    copy: Path, small_config: Config, small_data: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks `is_dir` of every step, which says no where a disk does not answer."""
+    monkeypatch.setattr(ocp.CheckpointManager, "all_steps", lambda *_, **__: [3])
+    with pytest.raises(StorageError, match="step 6 is there, and cannot be read now"):
+        train(small_config, prepared=small_data, workdir=str(copy), reporter=Reporter(quiet=True))
+    assert (copy / "checkpoints" / "6").is_dir()
+
+
+def test_a_model_s_size_is_not_guessed_where_its_folder_cannot_be_listed(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that a disk does not list are no missing bytes: a step would be passed over as damaged."""
+    scandir = os.scandir
+
+    def fails(path: Any = ".") -> Any:
+        if str(path).endswith("6/params"):
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fails)
+    with pytest.raises(StorageError, match=r"6/params cannot be read .*Stale"):
+        load_model(str(copy))
 
 
 def test_no_step_that_can_be_read_is_one_line(copy: Path, small_config: Config, small_data: Prepared) -> None:

@@ -1,5 +1,6 @@
 """metrics.jsonl: only appended to, cut where a run goes on, whole after a kill or a full disk."""
 
+import errno
 import itertools
 import json
 import os
@@ -14,6 +15,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from lacy_jax.data.files import read_json_log
 from lacy_jax.errors import StorageError
+from lacy_jax.paths import absolute
 from lacy_jax.training.metrics import METRICS_FILE, MetricWriter, read_metrics
 
 
@@ -131,3 +133,20 @@ def test_lines_are_strict_json(tmp_path: Path) -> None:
     assert json.loads(line, parse_constant=pytest.fail)["loss"] is None
     assert read_json_log(tmp_path / METRICS_FILE) == [{"step": 1, "split": "train", "loss": None}]
     assert os.listdir(tmp_path / "tensorboard")
+
+
+def test_a_log_that_cannot_be_read_is_not_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = MetricWriter(str(tmp_path), resume_step=0)
+    writer.write({"loss": 1.0}, step=1, split="train")
+    writer.close()
+    content = writer.path.read_bytes()
+
+    def fails(_: object) -> bytes:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(absolute(tmp_path)), "exists", lambda _: False)  # what it says where `stat` fails
+        patch.setattr(type(absolute(tmp_path)), "read_bytes", fails)
+        with pytest.raises(StorageError, match=r"metrics\.jsonl cannot be read .*Stale"):
+            MetricWriter(str(tmp_path), resume_step=1)
+    assert writer.path.read_bytes() == content

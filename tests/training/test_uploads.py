@@ -1,6 +1,7 @@
 """A run in s3:// makes its checkpoints here and copies them there: what is kept, copied, removed, and when."""
 
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,26 @@ def test_another_machine_keeps_what_this_one_would(
     (here,) = (tmp_path / "machine6" / "runs").glob("*/checkpoints")
     assert sorted(path.name for path in here.iterdir()) == expected
     assert [(here / name / "params").exists() for name in expected[:1]] == [False]  # never needed there
+
+
+def test_an_emptied_cache_folder_costs_no_step_there(
+    bucket: str, small_config: Config, small_data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is gone here was removed by Orbax, or by somebody who tidies up."""
+    monkeypatch.setenv("LACY_CACHE", str(tmp_path))
+    validated = []
+
+    def tidy(*_: object, **__: object) -> dict[str, float]:
+        validated.append(1)
+        if len(validated) == 5:
+            (here,) = (tmp_path / "runs").glob("*/checkpoints/3")
+            shutil.rmtree(here)
+        return {"loss": 1.0}
+
+    monkeypatch.setattr(loop, "validation_record", tidy)
+    config = change(small_config, steps=6, checkpoint_every=1, evaluate_every=1, keep_checkpoints=1, keep_every=3)
+    train(config, prepared=small_data, workdir=f"{bucket}/tidied", reporter=Reporter(quiet=True))
+    assert steps(f"{bucket}/tidied") == ["3", "6"]
 
 
 def test_a_machine_that_has_a_step_copies_nothing(

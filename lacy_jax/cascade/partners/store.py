@@ -10,6 +10,7 @@ from typing import Any
 
 from lacy_jax.data.files import written_whole
 from lacy_jax.errors import PartnerError
+from lacy_jax.folders import of_storage
 from lacy_jax.paths import is_bucket
 
 
@@ -54,6 +55,10 @@ def _is_whole(path: Path, *, fingerprint: dict[str, Any]) -> bool:
             row = connection.execute("SELECT fingerprint FROM about").fetchone()
         finally:
             connection.close()
+    except sqlite3.OperationalError as error:  # a disk, or a lock; also a file that is a store of another kind
+        if of_storage(error) or "locked" in str(error):
+            raise PartnerError(f"cannot read the index {path} ({error})") from error
+        return False
     except sqlite3.DatabaseError:
         return False
     return row is not None and row[0] == json.dumps(fingerprint, sort_keys=True)

@@ -20,6 +20,7 @@ from lacy_jax.errors import DataError
 from lacy_jax.evidence.closed_world.decodes import Decode
 from lacy_jax.evidence.closed_world.judging import Judged, judged_of
 from lacy_jax.evidence.suites import share_text
+from lacy_jax.folders import reading
 
 TOKENS_FILE = "tokens.json"
 # Settings that evaluations of earlier versions do not know: at their defaults they change nothing.
@@ -99,9 +100,11 @@ def read_judged(path: Path) -> list[Judged]:
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object of a file. Raises `DataError` where it is none."""
+    with reading(path):
+        content = path.read_bytes()
     try:
-        found = parse_json(path.read_bytes())
-    except (OSError, ValueError) as error:
+        found = parse_json(content)
+    except ValueError as error:
         raise DataError(f"{path}: cannot be read ({error}); without it, it is made again") from None
     if not isinstance(found, dict):
         raise DataError(f"{path}: no JSON object; without it, it is made again")
