@@ -227,7 +227,9 @@ def restore_arrays(folder: epath.Path, target: Any, *, checksums: Checksums) -> 
         unreachable = of_storage(cause) or (isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError))
         fault = _first_line(cause)
     if anywhere(unreachable):
-        raise StorageError(f"{folder} cannot be read ({fault or 'by another process'})")
+        why = fault or "by another process"
+        advice = "try again; if it stays so, move the step away, and the one before it is used"
+        raise StorageError(f"{folder} cannot be read ({why}): {advice}")
     if anywhere(bool(fault)):
         because = f"it cannot be read ({fault})" if fault else "another process cannot read it"
         raise DamagedError(f"{folder} is damaged: {because}")
