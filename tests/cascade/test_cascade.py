@@ -184,37 +184,6 @@ def test_parked_rows_are_asked_together(model: Model) -> None:
     assert calls / len(partner.batches) > 2
 
 
-@dataclass
-class Compiling(Fake):
-    """A partner that answers nothing before it has compiled, as a model on a CPU would answer too late."""
-
-    prepared: list[tuple[list[str], int]] = field(default_factory=list)
-
-    def warm_up(self, texts: Sequence[str] = (), *, more: int = 0) -> int:
-        self.prepared.append((list(texts), more))
-        return 3
-
-    def complete(self, texts: Sequence[str]) -> list[str]:
-        if not self.prepared:
-            raise TimeoutError
-        return super().complete(texts)
-
-
-def test_a_partner_compiles_before_it_is_asked(model: Model) -> None:
-    partner = Compiling(lambda _: " Ulm")
-    cascade = Cascade(model(), partner, budget=0.5)
-    rows = cascade.generate(["In 18", Request("x", max_new_tokens=9)], max_new_tokens=20)
-    assert partner.prepared == [(["In 18", "x"], 20)]
-    assert sum(row.counts.calls for row in rows) > 0
-    assert sum(row.counts.fallbacks for row in rows) == 0
-    assert cascade.prepare([]) == 0
-    assert cascade.prepare([Request("y", max_new_tokens=5)]) == 3
-    never = Cascade(model(), partner, budget=0.0)
-    assert never.prepare([Request("x", max_new_tokens=5)]) == 0
-    assert never.prepare([Request("x", max_new_tokens=5), Request("z", max_new_tokens=7, budget=0.1)]) == 3
-    assert partner.prepared[1:] == [(["y"], 5), (["z"], 7)]
-
-
 class Scripted:
     """An engine's session that writes given bytes, token by token, and calls where told (`None`)."""
 

@@ -17,7 +17,8 @@ from lacy_jax.config import CascadeConfig, ObjectiveConfig
 from lacy_jax.errors import CheckpointError, ConfigError
 from lacy_jax.model.probe import Probe
 from tests.cascade.conftest import TEXTS, random_model
-from tests.cascade.test_cascade import Compiling, Fake
+from tests.cascade.test_cascade import Fake
+from tests.cascade.test_compiling_first import Compiling
 from tests.checkpoints.test_exports import model_of, save
 
 PRICE = {"policy": "price", "price": 0.6, "score": "uncertainty", "budget": 0.3}
