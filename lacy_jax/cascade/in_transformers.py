@@ -210,7 +210,7 @@ class TorchCascade:
     def generate(self, prompts: Sequence[str], *, max_new_tokens: int | None = None) -> list[Completion]:
         """Completions in the order of the prompts, to `max_new_tokens` (None: as the folder says)."""
         length = self.rule.settings.max_new_tokens if max_new_tokens is None else max_new_tokens
-        if self._partner is not None and prompts:
+        if self._partner is not None and prompts and self.rule.settings.budget:
             self._partner.warm_up(prompts, more=length)  # as `Cascade.prepare`
         return [self._complete(prompt, length=length) for prompt in prompts]
 
