@@ -128,6 +128,15 @@ def reading(where: object) -> Iterator[None]:
         raise StorageError(f"{where} cannot be read ({type(error).__name__}: {error})") from error
 
 
+def read_file(path: "Path | epath.Path") -> bytes | None:
+    """What a file holds, None where there is no such file; raises `StorageError` where nobody can say."""
+    try:
+        with reading(path):
+            return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def children_of(folder: "epath.Path") -> list["epath.Path"]:
     """What lies in a folder, nothing where there is no such folder.
 

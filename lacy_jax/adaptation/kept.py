@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lacy_jax.data.files import write_whole
-from lacy_jax.folders import reading
+from lacy_jax.folders import read_file
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -24,10 +24,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     """What `write_arrays` wrote; None where that is missing or damaged, and is to be made."""
-    try:
-        with reading(path):
-            content = path.read_bytes()
-    except FileNotFoundError:
+    if (content := read_file(path)) is None:
         return None
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:

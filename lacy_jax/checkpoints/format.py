@@ -31,7 +31,7 @@ from lacy_jax.data.files import parse_json
 from lacy_jax.data.read_tokenizer import tokenizer_of
 from lacy_jax.data.tokenizer import TextTokenizer
 from lacy_jax.errors import CheckpointError, ConfigError, DamagedError
-from lacy_jax.folders import children_of, reading, unreadable
+from lacy_jax.folders import children_of, read_file, reading, unreadable
 from lacy_jax.model.probe import Probe
 from lacy_jax.paths import absolute, is_bucket
 
@@ -195,10 +195,7 @@ def step_fault(step: epath.Path, items: Sequence[str]) -> str:
     """What a step's folder lacks, "" where its files are there; raises `StorageError` where nobody can say."""
     if not children_of(step):
         return "it is empty"
-    try:
-        with reading(step / META_FILE):
-            content = (step / META_FILE).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    if (content := read_file(step / META_FILE)) is None:
         return f"{META_FILE} is missing"
     try:
         meta = parse_json(content)

@@ -13,7 +13,7 @@ from etils import epath
 
 from lacy_jax.data.files import parse_json
 from lacy_jax.errors import DataError
-from lacy_jax.folders import reading
+from lacy_jax.folders import read_file, reading
 
 CHECKSUMS_FILE = "checksums.json"
 _SMALL = (".json", ".model")  # ends of the names of files that have no hashes inside
@@ -57,10 +57,7 @@ def stored_size(folder: epath.PathLike, name: str) -> int | None:
 def _stored(folder: epath.PathLike) -> dict[str, Any]:
     """What `write_checksums` wrote, by the name of each file; {} where it was never called."""
     path = epath.Path(folder) / CHECKSUMS_FILE
-    try:
-        with reading(path):
-            content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    if (content := read_file(path)) is None:
         return {}
     try:
         rows: dict[str, Any] = parse_json(content)

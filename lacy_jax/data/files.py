@@ -20,7 +20,7 @@ from etils import epath
 from lacy_jax.data.documents import BEGINNING, LeftOut
 from lacy_jax.data.opening import Stamp, open_bytes, open_decompressed, stamp_of
 from lacy_jax.errors import DataError
-from lacy_jax.folders import reading
+from lacy_jax.folders import read_file
 from lacy_jax.paths import is_bucket
 
 HASHES_FILE = "files.json"
@@ -181,13 +181,8 @@ def read_json_log(path: Path | epath.Path) -> list[dict[str, Any]]:
     Raises:
         StorageError: the disk or the bucket does not give it.
     """
-    rows: list[dict[str, Any]] = []
-    try:
-        with reading(path):
-            content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return rows
-    for line in content.split(b"\n")[:-1]:
+    rows = []
+    for line in (read_file(path) or b"").split(b"\n")[:-1]:
         try:
             rows.append(parse_json(line))
         except ValueError:

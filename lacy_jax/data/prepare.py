@@ -51,7 +51,7 @@ from lacy_jax.data.prepared import Prepared, annotated_directory, open_elsewhere
 from lacy_jax.data.read_tokenizer import tokenizer_of_file
 from lacy_jax.data.tokenizer import TextTokenizer, train_tokenizer
 from lacy_jax.errors import DataError
-from lacy_jax.folders import reading, writing
+from lacy_jax.folders import read_file, writing
 
 FINGERPRINT_FILE = "fingerprint.json"  # beside a tokenizer that was trained here
 FORMAT = 1  # of all folders; raise it when what the same settings give changes
@@ -223,13 +223,9 @@ def _open_tokenizer(file: Path) -> TextTokenizer:
         DataError: it is missing, no tokenizer, or damaged.
     """
     about = file.parent / FINGERPRINT_FILE
+    content = read_file(about)
     try:
-        with reading(about):
-            content = about.read_bytes()
-    except FileNotFoundError:
-        content = b"{}"
-    try:
-        expected = parse_json(content).get("sha256", "")
+        expected = "" if content is None else parse_json(content).get("sha256", "")
     except (ValueError, AttributeError) as error:
         raise DataError(f"{about} is damaged ({error}); delete {file.parent}, and it is trained anew") from None
     if expected and file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != expected:

@@ -15,7 +15,7 @@ from pathlib import Path
 from etils import epath
 
 from lacy_jax.data.files import write_whole
-from lacy_jax.folders import reading
+from lacy_jax.folders import read_file
 from lacy_jax.training.tracking.sender import END_SECONDS
 from lacy_jax.training.tracking.trackers import Tracked
 
@@ -25,11 +25,7 @@ ID_FILE = "tracking_id"
 def run_id(workdir: epath.Path) -> str:
     """The id of the run in a work folder, in all trackers: made at its first start."""
     path = workdir / ID_FILE
-    try:
-        with reading(path):
-            found = path.read_bytes().decode("utf-8", "replace").strip()
-    except FileNotFoundError:
-        found = ""
+    found = (read_file(path) or b"").decode("utf-8", "replace").strip()
     if found.isalnum():
         return found[:32]
     made = uuid.uuid4().hex[:16]
