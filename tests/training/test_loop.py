@@ -1,10 +1,13 @@
 """A run: killed and resumed, stopped by a budget or a signal, refused where it does not fit."""
 
 import base64
+import contextlib
 import dataclasses
 import hashlib
+import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -272,34 +275,44 @@ def test_the_log_says_over_what_targets_are_chosen(objective: ObjectiveConfig, m
     assert words in describe_objective(config)
 
 
+@contextlib.contextmanager
+def standard_error_in(file: Path) -> Iterator[None]:
+    """What C writes there, too."""
+    before = os.dup(2)
+    with file.open("wb") as opened:
+        os.dup2(opened.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+
+
 def test_a_step_that_hangs_prints_every_stack_and_goes_on(
-    small_config: Config,
-    small_data: Prepared,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    small_config: Config, small_data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = ""
+    told = "process 0: step 4 has not ended after 1 s; the stack of every thread:"
+    log = tmp_path / "stderr"  # pytest's own capture loses what is written while it is read
     original = loader.batch_at
 
+    def stacks() -> str:
+        return log.read_text().partition(told)[2]
+
     def slow_disk(source: Any, step: int, **options: Any) -> Any:
-        nonlocal said
         deadline = time.monotonic() + 300
         # The fourth step's batch comes only once the watchdog has spoken, to the end of the thread that it shows last.
-        while step == 3 and "in _loop" not in said.partition(told)[2] and time.monotonic() < deadline:
+        while step == 3 and "in _loop" not in stacks() and time.monotonic() < deadline:
             time.sleep(0.05)
-            said += capfd.readouterr().err
         return original(source, step, **options)
 
-    told = "process 0: step 4 has not ended after 1 s; the stack of every thread:"
     monkeypatch.setattr(loader, "batch_at", slow_disk)
     training = dataclasses.replace(small_config.training, hang_seconds=1.0)
     config = dataclasses.replace(small_config, training=training)
-    result = train(config, prepared=small_data, workdir=str(tmp_path), reporter=Reporter(quiet=True))
+    with standard_error_in(log):
+        result = train(config, prepared=small_data, workdir=str(tmp_path / "run"), reporter=Reporter(quiet=True))
     assert result.finished
-    stacks = said.partition(told)[2]
-    assert "in slow_disk" in stacks
-    assert "in _loop" in stacks  # the thread that waits, too
+    assert "in slow_disk" in stacks()
+    assert "in _loop" in stacks()  # the thread that waits, too
 
 
 def test_no_watchdog_where_it_is_turned_off(capfd: pytest.CaptureFixture[str]) -> None:
