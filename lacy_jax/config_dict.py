@@ -1,6 +1,7 @@
 """Configs from and to nested plain dicts: what checkpoints and studies store, what a config file comes to."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ def config_from_dict(
         ConfigError: all problems, each naming the field, what it got and what is allowed.
     """
     settings = {name: value for name, value in settings.items() if name != "method"}
-    reader = pydantic.TypeAdapter(Config)
+    reader = _reader()
     try:
         config, wrong = reader.validate_python(settings), []
     except pydantic.ValidationError as error:
@@ -41,6 +42,12 @@ def config_from_dict(
     if problems:
         raise ConfigError(*problems)
     return config
+
+
+@functools.cache
+def _reader() -> pydantic.TypeAdapter[Config]:
+    """Made once, when first asked for: it takes tens of milliseconds."""
+    return pydantic.TypeAdapter(Config)
 
 
 def unknown_setting(path: Sequence[str]) -> str:

@@ -4,8 +4,10 @@ A folder that others can extend keeps one `Registry` beside the code that reads 
 imported when it is asked for, so a table may name a module that its reader must not import at the start.
 """
 
+import functools
 import importlib.metadata
 import pkgutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -55,4 +57,10 @@ class Registry:
         return found
 
     def _entries(self) -> dict[str, importlib.metadata.EntryPoint]:
-        return {entry.name: entry for entry in importlib.metadata.entry_points(group=self.group)}
+        return {entry.name: entry for entry in _entry_points(self.group, tuple(sys.path))}
+
+
+@functools.cache
+def _entry_points(group: str, _path: tuple[str, ...]) -> importlib.metadata.EntryPoints:
+    """Those of all packages on the path: a file of each has to be opened, and a study asks hundreds of times."""
+    return importlib.metadata.entry_points(group=group)

@@ -1,6 +1,5 @@
 """Suites from outside: one file and an entry point, run by the door."""
 
-import importlib.metadata
 from pathlib import Path
 
 import pytest
@@ -30,12 +29,12 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if packages with these entry points were installed."""
     (tmp_path / "echo_suite.py").write_text(ECHO)
     (tmp_path / "half_suite.py").write_text("FLAGS = ('people', 'colour')\nrun = print\n")
+    info = tmp_path / "suites-0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: suites\nVersion: 0\n")
+    entries = ("[lacy_jax.suites]", "echo = echo_suite", "half = half_suite", "gone = no_such_suite")
+    (info / "entry_points.txt").write_text("\n".join(entries))
     monkeypatch.syspath_prepend(tmp_path)
-    entries = [
-        importlib.metadata.EntryPoint(name, value, "lacy_jax.suites")
-        for name, value in {"echo": "echo_suite", "half": "half_suite", "gone": "no_such_suite"}.items()
-    ]
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: entries if group == SUITES.group else [])
 
 
 def run(*words: str) -> int:

@@ -62,6 +62,7 @@ class Decode:
 
 
 ALONE = Decode("alone", budgets=(0.0,))
+_READER = pydantic.TypeAdapter(Decode)
 
 
 def parse_decode(text: str) -> Decode:
@@ -71,7 +72,7 @@ def parse_decode(text: str) -> Decode:
         ConfigError: no JSON object, an unknown field or value, or a budget that is no share.
     """
     try:
-        return pydantic.TypeAdapter(Decode).validate_json(text)
+        return _READER.validate_json(text)
     except pydantic.ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, each['loc']))} {each['msg']}".strip() for each in error.errors())
         raise ConfigError(f"decode {text!r}: {found}; an example: {EXAMPLE}") from None

@@ -49,11 +49,14 @@ class Knowledge:
     relations: Annotated[str, pydantic.AfterValidator(_some_relations)] = ""
 
 
+_READER = pydantic.TypeAdapter(Knowledge)
+
+
 def read_knowledge(argument: str) -> Knowledge:
     """What stands after "world:". Raises `PartnerError` where it is none of these."""
     pairs = [each.partition("=") for each in argument.split(",") if each]
     try:
-        return pydantic.TypeAdapter(Knowledge).validate_python({name: value for name, _, value in pairs})
+        return _READER.validate_python({name: value for name, _, value in pairs})
     except pydantic.ValidationError as error:
         found = "; ".join(
             f"{'.'.join(map(str, each['loc']))} {each['msg'].removeprefix('Value error, ')}".strip()
