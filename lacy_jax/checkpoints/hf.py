@@ -151,7 +151,7 @@ def _shapes(tensors: TensorSource, *, config: ModelConfig, tokens: int) -> dict[
     room = numbers + _FEW_NUMBERS
     if config.layers <= layers + _FEW_LAYERS and largest <= room:
         vocab = decoder.padded_vocab(tokens + 1)
-        shapes: dict[str, Any] = jax.eval_shape(lambda: decoder.init_params(config, vocab=vocab, key=jax.random.key(0)))
+        shapes = decoder.param_shapes(config, vocab=vocab)
         flat = traverse_util.flatten_dict(shapes, sep="/")
         asked = sum(math.prod((tokens, *x.shape[1:]) if path in _BY_TOKEN else x.shape) for path, x in flat.items())
         if asked <= room:

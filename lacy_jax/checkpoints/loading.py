@@ -171,7 +171,7 @@ def restore_params(
         DamagedError: as `restore_arrays`.
     """
     try:
-        shapes = jax.eval_shape(lambda: decoder.init_params(model, vocab=vocab, key=jax.random.key(0)))
+        shapes = decoder.param_shapes(model, vocab=vocab)
     except (TypeError, ValueError, OverflowError):  # numbers beyond 64 bits
         raise DamagedError(f"{folder} is damaged: no model has the sizes in its settings") from None
     _check_size(folder / "params", asked=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)))

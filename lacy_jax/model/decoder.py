@@ -232,6 +232,12 @@ def init_params(config: ModelConfig, *, vocab: int, key: jax.Array) -> Params:
     return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
 
+def param_shapes(config: ModelConfig, *, vocab: int) -> Params:
+    """What `init_params` gives, as `jax.ShapeDtypeStruct`s: nothing is allocated."""
+    shapes: Params = nnx.to_pure_dict(_structure(config, vocab)[1])
+    return shapes
+
+
 def forward(
     params: Params, tokens_BT: jax.Array, *, config: ModelConfig, starts_BT: jax.Array | None = None
 ) -> jax.Array:

@@ -50,7 +50,7 @@ def load_reference(config: Config, *, tokenizer: str, vocab: int, mesh: Mesh) ->
                 "on data with the same tokenizer (config.tokenizer.path)"
             )
         model = read_config(meta, folder=folder).model
-        shardings = param_shardings(mesh, _shapes(model, vocab=vocab))
+        shardings = param_shardings(mesh, decoder.param_shapes(model, vocab=vocab))
         checksums = read_checksums(meta, item="params")
         params = restore_params(folder, model, vocab=vocab, checksums=checksums, shardings=shardings)
         return Reference(params, model)
@@ -68,13 +68,8 @@ def reference_shapes(config: Config, *, vocab: int, mesh: Mesh) -> Reference | N
         return None
     folder = find_checkpoint(config.objective.reference)
     model = read_config(read_meta(folder), folder=folder).model
-    shapes = _shapes(model, vocab=vocab)
+    shapes = decoder.param_shapes(model, vocab=vocab)
     placed = param_shardings(mesh, shapes)
     return Reference(
         jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placed), model
     )
-
-
-def _shapes(model: ModelConfig, *, vocab: int) -> decoder.Params:
-    shapes: decoder.Params = jax.eval_shape(lambda: decoder.init_params(model, vocab=vocab, key=jax.random.key(0)))
-    return shapes
