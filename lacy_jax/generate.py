@@ -8,7 +8,6 @@ Prints the texts with the partner's pieces in colour (or in brackets), and the r
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +20,7 @@ from lacy_jax.errors import ConfigError
 from lacy_jax.flags import Flag, Given
 
 if TYPE_CHECKING:
-    from lacy_jax.cascade import Cascade, Completion, Request
+    from lacy_jax.cascade import Completion
 
 _FLAGS = (
     flags.CHECKPOINT,
@@ -87,22 +86,11 @@ def _complete(prompts: Sequence[str], given: Given) -> "list[Completion]":
         cascade = from_flags.open_given_cascade(given, batch_size=rows)
         length = given.max_new_tokens or cascade.settings.max_new_tokens
         requests = [Request(prompt, max_new_tokens=length, sampling=sampling) for prompt in prompts]
-        _prepare(cascade, requests)
         done: dict[int, Completion] = {}
         for index, row in cascade.iterate(requests, batch_size=given.batch_size):
             done[index] = row
             reporter.update("prompts", len(done), len(prompts))
     return [done[index] for index in range(len(prompts))]
-
-
-def _prepare(cascade: "Cascade", requests: "Sequence[Request]") -> None:
-    """What `iterate` does first, here with words, as it can take minutes."""
-    if cascade.partner is None or not cascade.partner.prepares or cascade.settings.budget == 0:
-        return
-    print("partner: it compiles its programs before the first text", file=sys.stderr, flush=True)
-    began = time.monotonic()
-    programs = cascade.prepare(requests)
-    print(f"partner: {programs} programs, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
 
 DOOR = Door("generate", __doc__, _FLAGS, main, hint="prompts are given by --prompt=...")

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import pytest
+
 from lacy_jax.cascade import Cascade, Request
 from lacy_jax.checkpoints.loading import LoadedModel
 from tests.cascade.test_cascade import Fake
@@ -37,3 +39,14 @@ def test_a_partner_compiles_before_it_is_asked(model: Callable[..., LoadedModel]
     assert never.prepare([Request("x", max_new_tokens=5)]) == 0
     assert never.prepare([Request("x", max_new_tokens=5), Request("z", max_new_tokens=7, budget=0.1)]) == 3
     assert partner.prepared[1:] == [(["y"], 5), (["z"], 7)]
+
+
+def test_it_says_once_that_it_compiles(model: Callable[..., LoadedModel], caplog: pytest.LogCaptureFixture) -> None:
+    """A program may compile for minutes, and an evaluation asks for many texts."""
+    cascade = Cascade(model(), Compiling(lambda _: " Ulm"), budget=0.5)
+    for _ in range(2):
+        cascade.generate(["In 18"], max_new_tokens=4)
+    assert caplog.messages == [
+        "partner fake compiles its programs before it is first asked",
+        "partner fake: 3 programs, 0 s",
+    ]

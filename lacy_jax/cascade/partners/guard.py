@@ -92,6 +92,7 @@ class Guard:
         self._queue: collections.deque[_Question] = collections.deque()  # not yet given to the partner
         self._open: collections.deque[_Question] = collections.deque()  # not yet answered, the oldest first
         self._working = self._watching = self._hanging = False
+        self._prepared = False
         self._statistics = PartnerStatistics()
         self._warned = float("-inf")
         self._rest: Rest | None = None  # since it was late, until a question is answered in time
@@ -123,6 +124,8 @@ class Guard:
     def warm_up(self, texts: Sequence[str] = (), *, more: int = 0) -> int:
         """Lets a partner prepare that can (`warm_up() -> number of programs`): before it is first asked.
 
+        The first time it says so in the log, as a program may compile for minutes.
+
         Args:
             texts: the beginnings of those that it will be asked about, where they are known.
             more: tokens that each may grow by.
@@ -130,11 +133,17 @@ class Guard:
         prepare = getattr(self._partner, "warm_up", None)
         if prepare is None:
             return 0
+        first, self._prepared, began = not self._prepared, True, self._clock.now()
+        if first:
+            _log.warning("partner %s compiles its programs before it is first asked", self.name)
         try:
-            return int(prepare(texts, more=more) if texts else prepare())
+            programs = int(prepare(texts, more=more) if texts else prepare())
         except (Exception, SystemExit) as error:  # Ctrl-C may be the user's
             self._warn(f"could not prepare: {_described(error)}")
             return 0
+        if first:
+            _log.warning("partner %s: %d programs, %.0f s", self.name, programs, self._clock.now() - began)
+        return programs
 
     def submit(self, texts: Sequence[str]) -> Future[list[str]]:
         """Like `complete`, but does not wait. The future is always fulfilled, within about `timeout` seconds."""
