@@ -245,7 +245,7 @@ def test_a_partner_compiles_before_the_first_text(
     monkeypatch.setattr(CheckpointPartner, "complete", answered)
     words = [f"--checkpoint={workdir}", f"--partner={workdir}", "--budget=0.5", "--max_new_tokens=20"]
     assert run(*words, "--prompt=The Danube", "--prompt=Marie Curie was born in", "--json") == 0
-    assert f"partner {workdir} compiles its programs before it is first asked" in caplog.messages
+    assert f"partner checkpoint:{workdir} compiles its programs before it is first asked" in caplog.messages
     assert len(compiled) > 2
     assert set(compiled) == {0}
 
