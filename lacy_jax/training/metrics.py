@@ -17,18 +17,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.summary import scalar
 
 from lacy_jax import objective
 from lacy_jax.data.files import read_json_log, write_whole
 from lacy_jax.errors import StorageError
+from lacy_jax.imports import hidden
 from lacy_jax.measures import separation
 from lacy_jax.paths import absolute, is_bucket
 from lacy_jax.training.mirror import Mirror
 from lacy_jax.training.state import count_value
+
+with hidden("torch"):  # seconds, and hundreds of megabytes, before the first step
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.summary_pb2 import Summary
+    from tensorboardX.summary import scalar
 
 METRICS_FILE = "metrics.jsonl"
 CLASSES = ("all", "factual", "other", "taken", "untaken")

@@ -1,0 +1,31 @@
+"""What an import brings along."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lacy_jax.imports import hidden
+
+
+def test_a_hidden_package_is_found_again_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "large_package.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    with hidden("large_package"), pytest.raises(ModuleNotFoundError):
+        importlib.import_module("large_package")
+    found = importlib.import_module("large_package")
+    with hidden("large_package"):  # it was imported before
+        assert importlib.import_module("large_package") is found
+    del sys.modules["large_package"]
+
+
+def test_training_does_not_import_pytorch(tmp_path: Path) -> None:
+    """tensorboardX would, where it is installed."""
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch is imported')")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    code = "import lacy_jax.main, lacy_jax.training.loop, lacy_jax.evidence.run_report.report, lacy_jax.start"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, check=False)
+    assert done.returncode == 0
