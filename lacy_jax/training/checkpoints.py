@@ -35,7 +35,7 @@ from lacy_jax.errors import CheckpointError, DamagedError, StorageError
 from lacy_jax.folders import children_of, reading, rename_folder, writing
 from lacy_jax.paths import absolute, is_bucket, is_s3
 from lacy_jax.runtime import distributed
-from lacy_jax.training.state import TrainState, init_state
+from lacy_jax.training.state import TrainState, state_shapes
 from lacy_jax.training.uploads import Uploads
 
 # What a run must have in common with the checkpoint that it continues from.
@@ -285,7 +285,7 @@ def restore_step(
     folder: epath.Path, meta: dict[str, Any], config: Config, *, vocab: int, shardings: TrainState
 ) -> TrainState:
     """The state in a step's folder; raises `DamagedError`."""
-    shapes = jax.eval_shape(lambda: init_state(config, vocab=vocab))
+    shapes = state_shapes(config, vocab=vocab)
     target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     restored = {
         name: restore_arrays(folder / name, tree, checksums=read_checksums(meta, item=name))

@@ -9,7 +9,7 @@ from lacy_jax.data.batch import Batch
 from lacy_jax.errors import MeshError
 from lacy_jax.runtime.platforms import compile_with_options
 from lacy_jax.training.reference import Reference
-from lacy_jax.training.state import init_state
+from lacy_jax.training.state import state_shapes
 from lacy_jax.training.step import jit_train_step
 
 
@@ -39,7 +39,7 @@ def compile_train_step(
         OutOfMemory: the compiler finds that a device's memory will not do.
     """
     step = jit_train_step(config, vocab=vocab, call_id=call_id, mesh=mesh)
-    state = jax.eval_shape(lambda: init_state(config, vocab=vocab))
+    state = state_shapes(config, vocab=vocab)
     batch = jax.eval_shape(lambda: _empty_batch(config))
     platform = mesh.devices.flat[0].platform
     try:

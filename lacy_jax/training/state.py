@@ -56,6 +56,13 @@ def init_state(config: Config, *, vocab: int) -> TrainState:
     return _state_of(decoder.init_params(config.model, vocab=vocab, key=jax.random.key(config.training.seed)), config)
 
 
+def state_shapes(config: Config, *, vocab: int) -> TrainState:
+    """What `init_state` gives, as `jax.ShapeDtypeStruct`s: nothing is allocated."""
+    params = decoder.param_shapes(config.model, vocab=vocab)
+    shapes: TrainState = jax.eval_shape(lambda params: _state_of(params, config), params)
+    return shapes
+
+
 def _state_of(params: decoder.Params, config: Config) -> TrainState:
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -99,7 +106,7 @@ def state_shardings(config: Config, *, vocab: int, mesh: Mesh) -> Any:
         MeshError: the mesh does not divide the model, or would leave a large array whole on every device.
     """
     sharding.check_model(mesh, config.model, vocab=vocab)
-    shapes = jax.eval_shape(lambda: init_state(config, vocab=vocab))
+    shapes = state_shapes(config, vocab=vocab)
     whole = NamedSharding(mesh, PartitionSpec())
     params = param_shardings(mesh, shapes.params)
     moments = optax.tree_utils.tree_map_params(
