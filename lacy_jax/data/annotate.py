@@ -19,6 +19,7 @@ and optionally
     PARTS = "in order"      the marks of a document depend on it alone, so after a kill `mark` gets only what is left
     PARTS = "anywhere"      also, several processes, on any machine, may call `mark` with any documents
     parts(settings)         one of these three, where it depends on the settings
+    unneeded(settings) -> tuple[str, ...]       packages that a process that only marks need not import
     has_losses(settings) -> bool                whether spans come with `Losses`, those of all documents
 
 In place of spans `mark` may yield `LeftOut(reason)` for a document that cannot be marked.

@@ -11,6 +11,7 @@ import threading
 from lacy_jax.data.annotate import ANNOTATORS, in_order
 from lacy_jax.errors import LacyError
 from lacy_jax.folders import of_storage
+from lacy_jax.imports import hidden
 
 
 def main() -> None:
@@ -26,7 +27,8 @@ def main() -> None:
         try:
             if annotator is None:
                 annotator = ANNOTATORS.load(settings.annotator)
-                list(annotator.mark([], settings, **further))  # loads what it needs
+                with hidden(*getattr(annotator, "unneeded", lambda _settings: ())(settings)):
+                    list(annotator.mark([], settings, **further))  # loads what it needs
                 answer: tuple[str, object] = ("ready", None)
             else:
                 documents = pickle.load(sys.stdin.buffer)

