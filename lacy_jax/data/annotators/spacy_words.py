@@ -97,7 +97,7 @@ def unneeded(config: AnnotateConfig) -> tuple[str, ...]:
     """PyTorch, which spaCy imports where it is installed, unless the model may use it."""
     folder = _folder(installed_model(config.spacy_model))
     found = [*folder.glob("config.cfg"), *folder.glob("*/config.cfg")]  # of a folder, or of a package
-    settings = "".join(path.read_text() for path in found)
+    settings = "".join(path.read_text("utf-8", "replace") for path in found)
     plain = _WITHOUT_TORCH.issuperset(re.findall(r'^factory *= *"(.*)"', settings, re.MULTILINE))
     return ("torch",) if found and plain and "torch" not in settings.lower() else ()
 
