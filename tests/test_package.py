@@ -158,6 +158,7 @@ def test_ctrl_c_ends_a_command_quietly(installed: Installed, tmp_path: Path) -> 
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     command = [installed.bin / "lacy-generate", f"--prompts_file={fifo}"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a job in the background would ignore
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
