@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from logging import Formatter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,7 @@ def run(door: Door) -> None:
     keep_programs()
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
+    logging.get_absl_handler().setFormatter(Formatter("%(asctime)s %(message)s", "%m-%d %H:%M:%S"))
     _say_once()
     absl.flags.FLAGS.mark_as_parsed()  # those of libraries: at their defaults
     sys.exit(enter(door, sys.argv[1:]))

@@ -350,6 +350,11 @@ def test_the_original_model_is_preferred_to_its_mirror(monkeypatch):
         annotate_documents([], HERE)
 
 
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(DataError, match=f"there is no spaCy model in the folder {tmp_path}/none "):
+        annotator_fingerprint(AnnotateConfig(spacy_model=f"{tmp_path}/none"))
+
+
 def test_a_model_without_what_is_needed_is_refused(tmp_path):
     spacy.blank("en").to_disk(tmp_path / "blank")
     with pytest.raises(DataError, match="the model has no entity recogniser and no tagger, so it would mark nothing"):

@@ -114,6 +114,8 @@ def installed_model(configured: str) -> str:
     for name in (configured,) if configured else _MODELS:
         if (Path(name) / "meta.json").is_file() or (name.isidentifier() and importlib.util.find_spec(name)):
             return name
+    if configured and not configured.isidentifier():
+        raise DataError(f"annotate: there is no spaCy model in the folder {configured} (it has no meta.json)")
     raise DataError(
         f"annotate: the spaCy model {configured or _MODELS[0]} is not installed; "
         f"python -m spacy download {configured or _MODELS[0]}"
