@@ -259,7 +259,8 @@ def test_killed_while_saving_to_a_bucket_and_gone_on_with(
     assert_same_model(workdir, small_run)
     assert absolute(f"{workdir}/report.html").exists()
 
-    served_and_exported(workdir, small_run, out=f"{bucket}/all/export", here=tmp_path)
+    if bucket.startswith("gs:"):  # reading is the same code for both, and `test_a_run_in_a_bucket` reads from both
+        served_and_exported(workdir, small_run, out=f"{bucket}/all/export", here=tmp_path)
 
 
 def door(name: str, *words: str) -> str:

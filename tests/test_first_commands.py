@@ -23,7 +23,8 @@ from lacy_jax.checks import parse
 from lacy_jax.config import Config
 from lacy_jax.config_dict import config_to_dict
 from lacy_jax.data.corpora import vital_articles
-from tests.docs_commands import PAGES, ROOT, WORLD, Command, shell_commands
+from tests.docs_commands import PAGES, ROOT, Command, shell_commands
+from tests.xla import xla_flags
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +35,6 @@ SAMPLES = ("--config.cascade.samples=1", "--config.cascade.max_new_tokens=8")
 RUN = {
     "README.md": FEW,
     "annotation.md": (SMALL,),
-    "biographies.md": WORLD,
     "cascade.md": FEW,
     "data_format.md": (SMALL,),
     "defer.md": (SMALL, *SAMPLES),
@@ -50,6 +50,7 @@ RUN = {
 }
 ELSEWHERE = {
     "adapting.md": "tests/test_adapt.py",
+    "biographies.md": "tests/test_package.py, as lacy-train",
     "tagger.md": "tests/tagging",
     "buckets.md": "tests/test_buckets.py",
     "faults.md": "tests/benchmarks",
@@ -194,8 +195,11 @@ def test_the_server_starts(after_demo: Path) -> None:
     inherited = {name: value for name, value in os.environ.items() if name != "LACY_API_KEY"}
     process = subprocess.Popen(
         [sys.executable, *command.words[1:], "--port=0", "--batch_size=1"],
-        cwd=after_demo, env={**inherited, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=after_demo,
+        env={**inherited, "XLA_FLAGS": xla_flags(devices=1), "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert process.stderr is not None
         said = iter(process.stderr.readline, "")

@@ -18,6 +18,7 @@ import pytest
 from lacy_jax.config_file import read_config
 from lacy_jax.errors import ConfigError
 from tests.docs_commands import DOORS, ROOT, WORLD
+from tests.xla import xla_flags
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COMMANDS = PROJECT["scripts"]
@@ -56,8 +57,8 @@ class Installed:
 
 
 def environment() -> dict[str, str]:
-    hidden = ("PYTHONPATH", "XLA_FLAGS")
-    return {name: value for name, value in os.environ.items() if name not in hidden} | {"JAX_PLATFORMS": "cpu"}
+    own = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(devices=1)}
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | own
 
 
 def build(source: Path, *, out: Path) -> Path:

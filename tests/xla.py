@@ -3,11 +3,13 @@
 import os
 
 # The tests spend their time on compiling. A training step takes 5.3 CPU seconds to compile at this level, 1.8 with the
-# older emitters, and 1.4 if its code is made in one part. .ci/run compiles some of the tests as users do.
+# older emitters, 1.4 if its code is made in one part, and a tenth less without LLVM's expensive passes. .ci/run
+# compiles some of the tests as users do.
 QUICKLY = (
     "--xla_backend_optimization_level=0",
     "--xla_cpu_use_fusion_emitters=false",
     "--xla_cpu_parallel_codegen_split_count=1",
+    "--xla_llvm_disable_expensive_passes=true",
 )
 # Seconds that devices wait for each other, before XLA ends the process: a busy machine needs more than its 40.
 PATIENT = "--xla_cpu_collective_call_terminate_timeout_seconds=300"

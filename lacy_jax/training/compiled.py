@@ -1,5 +1,7 @@
 """The training step as a compiled program, before there is a state or a batch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -35,9 +37,19 @@ def compile_train_step(
 ) -> jax.stages.Compiled:
     """The program of (state, batch, reference), under `jax.set_mesh(mesh)`; its memory is known before it runs.
 
+    A run of the same settings in the same process, as after an interruption in a notebook, has it at once.
+
     Raises:
         OutOfMemory: the compiler finds that a device's memory will not do.
     """
+    if reference is None:
+        return _compiled_alone(config, vocab=vocab, call_id=call_id, mesh=mesh)
+    return _compiled(config, vocab=vocab, call_id=call_id, mesh=mesh, reference=reference)
+
+
+def _compiled(
+    config: Config, *, vocab: int, call_id: int, mesh: Mesh, reference: Reference | None = None
+) -> jax.stages.Compiled:
     step = jit_train_step(config, vocab=vocab, call_id=call_id, mesh=mesh)
     state = state_shapes(config, vocab=vocab)
     batch = jax.eval_shape(lambda: _empty_batch(config))
@@ -48,6 +60,9 @@ def compile_train_step(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise OutOfMemory(_first_line(error)) from error
+
+
+_compiled_alone = functools.lru_cache(maxsize=4)(_compiled)
 
 
 def _first_line(error: Exception) -> str:

@@ -78,15 +78,20 @@ def target_values(
     }
 
 
+@functools.lru_cache(maxsize=4)
+def _jit_target_values(config: Config, *, call_id: int, mesh: Mesh) -> jax.stages.Wrapped:
+    """`target_values` of (params, batch, step, reference), the same on every device; for runs of equal settings."""
+    values = functools.partial(target_values, config=config, call_id=call_id)
+    return jax.jit(values, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
 class Evaluator:
     """Compiled once a run; call it with the parameters of any step."""
 
     def __init__(self, config: Config, *, call_id: int, mesh: Mesh):
         config = for_devices(config, mesh)
         self._config, self._mesh = config, mesh
-
-        values = functools.partial(target_values, config=config, call_id=call_id)
-        self._values = jax.jit(values, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self._values = _jit_target_values(config, call_id=call_id, mesh=mesh)
 
     def __call__(
         self,

@@ -120,12 +120,12 @@ def train(
 
 def _start(run: Run) -> tuple[TrainState, dict[str, Any]]:
     """The newest checkpoint's state and meta, or a new state made in place on the devices, and {}."""
-    placed = state_shardings(run.config, vocab=run.vocab, mesh=run.mesh)
     if run.checkpoints.latest is None:
-        state = new_state(run.config, vocab=run.vocab, placed=placed)
+        state = new_state(run.config, vocab=run.vocab, mesh=run.mesh)
         run.checkpoints.check_room(state)
         return state, {}
     data = run.prepared.fingerprint
+    placed = state_shardings(run.config, vocab=run.vocab, mesh=run.mesh)
     state, meta = run.checkpoints.restore(run.config, vocab=run.vocab, shardings=placed, data=data)
     if not all_finite((state.params, state.optimizer)):
         raise CheckpointError(

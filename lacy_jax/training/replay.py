@@ -43,7 +43,7 @@ def replay(config: Config, *, prepared: Prepared, workdir: str, batch: int, repo
         state = read_state(workdir, config, at_most=batch, vocab=vocab, shardings=placed, data=data)
         weights = "new weights" if state is None else f"checkpoint {int(state.step)}"
         if state is None:
-            state = new_state(config, vocab=vocab, placed=placed)
+            state = new_state(config, vocab=vocab, mesh=mesh)
         first = int(state.step)
         if first < batch:
             weights += f" and batches {first} to {batch - 1} again"

@@ -1,6 +1,7 @@
 """What a step changes: parameters, optimizer moments and counters, as one pytree of arrays."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -74,16 +75,25 @@ def _state_of(params: decoder.Params, config: Config) -> TrainState:
     )
 
 
-def new_state(config: Config, *, vocab: int, placed: TrainState) -> TrainState:
-    """A new run's state, placed by `placed`: random, or with the parameters of `config.model.initial`.
+def new_state(config: Config, *, vocab: int, mesh: Mesh) -> TrainState:
+    """A new run's state, placed as `state_shardings` has it: random, or with the parameters of `config.model.initial`.
 
     Raises:
         CheckpointError: that model cannot be read.
     """
     if not config.model.initial:
-        return jax.jit(lambda: init_state(config, vocab=vocab), out_shardings=placed)()
+        made: TrainState = _jit_init_state(config, vocab=vocab, mesh=mesh)()
+        return made
+    placed = state_shardings(config, vocab=vocab, mesh=mesh)
     params = jax.tree.map(_placed, initial_params(config), placed.params)
     return jax.jit(lambda params: _state_of(params, config), out_shardings=placed)(params)
+
+
+@functools.lru_cache(maxsize=4)
+def _jit_init_state(config: Config, *, vocab: int, mesh: Mesh) -> jax.stages.Wrapped:
+    """`init_state` on a mesh; for runs of equal settings."""
+    placed = state_shardings(config, vocab=vocab, mesh=mesh)
+    return jax.jit(functools.partial(init_state, config, vocab=vocab), out_shardings=placed)
 
 
 def _placed(held: np.ndarray, where: NamedSharding) -> jax.Array:

@@ -126,8 +126,7 @@ def test_no_answer_within_a_token_or_a_character() -> None:
 def test_a_pretrained_model_marks_by_reading_what_it_marks_by_being_asked() -> None:
     """Some places differ: asked, it spells the text's last word anew, and its tokens there may be others."""
     slm = load_model(str(smollm2_file()))
-    titles = ("Lhasa", "Wildebeest")
-    documents = [each for each in read_documents(CorpusConfig()) if each.title in titles]
+    documents = [each for each in read_documents(CorpusConfig()) if each.title == "Wildebeest"]
     partner = CheckpointPartner(slm, slots=8, span="phrase")
     found = []
     for document, read in zip(documents, read_texts(slm, [full_text(each) for each in documents]), strict=True):
@@ -142,6 +141,6 @@ def test_a_pretrained_model_marks_by_reading_what_it_marks_by_being_asked() -> N
         for ways in (by_reading, by_asking):
             spans = marks._spans(document, words, answers=ways)
             found.append({*zip(spans.starts.tolist(), spans.ends.tolist(), strict=True)})
-    read_marks, asked_marks = found[0] | found[2], found[1] | found[3]
-    assert len(asked_marks) > 15
+    read_marks, asked_marks = found
+    assert len(asked_marks) > 10
     assert len(read_marks ^ asked_marks) <= 2

@@ -68,57 +68,60 @@ def beam_python() -> str:
 
 
 def run(python: str, *words: str) -> "subprocess.CompletedProcess[str]":
+    words = words if words[0] == "-c" else ("-m", *words)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     return subprocess.run(
-        [python, "-m", *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=900
+        [python, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=900
     )
 
 
 @pytest.mark.slow
-def test_every_runner_gives_the_same_bytes(beam_python: str) -> None:
-    done = run(beam_python, "benchmarks.prepare_runs", "--documents=40")
+@pytest.mark.parametrize(("words", "compared"), [((), 3), (("--kills=1", "--plain"), 1)])
+def test_every_runner_and_a_pool_that_is_killed_give_the_same_bytes(
+    beam_python: str, words: tuple[str, ...], compared: int
+) -> None:
+    """Runners that are killed: `python -m benchmarks.prepare_runs --kills=10`, by hand (docs/preparing.md)."""
+    done = run(beam_python, "benchmarks.prepare_runs", "--documents=40", *words)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("identical") == 3
+    assert done.stdout.count("identical") == compared
+
+
+MISTAKES = [
+    (["--beam_runner=DirectRunner", "--beam_options=--direct_num_wrkers=2"], "did you mean --direct_num_workers?"),
+    (["--beam_runner=DirectRunner", "--beam_options=--direct_num_workers=two"], "invalid int value: 'two'"),
+    (["--beam_runner=DirectRunner", "--beam_options=x"], "'x' is no option"),
+    (["--beam_runner=DirectRunner", "--beam_options='"], "No closing quotation"),
+    (["--beam_runner=DataflowRunner"], "give --beam_parts=gs://BUCKET/FOLDER"),
+    (["--beam_runner=DirectRunner", "--config.annotate.annotator=spans", "--config.annotate.spans_file=README.md"],
+     "the annotator spans marks in one process on this machine"),
+]  # fmt: skip
+# All in one process: its imports take most of a command's time.
+ENTER_EACH = """
+import json, sys
+from lacy_jax.doors import enter
+from lacy_jax.prepare import DOOR
+for words in json.loads(sys.argv[1]):
+    print(">>>", enter(DOOR, words), file=sys.stderr, flush=True)
+"""
 
 
 @pytest.mark.slow
-def test_kills_change_no_byte(beam_python: str) -> None:
-    done = run(beam_python, "benchmarks.prepare_runs", "--kills=1", "--documents=40")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("identical") == 4
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("words", "complaint"),
-    [
-        (["--beam_runner=DirectRunner", "--beam_options=--direct_num_wrkers=2"], "did you mean --direct_num_workers?"),
-        (["--beam_runner=DirectRunner", "--beam_options=--direct_num_workers=two"], "invalid int value: 'two'"),
-        (["--beam_runner=DirectRunner", "--beam_options=x"], "'x' is no option"),
-        (["--beam_runner=DirectRunner", "--beam_options='"], "No closing quotation"),
-        (["--beam_runner=DataflowRunner"], "give --beam_parts=gs://BUCKET/FOLDER"),
-        (["--beam_runner=DirectRunner", "--config.annotate.annotator=spans", "--config.annotate.spans_file=README.md"],
-         "the annotator spans marks in one process on this machine"),
-    ],
-)  # fmt: skip
-def test_a_mistake_is_one_line(beam_python: str, tmp_path: Path, words: list[str], complaint: str) -> None:
+def test_a_mistake_is_one_line(beam_python: str, tmp_path: Path) -> None:
     rows = (
         json.dumps({"id": f"{n}", "text": f"The stone of {n} lies in the river, seen from Ulm."}) for n in range(60)
     )
     (tmp_path / "corpus.jsonl").write_text("\n".join(rows))
     small = [
+        f"{CONFIG}:corpus=jsonl",
+        f"--config.corpus.files={tmp_path}/corpus.jsonl",
         "--config.corpus.validation_share=0.2",
         "--config.tokenizer.vocab_size=300",
         f"--config.data.directory={tmp_path}/data",
     ]
-    done = run(
-        beam_python,
-        "lacy_jax.prepare",
-        f"{CONFIG}:corpus=jsonl",
-        f"--config.corpus.files={tmp_path}/corpus.jsonl",
-        *small,
-        *words,
-    )
-    assert done.returncode == doors.WRONG_INPUT, done.stderr
-    assert complaint in done.stderr
+    done = run(beam_python, "-c", ENTER_EACH, json.dumps([[*small, *words] for words, _ in MISTAKES]))
+    *said, rest = re.split(r">>> (?=\d)", done.stderr)
+    statuses = [each.partition("\n")[0] for each in [*said[1:], rest]]
+    assert statuses == [str(doors.WRONG_INPUT)] * len(MISTAKES), done.stderr
+    for (_, complaint), one in zip(MISTAKES, said, strict=True):
+        assert complaint in one
     assert "Traceback" not in done.stderr

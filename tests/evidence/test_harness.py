@@ -1,10 +1,12 @@
 """lm-evaluation-harness' own tasks on local copies: the same scores by our model type and by the hf export."""
 
+import importlib
 import importlib.metadata
 import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from tests.evidence.harness_data import TASKS, write_datasets
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.parity
+
+# Where the harness has the tasks of TASKS.
+FOLDERS = {"hellaswag", "piqa", "winogrande", "arc", "openbookqa", "super_glue", "lambada", "sciq"}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +37,16 @@ def harness(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(data)
     for name, value in {"HF_HOME": str(tmp_path / "hf"), "HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}.items():
         monkeypatch.setenv(name, value)
-    return pytest.importorskip("lm_eval")
+    found = pytest.importorskip("lm_eval")
+    index = importlib.import_module("lm_eval.tasks._index").TaskIndex
+    every = index._iter_yaml_files
+
+    def few(root: Path) -> Iterator[Path]:
+        """The harness reads the files of its 14,000 tasks in 40 seconds; the command line below still does."""
+        return (path for path in every(root) if path.relative_to(root).parts[0] in FOLDERS)
+
+    monkeypatch.setattr(index, "_iter_yaml_files", few)
+    return found
 
 
 def samples(harness: Any, model: Any, **model_args: Any) -> dict[str, list[Any]]:
@@ -118,22 +132,14 @@ def test_the_command_line(data: Path, small_run: Path, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval")
     environment = {"HF_HOME": str(tmp_path / "hf"), "HF_DATASETS_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 
-    def run(checkpoint: Path, *more: str) -> subprocess.CompletedProcess[str]:
-        asked = ["--model", "lacy_jax", "--model_args", f"checkpoint={checkpoint}", *more, "--tasks", "sciq,piqa"]
-        command = [sys.executable, "-m", "lacy_jax.lm_eval", *asked, "--batch_size", "4"]
-        return subprocess.run(
-            command, cwd=data, env={**os.environ, **environment}, capture_output=True, text=True, check=False
-        )
-
-    done = run(small_run)
+    asked = ["--model", "lacy_jax", "--model_args", f"checkpoint={small_run}", "--tasks", "sciq,piqa"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lacy_jax.lm_eval", *asked, "--batch_size", "4"],
+        cwd=data, env={**os.environ, **environment}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "|sciq" in done.stdout
     assert "|acc_norm" in done.stdout
-    refused = run(tmp_path / "nowhere")
-    assert refused.returncode == 2
-    assert refused.stderr.splitlines()[-1].startswith("lm_eval: ")
-    assert "nowhere" in refused.stderr.splitlines()[-1]
-    assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize("wrong", [{"call": "maybe"}, {"dtype": "int8"}, {"batch_size": "0"}, {"start_token": "<no>"}])
@@ -166,6 +172,7 @@ def test_wrong_model_args(harness: Any, wrong: dict[str, Any], said: str) -> Non
         (("--model", "lacy_jaxx", "--tasks", "sciq"), "lacy_jaxx"),
         (("--model", "lacy_jax", "--tasks", "sciq", "--apply_chat_template"), "templates are not supported"),
         (("--model", "lacy_jax", "--tasks", "hellaswag"), "Rowan/hellaswag"),
+        (("--model", "lacy_jax", "--tasks", "sciq", "--model_args", "checkpoint=nowhere"), "nowhere"),
     ],
 )
 def test_what_the_harness_refuses_is_one_line(
@@ -180,7 +187,7 @@ def test_what_the_harness_refuses_is_one_line(
 
     if "hellaswag" in words:
         monkeypatch.chdir(small_run)  # without the local copies
-    monkeypatch.setattr(sys, "argv", ["lm_eval", *words, "--model_args", f"checkpoint={small_run}"])
+    monkeypatch.setattr(sys, "argv", ["lm_eval", "--model_args", f"checkpoint={small_run}", *words])
     assert main() == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("lm_eval: ")

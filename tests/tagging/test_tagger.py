@@ -109,7 +109,7 @@ def test_marks_and_subjects_are_learned_and_those_of_others_begin_with_them() ->
     assert about.kinds == ("COLOUR",)
     assert (about.repeats, about.phrases) == (False, False)
     before = learning.agreement(judged, about, new_network(about))
-    network = learning.teach(taught, about, epochs=80, seed=0)
+    network = learning.teach(taught, about, epochs=40, seed=0)
     after = learning.agreement(judged, about, network)
     assert after.units == 10 * 90
     assert before.alike < 0.95

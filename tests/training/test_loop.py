@@ -27,6 +27,7 @@ from lacy_jax.data.prepared import Prepared
 from lacy_jax.errors import CheckpointError, DataError
 from lacy_jax.evidence.reading import read_documents
 from lacy_jax.training import checkpoints as checkpoint
+from lacy_jax.training import compiled
 from lacy_jax.training.announce import describe_objective
 from lacy_jax.training.loop import TrainResult, train
 from lacy_jax.training.metrics import read_metrics
@@ -107,6 +108,25 @@ def test_killed_and_resumed_equals_never_killed_to_the_bit(
     for name, value in expected.items():
         assert value.tobytes() == found[name].tobytes(), name
     assert records(tmp_path) == records(small_run)
+
+
+def test_runs_of_equal_settings_in_one_process_share_a_program(
+    small_config: Config, small_data: Prepared, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(config: Config, name: str) -> None:
+        train(config, prepared=small_data, workdir=str(tmp_path / name), reporter=Reporter(quiet=True))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("compiled")
+
+    run(small_config, "one")
+    monkeypatch.setattr(compiled, "jit_train_step", refuse)
+    run(small_config, "two")
+    expected, found = arrays(small_run, 6), arrays(tmp_path / "two", 6)
+    assert {name: value.tobytes() for name, value in found.items()} == {n: v.tobytes() for n, v in expected.items()}
+    other = dataclasses.replace(small_config, objective=dataclasses.replace(small_config.objective, rate=0.123))
+    with pytest.raises(AssertionError, match="compiled"):
+        run(other, "other")
 
 
 def test_a_finished_run_is_left_alone(small_config: Config, small_data: Prepared, small_run: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lacy_jax.checkpoints.format import model_meta
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.checks import parse
 from lacy_jax.config import Config, OptimizerConfig
@@ -19,11 +20,14 @@ from lacy_jax.console import Reporter
 from lacy_jax.data import loader
 from lacy_jax.data.prepared import Prepared
 from lacy_jax.errors import CheckpointError, ConfigError, NotFiniteError
+from lacy_jax.model import decoder
 from lacy_jax.training import health, loop
+from lacy_jax.training.checkpoints import Checkpoints
 from lacy_jax.training.evaluate import Evaluator
 from lacy_jax.training.health import Health, read_health
 from lacy_jax.training.loop import train
 from lacy_jax.training.metrics import read_metrics
+from lacy_jax.training.state import init_state
 from tests.training.test_loop import Killed, KillingReporter, arrays, records
 
 NO_TOKEN = 10**6  # the embedding has no such row: its hidden states are NaN, as after any overflow
@@ -249,48 +253,60 @@ def test_the_last_step_is_validated_before_it_is_saved(
     assert load_model(str(tmp_path)).step == 6
 
 
-@pytest.mark.parametrize(
-    ("settings", "values", "expected"),
-    [
-        pytest.param({"keep_checkpoints": 1}, [5, 4, 3, 2, 1, 6], [6], marks=pytest.mark.slow),
-        pytest.param({"keep_checkpoints": 2, "keep_every": 3}, [5, 4, 3, 2, 1, 6], [3, 5, 6], marks=pytest.mark.slow),
-        pytest.param({"keep_checkpoints": 1, "keep_best": "loss"}, [5, 1, 3, 2, 4, 6], [2, 6], marks=pytest.mark.slow),
-        pytest.param(
-            {"keep_checkpoints": 1, "keep_best": "accuracy"}, [5, 1, 9, 2, 4, 6], [3, 6], marks=pytest.mark.slow
-        ),
-        pytest.param(
-            {"keep_checkpoints": 1, "keep_best": "roc/factual", "keep_every": 4},
-            [5, 1, 4, 2, 4, 4],
-            [1, 4, 6],
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            {"keep_checkpoints": 1, "keep_best": "loss"},
-            [math.nan, 7, 8, math.nan, 9, math.inf],
-            [2, 6],
-            marks=pytest.mark.slow,
-        ),
-    ],
-    ids=range(6),
-)
+KEPT = [
+    ({"keep_checkpoints": 1}, [5, 4, 3, 2, 1, 6], [6]),
+    ({"keep_checkpoints": 2, "keep_every": 3}, [5, 4, 3, 2, 1, 6], [3, 5, 6]),
+    ({"keep_checkpoints": 1, "keep_best": "loss"}, [5, 1, 3, 2, 4, 6], [2, 6]),
+    ({"keep_checkpoints": 1, "keep_best": "accuracy"}, [5, 1, 9, 2, 4, 6], [3, 6]),
+    ({"keep_checkpoints": 1, "keep_best": "loss"}, [math.nan, 7, 8, math.nan, 9, math.inf], [2, 6]),
+    ({"keep_checkpoints": 1, "keep_best": "roc/factual", "keep_every": 4}, [5, 1, 4, 2, 4, 4], [1, 4, 6]),
+]
+
+
+def keeping(config: Config, settings: dict[str, Any], *, steps: int) -> Config:
+    return change(config, steps=steps, checkpoint_every=1, evaluate_every=1, **settings)
+
+
+def assert_kept(workdir: Path, settings: dict[str, Any], expected: list[int]) -> None:
+    assert steps(workdir) == expected
+    assert load_model(str(workdir)).step == 6
+    assert (workdir / "checkpoints" / "6" / "metrics").is_dir() == ("keep_best" in settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("settings", "values", "expected"), KEPT)
 def test_checkpoints_are_kept_by_interval_and_by_a_number_of_the_validation(
     small_config: Config,
     small_data: Prepared,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     settings: dict[str, Any],
     values: list[float],
     expected: list[int],
 ) -> None:
+    state = init_state(small_config, vocab=decoder.padded_vocab(small_data.tokenizer.vocab_size))
     name = settings.get("keep_best", "loss")
+    saved = list(enumerate(values, start=1))
+    for some in (saved[:4], saved[4:]):  # the second object, as in a run that goes on, knows the numbers of before
+        config = keeping(small_config, settings, steps=6)
+        checkpoints = Checkpoints(str(tmp_path), config)
+        for step, value in some:
+            meta = model_meta(config, tokenizer=small_data.tokenizer, step=step, data=small_data.fingerprint)
+            checkpoints.save(state, step=step, meta=meta, validation={name: float(value)})
+        checkpoints.close()
+    assert_kept(tmp_path, settings, expected)
+
+
+@pytest.mark.slow
+def test_a_run_keeps_checkpoints_by_its_validation(
+    small_config: Config, small_data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, values, expected = KEPT[-1]
     waiting = iter(values)
-    monkeypatch.setattr(loop, "validation_record", lambda *_, **__: {name: float(next(waiting))})
-    for limit in (4, 6):  # the second run goes on from step 4, and knows the numbers of before
-        config = change(small_config, steps=limit, checkpoint_every=1, evaluate_every=1, **settings)
+    monkeypatch.setattr(loop, "validation_record", lambda *_, **__: {settings["keep_best"]: float(next(waiting))})
+    for limit in (4, 6):  # the second run goes on from step 4
+        config = keeping(small_config, settings, steps=limit)
         train(config, prepared=small_data, workdir=str(tmp_path), reporter=Reporter(quiet=True))
-    assert steps(tmp_path) == expected
-    assert load_model(str(tmp_path)).step == 6
-    assert (tmp_path / "checkpoints" / "6" / "metrics").is_dir() == ("keep_best" in settings)
+    assert_kept(tmp_path, settings, expected)
 
 
 def test_what_cannot_be_kept_is_refused_at_the_door() -> None:

@@ -292,7 +292,7 @@ def test_muon_keeps_one_moment_of_a_matrix_and_each_lies_as_its_parameter_does()
 @pytest.mark.parametrize("shape", [(1, 4, 1), (2, 1, 2)], ids=str)
 def test_muon_trains_on_four_devices_as_on_one(shape: tuple[int, int, int]) -> None:
     config = with_optimizer(CONFIG, name="muon", ema_decay=0.9)
-    expected, (*_, last) = run_batches(config, [make_batch(index) for index in range(4)])
+    expected, (*_, last) = run_batches(config, [make_batch(index) for index in range(4)])  # compiled once for both
     # Eight have more to wait for each other for than two cores always manage in XLA's time.
     mesh = sharding.make_mesh(MeshConfig(*shape), batch_size=16, devices=jax.devices()[:4])
     with jax.set_mesh(mesh):

@@ -1,12 +1,16 @@
 """The training step: the same in any number of microbatches, and what it may not contain."""
 
 import dataclasses
+import functools
 import re
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from lacy_jax.config import Config, MeshConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainingConfig
 from lacy_jax.data.batch import Batch, document_starts
@@ -47,14 +51,21 @@ def run(config: Config, *, steps: int = 3) -> tuple[list, dict]:
     return records, states[-1].params
 
 
+@functools.cache
+def programs(config: Config, mesh: Mesh, *_patched: object) -> tuple[Callable[[], TrainState], Callable[..., Any]]:
+    """What makes a new state, and a step: compiled once for all tests of these settings and of these functions."""
+    placed = state_shardings(config, vocab=VOCAB, mesh=mesh)
+    new = jax.jit(lambda: init_state(config, vocab=VOCAB), out_shardings=placed)
+    return new, jit_train_step(config, vocab=VOCAB, call_id=CALL, mesh=mesh)
+
+
 def run_batches(config: Config, batches: list[Batch], *, start: TrainState | None = None) -> tuple[list, list]:
     """Sums of a step on each batch, and the states after them, on one device; `start`: a new state where not given."""
     mesh = sharding.make_mesh(MeshConfig(), batch_size=16, devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
         placed = state_shardings(config, vocab=VOCAB, mesh=mesh)
-        state = jax.jit(lambda: init_state(config, vocab=VOCAB), out_shardings=placed)()
-        state = state if start is None else jax.device_put(start, placed)
-        step = jit_train_step(config, vocab=VOCAB, call_id=CALL, mesh=mesh)
+        new, step = programs(config, mesh, training_step.train_step, training_step._by_branch)
+        state = new() if start is None else jax.device_put(start, placed)
         records, states = [], []
         for batch in batches:
             state, sums = step(state, jax.device_put(batch, sharding.batch_sharding(mesh)), None)
