@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator
@@ -32,6 +33,16 @@ def is_bucket(path: str | os.PathLike[str]) -> bool:
 def is_s3(path: str | os.PathLike[str]) -> bool:
     """Whether a path lies in s3://, where Orbax neither reads nor writes arrays: they go by a copy on this machine."""
     return os.fspath(path).startswith("s3://")
+
+
+def copy_command(folder: str | os.PathLike[str], *, into: str) -> str:
+    """What a shell runs to copy a folder, from a disk or a bucket, into the folder `into`."""
+    there, name = shlex.quote(os.fspath(folder)), os.path.basename(os.fspath(folder))
+    if is_s3(folder):
+        return f"aws s3 cp --recursive {there} {into}/{name}"
+    if is_bucket(folder):
+        return f"gcloud storage cp -r {there} {into}/"
+    return f"mkdir -p {into} && cp -r {there} {into}/"
 
 
 def absolute(path: str | os.PathLike[str]) -> "epath.Path":

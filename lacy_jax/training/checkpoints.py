@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import itertools
 import math
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,7 +32,7 @@ from lacy_jax.config import Config, TrainingConfig
 from lacy_jax.config_dict import config_to_dict
 from lacy_jax.errors import CheckpointError, DamagedError, StorageError
 from lacy_jax.folders import children_of, reading, rename_folder, writing
-from lacy_jax.paths import absolute, is_bucket, is_s3
+from lacy_jax.paths import absolute, copy_command, is_bucket, is_s3
 from lacy_jax.runtime import distributed
 from lacy_jax.training.state import TrainState, state_shapes
 from lacy_jax.training.uploads import Uploads
@@ -53,9 +52,21 @@ _FREE = (
     "optimizer.decay_share",  # see `_refuse_decayed`
 )
 
-
 _ITEMS = ("params", "train")  # the folders of arrays in a step's folder
+_LEAST_PART_BYTES = 2**24  # of an array, for each device that has it to write a part of it
 BEFORE_DECAY = "before_decay"  # of a description, with schedule wsd: whether no step so far had a falling learning rate
+
+
+def _handlers() -> dict[str, ocp.CheckpointHandler]:
+    """What writes each item. Of an array that devices hold alike, one writes it whole, unless its parts are large.
+
+    Orbax has each write a part, and compiles a program for every part of every shape: the first save of eight devices
+    would hold training for seconds.
+    """
+    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_LEAST_PART_BYTES)
+    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    trees = {name: ocp.PyTreeCheckpointHandler(type_handler_registry=registry) for name in _ITEMS}
+    return {**trees, "meta": ocp.JsonCheckpointHandler()}
 
 
 class Checkpoints:
@@ -84,7 +95,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         with reading(self._local):
-            self._manager = ocp.CheckpointManager(self._local, options=options)
+            self._manager = ocp.CheckpointManager(self._local, options=options, item_handlers=_handlers())
         self._check_found()
 
     def _check_found(self) -> None:
@@ -130,7 +141,7 @@ class Checkpoints:
         arrays = _items(state)
         if self._training.checksums:
             meta = with_checksums(meta, arrays)
-        items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+        items = {name: ocp.args.PyTreeSave(tree) for name, tree in arrays.items()}
         args = ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta))
         value = (validation or {}).get(self._training.keep_best, math.nan)
         metrics = {self._training.keep_best: value} if math.isfinite(value) else {}
@@ -362,7 +373,7 @@ def _refuse_decayed(meta: dict[str, Any], config: Config, *, folder: epath.Path)
         return
     limit, unit, begins = courses[1]
     before = _steps_before_decay(folder.parent)
-    command = _copy_command(folder.parent / str(max(before, default=0)))
+    command = copy_command(folder.parent / str(max(before, default=0)), into="NEW/checkpoints")
     raise CheckpointError(
         f"{folder}: its learning rate began to fall after {begins:,} of {limit:,} {unit} "
         "(config.optimizer.schedule=wsd), so another budget, or decay_share, cannot go on from it; "
@@ -372,16 +383,6 @@ def _refuse_decayed(meta: dict[str, Any], config: Config, *, folder: epath.Path)
             else "there is no checkpoint from before that, so give this run another --workdir, and it begins anew"
         )
     )
-
-
-def _copy_command(step: epath.Path) -> str:
-    """What copies a step's folder into the work folder NEW."""
-    there = shlex.quote(str(step))
-    if is_s3(step):
-        return f"aws s3 cp --recursive {there} NEW/checkpoints/{step.name}"
-    if is_bucket(step):
-        return f"gcloud storage cp -r {there} NEW/checkpoints/"
-    return f"mkdir -p NEW/checkpoints && cp -r {there} NEW/checkpoints/"
 
 
 def _without_shares(data: dict[str, Any]) -> dict[str, Any]:

@@ -23,14 +23,15 @@ from lacy_jax.checkpoints.checksums import array_checksums, differing, is_genuin
 from lacy_jax.checkpoints.export import export
 from lacy_jax.checkpoints.format import META_FILE, model_meta
 from lacy_jax.checkpoints.loading import load_model
-from lacy_jax.config import Config, ObjectiveConfig
+from lacy_jax.config import Config, MeshConfig, ObjectiveConfig
 from lacy_jax.console import Reporter
 from lacy_jax.data.prepared import Prepared
 from lacy_jax.errors import CheckpointError, DamagedError, LacyError, StorageError
 from lacy_jax.model import decoder
+from lacy_jax.runtime import sharding
 from lacy_jax.training.checkpoints import Checkpoints
 from lacy_jax.training.loop import train
-from lacy_jax.training.state import init_state
+from lacy_jax.training.state import init_state, new_state
 
 
 def slow(array: np.ndarray) -> str:
@@ -318,6 +319,33 @@ def test_flips_anywhere_in_an_export_are_refused_or_have_no_effect(copy: Path, t
         assert (found.config, found.tokenizer.fingerprint) == (whole.config, whole.tokenizer.fingerprint)
         assert found.call_scores == whole.call_scores
     assert refused > 5
+
+
+def test_a_save_compiles_nothing_for_arrays_that_all_devices_hold(
+    small_config: Config, small_data: Prepared, tmp_path: Path
+) -> None:
+    training = dataclasses.replace(small_config.training, checksums=False)  # they are a program, one for all arrays
+    config = dataclasses.replace(small_config, training=training)
+    vocab = decoder.padded_vocab(small_data.tokenizer.vocab_size)
+    mesh = sharding.make_mesh(MeshConfig(), batch_size=8)
+    meta = model_meta(config, tokenizer=small_data.tokenizer, step=1, data=small_data.fingerprint)
+    compiled: list[str] = []
+
+    def listen(event: str, _seconds: float, **_: object) -> None:
+        compiled.extend([event] if "backend_compile" in event else [])
+
+    with jax.set_mesh(mesh):
+        state = jax.block_until_ready(new_state(config, vocab=vocab, mesh=mesh))
+        assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state))
+        checkpoints = Checkpoints(str(tmp_path), config)
+        jax.monitoring.register_event_duration_secs_listener(listen)
+        try:
+            checkpoints.save(state, step=1, meta=meta)
+        finally:
+            jax.monitoring.unregister_event_duration_listener(listen)
+        checkpoints.close()
+    assert compiled == []
+    assert array_checksums(load_model(str(tmp_path)).params) == array_checksums(jax.device_get(state.params))
 
 
 def test_a_save_is_read_back(small_config: Config, small_data: Prepared, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from lacy_jax.console import Reporter
 from lacy_jax.data.prepared import Prepared
 from lacy_jax.errors import CheckpointError, ConfigError
 from lacy_jax.model import decoder
+from lacy_jax.paths import copy_command
 from lacy_jax.runtime import sharding
 from lacy_jax.training import announce, checkpoints, optimizer
 from lacy_jax.training.loop import train
@@ -133,7 +134,7 @@ def test_another_course_goes_on_from_before_the_decay_only(small_data: Prepared,
     ],
 )
 def test_a_step_is_copied_by_the_command_of_where_it_lies(step: str, command: str) -> None:
-    assert checkpoints._copy_command(epath.Path(step)) == command
+    assert copy_command(epath.Path(step), into="NEW/checkpoints") == command
 
 
 def test_the_newest_of_some_steps_is_kept() -> None:
