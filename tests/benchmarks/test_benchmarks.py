@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import groups, methods, objective, optimizers, scores, step, training_step, world_marks
+from benchmarks import first_save, groups, methods, objective, optimizers, scores, step, training_step, world_marks
 from lacy_jax.config import Config
 from lacy_jax.data.prepared import Prepared
 from lacy_jax.presets import METHODS
@@ -60,6 +60,23 @@ def test_the_peer_trains_the_same_architecture(capsys: pytest.CaptureFixture[str
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[3:5]] == ["lacy_jax", "PyTorch"]
     assert "lacy_jax / PyTorch" in lines[5]
+
+
+def test_both_ways_of_a_save_are_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["first_save", "--rounds=2"])
+    monkeypatch.setattr(first_save, "in_a_process", lambda _, way, **__: [1.0 + len(way), 0.5, 0.5])
+    first_save.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "| lacy_jax | 9.00 (9.00 to 9.00) | 0.50 (0.50 to 0.50) |"
+    assert lines[-1] == "first save, lacy_jax / Orbax alone: 0.750 (0.750 to 0.750)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", first_save.WAYS)
+def test_a_save_is_timed(way: first_save.Way) -> None:
+    seconds = first_save.held("configs/slm_tiny.py", way, saves=2)
+    assert len(seconds) == 2
+    assert min(seconds) > 0
 
 
 def test_the_objective_has_a_line_for_every_method(capsys: pytest.CaptureFixture[str]) -> None:
