@@ -1,5 +1,9 @@
 """Attention and the feed-forward product, values and gradients, against NumPy in float64."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +16,13 @@ from lacy_jax.model.product import product
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def with_gradients(function: Callable[..., jax.Array], gradient: jax.Array, *inputs: jax.Array) -> tuple[Any, ...]:
+    """(output, gradient of each input), compiled as one program."""
+    out, backward = jax.vjp(function, *inputs)
+    return out, *backward(gradient)
 
 
 def attention_reference(
@@ -41,8 +52,7 @@ def attention_reference(
 def test_attention(rng: np.random.Generator, time: int, kv_heads: int) -> None:
     q, grad = 2 * rng.normal(size=(2, 2, time, 4, 8))
     k, v = rng.normal(size=(2, 2, time, kv_heads, 8))
-    out, backward = jax.vjp(attend, *(jnp.asarray(x, jnp.float32) for x in (q, k, v)))
-    found = (out, *backward(jnp.asarray(grad, jnp.float32)))
+    found = with_gradients(attend, *(np.float32(x) for x in (grad, q, k, v)))
     for name, ours, theirs in zip(("out", "dq", "dk", "dv"), found, attention_reference(q, k, v, grad), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5, err_msg=name)
 
@@ -50,8 +60,7 @@ def test_attention(rng: np.random.Generator, time: int, kv_heads: int) -> None:
 def test_attention_in_bfloat16(rng: np.random.Generator) -> None:
     """As near to the truth as eight bits allow: each value is rounded once or twice on its way."""
     q, k, v, grad = rng.normal(size=(4, 1, 32, 2, 16))
-    out, backward = jax.vjp(attend, *(jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)))
-    found = (out, *backward(jnp.asarray(grad, jnp.bfloat16)))
+    found = with_gradients(attend, *(x.astype(jnp.bfloat16) for x in (grad, q, k, v)))
     for ours, theirs in zip(found, attention_reference(q, k, v, grad), strict=True):
         assert ours.dtype == jnp.bfloat16
         error = np.abs(np.asarray(ours, np.float64) - theirs).max() / np.abs(theirs).max()
@@ -61,8 +70,7 @@ def test_attention_in_bfloat16(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize(("inner", "outer"), [(6, 24), (24, 6), (6, 6)])
 def test_product(rng: np.random.Generator, inner: int, outer: int) -> None:
     x, weights, grad = rng.normal(size=(2, 5, inner)), rng.normal(size=(inner, outer)), rng.normal(size=(2, 5, outer))
-    out, backward = jax.vjp(product, jnp.asarray(x, jnp.float32), jnp.asarray(weights, jnp.float32))
-    dx, d_weights = backward(jnp.asarray(grad, jnp.float32))
+    out, dx, d_weights = with_gradients(product, *(np.float32(each) for each in (grad, x, weights)))
     np.testing.assert_allclose(out, x @ weights, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(dx, grad @ weights.T, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(d_weights, np.tensordot(x, grad, axes=((0, 1), (0, 1))), rtol=1e-5, atol=1e-5)
