@@ -20,10 +20,10 @@ TINY = ("layers=1", "width=32", "heads=2", "context=16")
 @pytest.mark.slow
 def test_the_training_step_has_a_line_for_every_method(capsys: pytest.CaptureFixture[str]) -> None:
     settings = [word for setting in TINY for word in ("--set", f"model.{setting}")]
-    training_step.main(["--methods", "lacy,rho", "--rounds", "2", "--repeat", "1", *settings])
+    training_step.main(["--methods", "rho", "--rounds", "2", "--repeat", "1", *settings])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("128 tokens")
-    assert [line.split()[0] for line in lines[3:]] == ["ntp", "lacy", "rho", "documents", "unchecked", "optax", "the"]
+    assert [line.split()[0] for line in lines[3:]] == ["ntp", "rho", "documents", "unchecked", "optax", "the"]
 
 
 @pytest.mark.slow
@@ -37,7 +37,7 @@ def test_the_step_has_a_floor_and_a_line(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.slow
-def test_every_optimizer_has_a_line(
+def test_optimizers_have_a_line_each(
     small_config: Config, small_data: Prepared, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def small(changes: dict[str, Any], **_: object) -> Config:
@@ -45,6 +45,7 @@ def test_every_optimizer_has_a_line(
 
     monkeypatch.setattr(optimizers, "prepare", lambda _config: small_data)
     monkeypatch.setattr(optimizers, "arm_config", small)
+    monkeypatch.setattr(optimizers, "ARMS", {name: optimizers.ARMS[name] for name in [optimizers.PEER, "muon, cosine"]})
     optimizers.main(["--steps", "2", "--seeds", "1"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[0].removeprefix("| ") for line in lines[2:-1]] == list(optimizers.ARMS)
@@ -52,9 +53,12 @@ def test_every_optimizer_has_a_line(
 
 
 @pytest.mark.parity
-def test_the_peer_trains_the_same_architecture(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_peer_trains_the_same_architecture(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
+    monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")  # a minute, and nothing here is about speed
     settings = [word for setting in TINY for word in ("--set", f"model.{setting}")]
     step.main(["--rounds", "2", "--repeat", "1", *settings])
     lines = capsys.readouterr().out.splitlines()

@@ -30,7 +30,8 @@ PROGRAMS: tuple[Any, ...] = (
 def hidden_states(loaded: LoadedModel, ids: Sequence[int]) -> np.ndarray:
     """One uncached pass over a row, float64 [T, D]; tokens after its end cannot matter, and save compilations."""
     padded = [*ids, *[0] * (loaded.model.context - len(ids))]
-    return np.asarray(forward(loaded.params, jnp.array([padded]), config=loaded.model)[0, : len(ids)], np.float64)
+    hidden = np.asarray(forward(loaded.params, np.array([padded]), config=loaded.model))
+    return hidden[0, : len(ids)].astype(np.float64)
 
 
 def full_forward(loaded: LoadedModel, ids: Sequence[int]) -> list[Step]:

@@ -84,10 +84,11 @@ def test_batched_equals_one_by_one(model: Model, tmp_path: Path, checkpoint: Pat
     with partner_of(kind, tmp_path, checkpoint) as partner:
         # The database has answers only right behind prompts that ask for a fact.
         cascade = Cascade(model(), partner, budget=0.95 if kind == "database" else 0.4)
-        together = cascade.generate(PROMPTS, max_new_tokens=LENGTH, batch_size=16)
-        alone = [cascade.generate([prompt], max_new_tokens=LENGTH)[0] for prompt in PROMPTS]
+        prompts = PROMPTS[:30] if kind == "checkpoint" else PROMPTS  # which decodes an answer to every question
+        together = cascade.generate(prompts, max_new_tokens=LENGTH, batch_size=16)
+        alone = [cascade.generate([prompt], max_new_tokens=LENGTH)[0] for prompt in prompts]
     assert_same(together, alone)
-    assert sum(row.counts.delegated for row in together) > (10 if kind == "database" else 100)
+    assert sum(row.counts.delegated for row in together) > (10 if kind == "database" else len(prompts))
 
 
 @pytest.mark.slow

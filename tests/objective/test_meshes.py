@@ -72,7 +72,6 @@ def test_identical_losses_give_identical_taken_sets(shape):
 @pytest.mark.parametrize(
     ("treatment", "normalizer", "chunks"),
     [
-        pytest.param("call", "renormalized", 1, marks=pytest.mark.slow),
         ("call", "renormalized", 4),
         pytest.param("soft", "full", 4, marks=pytest.mark.slow),
         pytest.param("mixture", "full", 4, marks=pytest.mark.slow),

@@ -65,7 +65,7 @@ def expected_taken(inputs: Inputs, *, rule: str, rate: float, rate_of: str = "fa
 def assert_matches(
     inputs: Inputs, *, chunks: int = 1, weights: dict[str, float | np.ndarray] = WEIGHTS, **method
 ) -> None:
-    sums, taken, _, d_hidden, d_embedding = run(
+    found = run(
         inputs.hidden,
         inputs.embedding,
         batch_of(inputs),
@@ -74,6 +74,7 @@ def assert_matches(
         **weights,
         **method,
     )
+    sums, taken, _, d_hidden, d_embedding = jax.device_get(found)  # what follows is NumPy's, and compiles nothing
     treatment, normalizer = method.pop("treatment"), method.pop("normalizer")
     np.testing.assert_array_equal(taken, expected_taken(inputs, **method))
     expected = reference.objective(

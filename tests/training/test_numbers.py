@@ -212,7 +212,6 @@ def test_what_is_skipped_is_counted_in_a_row() -> None:
     ("evaluate_every", "checkpoint_every", "ending"),
     [
         (3, 3, "killed"),
-        pytest.param(4, 3, "killed", marks=pytest.mark.slow),
         pytest.param(3, 4, "killed", marks=pytest.mark.slow),
         (4, 4, "killed"),
         (4, 3, "signalled"),

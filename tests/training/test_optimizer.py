@@ -290,12 +290,11 @@ def test_muon_keeps_one_moment_of_a_matrix_and_each_lies_as_its_parameter_does()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(1, 4, 1), (2, 1, 2)], ids=str)
-def test_muon_trains_on_four_devices_as_on_one(shape: tuple[int, int, int]) -> None:
+def test_muon_trains_on_four_devices_as_on_one() -> None:
     config = with_optimizer(CONFIG, name="muon", ema_decay=0.9)
-    expected, (*_, last) = run_batches(config, [make_batch(index) for index in range(4)])  # compiled once for both
+    expected, (*_, last) = run_batches(config, [make_batch(index) for index in range(4)])
     # Eight have more to wait for each other for than two cores always manage in XLA's time.
-    mesh = sharding.make_mesh(MeshConfig(*shape), batch_size=16, devices=jax.devices()[:4])
+    mesh = sharding.make_mesh(MeshConfig(1, 2, 2), batch_size=16, devices=jax.devices()[:4])
     with jax.set_mesh(mesh):
         placed = state_shardings(config, vocab=VOCAB, mesh=mesh)
         state = jax.jit(lambda: init_state(config, vocab=VOCAB), out_shardings=placed)()

@@ -126,9 +126,7 @@ def test_the_check_changes_no_bit_of_a_healthy_run(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("rule", "treatment"),
     [
-        pytest.param("none", "call", marks=pytest.mark.slow),
         ("factual_loss", "call"),
-        pytest.param("factual_loss", "ignore", marks=pytest.mark.slow),
         pytest.param("loss", "ignore", marks=pytest.mark.slow),
     ],
 )
