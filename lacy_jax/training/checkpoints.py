@@ -58,12 +58,14 @@ BEFORE_DECAY = "before_decay"  # of a description, with schedule wsd: whether no
 
 
 def _handlers() -> dict[str, ocp.CheckpointHandler]:
-    """What writes each item. Of an array that devices hold alike, one writes it whole, unless its parts are large.
+    """What writes each item. Of an array that a process's devices hold alike, one writes it whole, unless it is large.
 
-    Orbax has each write a part, and compiles a program for every part of every shape: the first save of eight devices
-    would hold training for seconds.
+    Orbax has each write a part, and compiles a program for every part of every shape: a first save would hold training
+    for seconds. Of several processes every device writes: on CPUs, one that takes no part in a save can begin the next
+    step before another has ended the save, and both wait for ever.
     """
-    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_LEAST_PART_BYTES)
+    least = _LEAST_PART_BYTES if jax.process_count() == 1 else 0
+    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=least)
     registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
     trees = {name: ocp.PyTreeCheckpointHandler(type_handler_registry=registry) for name in _ITEMS}
     return {**trees, "meta": ocp.JsonCheckpointHandler()}
