@@ -3,9 +3,9 @@
     python -m benchmarks.first_save [--config=configs/slm_tiny.py] [--devices=8] [--rounds=3]
 
 The state lies on all devices alike, as in data parallelism. Orbax by itself has every device write a part of every
-array, and compiles a program for each part of each shape; `lacy_jax` has one device write an array whole, unless a
-part has 16 MiB (training/checkpoints.py), where one process has all devices. Each figure comes from a process of its own, with no compiled programs kept,
-in alternation. Held is the time until `save` returns: the files are written while training goes on.
+array, and compiles a program for each part of each shape; where one process has all devices, `lacy_jax` has one write
+an array whole, unless a part has 16 MiB (training/checkpoints.py). Each figure comes from a process of its own, with no
+compiled programs kept, in alternation. Held is the time until `save` returns: files are written while training goes on.
 """
 
 import argparse

@@ -53,18 +53,16 @@ _FREE = (
 )
 
 _ITEMS = ("params", "train")  # the folders of arrays in a step's folder
-_LEAST_PART_BYTES = 2**24  # of an array, for each device that has it to write a part of it
 BEFORE_DECAY = "before_decay"  # of a description, with schedule wsd: whether no step so far had a falling learning rate
 
 
 def _handlers() -> dict[str, ocp.CheckpointHandler]:
     """What writes each item. Of an array that a process's devices hold alike, one writes it whole, unless it is large.
 
-    Orbax has each write a part, and compiles a program for every part of every shape: a first save would hold training
-    for seconds. Of several processes every device writes: on CPUs, one that takes no part in a save can begin the next
-    step before another has ended the save, and both wait for ever.
+    Orbax has each write a part and compiles a program for each: a first save would hold training for seconds. With many
+    processes all devices write: a CPU that does not may begin the next step within another's save, and both hang.
     """
-    least = _LEAST_PART_BYTES if jax.process_count() == 1 else 0
+    least = 2**24 if jax.process_count() == 1 else 0
     arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=least)
     registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
     trees = {name: ocp.PyTreeCheckpointHandler(type_handler_registry=registry) for name in _ITEMS}
