@@ -86,7 +86,7 @@ def _jit_target_values(config: Config, *, call_id: int, mesh: Mesh) -> jax.stage
 
 
 class Evaluator:
-    """Compiled once a run; call it with the parameters of any step."""
+    """Compiled once for all runs of equal settings in a process; call it with the parameters of any step."""
 
     def __init__(self, config: Config, *, call_id: int, mesh: Mesh):
         config = for_devices(config, mesh)
