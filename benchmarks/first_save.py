@@ -18,6 +18,9 @@ import tempfile
 import time
 from typing import Literal
 
+from lacy_jax.config_file import read_config
+from lacy_jax.errors import ConfigError
+
 Way = Literal["lacy_jax", "Orbax alone"]
 WAYS: tuple[Way, ...] = ("lacy_jax", "Orbax alone")
 
@@ -27,7 +30,6 @@ def held(config_file: str, way: Way, *, saves: int) -> list[float]:
     import jax
     import orbax.checkpoint as ocp
 
-    from lacy_jax.config_file import read_config
     from lacy_jax.model import decoder
     from lacy_jax.runtime import sharding
     from lacy_jax.training import checkpoints
@@ -72,6 +74,10 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    try:
+        read_config(options.config)
+    except ConfigError as error:
+        parser.error(str(error))
     found: dict[Way, list[list[float]]] = {way: [] for way in WAYS}
     for _ in range(options.rounds):
         for way in WAYS:
