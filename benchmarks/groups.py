@@ -18,11 +18,19 @@ from benchmarks.decode import SLM, random_model
 from lacy_jax.cascade.decoding.engine import SMALLEST_BUCKET, Engine
 from lacy_jax.cascade.decoding.programs import MOST_STEPS
 from lacy_jax.cascade.decoding.session import Session, cache_ratio, group_count
-from lacy_jax.checkpoints.loading import load_model
+from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.config import CorpusConfig
 from lacy_jax.data.corpus import read_documents
 from lacy_jax.data.documents import full_text
 from lacy_jax.data.tokenizer import Tokenizer, train_tokenizer
+
+
+def model_to_time(checkpoint: str | None) -> LoadedModel:
+    """The model of a checkpoint, or random weights of slm_tiny's size."""
+    if checkpoint:
+        return load_model(checkpoint)
+    texts = [full_text(each) for each, _ in zip(read_documents(CorpusConfig()), range(2000), strict=False)]
+    return random_model(SLM, Tokenizer.from_bytes(train_tokenizer(texts, vocab_size=4096)), seed=0)
 
 
 def measure(engine: Engine, *, slots: int, rounds: int) -> str:
@@ -51,12 +59,7 @@ def main() -> None:
     parser.add_argument("--rows", default="8,16,64")
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    if options.checkpoint:
-        loaded = load_model(options.checkpoint)
-    else:
-        texts = [full_text(each) for each, _ in zip(read_documents(CorpusConfig()), range(2000), strict=False)]
-        loaded = random_model(SLM, Tokenizer.from_bytes(train_tokenizer(texts, vocab_size=4096)), seed=0)
-    engine = Engine(loaded)
+    engine = Engine(model_to_time(options.checkpoint))
     print(" rows  caches/w  ms, one   two / one (quartiles)  chosen")
     for slots in map(int, options.rows.split(",")):
         print(measure(engine, slots=slots, rounds=options.rounds), flush=True)

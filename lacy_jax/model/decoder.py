@@ -8,7 +8,7 @@ Axes: B batch, T time, D model, F feed-forward, H heads, K key-value heads, N he
 """
 
 import functools
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,12 @@ from lacy_jax.config import ModelConfig
 from lacy_jax.model import attention
 from lacy_jax.model.attention import KVCache, LayerCache
 from lacy_jax.model.precision import product_precision
-from lacy_jax.model.product import product
+from lacy_jax.model.product import outward_product, product
 from lacy_jax.runtime.sharding import constrain
 
 Params = dict[str, Any]  # nested dict of arrays
+# How the matrices of linear layers lie: [I, O], as in training and in checkpoints, or [O, I].
+Kernels = Literal["inward", "outward"]
 
 # The tensor units of TPUs and GPUs want vocabularies in whole tiles, and a mesh axis must divide them.
 VOCAB_MULTIPLE = 128
@@ -78,10 +80,12 @@ def _norm(config: ModelConfig, width: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm |
 class Attention(nnx.Module):
     """Multi-head attention; fewer key-value heads than heads means grouped queries."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, kernels: Kernels, rngs: nnx.Rngs):
         heads, head_width = config.heads, config.head_size
         kv_heads = config.kv_heads or heads
-        linear = functools.partial(nnx.LinearGeneral, dtype=jnp.dtype(config.compute_dtype), rngs=rngs)
+        dot_general = outward_product if kernels == "outward" else jax.lax.dot_general
+        dtype = jnp.dtype(config.compute_dtype)
+        linear = functools.partial(nnx.LinearGeneral, dtype=dtype, dot_general=dot_general, rngs=rngs)
         normal = nnx.initializers.normal
         inward = functools.partial(
             linear, config.width, kernel_init=normal(0.02), use_bias=config.bias or config.qkv_bias
@@ -121,11 +125,11 @@ class Attention(nnx.Module):
 class MLP(nnx.Module):
     """GELU feed-forward (GPT-2) or SwiGLU (arXiv 2002.05202)."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, kernels: Kernels, rngs: nnx.Rngs):
         hidden = config.mlp_width or 4 * config.width
-        linear = functools.partial(
-            nnx.Linear, use_bias=config.bias, dtype=jnp.dtype(config.compute_dtype), dot_general=product, rngs=rngs
-        )
+        dot_general = outward_product if kernels == "outward" else product
+        dtype = jnp.dtype(config.compute_dtype)
+        linear = functools.partial(nnx.Linear, use_bias=config.bias, dtype=dtype, dot_general=dot_general, rngs=rngs)
         normal = nnx.initializers.normal
         self.up = linear(config.width, hidden, kernel_init=normal(0.02))
         self.gate = linear(config.width, hidden, kernel_init=normal(0.02)) if config.activation == "swiglu" else None
@@ -142,11 +146,11 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     """One pre-norm layer."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, kernels: Kernels = "inward", rngs: nnx.Rngs):
         self.attention_norm = _norm(config, config.width, rngs=rngs)
-        self.attention = Attention(config, rngs=rngs)
+        self.attention = Attention(config, kernels=kernels, rngs=rngs)
         self.mlp_norm = _norm(config, config.width, rngs=rngs)
-        self.mlp = MLP(config, rngs=rngs)
+        self.mlp = MLP(config, kernels=kernels, rngs=rngs)
 
     def __call__(
         self,
@@ -226,6 +230,13 @@ def _structure(config: ModelConfig, vocab: int) -> tuple[Any, Any]:
     return nnx.split(model, nnx.Param)
 
 
+@functools.lru_cache(maxsize=64)
+def _block_structure(config: ModelConfig, kernels: Kernels) -> tuple[Any, Any]:
+    """One layer's graph and its parameters, without any array; their shapes are those of "inward"."""
+    block = nnx.eval_shape(lambda: Block(config, kernels=kernels, rngs=nnx.Rngs(0)))
+    return nnx.split(block, nnx.Param)
+
+
 def init_params(config: ModelConfig, *, vocab: int, key: jax.Array) -> Params:
     """Float32 parameters of a new model; jit it to make them sharded. `vocab` comes from `padded_vocab`."""
     model = Decoder(config, vocab=vocab, rngs=nnx.Rngs(key))
@@ -260,14 +271,33 @@ def read(params: Params, tokens_BT: jax.Array, *, config: ModelConfig) -> tuple[
         return hidden_BTD, hidden_BTD @ output_matrix(params).astype(jnp.float32).T
 
 
-def unstack_layers(params: Params) -> Params:
+class Outward(NamedTuple):
+    """One layer's parameters, its kernels outward first: [O..., I...]."""
+
+    params: Params
+
+
+def unstack_layers(params: Params, *, kernels: Kernels) -> Params:
     """Parameters for `forward_cached`: `blocks` is a tuple with one layer's arrays each, the rest as it was.
 
     A step of decoding reads every weight once: slices out of stacked arrays would be copied first.
     """
     layers = jax.tree.leaves(params["blocks"])[0].shape[0]
     blocks = tuple(jax.tree.map(lambda x, layer=layer: x[layer], params["blocks"]) for layer in range(layers))
-    return {**params, "blocks": blocks}
+    return {**params, "blocks": blocks if kernels == "inward" else tuple(map(_outward, blocks))}
+
+
+def _outward(params: Params) -> Outward:
+    """One layer's parameters with their kernels turned."""
+
+    def turned(path: tuple[Any, ...], array: jax.Array) -> jax.Array:
+        *_, layer, name = (key.key for key in path)
+        if name != "kernel":
+            return array
+        # Of attention's, "output" sums over two axes, heads and their width, and the others result in two.
+        return jnp.moveaxis(array, -1, 0) if layer == "output" else jnp.moveaxis(array, 0, -1)
+
+    return Outward(jax.tree_util.tree_map_with_path(turned, params))
 
 
 def forward_cached(
@@ -294,12 +324,12 @@ def embed(params: Params, tokens_BT: jax.Array, *, positions_BT: jax.Array, conf
 
 @functools.partial(jax.jit, static_argnames="config")
 def layer_cached(
-    params: Params, x_BTD: jax.Array, cache: LayerCache, *, positions_BT: jax.Array, config: ModelConfig
+    params: Params | Outward, x_BTD: jax.Array, cache: LayerCache, *, positions_BT: jax.Array, config: ModelConfig
 ) -> tuple[jax.Array, LayerCache]:
     """One layer of `forward_cached`, by one of its `blocks`. Jitted, so that JAX traces one layer in place of all."""
-    graph, abstract = _structure(config, VOCAB_MULTIPLE)
-    block_graph, block_abstract = nnx.split(nnx.merge(graph, abstract).blocks)
-    block: Block = nnx.merge(block_graph, _fill(block_abstract, params))
+    values, kernels = (params.params, "outward") if isinstance(params, Outward) else (params, "inward")
+    graph, abstract = _block_structure(config, kernels)
+    block: Block = nnx.merge(graph, _fill(abstract, values))
     x_BTD, filled = block(x_BTD, positions_BT, cache)
     assert filled is not None
     return x_BTD, filled

@@ -1,5 +1,6 @@
-"""A matrix product whose gradient suits every backend."""
+"""Matrix products of linear layers, in the forms that suit a backend."""
 
+import math
 from typing import Any
 
 import jax
@@ -42,3 +43,17 @@ def _backward(kept: tuple[jax.Array, jax.Array], grad_BTO: jax.Array) -> tuple[j
 
 
 _product.defvjp(_forward, _backward)
+
+
+def outward_product(x: jax.Array, weights_OI: jax.Array, dimension_numbers: Any, *_: Any, **__: Any) -> jax.Array:
+    """x @ weights.T for weights that lie outward first: the `dot_general` of a linear layer of a few rows on a CPU.
+
+    XLA's CPU backend reads weights twice as fast so, where 8 rows share them (docs/cascade.md). The first operand must
+    then be the weights, the second x with its rows last, and neither may be transposed within the product; hence the
+    barriers. x is [..., I...], the weights [O..., I...] with as many axes I as are summed over, the result [..., O...].
+    """
+    summed = len(dimension_numbers[0][0])
+    rows, outward = x.shape[: x.ndim - summed], weights_OI.shape[: weights_OI.ndim - summed]
+    x_IR = jax.lax.optimization_barrier(x.reshape(math.prod(rows), -1).T)
+    y_OR = jnp.einsum("oi,ir->or", weights_OI.reshape(math.prod(outward), -1), x_IR)
+    return jax.lax.optimization_barrier(y_OR).T.reshape(*rows, *outward)

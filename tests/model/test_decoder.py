@@ -54,12 +54,13 @@ def test_no_position_sees_a_later_token(config: ModelConfig) -> None:
         assert moved.tolist() == list(range(t + 1))
 
 
+@pytest.mark.parametrize("kernels", ["inward", "outward"])
 @pytest.mark.parametrize("config", STYLES.values(), ids=STYLES)
-def test_rows_at_their_own_positions_in_chunks_equal_the_full_pass(config: ModelConfig) -> None:
+def test_rows_at_their_own_positions_in_chunks_equal_the_full_pass(config: ModelConfig, kernels: Any) -> None:
     params, tokens, lengths = random_params(config), random_tokens(3, 20), (20, 13, 7)
     full = jax.jit(decoder.forward, static_argnames="config")(params, tokens, config=config)
     step = jax.jit(decoder.forward_cached, static_argnames="config")
-    cache, layers = decoder.new_cache(config, batch=3, length=24), decoder.unstack_layers(params)
+    cache, layers = decoder.new_cache(config, batch=3, length=24), decoder.unstack_layers(params, kernels=kernels)
     fed, found = [0, 0, 0], np.zeros_like(full)
     for sizes in [(5, 2, 1), (1, 4, 6), (8, 0, 0), (3, 7, 0), (3, 0, 0)]:
         width = 8 if max(sizes) > 3 else 3  # compiled twice

@@ -159,7 +159,9 @@ class Engine:
         # By name, as the caches are: a program is compiled anew for arrays that only happen to be on a device.
         self.device = jax.local_devices()[0]
         weights = Weights(
-            params=decoder.unstack_layers(loaded.params),
+            params=decoder.unstack_layers(
+                loaded.params, kernels="outward" if self.device.platform == "cpu" else "inward"
+            ),
             probes_2E=jnp.asarray(loaded.probes),
             emitted_V=jnp.asarray(emitted_V),
             goes_on_V=jnp.asarray(goes_on(self.token_bytes, vocab=vocab)),

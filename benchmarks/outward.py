@@ -1,0 +1,80 @@
+"""Times decoding on a CPU by how the matrices of linear layers lie: [I, O], as in training, or outward first, [O, I].
+
+    python -m benchmarks.outward                                                  # random weights of slm_tiny's size
+    python -m benchmarks.outward --checkpoint runs/SmolLM2-135M-Instruct.gguf --rows 1,8,64
+
+Each line has a step's time and that of reading a prompt of 48 tokens, outward first over [I, O] with quartiles, and
+what the weights' bytes over the step's time are. Both sides do the same in turn, so a machine that is busy for a while
+disturbs both alike.
+"""
+
+import argparse
+import statistics
+import time
+
+import jax
+import numpy as np
+
+from benchmarks.groups import model_to_time
+from lacy_jax.cascade.decoding.engine import Engine
+from lacy_jax.cascade.decoding.programs import MOST_STEPS
+from lacy_jax.cascade.decoding.session import Session
+from lacy_jax.model import decoder
+
+PROMPT = 48
+
+
+def engines(checkpoint: str | None) -> dict[str, Engine]:
+    """The same model, its kernels in both ways."""
+    loaded = model_to_time(checkpoint)
+    made = {"inward": Engine(loaded), "outward": Engine(loaded)}
+    for kernels, engine in made.items():
+        params = decoder.unstack_layers(loaded.params, kernels=kernels)  # type: ignore[arg-type]
+        engine.weights = engine.weights._replace(params=params)
+    return made
+
+
+def measure(made: dict[str, Engine], *, slots: int, rounds: int) -> str:
+    """The line for so many rows."""
+    rng = np.random.default_rng(0)
+    sessions = {kernels: Session(engine, slots=slots) for kernels, engine in made.items()}
+    reads: dict[str, list[float]] = {kernels: [] for kernels in made}
+    steps: dict[str, list[float]] = {kernels: [] for kernels in made}
+    for round_ in range(rounds + 1):
+        rows = {slot: rng.integers(3, made["inward"].call_id, PROMPT).tolist() for slot in range(slots)}
+        for kernels, session in sessions.items():
+            started = time.perf_counter()
+            session.steps(rows)
+            read = time.perf_counter()
+            session.steps(rows, ahead=MOST_STEPS)
+            if round_:  # the first compiles
+                reads[kernels].append(read - started)
+                steps[kernels].append((time.perf_counter() - read) / MOST_STEPS)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(made["inward"].weights.params))
+    middle = {kernels: statistics.median(each) for kernels, each in steps.items()}
+    return (
+        f"{slots:5}{1e3 * middle['inward']:10.1f}{1e3 * middle['outward']:10.1f}   {_ratios(steps)}"
+        f"{1e-9 * size / middle['outward']:8.1f}{1e3 * statistics.median(reads['outward']):10.0f}   {_ratios(reads)}"
+    )
+
+
+def _ratios(seconds: dict[str, list[float]]) -> str:
+    ratios = [outward / inward for inward, outward in zip(seconds["inward"], seconds["outward"], strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return f"{middle:.2f} ({low:.2f} .. {high:.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", help="the model; default: random weights")
+    parser.add_argument("--rows", default="1,8,64")
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    made = engines(options.checkpoint)
+    print(" rows  ms, [I,O]     [O,I]   ratio (quartiles)      GB/s  read, ms   ratio (quartiles)")
+    for slots in map(int, options.rows.split(",")):
+        print(measure(made, slots=slots, rounds=options.rounds), flush=True)
+
+
+if __name__ == "__main__":
+    main()
