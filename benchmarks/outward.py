@@ -3,9 +3,9 @@
     python -m benchmarks.outward                                                  # random weights of slm_tiny's size
     python -m benchmarks.outward --checkpoint runs/SmolLM2-135M-Instruct.gguf --rows 1,8,64
 
-Each line has a step's time and that of reading a prompt of 48 tokens, outward first over [I, O] with quartiles, and
-what the weights' bytes over the step's time are. Both sides do the same in turn, so a machine that is busy for a while
-disturbs both alike.
+Each line has a step's time in both ways, their ratio with quartiles, the weights' bytes over the second, and the time
+of reading a prompt of 48 tokens, outward first, and over the other way. Both sides do the same in turn, so a machine
+that is busy for a while disturbs both alike.
 """
 
 import argparse
@@ -21,27 +21,31 @@ from lacy_jax.cascade.decoding.programs import MOST_STEPS
 from lacy_jax.cascade.decoding.session import Session
 from lacy_jax.model import decoder
 
-PROMPT = 48
+PROMPT = 48  # tokens, or half of what the model sees
+
+
+WAYS: tuple[decoder.Kernels, ...] = ("inward", "outward")
 
 
 def engines(checkpoint: str | None) -> dict[str, Engine]:
     """The same model, its kernels in both ways."""
     loaded = model_to_time(checkpoint)
-    made = {"inward": Engine(loaded), "outward": Engine(loaded)}
-    for kernels, engine in made.items():
-        params = decoder.unstack_layers(loaded.params, kernels=kernels)  # type: ignore[arg-type]
-        engine.weights = engine.weights._replace(params=params)
+    made: dict[str, Engine] = {}
+    for kernels in WAYS:
+        made[kernels] = Engine(loaded)
+        params = decoder.unstack_layers(loaded.params, kernels=kernels)
+        made[kernels].weights = made[kernels].weights._replace(params=params)
     return made
 
 
 def measure(made: dict[str, Engine], *, slots: int, rounds: int) -> str:
     """The line for so many rows."""
-    rng = np.random.default_rng(0)
+    rng, length = np.random.default_rng(0), min(PROMPT, made["inward"].context // 2)
     sessions = {kernels: Session(engine, slots=slots) for kernels, engine in made.items()}
     reads: dict[str, list[float]] = {kernels: [] for kernels in made}
     steps: dict[str, list[float]] = {kernels: [] for kernels in made}
     for round_ in range(rounds + 1):
-        rows = {slot: rng.integers(3, made["inward"].call_id, PROMPT).tolist() for slot in range(slots)}
+        rows = {slot: rng.integers(3, made["inward"].call_id, length).tolist() for slot in range(slots)}
         for kernels, session in sessions.items():
             started = time.perf_counter()
             session.steps(rows)

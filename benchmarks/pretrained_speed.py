@@ -1,11 +1,13 @@
 """How fast a pretrained model writes here, beside transformers and llama.cpp on the same file, in turns.
 
-    python -m benchmarks.pretrained_speed --model=SmolLM2-135M-Instruct.gguf [--llama=http://127.0.0.1:8080]
+    python -m lacy_jax.export --checkpoint=MODEL.gguf --format=gguf --dtype=float32 --out=MODEL_f32.gguf
+    python -m benchmarks.pretrained_speed --model=MODEL.gguf \\
+        --llama llama.cpp=http://127.0.0.1:8080 --llama "llama.cpp, float32=http://127.0.0.1:8081"
 
 Greedy, 64 tokens after each of 1 and of 8 openings of held-out articles; the peers may not end a text early. lacy_jax
-and transformers compute in float32 with the weights that the file stands for. llama.cpp computes with those of the
-file, quantised ones: each of its tokens reads about a fifth of the bytes. Its server is the user's to start, with as
-many slots as rows and the threads that the others use. Runs alternate; the ratios are medians over rounds.
+and transformers compute in float32 with the weights that the file stands for. llama.cpp computes with those of its own
+file: of one with 4 bits a weight, each token reads about a fifth of the bytes. Its servers are the user's to start,
+with as many slots as rows and the threads that the others use. Runs alternate; the ratios are medians over rounds.
 """
 
 import argparse
@@ -73,7 +75,7 @@ def main() -> None:
     """Prints tokens per second, and ratios to ours."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a GGUF file")
-    parser.add_argument("--llama", default="", help="the address of a llama.cpp server with the same file")
+    parser.add_argument("--llama", action="append", default=[], metavar="NAME=ADDRESS", help="a server of llama.cpp")
     parser.add_argument("--rows", default="1,8")
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
@@ -82,8 +84,8 @@ def main() -> None:
         "lacy_jax": ours(load_model(given.model), length=given.length),
         "transformers": transformers_peer(given.model, length=given.length),
     }
-    if given.llama:
-        writers["llama.cpp"] = llama_peer(given.llama, length=given.length)
+    for name, _, address in (each.partition("=") for each in given.llama):
+        writers[name] = llama_peer(address, length=given.length)
     for rows in map(int, given.rows.split(",")):
         prompts = [text[:CHARACTERS].rpartition(" ")[0] for text in held_out_texts(rows)]
         rates: dict[str, list[float]] = {name: [] for name in writers}
@@ -97,7 +99,7 @@ def main() -> None:
         for name, each in rates.items():
             ratios = np.quantile(own / np.array(each), [0.25, 0.5, 0.75])
             print(
-                f"{rows} rows, {name:<12} {statistics.median(each):7.1f} tokens/s; lacy_jax is {ratios[1]:.2f} times "
+                f"{rows} rows, {name:<18} {statistics.median(each):7.1f} tokens/s; lacy_jax is {ratios[1]:.2f} times "
                 f"as fast ({ratios[0]:.2f} to {ratios[2]:.2f})",
                 flush=True,
             )

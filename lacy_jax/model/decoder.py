@@ -282,9 +282,12 @@ def unstack_layers(params: Params, *, kernels: Kernels) -> Params:
 
     A step of decoding reads every weight once: slices out of stacked arrays would be copied first.
     """
-    layers = jax.tree.leaves(params["blocks"])[0].shape[0]
-    blocks = tuple(jax.tree.map(lambda x, layer=layer: x[layer], params["blocks"]) for layer in range(layers))
-    return {**params, "blocks": blocks if kernels == "inward" else tuple(map(_outward, blocks))}
+
+    def layer(index: int) -> Params | Outward:
+        own = jax.tree.map(lambda x: x[index], params["blocks"])
+        return own if kernels == "inward" else _outward(own)
+
+    return {**params, "blocks": tuple(map(layer, range(jax.tree.leaves(params["blocks"])[0].shape[0])))}
 
 
 def _outward(params: Params) -> Outward:

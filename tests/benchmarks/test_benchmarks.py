@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-from benchmarks import first_save, groups, methods, objective, optimizers, scores, step, training_step, world_marks
+from benchmarks import (
+    first_save,
+    groups,
+    methods,
+    objective,
+    optimizers,
+    outward,
+    scores,
+    step,
+    training_step,
+    world_marks,
+)
 from lacy_jax.config import Config
 from lacy_jax.data.prepared import Prepared
 from lacy_jax.presets import METHODS
@@ -147,3 +158,14 @@ def test_every_number_of_rows_has_a_line(
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in lines] == ["rows", "2", "5"]
     assert all(float(line[2]) > 0 and line[-1] == "1" for line in lines[1:])
+
+
+def test_a_step_has_a_line_by_how_the_matrices_lie(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["outward", "--checkpoint", str(small_run), "--rows", "2", "--rounds", "2"])
+    outward.main()
+    heading, line = capsys.readouterr().out.splitlines()
+    assert heading.split()[0] == "rows"
+    assert line.split()[0] == "2"
+    assert all(float(seconds) > 0 for seconds in line.split()[1:4])
