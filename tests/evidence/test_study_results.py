@@ -145,7 +145,7 @@ def test_the_page_names_every_condition(tmp_path: Path, monkeypatch: pytest.Monk
         dataclasses.replace(AB, score="right", budget=0.5),
         Contrast("H", ("a", "half"), ("b", "half"), cost=0.1),
     )
-    made, runs = study(arms=arms, contrasts=contrasts, seeds=(0, 1)), {}
+    made, runs = study(arms=arms, contrasts=contrasts, seeds=(0, 1), curves=(("a", "half"),)), {}
     for seed in (0, 1):
         for arm, right in (("a", 6), ("b", 4)):
             people = [dataclasses.replace(judged(right + seed, 4), name="x")]
@@ -164,6 +164,7 @@ def test_the_page_names_every_condition(tmp_path: Path, monkeypatch: pytest.Monk
     assert ">H <small>(at a cost of 10%)</small>" in page
     assert "<td>100.0 <small>± 0.0</small></td><td>0.0 <small>± 0.0</small></td></tr>" in page  # of what it has, lacks
     assert '<tr class="strong"><th scope="row">A: log-odds</th>' in page
+    assert "6 right, 4 wrong, 0 unparsed; 2 calls" in page  # the example, of a decode without the main budget
     assert (
         '<tr><th scope="row">A: the model&#39;s own score, at a price of 0.5, asks world:known=0.5, budget 100%' in page
     )

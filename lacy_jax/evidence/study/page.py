@@ -300,11 +300,12 @@ def _line_label(study: Study, arm: str, decode: Decode) -> str:
 
 
 def examples(results: Results) -> list[Example]:
-    """The same person by every way of the curves, first seed, main budget."""
+    """The same person by every way of the curves, first seed, at the budget that the tables show."""
     found = []
     for arm, decode in results.study.curves:
         seeds = results.seeds(arm)
-        people = results.people(arm, decode, seed=seeds[0]) if seeds else None
+        budget = shown_budget(results.study, results.study.decode(arm, decode)) if seeds else None
+        people = results.people(arm, decode, seed=seeds[0], budget=budget) if seeds else None
         if people:
             judged = people[min(EXAMPLE, len(people) - 1)]
             note = f"{judged.right} right, {judged.wrong} wrong, {judged.unparsed} unparsed; {judged.calls} calls"
