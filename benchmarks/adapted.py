@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from benchmarks.door import answered
 from lacy_jax.adaptation.run import HELD_OUT
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.config import CorpusConfig
@@ -86,4 +87,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

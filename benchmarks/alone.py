@@ -11,6 +11,7 @@ import argparse
 
 import numpy as np
 
+from benchmarks.door import answered
 from lacy_jax.checkpoints.loading import load_model
 from lacy_jax.data.prepare import prepare
 from lacy_jax.evidence.token_scores import TokenScores, score_documents
@@ -56,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

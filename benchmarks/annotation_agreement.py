@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.door import answered
 from lacy_jax.config import AnnotateConfig, CorpusConfig, RuleConfig
 from lacy_jax.data.annotate import annotate_documents
 from lacy_jax.data.corpus import read_documents
@@ -187,4 +188,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

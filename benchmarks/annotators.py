@@ -13,6 +13,7 @@ import dataclasses
 import time
 from pathlib import Path
 
+from benchmarks.door import answered
 from lacy_jax.config import AnnotateConfig, BiographiesConfig, CorpusConfig, RuleConfig
 from lacy_jax.data.annotate import annotate_documents, annotator_fingerprint
 from lacy_jax.data.corpus import read_documents
@@ -74,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

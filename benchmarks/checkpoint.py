@@ -22,6 +22,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from benchmarks.door import answered
 from lacy_jax.checkpoints.checksums import array_checksums
 from lacy_jax.checkpoints.format import model_meta, read_checksums, read_meta
 from lacy_jax.checkpoints.loading import restore_params
@@ -102,4 +103,4 @@ def _round(folder: Path, config: Config, state: TrainState, *, tokenizer: Tokeni
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import jax
 
+from benchmarks.door import answered
 from lacy_jax.checks import parse
 from lacy_jax.config import Config, MeshConfig
 from lacy_jax.model import decoder
@@ -93,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

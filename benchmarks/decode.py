@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.door import answered, counts
 from benchmarks.objective import matmul_rate
 from benchmarks.training_step import method_config
 from lacy_jax.cascade import Cascade, Counts, scheduler
@@ -199,7 +200,7 @@ def main() -> None:
     parser.add_argument("--slm", metavar="CONFIG", help="whose model the random SLM has; default: slm_tiny's size")
     parser.add_argument("--partner", metavar="CONFIG", help="the partner's; default: six times slm_tiny")
     parser.add_argument("--budgets", default="0,0.05,0.22,0.8")
-    parser.add_argument("--batches", default="1,8,64")
+    parser.add_argument("--batches", type=counts, default="1,8,64")
     parser.add_argument("--length", type=int, default=64, help="new tokens per row")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -213,13 +214,13 @@ def main() -> None:
     )
     other = Tokenizer.from_bytes(train_tokenizer(texts[:500], vocab_size=6000))
     large = random_model(model_of(options.partner) or PARTNER, other, seed=1)
-    prompts = [prompt_of(document) for document in documents[: max(map(int, options.batches.split(",")))]]
+    prompts = [prompt_of(document) for document in documents[: max(options.batches)]]
     device = jax.devices()[0]
     print(f"{device.device_kind} ({device.platform}), float32; {options.length} new tokens, {options.rounds} rounds")
     titles = f"{'budget':>7}{'batch':>6}{'tokens/s':>10}{'of floor':>10}{'/ unparked':>12}{'/ one group':>13}"
     print(f"{titles}{'/ transformers':>16}{'share':>7}{'texts per question':>20}{'with partner':>14}")
     peer = transformers_generate(slm, prompts, length=options.length)
-    for batch in map(int, options.batches.split(",")):
+    for batch in options.batches:
         rates = Rates(copy_bandwidth(), matmul_rate("float32"))
         print(f"{rates.bandwidth / 1e9:.1f} GB/s, {rates.flops / 1e9:.0f} GFLOP/s")
         for budget in map(float, options.budgets.split(",")):
@@ -290,4 +291,4 @@ def report(
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

@@ -8,12 +8,12 @@ door. "silent", "lost" and "traceback" must be 0, or the status is 1. See docs/f
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.door import answered
 from benchmarks.fault_cases import damage, disks, folders, kills, runs, server
 from benchmarks.fault_cases.common import QUICK, Outcome, Row, Scene, Sizes, count, make_scene
 
@@ -68,4 +68,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    answered(main)

@@ -15,6 +15,7 @@ import time
 import numpy as np
 
 from benchmarks.decode import SLM, random_model
+from benchmarks.door import answered, counts, ratio_line
 from lacy_jax.cascade.decoding.engine import SMALLEST_BUCKET, Engine
 from lacy_jax.cascade.decoding.programs import MOST_STEPS
 from lacy_jax.cascade.decoding.session import Session, cache_ratio, group_count
@@ -47,23 +48,21 @@ def measure(engine: Engine, *, slots: int, rounds: int) -> str:
             session.steps(rows, ahead=MOST_STEPS)
             if round_:  # the first compiles
                 seconds[groups].append((time.perf_counter() - started) / MOST_STEPS)
-    ratios = [two / one for one, two in zip(seconds[1], seconds[2], strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
     figures = f"{slots:5}{cache_ratio(engine, slots):10.1f}{1e3 * statistics.median(seconds[1]):10.2f}"
-    return f"{figures}{middle:8.2f} ({low:.2f} .. {high:.2f}){group_count(engine, slots):8}"
+    return f"{figures}    {ratio_line(seconds[2], seconds[1])}{group_count(engine, slots):8}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", help="the model; default: random weights")
-    parser.add_argument("--rows", default="8,16,64")
+    parser.add_argument("--rows", type=counts, default="8,16,64")
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     engine = Engine(model_to_time(options.checkpoint))
     print(" rows  caches/w  ms, one   two / one (quartiles)  chosen")
-    for slots in map(int, options.rows.split(",")):
+    for slots in options.rows:
         print(measure(engine, slots=slots, rounds=options.rounds), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

@@ -24,6 +24,7 @@ import numpy as np
 import spacy
 
 from benchmarks.annotation_agreement import Marked, fact_spans, flags, read_marked
+from benchmarks.door import answered
 from lacy_jax.config import CorpusConfig, RuleConfig
 from lacy_jax.data.annotators.shown import pieces_of, shorten_runs
 from lacy_jax.data.annotators.spacy_words import (
@@ -214,4 +215,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

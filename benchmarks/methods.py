@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.annotation_agreement import read_marked
+from benchmarks.door import answered
 from lacy_jax.presets import METHODS
 from lacy_jax.training.metrics import read_metrics
 
@@ -121,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.door import answered
 from lacy_jax.adaptation.fit import fit_probe, with_call_row
 from lacy_jax.adaptation.marks import Marked
 from lacy_jax.adaptation.states import States, read_states
@@ -175,4 +176,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

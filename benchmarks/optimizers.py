@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 
+from benchmarks.door import answered
 from configs import slm_tiny
 from lacy_jax.checks import parse
 from lacy_jax.config import Config
@@ -111,4 +112,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

@@ -15,6 +15,7 @@ import time
 import jax
 import numpy as np
 
+from benchmarks.door import answered, counts, ratio_line
 from benchmarks.groups import model_to_time
 from lacy_jax.cascade.decoding.engine import Engine
 from lacy_jax.cascade.decoding.programs import MOST_STEPS
@@ -22,8 +23,6 @@ from lacy_jax.cascade.decoding.session import Session
 from lacy_jax.model import decoder
 
 PROMPT = 48  # tokens, or half of what the model sees
-
-
 WAYS: tuple[decoder.Kernels, ...] = ("inward", "outward")
 
 
@@ -55,30 +54,23 @@ def measure(made: dict[str, Engine], *, slots: int, rounds: int) -> str:
                 reads[kernels].append(read - started)
                 steps[kernels].append((time.perf_counter() - read) / MOST_STEPS)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(made["inward"].weights.params))
-    middle = {kernels: statistics.median(each) for kernels, each in steps.items()}
-    return (
-        f"{slots:5}{1e3 * middle['inward']:10.1f}{1e3 * middle['outward']:10.1f}   {_ratios(steps)}"
-        f"{1e-9 * size / middle['outward']:8.1f}{1e3 * statistics.median(reads['outward']):10.0f}   {_ratios(reads)}"
-    )
-
-
-def _ratios(seconds: dict[str, list[float]]) -> str:
-    ratios = [outward / inward for inward, outward in zip(seconds["inward"], seconds["outward"], strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return f"{middle:.2f} ({low:.2f} .. {high:.2f})"
+    inward, outward = (statistics.median(steps[kernels]) for kernels in WAYS)
+    step = f"{1e3 * inward:10.1f}{1e3 * outward:10.1f}   {ratio_line(steps['outward'], steps['inward'])}"
+    read_line = f"{1e3 * statistics.median(reads['outward']):10.0f}   {ratio_line(reads['outward'], reads['inward'])}"
+    return f"{slots:5}{step}{1e-9 * size / outward:8.1f}{read_line}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", help="the model; default: random weights")
-    parser.add_argument("--rows", default="1,8,64")
+    parser.add_argument("--rows", type=counts, default="1,8,64")
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     made = engines(options.checkpoint)
     print(" rows  ms, [I,O]     [O,I]   ratio (quartiles)      GB/s  read, ms   ratio (quartiles)")
-    for slots in map(int, options.rows.split(",")):
+    for slots in options.rows:
         print(measure(made, slots=slots, rounds=options.rounds), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

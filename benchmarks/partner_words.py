@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from unittest import mock
 
+from benchmarks.door import answered
 from benchmarks.start_tokens import held_out_texts
 from lacy_jax.cascade.decoding.engine import ends_word
 from lacy_jax.cascade.partners import checkpoint
@@ -77,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.door import answered
 from lacy_jax.config import CorpusConfig
 from lacy_jax.data.annotators.spacy_words import UNREAD, SpacyMarker, installed_model, load_pipeline
 from lacy_jax.data.batches import document_batches
@@ -230,4 +231,4 @@ def spread(corpus: CorpusConfig, *, count: int) -> list[list[Document]]:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import numpy as np
 
+from benchmarks.door import answered, counts
 from benchmarks.start_tokens import held_out_texts
 from lacy_jax.cascade import Cascade, Request
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
@@ -71,12 +72,26 @@ def llama_peer(address: str, *, length: int) -> Writer:
     return lambda prompts: sum(pool.map(ask, prompts))
 
 
+def named(text: str) -> tuple[str, str]:
+    """A type for argparse: NAME=ADDRESS of a server.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is something else.
+    """
+    name, _, address = text.partition("=")
+    if not name or not address.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"{text!r} should be NAME=ADDRESS, such as llama.cpp=http://127.0.0.1:8080")
+    return name, address
+
+
 def main() -> None:
     """Prints tokens per second, and ratios to ours."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a GGUF file")
-    parser.add_argument("--llama", action="append", default=[], metavar="NAME=ADDRESS", help="a server of llama.cpp")
-    parser.add_argument("--rows", default="1,8")
+    parser.add_argument(
+        "--llama", type=named, action="append", default=[], metavar="NAME=ADDRESS", help="a server of llama.cpp"
+    )
+    parser.add_argument("--rows", type=counts, default="1,8")
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
@@ -84,9 +99,9 @@ def main() -> None:
         "lacy_jax": ours(load_model(given.model), length=given.length),
         "transformers": transformers_peer(given.model, length=given.length),
     }
-    for name, _, address in (each.partition("=") for each in given.llama):
+    for name, address in given.llama:
         writers[name] = llama_peer(address, length=given.length)
-    for rows in map(int, given.rows.split(",")):
+    for rows in given.rows:
         prompts = [text[:CHARACTERS].rpartition(" ")[0] for text in held_out_texts(rows)]
         rates: dict[str, list[float]] = {name: [] for name in writers}
         for number in range(given.rounds + 1):
@@ -106,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.door import answered
 from lacy_jax.cascade.partners import Partner
 from lacy_jax.cascade.partners.checkpoint import CheckpointPartner
 from lacy_jax.cascade.partners.documents import Documents, DocumentStore, build_store
@@ -121,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

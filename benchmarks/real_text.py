@@ -30,11 +30,13 @@ from typing import cast
 import numpy as np
 from scipy import stats
 
+from benchmarks.door import answered
 from lacy_jax.adaptation.saving import fit_saving, pieces_of
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.config import ScoreSetting
 from lacy_jax.data.datasets import AnnotatedSource, version_folder
 from lacy_jax.data.documents import Document, Spans, Split, split_of
+from lacy_jax.errors import LacyError
 from lacy_jax.evidence.real_text.people import find_people
 from lacy_jax.evidence.real_text.suite import evaluate_real_text
 from lacy_jax.measures.intervals import paired_t
@@ -116,8 +118,12 @@ def train(options: argparse.Namespace) -> dict[tuple[str, int], Path]:
         pinned = [] if alone else ["taskset", "--cpu-list", str(core)]
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
+            print(f"{folder.name}: what it says goes to {folder}.log", file=sys.stderr, flush=True)
             with open(f"{folder}.log", "a") as log:
-                subprocess.run([*pinned, *words], check=True, stdout=log, stderr=subprocess.STDOUT)
+                status = subprocess.run([*pinned, *words], stdout=log, stderr=subprocess.STDOUT).returncode
+            if status:
+                said = Path(f"{folder}.log").read_text().strip().rpartition("\n")[2]
+                raise LacyError(f"{folder.name} ended with status {status}, and said last: {said}")
         finally:
             cores.put(core)
 
@@ -229,4 +235,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

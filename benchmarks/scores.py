@@ -15,6 +15,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from benchmarks.door import answered
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.config import MeshConfig
 from lacy_jax.data.loader import window_batch
@@ -73,4 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 import openai
 
+from benchmarks.door import answered
+
 SUBJECTS: tuple[str, ...] = (
     "Marie Curie",
     "The river Danube",
@@ -209,4 +211,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    answered(main)

@@ -18,6 +18,8 @@ from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
+from benchmarks.door import answered
+
 
 class Started(NamedTuple):
     """seconds, cpu_seconds: until requests are answered. peak, resident: bytes at that moment."""
@@ -83,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

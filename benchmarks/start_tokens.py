@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from benchmarks.door import answered
 from lacy_jax.checkpoints.loading import LoadedModel, load_model
 from lacy_jax.config import CorpusConfig
 from lacy_jax.data.corpus import read_documents
@@ -68,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 
+from benchmarks.door import answered
 from benchmarks.objective import matmul_rate, timed
 from benchmarks.training_step import method_config, random_batch
 from lacy_jax.config import Config, MeshConfig
@@ -177,4 +178,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.annotation_agreement import Marked, fact_spans, flags, read_marked
+from benchmarks.door import answered
 from lacy_jax.config import AnnotateConfig, CorpusConfig, RuleConfig
 from lacy_jax.data.annotate import annotate_documents
 from lacy_jax.data.corpus import read_documents
@@ -124,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from benchmarks.door import answered
 from benchmarks.start_tokens import held_out_texts
 from lacy_jax.cascade import Cascade, Completion
 from lacy_jax.checkpoints.loading import load_model
@@ -105,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

@@ -28,10 +28,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.door import answered
 from benchmarks.objective import matmul_rate
 from lacy_jax.checks import parse
 from lacy_jax.config import Config, MeshConfig
 from lacy_jax.data.batch import Batch, document_starts
+from lacy_jax.errors import ConfigError
 from lacy_jax.model import decoder
 from lacy_jax.presets import METHODS, apply_variant
 from lacy_jax.runtime import sharding
@@ -57,7 +59,10 @@ def method_config(path: str, method: str, settings: list[str]) -> Config:
         for setting in settings:
             name, _, value = setting.partition("=")
             section, _, field = name.rpartition(".")
-            config[section][field] = value if isinstance(config[section][field], str) else ast.literal_eval(value)
+            try:
+                config[section][field] = value if isinstance(config[section][field], str) else ast.literal_eval(value)
+            except (KeyError, SyntaxError, TypeError, ValueError) as error:
+                raise ConfigError(f"--set {setting}: give SECTION.SETTING=VALUE, such as model.layers=5") from error
     return parse(config)
 
 
@@ -195,4 +200,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

@@ -22,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.door import answered
+
 SETTINGS = (
     "--config=configs/slm_tiny.py",
     "--config.corpus.max_documents=150",
@@ -97,4 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answered(main)

@@ -15,7 +15,6 @@ larger.
 import argparse
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.door import answered
 from benchmarks.training_step import method_config, random_batch
 from lacy_jax.config import Config, MeshConfig, ModelConfig
 from lacy_jax.data.batch import document_starts
@@ -217,4 +217,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    answered(main)

@@ -48,8 +48,8 @@ _product.defvjp(_forward, _backward)
 def outward_product(x: jax.Array, weights_OI: jax.Array, dimension_numbers: Any, *_: Any, **__: Any) -> jax.Array:
     """x @ weights.T for weights that lie outward first: the `dot_general` of a linear layer of a few rows on a CPU.
 
-    XLA's CPU backend reads weights twice as fast so, where 8 rows share them (docs/cascade.md). The first operand must
-    then be the weights, the second x with its rows last, and neither may be transposed within the product; hence the
+    Where a few rows share the weights, XLA's CPU backend multiplies faster in this form (docs/cascade.md): the weights
+    are the first operand, x the second with its rows last, and neither is transposed within the product. Hence the
     barriers. x is [..., I...], the weights [O..., I...] with as many axes I as are summed over, the result [..., O...].
     """
     summed = len(dimension_numbers[0][0])

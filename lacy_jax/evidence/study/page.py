@@ -304,9 +304,10 @@ def examples(results: Results) -> list[Example]:
     found = []
     for arm, decode in results.study.curves:
         seeds = results.seeds(arm)
-        budget = shown_budget(results.study, results.study.decode(arm, decode)) if seeds else None
-        people = results.people(arm, decode, seed=seeds[0], budget=budget) if seeds else None
-        if people:
+        if not seeds:
+            continue
+        budget = shown_budget(results.study, results.study.decode(arm, decode))
+        if people := results.people(arm, decode, seed=seeds[0], budget=budget):
             judged = people[min(EXAMPLE, len(people) - 1)]
             note = f"{judged.right} right, {judged.wrong} wrong, {judged.unparsed} unparsed; {judged.calls} calls"
             found.append(Example(title_of(results, arm=arm, decode=decode), _coloured(judged), note))
